@@ -1,0 +1,9 @@
+"""All registered models. Decode heads extend mmseg's base class and exist only where mmseg is installed."""
+
+from importlib.util import find_spec
+
+from .backbones import *  # noqa: F403
+from .losses import *  # noqa: F403
+
+if find_spec('mmseg') is not None:
+    from .decode_heads import *  # noqa: F403

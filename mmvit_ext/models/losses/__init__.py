@@ -1,0 +1,5 @@
+"""Losses that no OpenMMLab library has."""
+
+from .atm_loss import ATMLoss
+
+__all__ = ['ATMLoss']

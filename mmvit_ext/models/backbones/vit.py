@@ -1,0 +1,384 @@
+"""Plain vision transformer for dense prediction, with fused attention.
+
+Paper: An Image is Worth 16x16 Words, Dosovitskiy et al., arXiv 2010.11929; used as SegViT's encoder (arXiv 2210.05844,
+section 3.1). Parameter names, arguments and outputs are those of mmsegmentation's ``VisionTransformer``, so that its
+checkpoints (AugReg, DeiT and trained segmentors) load strictly.
+
+Deviations from mmsegmentation's class, none of which changes an evaluated output:
+attention never materialises its weights; stochastic depth acts on both branches of a layer, as in the paper on
+stochastic depth; layers above the highest output are not run; a stored position embedding is resized by whichever
+loader reads it.
+
+Shapes: B batch, C width, H and W input size in pixels, (h, w) token grid = ceil(H / patch), ceil(W / patch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.drop import DropPath
+from mmcv.cnn.bricks.transformer import FFN, PatchEmbed
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import kaiming_init, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.registry import MODELS
+
+__all__ = ['ViT', 'ViTLayer']
+
+
+class ViTAttention(nn.Module):
+    """Self-attention of one layer: fused attention, dropout and stochastic depth of its output."""
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, *, bias: bool, attn_drop: float, proj_drop: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.attn = PackedAttention(embed_dims, num_heads, bias=bias, dropout=attn_drop)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        return self.drop_path(self.proj_drop(self.attn(x, memory)))
+
+
+class ViTLayer(BaseModule):
+    """Pre-norm encoder layer: ``x + Attn(LN(x))``, then ``x + FFN(LN(x))``.
+
+    Args:
+        embed_dims: width C.
+        num_heads: number of heads; divides C.
+        feedforward_channels: hidden width of the FFN.
+        num_fcs: number of linear layers in the FFN, at least 2.
+        qkv_bias: whether the attention's projections have a bias.
+        drop_rate: dropout after the attention's projection and inside the FFN, a probability.
+        attn_drop_rate: dropout of attention weights, a probability.
+        drop_path_rate: stochastic depth of both branches, a probability.
+        norm_cfg: normalisation, mmcv style.
+        act_cfg: activation of the FFN, mmcv style.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        *,
+        num_fcs: int = 2,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any],
+        act_cfg: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.norm1_name, norm1 = build_norm_layer(dict(norm_cfg), embed_dims, postfix=1)
+        self.add_module(self.norm1_name, norm1)
+        self.attn = ViTAttention(
+            embed_dims,
+            num_heads,
+            bias=qkv_bias,
+            attn_drop=attn_drop_rate,
+            proj_drop=drop_rate,
+            drop_path=drop_path_rate,
+        )
+        self.norm2_name, norm2 = build_norm_layer(dict(norm_cfg), embed_dims, postfix=2)
+        self.add_module(self.norm2_name, norm2)
+        self.ffn = FFN(
+            embed_dims,
+            feedforward_channels,
+            num_fcs=num_fcs,
+            act_cfg=dict(act_cfg),
+            ffn_drop=drop_rate,
+            dropout_layer={'type': 'DropPath', 'drop_prob': drop_path_rate},
+        )
+
+    @property
+    def norm1(self) -> nn.Module:
+        return getattr(self, self.norm1_name)
+
+    @property
+    def norm2(self) -> nn.Module:
+        return getattr(self, self.norm2_name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        x = x + self.attn(self.norm1(x))
+        return self.ffn(self.norm2(x), identity=x)
+
+
+@MODELS.register_module()
+class ViT(BaseModule):
+    r"""Plain vision transformer that returns feature maps of chosen layers.
+
+    With :math:`x_0 = \mathrm{patches}(I) + p`, every layer l computes (arXiv 2010.11929, equations 2 and 3)
+
+    .. math:: x'_l = x_{l-1} + \mathrm{MSA}(\mathrm{LN}(x_{l-1})), \qquad x_l = x'_l + \mathrm{FFN}(\mathrm{LN}(x'_l))
+
+    and the layers named by ``out_indices`` leave the network as maps.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_layers``,
+            ``num_heads`` and, if not 4, ``mlp_ratio``. The four keywords below replace single entries.
+        embed_dims: width C.
+        num_layers: number of layers.
+        num_heads: number of attention heads; divides C.
+        mlp_ratio: hidden width of the FFN over C.
+        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        patch_size: edge of a patch in pixels.
+        patch_pad: ``'corner'`` pads the bottom and right to whole patches, ``'same'`` pads all around; a number is
+            the convolution's own padding.
+        in_channels: image channels.
+        out_origin: whether the embedded patches are returned as a first map.
+        out_indices: layers whose output is returned, in this order; negative values count from the end.
+        qkv_bias: whether the attention's projections have a bias.
+        drop_rate: dropout, a probability.
+        attn_drop_rate: dropout of attention weights, a probability.
+        drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
+        with_cls_token: whether a class token takes part. Its parameter exists either way, for the checkpoints' sake.
+        output_cls_token: whether every output is ``[map, class token (B, C)]``; needs ``with_cls_token``.
+        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
+        act_cfg: activation of the FFN; ``dict(type='GELU')`` when not given.
+        patch_norm: whether the patch embedding is normalised.
+        patch_bias: whether the patch embedding's convolution has a bias.
+        pre_norm: whether the tokens are normalised before the first layer.
+        final_norm: whether the last layer's output is normalised.
+        interpolate_mode: interpolation of the position embedding.
+        num_fcs: number of linear layers in an FFN.
+        with_cp: activation checkpointing of every layer.
+        frozen_exclude: parameters stay trainable only if one of these strings is part of their name; nothing is
+            frozen when ``'all'`` is among them, which is also the default.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each.
+
+    Raises:
+        ValueError: for an unknown ``arch``, an output index outside the layers or twice the same one, heads that do
+            not divide the width, ``output_cls_token`` without ``with_cls_token``.
+        TypeError: for arguments of a wrong type.
+
+    Note:
+        Memory of a training step grows linearly with the number of tokens, time quadratically.
+    """
+
+    ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+        # Tiny: DeiT (arXiv 2012.12877), table 1; the others: arXiv 2010.11929, table 1, and DeiT for Small.
+        {
+            'tiny': MappingProxyType({'embed_dims': 192, 'num_layers': 12, 'num_heads': 3}),
+            'small': MappingProxyType({'embed_dims': 384, 'num_layers': 12, 'num_heads': 6}),
+            'base': MappingProxyType({'embed_dims': 768, 'num_layers': 12, 'num_heads': 12}),
+            'large': MappingProxyType({'embed_dims': 1024, 'num_layers': 24, 'num_heads': 16}),
+        }
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, int] = 'base',
+        *,
+        embed_dims: int | None = None,
+        num_layers: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float | None = None,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        patch_pad: str | int = 'corner',
+        in_channels: int = 3,
+        out_origin: bool = False,
+        out_indices: int | Sequence[int] = -1,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        with_cls_token: bool = True,
+        output_cls_token: bool = False,
+        norm_cfg: Mapping[str, Any] | None = None,
+        act_cfg: Mapping[str, Any] | None = None,
+        patch_norm: bool = False,
+        patch_bias: bool = False,
+        pre_norm: bool = False,
+        final_norm: bool = False,
+        interpolate_mode: str = 'bicubic',
+        num_fcs: int = 2,
+        with_cp: bool = False,
+        frozen_exclude: Sequence[str] = ('all',),
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        settings = {'mlp_ratio': 4, **self._arch_settings(arch)}
+        replaced = {'embed_dims': embed_dims, 'num_layers': num_layers, 'num_heads': num_heads, 'mlp_ratio': mlp_ratio}
+        settings.update({name: value for name, value in replaced.items() if value is not None})
+        self.embed_dims, self.num_layers = int(settings['embed_dims']), int(settings['num_layers'])
+        self.patch_size = patch_size
+        self.img_size = self._image_size(img_size)
+        self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
+        if min(self.grid) < 1:
+            raise ValueError(f'img_size {self.img_size} is smaller than a patch of {patch_size} pixels')
+        if output_cls_token and not with_cls_token:
+            raise ValueError('output_cls_token=True needs with_cls_token=True')
+        self.out_indices = self._output_layers(out_indices)
+        self.out_origin = out_origin
+        self.with_cls_token = with_cls_token
+        self.output_cls_token = output_cls_token
+        self.interpolate_mode = interpolate_mode
+        self.with_cp = with_cp
+        norm_cfg = dict(norm_cfg or {'type': 'LN'})
+        act_cfg = dict(act_cfg or {'type': 'GELU'})
+
+        self.patch_embed = PatchEmbed(
+            in_channels=in_channels,
+            embed_dims=self.embed_dims,
+            kernel_size=patch_size,
+            stride=patch_size,
+            padding=patch_pad,
+            bias=patch_bias,
+            norm_cfg=norm_cfg if patch_norm else None,
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims), requires_grad=with_cls_token)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], self.embed_dims))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.pre_norm = pre_norm
+        if pre_norm:
+            self.pre_ln_name, pre_ln = build_norm_layer(norm_cfg, self.embed_dims, postfix='_pre')
+            self.add_module(self.pre_ln_name, pre_ln)
+        self.layers = nn.ModuleList(
+            self._build_layer(
+                index,
+                embed_dims=self.embed_dims,
+                num_heads=int(settings['num_heads']),
+                feedforward_channels=int(settings['mlp_ratio'] * self.embed_dims),
+                num_fcs=num_fcs,
+                qkv_bias=qkv_bias,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=drop_path_rate * index / max(self.num_layers - 1, 1),
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+            )
+            for index in range(self.num_layers)
+        )
+        self.final_norm = final_norm
+        if final_norm:
+            self.norm1_name, norm1 = build_norm_layer(norm_cfg, self.embed_dims, postfix=1)
+            self.add_module(self.norm1_name, norm1)
+        self._freeze(frozen_exclude)
+        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+
+    @classmethod
+    def _arch_settings(cls, arch: str | Mapping[str, int]) -> dict[str, Any]:
+        if isinstance(arch, Mapping):
+            missing = {'embed_dims', 'num_layers', 'num_heads'} - set(arch)
+            unknown = set(arch) - {'embed_dims', 'num_layers', 'num_heads', 'mlp_ratio'}
+            if missing or unknown:
+                raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
+            return dict(arch)
+        if arch not in cls.ARCHS:
+            raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
+        return dict(cls.ARCHS[arch])
+
+    @staticmethod
+    def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
+        size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
+        if len(size) not in (1, 2):
+            raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
+        return int(size[0]), int(size[-1])
+
+    def _output_layers(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        resolved = tuple(i + self.num_layers if i < 0 else i for i in indices)
+        if not resolved or any(not 0 <= i < self.num_layers for i in resolved) or len(set(resolved)) < len(resolved):
+            raise ValueError(f'out_indices must name distinct layers of {self.num_layers}, got {out_indices!r}')
+        return resolved
+
+    def _build_layer(self, index: int, **settings: Any) -> nn.Module:
+        """Layer ``index``; the place where a subclass puts another kind of layer."""
+        return ViTLayer(**settings)
+
+    def _freeze(self, frozen_exclude: Sequence[str]) -> None:
+        names = tuple(frozen_exclude)
+        last = max(self.out_indices)
+        for name, parameter in self.named_parameters():
+            frozen = 'all' not in names and not any(part in name for part in names)
+            unused = name.startswith('layers.') and int(name.split('.')[1]) > last
+            if frozen or unused:
+                parameter.requires_grad_(False)
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Before any load: resize the position embedding; leave out a final norm that this network does not have."""
+        name = f'{prefix}pos_embed'
+        stored = state_dict.get(name)
+        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
+            grid = square_grid(stored.shape[1] - 1, name)
+            state_dict[name] = resize_position_embedding(
+                stored, grid, self.grid, num_prefix_tokens=1, mode=self.interpolate_mode
+            )
+        if not self.final_norm:
+            for part in ('weight', 'bias'):
+                state_dict.pop(f'{prefix}ln1.{part}', None)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Width of each output map."""
+        return (self.embed_dims,) * (len(self.out_indices) + self.out_origin)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output map in pixels."""
+        return (self.patch_size,) * (len(self.out_indices) + self.out_origin)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, or initialise as the ViT paper's code does."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        trunc_normal_(self.pos_embed, std=0.02)
+        trunc_normal_(self.cls_token, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.normal_(module.bias, std=1e-6) if 'ffn' in name else nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                kaiming_init(module, mode='fan_in', bias=0.0)
+        self._is_init = True
+
+    def embed(self, img: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Image ``(B, 3, H, W)`` to tokens with position ``(B, [1 +] h*w, C)`` and their grid ``(h, w)``."""
+        x, size = self.patch_embed(img)
+        size = (int(size[0]), int(size[1]))
+        pos_embed = resize_position_embedding(
+            self.pos_embed, self.grid, size, num_prefix_tokens=1, mode=self.interpolate_mode
+        )
+        if self.with_cls_token:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + pos_embed
+        else:
+            x = x + pos_embed[:, 1:]
+        x = self.drop_after_pos(x)
+        return (getattr(self, self.pre_ln_name)(x) if self.pre_norm else x), size
+
+    def to_map(self, x: Tensor, size: tuple[int, int]) -> Tensor | list[Tensor]:
+        """Tokens ``(B, [1 +] h*w, C)`` to a map ``(B, C, h, w)``, with the class token beside it if wanted."""
+        B, _, C = x.shape
+        tokens = x[:, 1:] if self.with_cls_token else x
+        feature = tokens.reshape(B, *size, C).permute(0, 3, 1, 2).contiguous()
+        return [feature, x[:, 0]] if self.output_cls_token else feature
+
+    def forward(self, img: Tensor) -> tuple[Tensor | list[Tensor], ...]:
+        """Maps of the layers named by ``out_indices``; see the class."""
+        x, size = self.embed(img)
+        outs = {-1: self.to_map(x, size)} if self.out_origin else {}
+        for index, layer in enumerate(self.layers[: max(self.out_indices) + 1]):
+            x = checkpoint(layer, x, use_reentrant=False) if self.with_cp and self.training else layer(x)
+            if self.final_norm and index == self.num_layers - 1:
+                x = getattr(self, self.norm1_name)(x)
+            if index in self.out_indices:
+                outs[index] = self.to_map(x, size)
+        return tuple(outs[index] for index in ((-1,) if self.out_origin else ()) + self.out_indices)

@@ -1,0 +1,288 @@
+r"""Attention-to-Mask decoder of SegViT.
+
+Paper: SegViT: Semantic Segmentation with Plain Vision Transformers, Zhang et al., NeurIPS 2022, arXiv 2210.05844,
+section 3.2 and figure 2.
+
+One learned query per class goes through a cascade of decoders, one per backbone map from the last layer to the first.
+The similarity between the queries and the tokens, which cross-attention computes anyway, is the class's mask.
+
+Deviations from the paper's equations: as in the published models the similarity is the mean over the heads of the
+last decoder layer of a stage, queries carry no position embedding, and layers are post-norm.
+
+Shapes: B batch, N classes = queries, C backbone width, D head width, L = h * w tokens, (h, w) map size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from mmengine.model.weight_init import trunc_normal_
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+
+from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
+from mmvit_ext.models.layers.mask_ops import fuse_masks
+from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
+from mmvit_ext.registry import MODELS
+
+__all__ = ['ATMDecoderLayer', 'ATMHead', 'ATMStage', 'FeedForward']
+
+FFN_RATIO = 4
+"""Hidden width of the decoder's FFN over D, fixed by the published models."""
+
+
+class FeedForward(nn.Sequential):
+    """``Linear - ReLU - Dropout - Linear`` with a hidden width of 4 D, on ``(B, N, D)``."""
+
+    def __init__(self, embed_dims: int, dropout: float) -> None:
+        hidden = FFN_RATIO * embed_dims
+        super().__init__(
+            nn.Linear(embed_dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, embed_dims)
+        )
+
+
+class ATMDecoderLayer(nn.Module):
+    """Post-norm decoder layer: self-attention over the queries, cross-attention to the tokens, FFN.
+
+    Args:
+        embed_dims: width D.
+        num_heads: attention heads; divides D.
+        dropout: dropout of attention weights, hidden units and branch outputs, a probability.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = PackedAttention(embed_dims, num_heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(embed_dims)
+        self.cross_attn = SplitAttention(embed_dims, num_heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(embed_dims)
+        self.ffn = FeedForward(embed_dims, dropout)
+        self.norm3 = nn.LayerNorm(embed_dims)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, tokens: Tensor, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Queries ``(B, N, D)`` and tokens ``(B, L, D)`` to queries and, if wanted, similarity ``(B, N, L)``."""
+        queries = self.norm1(queries + self.dropout(self.self_attn(queries)))
+        attended, similarity = self.cross_attn(queries, tokens, need_similarity)
+        queries = self.norm2(queries + self.dropout(attended))
+        return self.norm3(queries + self.dropout(self.ffn(queries))), similarity
+
+
+class ATMStage(nn.Module):
+    """One Attention-to-Mask module: the tokens' projection and a stack of decoder layers.
+
+    Args:
+        in_channels: width C of the tokens.
+        embed_dims: width D of the queries.
+        num_heads: attention heads; divides D.
+        num_layers: decoder layers.
+        dropout: a probability.
+        project: whether tokens are projected and normalised; otherwise C must be D.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float, project: bool = True
+    ) -> None:
+        super().__init__()
+        if not project and in_channels != embed_dims:
+            raise ValueError(f'without a projection in_channels must be channels={embed_dims}, got {in_channels}')
+        self.proj = nn.Linear(in_channels, embed_dims) if project else nn.Identity()
+        self.norm = nn.LayerNorm(embed_dims) if project else nn.Identity()
+        self.layers = nn.ModuleList(ATMDecoderLayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
+
+    def tokens(self, feature: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to ``(B, h*w, D)``."""
+        return self.norm(self.proj(feature.flatten(2).transpose(1, 2)))
+
+    def forward(
+        self, queries: Tensor, tokens: Tensor, every_layer: bool = False
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Decode one map.
+
+        Args:
+            queries: ``(B, N, D)``.
+            tokens: ``(B, L, D)``.
+            every_layer: whether every layer's similarity is wanted, not the last one's alone.
+
+        Returns:
+            the queries after the last layer, and pairs of queries and similarity ``(B, N, L)`` of the wanted layers.
+        """
+        wanted = []
+        for index, layer in enumerate(self.layers):
+            need_similarity = every_layer or index == len(self.layers) - 1
+            queries, similarity = layer(queries, tokens, need_similarity)
+            if similarity is not None:
+                wanted.append((queries, similarity))
+        return queries, wanted
+
+
+@MODELS.register_module()
+class ATMHead(BaseDecodeHead):
+    r"""Attention-to-Mask decode head (arXiv 2210.05844, equations 2 and 3).
+
+    Stage i, counted from the backbone's last map to its first, with tokens :math:`F_i` and the queries of the stage
+    before it, gives the similarity of its last decoder layer, and masks add up over the stages:
+
+    .. math:: S_i = \frac1h \sum_{j=1}^{h} \frac{q_j k_j^\top}{\sqrt{D/h}}, \qquad M_i = M_{i-1} + S_i
+
+    A shared linear layer classifies the queries into the classes and "no object". The score of a pixel for a class
+    sums, over the queries, class probability times the sigmoid of the last mask.
+
+    Args:
+        in_channels: widths of the maps named by ``in_index``, one number where there is one map.
+        channels: width D of the queries.
+        num_classes: number of classes N.
+        in_index: which maps of the backbone are decoded, low to high layer.
+        num_heads: attention heads; divides D.
+        num_layers: decoder layers of a stage.
+        num_stages: number of maps, for a check; it follows from ``in_index``.
+        dropout_ratio: dropout in the decoder, attention weights included, a probability.
+        deep_supervision: ``'stage'`` supervises the accumulated mask of every stage; ``'layer'`` needs a single stage
+            and supervises every decoder layer with its own mask, which is not accumulated.
+        use_projection: whether tokens are projected to D and normalised; otherwise the maps must have width D.
+        fuse_inputs: whether every map is added, resized, to the next lower one before decoding (top-down).
+        loss: ``'atm'`` trains classes and masks; ``'ce'`` trains the fused map with cross entropy (the paper's
+            ablation).
+        loss_decode: replaces the loss that ``loss`` stands for: an ``ATMLoss``, or a loss of mmseg with ``'ce'``.
+        **kwargs: passed to mmseg's ``BaseDecodeHead`` (``ignore_index``, ``align_corners`` is always False, ...).
+
+    Shape:
+        inputs: maps ``(B, C_i, h_i, w_i)``; :meth:`forward` gives ``(B, N, h, w)`` at the size of the map decoded
+        last; :meth:`predict` gives ``(B, N, H, W)``. Both are scores in [0, N], not logits: argmax and averaging of
+        several predictions work on them as usual.
+
+    Raises:
+        ValueError: where arguments contradict each other.
+
+    Note:
+        The training step upsamples matched masks only, and no image-sized map of all queries is ever built
+        (see :mod:`mmvit_ext.models.layers.mask_ops`).
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        channels: int,
+        *,
+        num_classes: int,
+        in_index: int | Sequence[int] = -1,
+        num_heads: int = 12,
+        num_layers: int = 3,
+        num_stages: int | None = None,
+        dropout_ratio: float = 0.1,
+        deep_supervision: str = 'stage',
+        use_projection: bool = True,
+        fuse_inputs: bool = False,
+        loss: str = 'atm',
+        loss_decode: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        in_channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
+        in_index = [in_index] if isinstance(in_index, int) else list(in_index)
+        if len(in_channels) != len(in_index):
+            raise ValueError(f'in_channels {in_channels} and in_index {in_index} must have the same length')
+        if num_stages is not None and num_stages != len(in_index):
+            raise ValueError(f'num_stages={num_stages}, but in_index names {len(in_index)} maps')
+        if deep_supervision not in ('stage', 'layer'):
+            raise ValueError(f"deep_supervision must be 'stage' or 'layer', got {deep_supervision!r}")
+        if deep_supervision == 'layer' and len(in_index) != 1:
+            raise ValueError(f"deep_supervision='layer' needs a single stage, got in_index={in_index}")
+        if loss not in ('atm', 'ce'):
+            raise ValueError(f"loss must be 'atm' or 'ce', got {loss!r}")
+        default_loss = {'atm': {'type': 'mmvit_ext.ATMLoss'}, 'ce': {'type': 'mmseg.CrossEntropyLoss'}}[loss]
+        kwargs.setdefault('out_channels', num_classes)
+        super().__init__(
+            in_channels,
+            channels,
+            num_classes=num_classes,
+            in_index=in_index,
+            input_transform='multiple_select',
+            dropout_ratio=0,
+            loss_decode=default_loss if loss_decode is None else loss_decode,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
+        if isinstance(self.loss_decode, ATMLoss) != (loss == 'atm'):
+            raise ValueError(f'loss={loss!r} does not go with loss_decode={loss_decode!r}')
+        del self.conv_seg
+        self.dropout_ratio = dropout_ratio
+        self.deep_supervision = deep_supervision
+        self.fuse_inputs = fuse_inputs
+        self.class_queries = nn.Embedding(num_classes, channels)
+        self.stages = nn.ModuleList(
+            ATMStage(width, channels, num_heads, num_layers, dropout_ratio, use_projection)
+            for width in reversed(in_channels)
+        )
+        self.class_embed = nn.Linear(channels, num_classes + 1)
+
+    def init_weights(self) -> None:
+        """Truncated normal (0.02) for linear layers, unless ``init_cfg`` says otherwise."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self._is_init = True
+
+    def decode(self, inputs: Sequence[Tensor]) -> list[StageOutput]:
+        """Backbone maps to class logits and masks of every supervised stage, the final one last."""
+        maps = self._transform_inputs(inputs)[::-1]
+        sizes = [feature.shape[-2:] for feature in maps]
+        tokens = self._fuse([stage.tokens(x) for stage, x in zip(self.stages, maps)], sizes)
+        queries = self.class_queries.weight.expand(len(maps[0]), -1, -1)
+        outputs: list[StageOutput] = []
+        for stage, memory, size in zip(self.stages, tokens, sizes):
+            queries, wanted = stage(queries, memory, self.deep_supervision == 'layer')
+            for layer_queries, similarity in wanted:
+                mask = self._resize(similarity.unflatten(2, size), sizes[-1])
+                if outputs and self.deep_supervision == 'stage':
+                    mask = mask + outputs[-1].masks
+                outputs.append(StageOutput(self.class_embed(layer_queries), mask))
+        return outputs
+
+    def _fuse(self, tokens: list[Tensor], sizes: Sequence[torch.Size]) -> list[Tensor]:
+        """Add every map, resized, to the one decoded after it."""
+        if not self.fuse_inputs:
+            return tokens
+        fused = tokens[:1]
+        for index in range(1, len(tokens)):
+            above = fused[-1].transpose(1, 2).unflatten(2, sizes[index - 1])
+            fused.append(tokens[index] + self._resize(above, sizes[index]).flatten(2).transpose(1, 2))
+        return fused
+
+    @staticmethod
+    def _resize(x: Tensor, size: torch.Size) -> Tensor:
+        if x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
+
+    def fuse(self, output: StageOutput, size: tuple[int, int]) -> Tensor:
+        """Class scores ``(B, N, H, W)`` at ``size = (H, W)``; masks are resized before the sigmoid."""
+        probabilities = output.logits.softmax(-1)[..., :-1]
+        return fuse_masks(probabilities, output.masks, size)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Backbone maps to class scores ``(B, N, h, w)`` at the masks' own size."""
+        output = self.decode(inputs)[-1]
+        return self.fuse(output, tuple(output.masks.shape[-2:]))
+
+    def loss(self, inputs: Sequence[Tensor], batch_data_samples: Sequence[Any], train_cfg: Any) -> dict[str, Tensor]:
+        """Losses of a batch; see :class:`mmvit_ext.models.losses.atm_loss.ATMLoss`."""
+        label = self._stack_batch_gt(batch_data_samples)
+        outputs = self.decode(inputs)
+        if isinstance(self.loss_decode, ATMLoss):
+            return self.loss_decode(outputs, label.squeeze(1), self.ignore_index)
+        return self.loss_by_feat(self.fuse(outputs[-1], tuple(label.shape[-2:])), batch_data_samples)
+
+    def predict(self, inputs: Sequence[Tensor], batch_img_metas: Sequence[dict], test_cfg: Any) -> Tensor:
+        """Class scores ``(B, N, H, W)`` at the size of the (padded) input images."""
+        meta = batch_img_metas[0]
+        shape = meta['img_shape'] if isinstance(meta['img_shape'], torch.Size) else meta.get('pad_shape')
+        size = tuple(shape if shape is not None else meta['img_shape'])[:2]
+        return self.fuse(self.decode(inputs)[-1], size)

@@ -1,0 +1,135 @@
+"""Multi-head attention through one fused entry point, and the two ways its projections are stored.
+
+Shapes: B batch, N queries, L keys, C width, h heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ['PackedAttention', 'SplitAttention', 'check_heads', 'multihead_attention']
+
+
+def check_heads(embed_dims: int, num_heads: int) -> None:
+    """Raise ``ValueError`` unless ``num_heads`` is positive and divides ``embed_dims``."""
+    if num_heads < 1 or embed_dims % num_heads:
+        raise ValueError(f'num_heads must divide embed_dims, got num_heads={num_heads} and embed_dims={embed_dims}')
+
+
+def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
+    r"""Scaled dot-product attention of all heads, ``softmax(q k^T / sqrt(C / h)) v`` per head.
+
+    Args:
+        q: projected queries ``(B, N, C)``.
+        k: projected keys ``(B, L, C)``.
+        v: projected values ``(B, L, C)``.
+        num_heads: number of heads h; divides C.
+        dropout: probability with which an attention weight is zeroed; 0 outside training.
+
+    Returns:
+        ``(B, N, C)``, heads concatenated.
+
+    Note:
+        With dropout the CPU has no fused kernel and would keep three ``(B, h, N, L)`` tensors for the backward pass.
+        There the attention is recomputed instead, which keeps none of them.
+    """
+    B, N, C = q.shape
+    q, k, v = (x.unflatten(-1, (num_heads, C // num_heads)).transpose(1, 2) for x in (q, k, v))  # (B, h, *, C/h)
+    if dropout > 0 and q.device.type == 'cpu' and torch.is_grad_enabled():
+        out = checkpoint(F.scaled_dot_product_attention, q, k, v, None, dropout, use_reentrant=False)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    return out.transpose(1, 2).reshape(B, N, C)
+
+
+class PackedAttention(nn.Module):
+    """Multi-head attention with one packed projection, in the parameter names of ``torch.nn.MultiheadAttention``.
+
+    Args:
+        embed_dims: width C of queries, keys, values and output.
+        num_heads: number of heads; divides ``embed_dims``.
+        bias: whether the input and output projections have a bias.
+        dropout: probability with which an attention weight is zeroed in training.
+
+    Raises:
+        ValueError: if ``num_heads`` does not divide ``embed_dims``.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_heads(embed_dims, num_heads)
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dims, embed_dims))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dims)) if bias else None
+        self.out_proj = nn.Linear(embed_dims, embed_dims, bias=bias)
+        self.attn_drop = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, query: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Attend from ``query`` to ``memory``, or to itself when there is none.
+
+        Args:
+            query: ``(B, N, C)``.
+            memory: ``(B, L, C)``, source of keys and values.
+
+        Returns:
+            ``(B, N, C)``.
+        """
+        if memory is None:
+            q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            C = query.shape[-1]
+            bias = self.in_proj_bias
+            q = F.linear(query, self.in_proj_weight[:C], None if bias is None else bias[:C])
+            k, v = F.linear(memory, self.in_proj_weight[C:], None if bias is None else bias[C:]).chunk(2, dim=-1)
+        dropout = self.attn_drop.p if self.training else 0.0
+        return self.out_proj(multihead_attention(q, k, v, self.num_heads, dropout))
+
+
+class SplitAttention(nn.Module):
+    r"""Cross-attention with separate projections that can also tell its similarity map.
+
+    The similarity is the pre-softmax scaled product, averaged over heads. The sum over heads of the per-head products
+    is the full-width product, so it costs one matrix product and no ``(B, h, N, L)`` tensor:
+
+    .. math:: S = \frac1h \sum_i \frac{q_i k_i^\top}{\sqrt{C/h}} = \frac{q k^\top}{h \sqrt{C/h}}
+
+    Args:
+        embed_dims: width C.
+        num_heads: number of heads h; divides ``embed_dims``.
+        dropout: probability with which an attention weight is zeroed in training.
+
+    Raises:
+        ValueError: if ``num_heads`` does not divide ``embed_dims``.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_heads(embed_dims, num_heads)
+        self.num_heads = num_heads
+        self.q = nn.Linear(embed_dims, embed_dims)
+        self.k = nn.Linear(embed_dims, embed_dims)
+        self.v = nn.Linear(embed_dims, embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.attn_drop = nn.Dropout(dropout)
+        self.similarity_scale = 1.0 / (num_heads * (embed_dims / num_heads) ** 0.5)
+
+    def forward(self, query: Tensor, memory: Tensor, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Attend from ``query`` to ``memory``.
+
+        Args:
+            query: ``(B, N, C)``.
+            memory: ``(B, L, C)``.
+            need_similarity: whether the similarity map is wanted.
+
+        Returns:
+            the attended queries ``(B, N, C)`` and the similarity ``(B, N, L)`` or ``None``.
+        """
+        q, k, v = self.q(query), self.k(memory), self.v(memory)
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = self.proj(multihead_attention(q, k, v, self.num_heads, dropout))
+        similarity = torch.matmul(q * self.similarity_scale, k.transpose(1, 2)) if need_similarity else None
+        return out, similarity

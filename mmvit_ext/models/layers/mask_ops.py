@@ -1,0 +1,202 @@
+r"""Masks at the decoder's resolution, used at the image's resolution, without an image-sized copy of each mask.
+
+Bilinear upsampling is linear and separable, so a mask of size ``h x w`` becomes ``U_h m U_w^T`` with two small
+matrices. What is computed from upsampled masks can then be computed in pieces that fit a cache: a few rows of all
+masks (:func:`fuse_masks`), or a few masks at a time (:func:`mask_losses`).
+
+Shapes: B images, Q queries, K classes, S stages, M matched masks, (h, w) mask size, (H, W) label or image size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
+
+FOCAL_ALPHA = 0.25
+"""Weight of positive pixels in the focal loss (arXiv 1708.02002, section 3.2; SegViT uses the paper's value)."""
+
+ACCURACY_POINTS = 128
+"""Labels with more rows or columns than this are sampled on a regular grid by :func:`fused_accuracy`."""
+
+CHUNK = {'cpu': 2**18, 'cuda': 2**24}
+"""Elements of an upsampled piece: about a core's cache on a CPU, enough to fill a GPU."""
+
+
+def bilinear_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """Matrix of the one-dimensional linear interpolation that ``F.interpolate(align_corners=False)`` performs.
+
+    Args:
+        source: number of samples given.
+        target: number of samples wanted.
+        like: tensor whose dtype and device are taken.
+
+    Returns:
+        ``(target, source)``, at most two entries in a row, each row summing to 1.
+    """
+    identity = torch.eye(source, dtype=like.dtype, device=like.device)
+    return F.interpolate(identity[None], size=target, mode='linear', align_corners=False)[0].T.contiguous()
+
+
+def chunk_elements(device: torch.device) -> int:
+    """Elements that an upsampled piece may have on this device."""
+    return CHUNK.get(device.type, CHUNK['cuda'])
+
+
+def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
+    r"""Class score of every pixel from query-wise class probabilities and masks (arXiv 2210.05844, section 3.2).
+
+    .. math:: \mathrm{score}[c] = \sum_q p[q, c] \cdot \sigma(\mathrm{upsample}(m))[q]
+
+    Args:
+        probabilities: ``(B, Q, K)``.
+        masks: mask logits ``(B, Q, h, w)``.
+        size: ``(H, W)`` in pixels.
+
+    Returns:
+        ``(B, K, H, W)``, between 0 and Q. Differentiable; without gradients it is built in row strips, so that no
+        image-sized map of the queries exists.
+    """
+    H, W = size
+    B, Q, h, w = masks.shape
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        full = F.interpolate(masks, size=size, mode='bilinear', align_corners=False).sigmoid()
+        return torch.matmul(probabilities.transpose(1, 2), full.flatten(2)).unflatten(2, size)
+    rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
+    wide = torch.matmul(masks, columns.T)  # (B, Q, h, W)
+    weights = probabilities.transpose(1, 2).to(masks.dtype)  # (B, K, Q)
+    out = masks.new_empty(B, weights.shape[1], H * W)
+    step = max(1, 2 * chunk_elements(masks.device) // (Q * W))
+    for image in range(B):
+        for start in range(0, H, step):
+            strip = rows[start : start + step]
+            first, last = _nonzero_range(strip)
+            piece = torch.matmul(strip[:, first:last], wide[image, :, first:last]).sigmoid_()  # (Q, r, W)
+            target = out[image, :, start * W : (start + strip.shape[0]) * W]
+            torch.mm(weights[image], piece.flatten(1), out=target)
+    return out.unflatten(2, size)
+
+
+def _nonzero_range(strip: Tensor) -> tuple[int, int]:
+    """First and last + 1 column of a strip of an interpolation matrix that hold anything but zeros."""
+    used = strip.ne(0).any(0).nonzero()
+    return int(used[0]), int(used[-1]) + 1
+
+
+def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+    """Share of labelled pixels whose highest fused score is their class, in per cent.
+
+    Args:
+        probabilities: ``(B, Q, K)``.
+        masks: mask logits ``(B, Q, h, w)``.
+        label: ``(B, H, W)``.
+        ignore_index: label value that is left out.
+
+    Returns:
+        a scalar; 0 when no pixel is labelled.
+
+    Note:
+        Labels of at most :data:`ACCURACY_POINTS` rows and columns are evaluated at every pixel; larger ones at the
+        pixels of a regular grid of that size at most, which makes the figure an estimate at a fraction of the cost.
+    """
+    H, W = label.shape[-2:]
+    step_h, step_w = -(-H // ACCURACY_POINTS), -(-W // ACCURACY_POINTS)
+    rows = bilinear_matrix(masks.shape[2], H, masks)[step_h // 2 :: step_h]
+    columns = bilinear_matrix(masks.shape[3], W, masks)[step_w // 2 :: step_w]
+    label = label[:, step_h // 2 :: step_h, step_w // 2 :: step_w].flatten(1)
+    correct, counted = label.new_zeros(()), label.new_zeros(())
+    for p, m, target in zip(probabilities, masks, label):
+        points = torch.matmul(torch.matmul(rows, m), columns.T).sigmoid_().flatten(1)  # (Q, points)
+        prediction = torch.mm(p.T.to(m.dtype), points).argmax(0)
+        valid = target != ignore_index
+        correct += (prediction.eq(target) & valid).sum()
+        counted += valid.sum()
+    return 100.0 * correct / counted.clamp(min=1)
+
+
+def mask_losses(
+    masks: Tensor, label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Focal and dice loss of matched masks against one class of a label map each.
+
+    With upsampled mask :math:`z`, :math:`p = \sigma(z)` and target :math:`t`, per mask
+
+    .. math::
+        \mathrm{focal} = \operatorname{mean}\big(-\alpha_t (1 - p_t)^2 \log p_t\big), \qquad
+        \mathrm{dice} = 1 - \frac{2 \sum p t + 1}{\sum p + \sum t + 1}
+
+    Args:
+        masks: mask logits of S stages ``(S, M, h, w)``.
+        label: ``(B, H, W)``.
+        image_index: image of each mask ``(M,)``.
+        class_index: class of each mask ``(M,)``; its target is where the image's label has this value.
+        ignore_index: label value whose pixels are left out of both losses; None keeps them, as negatives.
+
+    Returns:
+        both losses summed over the masks, ``(S,)`` each.
+
+    Note:
+        Value and gradient come from the same pass over the upsampled masks. Kept for the backward pass are three maps
+        of the masks' own size; the gradient itself is not differentiable again.
+    """
+    return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index)
+
+
+class _MaskLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, masks: Tensor, label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int | None
+    ) -> tuple[Tensor, Tensor]:
+        S, M, h, w = masks.shape
+        H, W = label.shape[-2:]
+        rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
+        focal, dice = masks.new_zeros(S), masks.new_zeros(S)
+        grads = masks.new_zeros(2, *masks.shape if ctx.needs_input_grad[0] else (0,))
+        group = max(1, chunk_elements(masks.device) // (H * W))
+        for part in torch.arange(M, device=masks.device).split(group):
+            labels = label[image_index[part]]  # (m, H, W)
+            target = labels.eq(class_index[part, None, None]).to(masks.dtype)
+            keep = None if ignore_index is None else labels.ne(ignore_index).to(masks.dtype)
+            area = target.sum((1, 2))
+            pixels = torch.full_like(area, H * W) if keep is None else keep.sum((1, 2)).clamp_(min=1)
+            sign = 1 - 2 * target  # of the logit: +1 on negatives, -1 on positives
+            alpha = (1 - FOCAL_ALPHA + (2 * FOCAL_ALPHA - 1) * target) / pixels[:, None, None]
+            for stage in range(S):
+                logits = torch.matmul(torch.matmul(rows, masks[stage, part]), columns.T).mul_(sign)
+                error = logits.sigmoid()  # 1 - p_t
+                if keep is not None:
+                    error.mul_(keep)
+                entropy = F.softplus(logits)  # -log p_t
+                weight = error.square().mul_(alpha)
+                focal[stage] += _dots(weight, entropy).sum()
+                missed = _dots(error, target)  # sum of (1 - p) t
+                hits = area - missed
+                union = error.sum((1, 2)) - missed + hits + area + 1
+                dice[stage] += (1 - (2 * hits + 1) / union).sum()
+                if ctx.needs_input_grad[0]:
+                    slope = torch.rsub(error, 1)
+                    focal_grad = entropy.mul_(slope).mul_(2).add_(error).mul_(weight).mul_(sign)
+                    slope.mul_(error)  # derivative of p by its logit
+                    hit_factor, area_factor = 2 / union, (2 * hits + 1) / union.square()
+                    dice_grad = (area_factor[:, None, None] - hit_factor[:, None, None] * target).mul_(slope)
+                    for kind, grad in enumerate((focal_grad, dice_grad)):
+                        grads[kind, stage, part] = torch.matmul(rows.T, torch.matmul(grad, columns))
+        ctx.save_for_backward(grads)
+        return focal, dice
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_focal: Tensor, grad_dice: Tensor) -> tuple[Tensor | None, ...]:
+        (grads,) = ctx.saved_tensors
+        grad = grads[0] * grad_focal[:, None, None, None] + grads[1] * grad_dice[:, None, None, None]
+        return grad, None, None, None, None
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of the two maps of each mask, ``(m, H, W)`` twice to ``(m,)``."""
+    return torch.bmm(a.flatten(1)[:, None], b.flatten(1)[:, :, None]).flatten()

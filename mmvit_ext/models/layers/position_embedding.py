@@ -1,0 +1,69 @@
+"""Learned position embeddings: changing the grid they stand on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+__all__ = ['resize_position_embedding', 'square_grid']
+
+
+def resize_position_embedding(
+    embedding: Tensor,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    num_prefix_tokens: int = 0,
+    mode: str = 'bicubic',
+) -> Tensor:
+    """Resize a learned position embedding to another token grid.
+
+    Args:
+        embedding: ``(1, P + h*w, C)`` with P leading tokens that have no place in the image (class token).
+        grid: ``(h, w)`` the embedding stands on, in tokens.
+        size: ``(H, W)`` wanted, in tokens.
+        num_prefix_tokens: P, kept as they are.
+        mode: interpolation, ``'bicubic'``, ``'bilinear'`` or ``'nearest'``.
+
+    Returns:
+        ``(1, P + H*W, C)``; the argument itself when the grid already fits.
+
+    Raises:
+        ValueError: if the number of tokens is not ``P + h*w``.
+    """
+    _, num_tokens, C = embedding.shape
+    if num_tokens != num_prefix_tokens + grid[0] * grid[1]:
+        raise ValueError(
+            f'position embedding has {num_tokens} tokens, but {num_prefix_tokens} + {grid[0]}x{grid[1]} were expected'
+        )
+    if tuple(grid) == tuple(size):
+        return embedding
+    prefix, plane = embedding[:, :num_prefix_tokens], embedding[:, num_prefix_tokens:]
+    plane = plane.reshape(1, grid[0], grid[1], C).permute(0, 3, 1, 2)  # (1, C, h, w)
+    plane = F.interpolate(plane, size=size, mode=mode, align_corners=None if mode == 'nearest' else False)
+    return torch.cat([prefix, plane.flatten(2).transpose(1, 2)], dim=1)
+
+
+def square_grid(num_tokens: int, name: str) -> tuple[int, int]:
+    """The square grid of a stored embedding that does not tell its grid.
+
+    Args:
+        num_tokens: tokens on the image plane.
+        name: the parameter's name, for the message.
+
+    Returns:
+        ``(edge, edge)``.
+
+    Raises:
+        ValueError: if the count is no square number.
+    """
+    edge = math.isqrt(num_tokens)
+    if edge * edge != num_tokens:
+        raise ValueError(
+            f'{name} has {num_tokens} tokens on the image plane, which is no square number: its grid cannot be known '
+            f'from the file; build the model with the img_size the weights were trained at'
+        )
+    return edge, edge

@@ -1,0 +1,152 @@
+"""Loss of the Attention-to-Mask decoder: classification of the class queries, focal and dice loss of their masks.
+
+Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2 and equation 4.
+
+Matching is fixed: query c answers for class c, so no assignment has to be solved. Only the masks of classes that
+occur in an image are supervised; they are gathered before they are upsampled.
+
+Shapes: B images, N classes = queries, S supervised stages, M matched masks, (h, w) mask size, (H, W) label size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor, nn
+
+from mmvit_ext.models.layers.mask_ops import fused_accuracy, mask_losses
+from mmvit_ext.registry import MODELS
+
+__all__ = ['ATMLoss', 'StageOutput']
+
+
+class StageOutput(NamedTuple):
+    """What one supervised stage of the decoder says.
+
+    Attributes:
+        logits: class logits of the queries ``(B, N, N + 1)``; the last class is "no object".
+        masks: mask logits of the queries ``(B, N, h, w)``.
+    """
+
+    logits: Tensor
+    masks: Tensor
+
+
+@MODELS.register_module()
+class ATMLoss(nn.Module):
+    r"""Sum of query classification, focal mask loss and dice loss over the stages of an ATM decoder.
+
+    Per stage, with the matched masks counted over the whole batch of all processes:
+
+    .. math:: L = \lambda_{ce} L_{ce} + \lambda_{mask} L_{focal} + \lambda_{dice} L_{dice}
+
+    Args:
+        ce_weight: weight of the classification loss.
+        mask_weight: weight of the focal loss of the masks.
+        dice_weight: weight of the dice loss of the masks.
+        no_object_weight: weight of queries whose class is absent, relative to 1 for present classes.
+        ignore_as_negative: whether pixels of ``ignore_index`` count as background of every mask, as in the published
+            training; otherwise they are left out of the mask losses.
+
+    Shape:
+        see :meth:`forward`.
+
+    Note:
+        With no labelled pixel in the batch the mask losses are 0 and everything stays finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        ce_weight: float = 1.0,
+        mask_weight: float = 20.0,
+        dice_weight: float = 1.0,
+        no_object_weight: float = 0.1,
+        ignore_as_negative: bool = True,
+    ) -> None:
+        super().__init__()
+        self.ce_weight = ce_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.no_object_weight = no_object_weight
+        self.ignore_as_negative = ignore_as_negative
+
+    def forward(self, stages: Sequence[StageOutput], label: Tensor, ignore_index: int = 255) -> dict[str, Tensor]:
+        """Losses of all stages.
+
+        Args:
+            stages: outputs from the first stage to the last.
+            label: ``(B, H, W)``, class ids and ``ignore_index``.
+            ignore_index: label value of unlabelled pixels.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last stage, the same with suffix ``_0``, ``_1``, ... of
+            the stages before it, and ``acc_seg``, the pixel accuracy of the fused map in per cent.
+
+        Raises:
+            ValueError: if a label is neither a class nor ``ignore_index``.
+        """
+        num_classes = stages[-1].logits.shape[1]
+        image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
+        num_masks = self._num_masks(image_index)
+        losses: dict[str, Tensor] = {}
+        for index, stage in enumerate(stages):
+            suffix = '' if index == len(stages) - 1 else f'_{index}'
+            losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present)
+            with torch.autocast(label.device.type, enabled=False):
+                focal, dice = mask_losses(
+                    _at_least_float32(stage.masks[image_index, class_index])[None],
+                    label,
+                    image_index,
+                    class_index,
+                    None if self.ignore_as_negative else ignore_index,
+                )
+            losses[f'loss_mask{suffix}'] = self.mask_weight * focal[0] / num_masks
+            losses[f'loss_dice{suffix}'] = self.dice_weight * dice[0] / num_masks
+        losses['acc_seg'] = self._accuracy(stages[-1], label, ignore_index)
+        return losses
+
+    @staticmethod
+    def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Image and class of every matched mask ``(M,)`` each, and the table of present classes ``(B, N)``."""
+        classes = label.masked_fill(label == ignore_index, num_classes).flatten(1).long()
+        if classes.numel() and (classes.min() < 0 or classes.max() > num_classes):
+            wrong = classes[(classes < 0) | (classes > num_classes)].unique().tolist()
+            raise ValueError(
+                f'label values {wrong[:5]} are outside the {num_classes} classes and are not ignore_index='
+                f'{ignore_index}; check num_classes and reduce_zero_label'
+            )
+        present = label.new_zeros(len(label), num_classes + 1, dtype=torch.bool)
+        present = present.scatter_(1, classes, True)[:, :num_classes]
+        image_index, class_index = present.nonzero(as_tuple=True)
+        return image_index, class_index, present
+
+    @staticmethod
+    def _num_masks(image_index: Tensor) -> Tensor:
+        """Matched masks per process, averaged over all processes, at least 1."""
+        count = torch.tensor(float(image_index.numel()), device=image_index.device)
+        all_reduce(count)
+        return (count / get_world_size()).clamp(min=1)
+
+    def _classification_loss(self, logits: Tensor, present: Tensor) -> Tensor:
+        num_classes = logits.shape[1]
+        target = torch.arange(num_classes, device=logits.device).expand_as(present)
+        target = target.masked_fill(~present, num_classes)
+        weight = logits.new_ones(num_classes + 1)
+        weight[-1] = self.no_object_weight
+        return F.cross_entropy(logits.transpose(1, 2), target, weight=weight)
+
+    @staticmethod
+    @torch.no_grad()
+    def _accuracy(stage: StageOutput, label: Tensor, ignore_index: int) -> Tensor:
+        probabilities = _at_least_float32(stage.logits).softmax(-1)[..., :-1]
+        with torch.autocast(label.device.type, enabled=False):
+            return fused_accuracy(probabilities, _at_least_float32(stage.masks), label, ignore_index)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
