@@ -1,0 +1,142 @@
+"""What the mini dataset knows: its classes with their ids in every layout, and the photographs that it cuts from.
+
+The pictures come from inside the installed scikit-image, so that no download is needed. Only files that its wheel
+carries are used (0.22 and newer do); those it would fetch through pooch are not.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from PIL import Image
+
+__all__ = ['COCO_CATEGORIES', 'MINI_CLASSES', 'MiniClass', 'MiniDatasetError', 'load_photos']
+
+
+class MiniDatasetError(ValueError):
+    """A wrong argument or a missing source, told in one sentence with its remedy."""
+
+
+@dataclass(frozen=True)
+class MiniClass:
+    """One class of the mini dataset.
+
+    Args:
+        name: Name within the mini dataset; COCO's name for things, a plain word for stuff.
+        index: Position in the tables of this package, from 1 (0 is 'other', which no layout but PASCAL-Context with
+            60 classes trains on).
+        is_thing: Whether it comes in countable instances (boxes and masks in the COCO layout).
+        photo: File inside ``skimage/data`` that its pixels come from.
+        palette: RGB colour of the class that stands for it in mmseg's ADE20K palette, each 0..255.
+        ade: Pixel value in ADE20K annotation files, 1..150.
+        coco_stuff: Pixel value in COCO-Stuff-10K annotation files, 1..171.
+        context: Pixel value in PASCAL-Context annotation files, 1..59.
+        coco: COCO category id, None for stuff.
+        wnid: ImageNet folder, None for stuff.
+        imagenet: ImageNet-1k class number from 0, None for stuff.
+    """
+
+    name: str
+    index: int
+    is_thing: bool
+    photo: str
+    palette: tuple[int, int, int]
+    ade: int
+    coco_stuff: int
+    context: int
+    coco: int | None = None
+    wnid: str | None = None
+    imagenet: int | None = None
+
+
+_CLASSES = (
+    MiniClass('sky', 1, False, 'rocket.jpg', (6, 230, 230), ade=3, coco_stuff=146, context=47),
+    MiniClass('wall', 2, False, 'brick.png', (120, 120, 120), ade=1, coco_stuff=160, context=56),
+    MiniClass('grass', 3, False, 'grass.png', (4, 250, 7), ade=10, coco_stuff=113, context=29),
+    MiniClass('gravel', 4, False, 'gravel.png', (120, 120, 70), ade=14, coco_stuff=114, context=30),
+    MiniClass('airplane', 5, True, 'moon.png', (0, 255, 82), 91, 5, 1, coco=5, wnid='n02690373', imagenet=404),
+    MiniClass('cat', 6, True, 'chelsea.png', (255, 0, 122), 127, 16, 15, coco=17, wnid='n02123045', imagenet=281),
+    MiniClass('cup', 7, True, 'coffee.png', (25, 194, 194), 148, 42, 21, coco=47, wnid='n03063599', imagenet=504),
+    MiniClass(
+        'motorcycle', 8, True, 'motorcycle_left.png', (163, 0, 255), 117, 4, 34, coco=4, wnid='n03791053', imagenet=670
+    ),
+)
+
+#: The classes by name, in the order of their index.
+MINI_CLASSES: Mapping[str, MiniClass] = MappingProxyType({c.name: c for c in _CLASSES})
+
+#: Photographs by file name: the part that is used, as (left, top, right, bottom) in pixels; None is all of it.
+PHOTOS: Mapping[str, tuple[int, int, int, int] | None] = MappingProxyType(
+    {
+        'rocket.jpg': (100, 0, 550, 110),
+        'brick.png': None,
+        'grass.png': None,
+        'gravel.png': None,
+        'moon.png': (0, 0, 512, 512),
+        'chelsea.png': (45, 152, 240, 290),
+        'coffee.png': (105, 15, 470, 340),
+        'motorcycle_left.png': (150, 185, 640, 440),
+        # The sources of 'other': things that no class stands for.
+        'coins.png': None,
+        'page.png': None,
+        'astronaut.png': (40, 260, 330, 500),
+    }
+)
+
+#: Photographs that show their subject lying on its side.
+LYING = frozenset({'brick.png'})
+
+#: COCO's 80 categories in the order of its annotation files: (id, name, supercategory).
+COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
+    (int(number), name.replace('_', ' '), supercategory)
+    for supercategory, members in {
+        'person': '1:person',
+        'vehicle': '2:bicycle 3:car 4:motorcycle 5:airplane 6:bus 7:train 8:truck 9:boat',
+        'outdoor': '10:traffic_light 11:fire_hydrant 13:stop_sign 14:parking_meter 15:bench',
+        'animal': '16:bird 17:cat 18:dog 19:horse 20:sheep 21:cow 22:elephant 23:bear 24:zebra 25:giraffe',
+        'accessory': '27:backpack 28:umbrella 31:handbag 32:tie 33:suitcase',
+        'sports': '34:frisbee 35:skis 36:snowboard 37:sports_ball 38:kite 39:baseball_bat 40:baseball_glove '
+        '41:skateboard 42:surfboard 43:tennis_racket',
+        'kitchen': '44:bottle 46:wine_glass 47:cup 48:fork 49:knife 50:spoon 51:bowl',
+        'food': '52:banana 53:apple 54:sandwich 55:orange 56:broccoli 57:carrot 58:hot_dog 59:pizza 60:donut 61:cake',
+        'furniture': '62:chair 63:couch 64:potted_plant 65:bed 67:dining_table 70:toilet',
+        'electronic': '72:tv 73:laptop 74:mouse 75:remote 76:keyboard 77:cell_phone',
+        'appliance': '78:microwave 79:oven 80:toaster 81:sink 82:refrigerator',
+        'indoor': '84:book 85:clock 86:vase 87:scissors 88:teddy_bear 89:hair_drier 90:toothbrush',
+    }.items()
+    for number, name in (member.split(':') for member in members.split())
+)
+
+
+def load_photos() -> dict[str, Image.Image]:
+    """Open the source photographs inside the installed scikit-image.
+
+    Returns:
+        RGB pictures by file name, upright and cut to the part that is used.
+
+    Raises:
+        MiniDatasetError: If scikit-image is not installed, or does not carry one of the photographs.
+    """
+    # find_spec does not import scikit-image, which would cost more time than reading the pictures.
+    spec = importlib.util.find_spec('skimage')
+    if spec is None or not spec.submodule_search_locations:
+        raise MiniDatasetError(
+            'The mini dataset is cut from photographs inside scikit-image, which is not installed: '
+            "run `pip install 'scikit-image>=0.22'`."
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / 'data'
+    photos = {}
+    for name, box in PHOTOS.items():
+        try:
+            with Image.open(folder / name) as photo:
+                photos[name] = photo.convert('RGB').crop(box)
+                if name in LYING:
+                    photos[name] = photos[name].transpose(Image.Transpose.ROTATE_90)
+        except OSError as error:
+            raise MiniDatasetError(
+                f'The photograph {folder / name} cannot be read ({error.__class__.__name__}): the mini dataset needs '
+                "a scikit-image that carries it, so run `pip install --force-reinstall 'scikit-image>=0.22'`."
+            ) from error
+    return photos

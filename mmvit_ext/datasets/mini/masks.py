@@ -1,0 +1,108 @@
+"""Masks as COCO writes them: a polygon along the pixel borders, or run lengths."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+__all__ = ['bounding_box', 'encode_mask', 'outline_rings', 'run_lengths']
+
+_STEPS = (
+    (1, 0),
+    (0, 1),
+    (-1, 0),
+    (0, -1),
+)  # Right, down, left, up as (x, y): each is a right turn from the one before.
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Find the smallest box around a mask.
+
+    Args:
+        mask: Bool (H, W) with at least one pixel set.
+
+    Returns:
+        (left, top, right, bottom) in pixels, right and bottom exclusive.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Follow the borders between the pixels of a mask and all others.
+
+    Args:
+        mask: Bool (H, W).
+
+    Returns:
+        Closed rings of corners as (x, y) in pixels: one for each part (pixels that meet only at a corner count as
+        apart) and one for each hole. The polygon of a ring covers exactly the pixels inside it.
+    """
+    padded = np.pad(mask, 1)
+    # Every border runs so that the mask lies on its right; outgoing[corner] holds the directions that leave it.
+    outgoing: dict[tuple[int, int], set[int]] = defaultdict(set)
+    inner = padded[1:-1, 1:-1]
+    neighbours = (
+        padded[:-2, 1:-1],
+        padded[1:-1, 2:],
+        padded[2:, 1:-1],
+        padded[1:-1, :-2],
+    )  # Above, right, below, left.
+    starts = ((0, 0), (1, 0), (1, 1), (0, 1))
+    for direction, (neighbour, (dx, dy)) in enumerate(zip(neighbours, starts, strict=True)):
+        for y, x in np.argwhere(inner & ~neighbour).tolist():
+            outgoing[x + dx, y + dy].add(direction)
+    rings = []
+    while outgoing:
+        corner = start = min(outgoing)
+        direction = first = min(outgoing[start])
+        ring: list[tuple[int, int]] = []
+        previous = -1
+        while True:
+            if direction != previous:
+                ring.append(corner)
+            outgoing[corner].discard(direction)
+            if not outgoing[corner]:
+                del outgoing[corner]
+            corner = (corner[0] + _STEPS[direction][0], corner[1] + _STEPS[direction][1])
+            if corner == start:
+                break
+            previous = direction
+            # Where two pixels meet at a corner, the right turn stays with the pixel that was being followed.
+            turns = ((direction + 1) % 4, direction, (direction + 3) % 4)
+            direction = next(turn for turn in turns if turn in outgoing[corner])
+        if direction == first and len(ring) > 1:
+            ring = ring[1:]
+        rings.append(ring)
+    return rings
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Count the runs of a mask as COCO does: down the columns, beginning with pixels that are not set.
+
+    Args:
+        mask: Bool (H, W).
+
+    Returns:
+        Alternating run lengths; they sum to H * W.
+    """
+    flat = mask.ravel(order='F')
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.r_[0, borders, flat.size]).tolist()
+    return [0, *runs] if flat[0] else runs
+
+
+def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
+    """Write a mask as the ``segmentation`` of a COCO annotation.
+
+    Args:
+        mask: Bool (H, W) with at least one pixel set.
+
+    Returns:
+        A list with one polygon ``[x0, y0, x1, y1, ...]`` if the mask is in one piece without holes, otherwise
+        uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
+    """
+    rings = outline_rings(mask)
+    if len(rings) == 1:
+        return [[value for corner in rings[0] for value in corner]]
+    return {'counts': run_lengths(mask), 'size': list(mask.shape)}

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Write the mini dataset: ``make_mini_dataset.py OUT [--images N --size HxW --seed S --force]``."""
+
+import sys
+
+from mmvit_ext.datasets.mini.command import main
+
+if __name__ == '__main__':
+    sys.exit(main())
