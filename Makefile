@@ -1,0 +1,72 @@
+# One command each; every target that needs the environment sets it up first. `make` lists them.
+#   STACK=onedl (default) or STACK=openmmlab   which libraries, each in an environment of its own
+#   PYTHON=/path/to/python                     interpreter of the environment (default: a supported one is looked for)
+#   ARGS='...'                                 further arguments of the command behind test, demo, bench and doctor
+
+STACK ?= onedl
+PYTHON ?= python3
+ARGS ?=
+
+VENV_onedl := .venv
+VENV_openmmlab := .venv-openmmlab
+VENV := $(VENV_$(STACK))
+PY := $(VENV)/bin/python
+
+# only a PYTHON that somebody chose replaces the interpreter of an environment that exists
+CHOSEN := $(if $(filter file default undefined,$(origin PYTHON)),,--python '$(PYTHON)')
+SETUP = $(PYTHON) tools/setup_env.py --stack '$(STACK)' $(CHOSEN) $(if $(REBUILD_MMCV),--rebuild-mmcv)
+
+.DEFAULT_GOAL := help
+.PHONY: help env ready demo test lint format types bench doctor constraints hooks clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk '/^#  / {sub(/^# /, ""); print}' $(MAKEFILE_LIST)
+
+env: has-python  ## Build the virtual environment (.venv, or .venv-openmmlab), at once when it is there
+	@$(SETUP)
+
+demo: ready  ## Make a small dataset, train SegViT on it, evaluate it and draw its predictions
+	$(PY) tools/demo.py $(ARGS)
+
+test: ready  ## Run the tests
+	$(PY) -m pytest $(ARGS)
+
+lint: ready  ## Check formatting and style
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+format: ready  ## Format the code and mend what can be mended
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: ready  ## Check the types
+	$(PY) -m mypy
+
+bench: ready  ## Measure speed and memory against the plain references
+	$(PY) -m benchmarks $(ARGS)
+
+doctor: ready  ## Look the environment over: versions, conflicts, what can be built
+	$(PY) -m mmvit_ext.doctor $(ARGS)
+
+hooks: ready  ## Run lint and types before every commit
+	$(PY) -m pre_commit install
+
+UV_COMPILE = uv pip compile --no-config --no-python-downloads --universal --python-version 3.10 \
+	--annotation-style line --override requirements/overrides.txt \
+	--build-constraint requirements/build-constraints.txt
+constraints:  ## Choose the pinned versions anew (needs uv)
+	$(UV_COMPILE) --upgrade requirements/onedl.in -o requirements/constraints.txt
+	$(UV_COMPILE) --upgrade requirements/openmmlab.in -o requirements/constraints-openmmlab.txt
+
+clean:  ## Remove the environments and everything generated, but not the compiled mmcv in the cache folder
+	rm -rf .venv .venv-openmmlab build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis mmvit_ext/.mim
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: has-python
+has-python:
+	@command -v $(PYTHON) >/dev/null || { echo >&2 "$(PYTHON) was not found: install Python 3.11 with its venv module" \
+		"(Debian, Ubuntu: apt install python3 python3-venv python3-dev), or name one with PYTHON=/path/to/python."; exit 1; }
+
+ready: has-python
+	@$(SETUP) --quiet
