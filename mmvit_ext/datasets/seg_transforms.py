@@ -1,0 +1,150 @@
+"""Loading label maps so that a wrong label ends the run with the file's name and what is wrong with it.
+
+mmseg casts every label map to 8 bit and trains on what comes out; a class index outside the classes then shows up as an
+index error without a file name (on a GPU as a device assertion), and on validation not at all.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
+
+from ..engine.errors import UserError
+from ..registry import TRANSFORMS
+from .transforms import read_bytes
+
+__all__ = ['LoadSegAnnotations']
+
+_SHOWN_VALUES = 5
+
+
+@TRANSFORMS.register_module()
+class LoadSegAnnotations(LoadAnnotations):
+    """mmseg's ``LoadAnnotations`` that checks what it loads.
+
+    Args:
+        num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
+        reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1. ``None`` takes what the dataset
+            says, which is the usual case.
+        ignore_index: Value of pixels without a label, both in the file and after loading.
+        backend_args: Arguments of the file backend.
+
+    Raises:
+        UserError: The file is missing or unreadable, is no single-channel map, has another size than the image, or has
+            a value outside the classes; names the file, the values with their pixel counts and the likely remedy.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        reduce_zero_label: bool | None = None,
+        ignore_index: int = 255,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        # mmseg warns of a deprecation when reduce_zero_label is handed over here instead of being set afterwards.
+        super().__init__(backend_args=backend_args, imdecode_backend='pillow')
+        if num_classes is not None and not 1 <= num_classes <= 255:
+            raise ValueError(f'num_classes must be 1 to 255 (label maps are 8-bit), got {num_classes}')
+        self.num_classes = num_classes
+        self.reduce_zero_label = reduce_zero_label
+        self.ignore_index = ignore_index
+
+    def _load_seg_map(self, results: dict[str, Any]) -> None:
+        path = results['seg_map_path']
+        raw = self._decode(path)
+        size = results.get('ori_shape')
+        if size is not None and tuple(raw.shape) != tuple(size[:2]):
+            raise UserError(
+                f'the label map {path} is {_size(raw.shape)} pixels but its image {results.get("img_path")} is '
+                f'{_size(size)}: both must be of one size (an image turned by its EXIF orientation needs a label map turned '
+                'the same way)'
+            )
+        reduce = self._reduces(results)
+        label_map: Mapping[int, int] | None = results.get('label_map')
+        self._check_values(raw, path, reduce, label_map)
+        labels = raw
+        if reduce:
+            labels = np.where((raw == 0) | (raw == self.ignore_index), self.ignore_index, raw - 1)
+        if label_map is not None:
+            table = np.arange(256)
+            for old, new in label_map.items():
+                table[int(old)] = new
+            labels = table[np.clip(labels, 0, 255)]
+        results['gt_seg_map'] = labels.astype(np.uint8)
+        results['seg_fields'].append('gt_seg_map')
+
+    def _reduces(self, results: Mapping[str, Any]) -> bool:
+        of_dataset = bool(results.get('reduce_zero_label', False))
+        if self.reduce_zero_label is None:
+            return of_dataset
+        if 'reduce_zero_label' in results and of_dataset != self.reduce_zero_label:
+            raise UserError(
+                f'reduce_zero_label is {self.reduce_zero_label} in LoadSegAnnotations but {of_dataset} in the dataset '
+                f'(at {results["seg_map_path"]}): set it in the dataset only'
+            )
+        return self.reduce_zero_label
+
+    def _decode(self, path: str) -> np.ndarray:
+        content = read_bytes(path, 'label map', self.backend_args)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                mode = image.mode
+                raw = np.array(image)
+        except Exception as error:
+            reason = ' '.join(str(error).split())
+            raise UserError(
+                f'the label map {path} cannot be decoded ({type(error).__name__}: {reason}): replace it or remove it with its image'
+            ) from error
+        if raw.ndim != 2 or mode == 'F':
+            raise UserError(
+                f'the label map {path} is a {mode} picture with colours or fractions: expected one channel of class '
+                'indices, convert its colours to indices first'
+            )
+        return raw.astype(np.uint8) if raw.dtype in (np.uint8, np.bool_) else raw.astype(np.int64)
+
+    def _check_values(self, raw: np.ndarray, path: str, reduce: bool, label_map: Mapping[int, int] | None) -> None:
+        count = self.num_classes
+        if count is None:
+            return
+        first = 1 if reduce else 0
+        valid = np.zeros(max(int(raw.max()), 255) + 1, dtype=bool)
+        if label_map is not None:
+            valid[[int(old) + first for old in label_map if int(old) + first <= 255]] = True
+        else:
+            valid[first : first + count] = True
+        valid[self.ignore_index] = True
+        if reduce:
+            valid[0] = True
+        # Negative values (32-bit files) would index the table from its end.
+        wrong = (raw < 0) | ~valid[np.maximum(raw, 0)]
+        if not wrong.any():
+            return
+        values, pixels = np.unique(raw[wrong], return_counts=True)
+        listed = [f'{value} ({number} px)' for value, number in zip(values, pixels, strict=True)]
+        shown = ', '.join(listed[:_SHOWN_VALUES])
+        if len(listed) > _SHOWN_VALUES:
+            shown += f' and {len(listed) - _SHOWN_VALUES} more'
+        accepted = f'{first} to {first + count - 1}, {self.ignore_index} = ignored' + (', 0 = ignored' if reduce else '')
+        raise UserError(
+            f'the label map {path} has values outside the {count} classes: {shown}; expected {accepted}; '
+            f'{_hint(str(path), np.unique(raw), count, reduce)}'
+        )
+
+
+def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:
+    """The most likely cause, from the values that a label map has."""
+    if path.lower().endswith(('.jpg', '.jpeg')):
+        return 'JPEG changes the values it stores: save label maps as PNG'
+    top = int(present.max())
+    if len(present) == 2 and present[0] == 0 and top > count:
+        return f'a mask of 0 and {top} has to be written as 0 and 1'
+    if not reduce and int(present[present != 255].max(initial=0)) == count:
+        return 'classes seem to count from 1: set reduce_zero_label=True in the dataset if 0 means "no class"'
+    return 'correct the file, num_classes or the dataset'
+
+
+def _size(shape: Any) -> str:
+    return f'{shape[1]}x{shape[0]}'

@@ -1,0 +1,127 @@
+"""Loading images so that a file that cannot be read ends the run with its name.
+
+OpenCV decodes a truncated JPEG to an image with a grey lower part and says nothing; Pillow raises.
+"""
+
+import io
+from typing import Any
+
+import mmcv
+import mmengine.fileio as fileio
+import numpy as np
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from PIL import Image
+
+from ..engine.errors import UserError
+from ..registry import TRANSFORMS
+
+__all__ = ['LoadImageFromFile', 'read_bytes']
+
+# Pillow turns these modes into 8 bit by clipping, which leaves a nearly white picture.
+_WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
+
+
+def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None) -> bytes:
+    """Read a file through mmengine's file backends.
+
+    Args:
+        path: The file or address.
+        role: What the file is, for the message ('image', 'label map').
+        backend_args: Arguments of the file backend.
+
+    Returns:
+        The content.
+
+    Raises:
+        UserError: The file is missing, empty or cannot be opened.
+    """
+    try:
+        content = fileio.get(path, backend_args=backend_args)
+    except FileNotFoundError as error:
+        raise UserError(f'the {role} {path} does not exist: check the dataset folder and its file list') from error
+    except OSError as error:
+        raise UserError(f'the {role} {path} cannot be opened: {error.strerror or error}') from error
+    if not content:
+        raise UserError(f'the {role} {path} is empty: copy or download it again')
+    return content
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(MMCVLoadImageFromFile):
+    """mmcv's ``LoadImageFromFile`` that refuses unreadable files by name.
+
+    Grey, palette, CMYK and transparent images become three 8-bit channels, transparency being dropped; images of 16 bit
+    per pixel are refused, because which range of values to keep is not for a loader to guess. The image is turned as its
+    EXIF orientation says.
+
+    Args:
+        to_float32: Whether the image becomes float32 instead of uint8.
+        color_type: 'color', 'grayscale' or 'unchanged', see :func:`mmcv.imfrombytes`.
+        imdecode_backend: Decoder. Only 'pillow' finds truncated files.
+        ignore_empty: Skip unreadable files instead of raising. The dataset then draws another image.
+        backend_args: Arguments of the file backend.
+
+    Raises:
+        UserError: The file is missing, truncated, no image, or not of 8 bit.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = 'color',
+        imdecode_backend: str = 'pillow',
+        ignore_empty: bool = False,
+        *,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            to_float32=to_float32,
+            color_type=color_type,
+            imdecode_backend=imdecode_backend,
+            ignore_empty=ignore_empty,
+            backend_args=backend_args,
+        )
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Load ``results['img_path']`` into ``results['img']``.
+
+        Args:
+            results: A sample with ``img_path``.
+
+        Returns:
+            The sample with ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``; ``None`` with ``ignore_empty``.
+        """
+        try:
+            image = self._decode(results['img_path'])
+        except UserError:
+            if self.ignore_empty:
+                return None
+            raise
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = image.shape[:2]
+        results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _decode(self, path: str) -> np.ndarray:
+        content = read_bytes(path, 'image', self.backend_args)
+        try:
+            if self.imdecode_backend == 'pillow':
+                with Image.open(io.BytesIO(content)) as opened:
+                    mode = opened.mode
+                if mode in _WIDE_MODES and self.color_type != 'unchanged':
+                    raise UserError(
+                        f'the image {path} has 16 or more bits per pixel (mode {mode}): expected 8, convert it first'
+                    )
+            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+        except UserError:
+            raise
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... by file format
+            reason = ' '.join(str(error).split()).replace(str(path), '') or type(error).__name__
+            raise UserError(
+                f'the image {path} cannot be decoded ({type(error).__name__}: {reason}): replace or remove it'
+            ) from error
+        if image is None:
+            raise UserError(f'the image {path} cannot be decoded: replace or remove it')
+        if self.color_type == 'color' and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
+            raise UserError(f'the image {path} decodes to {image.dtype} {image.shape}: expected 8 bit and three channels')
+        return np.ascontiguousarray(image)
