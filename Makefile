@@ -44,7 +44,9 @@ types: ready  ## Check the types
 	$(PY) -m mypy
 
 bench: ready  ## Measure speed and memory against the plain references
-	$(PY) -m benchmarks $(ARGS)
+	@for name in $(basename $(notdir $(shell grep -l __main__ benchmarks/*.py))); do \
+		echo "$(PY) -m benchmarks.$$name $(ARGS)"; $(PY) -m benchmarks.$$name $(ARGS) || exit; \
+	done
 
 doctor: ready  ## Look the environment over: versions, conflicts, what can be built
 	$(PY) -m mmvit_ext.doctor $(ARGS)
