@@ -36,7 +36,8 @@ def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
 
     Returns:
         Closed rings of corners as (x, y) in pixels: one for each part (pixels that meet only at a corner count as
-        apart) and one for each hole. The polygon of a ring covers exactly the pixels inside it.
+        apart), clockwise on the screen, and one for each hole, the other way round. The polygon of a ring covers
+        exactly the pixels inside it.
     """
     padded = np.pad(mask, 1)
     # Every border runs so that the mask lies on its right; outgoing[corner] holds the directions that leave it.
@@ -99,10 +100,16 @@ def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
         mask: Bool (H, W) with at least one pixel set.
 
     Returns:
-        A list with one polygon ``[x0, y0, x1, y1, ...]`` if the mask is in one piece without holes, otherwise
-        uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
+        A list with a polygon ``[x0, y0, x1, y1, ...]`` for each part, or for a mask with holes, which polygons cannot
+        have, uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
     """
     rings = outline_rings(mask)
-    if len(rings) == 1:
-        return [[value for corner in rings[0] for value in corner]]
+    if all(_goes_clockwise(ring) for ring in rings):
+        return [[value for corner in ring for value in corner] for ring in rings]
     return {'counts': run_lengths(mask), 'size': list(mask.shape)}
+
+
+def _goes_clockwise(ring: list[tuple[int, int]]) -> bool:
+    """Tell the outside of a part from the border of a hole, which runs the other way round."""
+    x, y = np.array(ring).T
+    return bool((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() > 0)
