@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint on the test data of an mmseg, mmdet or mmpretrain config.
 
-    python tools/test.py CONFIG CHECKPOINT
-    python tools/test.py CONFIG CHECKPOINT --tta --out metrics.json
-    bash tools/dist_test.sh CONFIG CHECKPOINT 8                 # on 8 GPUs
+python tools/test.py CONFIG CHECKPOINT
+python tools/test.py CONFIG CHECKPOINT --tta --out metrics.json
+bash tools/dist_test.sh CONFIG CHECKPOINT 8                 # on 8 GPUs
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python tools/train.py CONFIG --resume                       # go on from the last checkpoint
     bash tools/dist_train.sh CONFIG 8                           # on 8 GPUs
 
-Before the first iteration it checks the config, the datasets and the checkpoints, and logs what of the pretrained weights
-reached the model and whether the learning rate belongs to the total batch size.
+Before the first iteration it checks the config, the datasets and the checkpoints, and logs what of the pretrained
+weights reached the model and whether the learning rate belongs to the total batch size.
 """
 
 import argparse
@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, weights, optimiser and iteration; without a value from the last one in --work-dir',
+        help='go on from a checkpoint, weights, optimiser and iteration; without a value from '
+        'the last one in --work-dir',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (float16 on a GPU, bfloat16 on a CPU)')
     parser.add_argument(

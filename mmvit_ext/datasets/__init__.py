@@ -1,7 +1,7 @@
 """Dataset types and transforms.
 
-The modules that build on mmcv and mmseg are left out where those are not installed, and only then: one that is installed
-but cannot be imported raises here, because a type that is silently missing is much harder to understand.
+The modules that build on mmcv and mmseg are left out where those are not installed, and only then: one that is
+installed but cannot be imported raises here, because a type that is silently missing is much harder to understand.
 """
 
 from importlib.util import find_spec

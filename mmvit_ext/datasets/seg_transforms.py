@@ -27,8 +27,8 @@ class LoadSegAnnotations(LoadAnnotations):
 
     Args:
         num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
-        reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1. ``None`` takes what the dataset
-            says, which is the usual case.
+        reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1. ``None`` takes what the
+            dataset says, which is the usual case.
         ignore_index: Value of pixels without a label, both in the file and after loading.
         backend_args: Arguments of the file backend.
 
@@ -59,8 +59,8 @@ class LoadSegAnnotations(LoadAnnotations):
         if size is not None and tuple(raw.shape) != tuple(size[:2]):
             raise UserError(
                 f'the label map {path} is {_size(raw.shape)} pixels but its image {results.get("img_path")} is '
-                f'{_size(size)}: both must be of one size (an image turned by its EXIF orientation needs a label map turned '
-                'the same way)'
+                f'{_size(size)}: both must be of one size (an image turned by its EXIF orientation needs a label map '
+                'turned the same way)'
             )
         reduce = self._reduces(results)
         label_map: Mapping[int, int] | None = results.get('label_map')
@@ -96,7 +96,8 @@ class LoadSegAnnotations(LoadAnnotations):
         except Exception as error:
             reason = ' '.join(str(error).split())
             raise UserError(
-                f'the label map {path} cannot be decoded ({type(error).__name__}: {reason}): replace it or remove it with its image'
+                f'the label map {path} cannot be decoded ({type(error).__name__}: {reason}): replace it, or '
+                'remove it with its image'
             ) from error
         if raw.ndim != 2 or mode == 'F':
             raise UserError(
@@ -127,7 +128,9 @@ class LoadSegAnnotations(LoadAnnotations):
         shown = ', '.join(listed[:_SHOWN_VALUES])
         if len(listed) > _SHOWN_VALUES:
             shown += f' and {len(listed) - _SHOWN_VALUES} more'
-        accepted = f'{first} to {first + count - 1}, {self.ignore_index} = ignored' + (', 0 = ignored' if reduce else '')
+        accepted = f'{first} to {first + count - 1}, {self.ignore_index} = ignored' + (
+            ', 0 = ignored' if reduce else ''
+        )
         raise UserError(
             f'the label map {path} has values outside the {count} classes: {shown}; expected {accepted}; '
             f'{_hint(str(path), np.unique(raw), count, reduce)}'

@@ -7,9 +7,9 @@ import io
 from typing import Any
 
 import mmcv
-import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmengine import fileio
 from PIL import Image
 
 from ..engine.errors import UserError
@@ -51,8 +51,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses unreadable files by name.
 
     Grey, palette, CMYK and transparent images become three 8-bit channels, transparency being dropped; images of 16 bit
-    per pixel are refused, because which range of values to keep is not for a loader to guess. The image is turned as its
-    EXIF orientation says.
+    per pixel are refused, because which range of values to keep is not for a loader to guess. The image is turned as
+    its EXIF orientation says.
 
     Args:
         to_float32: Whether the image becomes float32 instead of uint8.
@@ -123,5 +123,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if image is None:
             raise UserError(f'the image {path} cannot be decoded: replace or remove it')
         if self.color_type == 'color' and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
-            raise UserError(f'the image {path} decodes to {image.dtype} {image.shape}: expected 8 bit and three channels')
+            raise UserError(
+                f'the image {path} decodes to {image.dtype} {image.shape}: expected 8 bit and three channels'
+            )
         return np.ascontiguousarray(image)

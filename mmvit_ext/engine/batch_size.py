@@ -70,7 +70,7 @@ class BatchSize:
         if self.factor == 1:
             return None
         return (
-            f'the total batch size is {self.factor:g} times the recipe\'s {self.base}, but the learning rate '
+            f"the total batch size is {self.factor:g} times the recipe's {self.base}, but the learning rate "
             f'{self.lr:g} belongs to {self.base}: pass --auto-scale-lr to use {self.lr * self.factor:g}, or change '
             'train_dataloader.batch_size or optim_wrapper.accumulative_counts'
         )

@@ -13,7 +13,14 @@ import torch
 
 from .errors import UserError
 
-__all__ = ['atomic_path', 'check_checkpoint_file', 'extract_state_dict', 'is_remote', 'read_checkpoint']
+__all__ = [
+    'allow_training_state',
+    'atomic_path',
+    'check_checkpoint_file',
+    'extract_state_dict',
+    'is_remote',
+    'read_checkpoint',
+]
 
 _LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began before PyTorch 1.6
 _ZIP_MAGIC = b'PK\x03\x04'
@@ -87,8 +94,8 @@ def read_checkpoint(path: str | Path, role: str = 'checkpoint', *, trust: bool =
         if not trust:
             reason = ' '.join(str(error).split())[:160]
             raise UserError(
-                f'the {role} {path} holds more than tensors and plain values ({reason}): pass --trust-source if you trust '
-                'where it comes from, reading it then runs code from the file'
+                f'the {role} {path} holds more than tensors and plain values ({reason}): pass --trust-source if you '
+                'trust where it comes from, reading it then runs code from the file'
             ) from error
         content = torch.load(path, map_location='cpu', weights_only=False)
     except (RuntimeError, EOFError, OSError) as error:
@@ -99,9 +106,18 @@ def read_checkpoint(path: str | Path, role: str = 'checkpoint', *, trust: bool =
     return content
 
 
+def allow_training_state() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine writes besides tensors, in this process.
+
+    mmengine's own list leaves numpy types out; it then falls back to a load that runs code from the file, and says so
+    in a long warning at every resume.
+    """
+    if HAS_SAFE_GLOBALS:
+        torch.serialization.add_safe_globals(_harmless_types())
+
+
 def _load_weights_only(path: Path) -> Any:
     with ExitStack() as stack:
-        # Checkpoints of a training run hold mmengine's log buffers and numpy scalars, which are harmless.
         if HAS_SAFE_GLOBALS:
             stack.enter_context(torch.serialization.safe_globals(_harmless_types()))
         return torch.load(path, map_location='cpu', weights_only=True)
@@ -113,7 +129,16 @@ def _harmless_types() -> list[Any]:
 
     core = np._core if hasattr(np, '_core') else np.core
     dtypes = {type(np.dtype(code)) for code in ('float64', 'float32', 'int64', 'int32', 'uint8', 'bool')}
-    return [HistoryBuffer, np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, getattr, slice, *dtypes]
+    return [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        core.multiarray._reconstruct,
+        core.multiarray.scalar,
+        getattr,
+        slice,
+        *dtypes,
+    ]
 
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
@@ -137,7 +162,9 @@ def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str
     tensors = {name.removeprefix('module.'): value for name, value in state.items() if torch.is_tensor(value)}
     if not tensors:
         shown = ', '.join(map(str, list(content)[:5]))
-        raise UserError(f'{path} holds no parameters (its keys: {shown}): expected a state_dict or a checkpoint with one')
+        raise UserError(
+            f'{path} holds no parameters (its keys: {shown}): expected a state_dict or a checkpoint with one'
+        )
     return tensors
 
 

@@ -6,8 +6,10 @@ override of a key that nothing reads. Both are found here, at the start.
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         where = f' (line {line})' if line else ''
         reason = ' '.join(str(error.args[0] if error.args else error).split())
         raise UserError(
-            f'the config {path} cannot be read{where}: {type(error).__name__}: {reason}; repair it or the file it inherits from'
+            f'the config {path} cannot be read{where}: {type(error).__name__}: {reason}; '
+            'repair it or the file it inherits from'
         ) from error
     if options:
         apply_cfg_options(cfg, options, str(path))
@@ -112,7 +115,8 @@ def prepare_scope(cfg: Config) -> str:
     scope = cfg.get('default_scope')
     if not scope:
         raise UserError(
-            "the config has no default_scope: add default_scope='mmseg' ('mmdet', 'mmpretrain') so that type names can be found"
+            "the config has no default_scope: add default_scope='mmseg' ('mmdet', 'mmpretrain'), "
+            'where type names are looked up'
         )
     _import_scope(scope, f"default_scope='{scope}'")
     return str(scope)
@@ -128,8 +132,8 @@ def _import_scope(scope: str, wanted_by: str) -> None:
     except (ImportError, AssertionError) as error:
         # The libraries assert the versions of each other while they are imported.
         raise UserError(
-            f'{scope} (needed for {wanted_by}) is installed but cannot be imported: {error}; `python -m mmvit_ext.doctor` '
-            'lists the versions that belong together'
+            f'{scope} (needed for {wanted_by}) is installed but cannot be imported: {error}; '
+            '`python -m mmvit_ext.doctor` lists the versions that belong together'
         ) from error
 
 
@@ -147,34 +151,39 @@ def _missing_library(scope: str, wanted_by: str) -> str:
 
 
 def _root(name: str) -> Registry | None:
-    """mmengine's root registry of the given name ('model', 'dataset', ...)."""
+    """The root registry of the given name ('model', 'dataset', ...)."""
     for candidate in vars(root_registries).values():
         if isinstance(candidate, Registry) and candidate.name == name:
             return candidate
     return None
 
 
-def _find(name: str, registry: Registry, scope: str) -> Any:
-    with registry.switch_scope_and_registry(scope) as scoped:
-        try:
-            return scoped.get(name)
-        except RuntimeError as error:
-            if str(error).startswith('Failed to get'):
-                return None
-            raise
+def _scoped(root: Registry, scope: str) -> Registry:
+    """The registry of a scope below a root, the root itself where the scope has none."""
+    with suppress(ImportError):
+        importlib.import_module(f'{scope}.registry')
+    return root.children.get(scope, root)
 
 
-def _registered_names(registry: Registry, scope: str) -> list[str]:
+def _find(name: str, root: Registry, scope: str) -> Any:
+    try:
+        return _scoped(root, scope).get(name)
+    except RuntimeError as error:
+        if str(error).startswith('Failed to get'):
+            return None
+        raise
+
+
+def _registered_names(root: Registry, scope: str) -> list[str]:
     """All names of a registry tree, as they have to be written under the given default scope."""
-    names = []
-    with registry.switch_scope_and_registry(scope) as scoped:
-        current: Registry | None = scoped
-        while current is not None:
-            current.import_from_location()
-            names += list(current.module_dict)
-            current = current.parent
-    own = registry.root.children.get('mmvit_ext')
-    if own is not None and scope != 'mmvit_ext':
+    names: list[str] = []
+    current: Registry | None = _scoped(root, scope)
+    while current is not None:
+        current.import_from_location()
+        names += list(current.module_dict)
+        current = current.parent
+    own = _scoped(root, 'mmvit_ext')
+    if scope != 'mmvit_ext' and own is not root:
         own.import_from_location()
         names += [f'mmvit_ext.{name}' for name in own.module_dict]
     return names
@@ -382,10 +391,17 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
 def _replace_data_root(cfg: Config, value: str, path: str) -> None:
     old, changed = cfg.data_root, 0
     for split in ('train', 'val', 'test'):
-        for _, dataset in iter_dataset_cfgs(_get(cfg, f'{split}_dataloader.dataset'), split):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, dataset in iter_dataset_cfgs(loader.get('dataset'), split):
             if dataset.get('data_root') == old:
                 dataset['data_root'] = value
                 changed += 1
+        # mmdet's metrics have the path of the annotation file, put together while the config was read.
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            ann_file = evaluator.get('ann_file')
+            if isinstance(ann_file, str) and ann_file.startswith(old):
+                evaluator['ann_file'] = os.path.join(value, ann_file.removeprefix(old).lstrip('/'))
     if not changed:
         raise UserError(
             f'--cfg-options data_root={value} changes nothing in {path}: no dataset has data_root={old!r}; '
@@ -404,7 +420,7 @@ def _check_option(cfg: Config, key: str, path: str) -> None:
             if not part.isdigit() or int(part) >= len(node):
                 shown = '.'.join(parts[:depth])
                 raise UserError(
-                    f"--cfg-options {key}: {shown} of {path} is a list of {len(node)}, '{part}' is not one of its indices"
+                    f"--cfg-options {key}: {shown} of {path} is a list of {len(node)}, '{part}' is none of its indices"
                 )
             node = node[int(part)]
             continue
@@ -414,31 +430,29 @@ def _check_option(cfg: Config, key: str, path: str) -> None:
         if part in node:
             node = node[part]
             continue
-        known = sorted(_CONSUMED - {'self', 'cfg'}) if depth == 0 else _accepted_keys(node, parts[:depth])
+        known = sorted(_CONSUMED - {'self', 'cfg'}) if depth == 0 else _accepted_keys(cfg, node, parts[:depth])
         if known is not None and part in known:
             return
         similar = nearest(part, sorted({*map(str, node), *(known or ())}))
         if known is not None or similar:
             prefix = '.'.join([*parts[:depth], ''])
-            remedy = f'did you mean {" or ".join(prefix + name for name in similar)}?' if similar else 'nothing reads it'
+            remedy = (
+                f'did you mean {" or ".join(prefix + name for name in similar)}?' if similar else 'nothing reads it'
+            )
             raise UserError(f'--cfg-options {key}: {path} has no key {prefix}{part}; {remedy}')
         return
 
 
-def _accepted_keys(node: Any, parents: Sequence[str]) -> list[str] | None:
+def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] | None:
     """The arguments of the class that a section builds, ``None`` when that cannot be told."""
     if parents == ['optim_wrapper']:
         return sorted(_OPTIM_WRAPPER_KEYS | {'type'})
     name = node.get('type')
     if not isinstance(name, str):
         return None
-    roots = [entry for entry in vars(root_registries).values() if isinstance(entry, Registry)]
-    for root in roots:
-        for scope in ('mmseg', 'mmdet', 'mmpretrain'):
-            try:
-                cls = _find(name, root, scope)
-            except ImportError:
-                continue
+    for registry in vars(root_registries).values():
+        if isinstance(registry, Registry):
+            cls = _find(name, registry, cfg.get('default_scope') or 'mmengine')
             if inspect.isclass(cls):
                 return _init_parameters(cls)
     return None

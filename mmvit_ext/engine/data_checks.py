@@ -123,7 +123,8 @@ def _build(dataset: Mapping[str, Any], key: str, local: bool) -> Any:
 def _check_paths(prefixes: Any, ann_file: Any, key: str) -> None:
     if isinstance(ann_file, str) and ann_file and not is_remote(ann_file) and not os.path.exists(ann_file):
         raise UserError(
-            f'the annotation file {ann_file} ({key}.ann_file) does not exist: put it there or set ann_file and data_root'
+            f'the annotation file {ann_file} ({key}.ann_file) does not exist: put it there or set ann_file '
+            'and data_root'
         )
     if not isinstance(prefixes, Mapping):
         return
@@ -173,7 +174,9 @@ def _load_samples(built: Any, key: str) -> list[dict[str, Any]] | None:
     prefixes = getattr(built, 'data_prefix', None) or {}
     ann_file = getattr(built, 'ann_file', '')
     segmentation = 'seg_map_path' in prefixes
-    small = isinstance(ann_file, str) and os.path.isfile(ann_file) and os.path.getsize(ann_file) <= _MAX_ANNOTATION_BYTES
+    small = (
+        isinstance(ann_file, str) and os.path.isfile(ann_file) and os.path.getsize(ann_file) <= _MAX_ANNOTATION_BYTES
+    )
     if not (segmentation or small):
         return None
     try:

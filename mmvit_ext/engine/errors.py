@@ -99,7 +99,9 @@ def _describe_decoding(name: str, message: str) -> str | None:
             'mmvit_ext.LoadSegAnnotations in the pipeline, which name the file'
         )
     if name == 'AssertionError' and message.startswith('failed to load image: '):
-        return f'{message.removeprefix("failed to load image: ")} is not an image that can be read: replace or remove it'
+        return (
+            f'{message.removeprefix("failed to load image: ")} is not an image that can be read: replace or remove it'
+        )
     return None
 
 
@@ -116,7 +118,9 @@ def _describe_by_text(name: str, message: str) -> str | None:
     match = _UNEXPECTED_ARGUMENT.search(message) if name == 'TypeError' else None
     if match:
         owner = match['call'].split('.')[0]
-        return f"{owner} takes no argument '{match['name']}': check its name in the config against the class's arguments"
+        return (
+            f"{owner} takes no argument '{match['name']}': check its name in the config against the class's arguments"
+        )
     if name == 'AssertionError' and message.endswith('is not in the pretrained model'):
         prefix = message.removesuffix('is not in the pretrained model').strip()
         return (

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.hooks import Hook
@@ -25,7 +25,7 @@ DataBatch = dict | tuple | list | None
 
 def _unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     return model
 
 
@@ -40,8 +40,8 @@ class WeightsReportHook(Hook):
     """Reports what of each checkpoint reached the model, and refuses one that does not belong to it.
 
     It watches the loading itself, see :class:`mmvit_ext.engine.pretrained.LoadObserver`. Pretrained weights and
-    ``load_from`` of a training run have to fill at least half of what they are loaded into; a checkpoint that is resumed
-    or tested has to fit entirely.
+    ``load_from`` of a training run have to fill at least half of what they are loaded into; a checkpoint that is
+    resumed or tested has to fit entirely.
 
     Args:
         allow_partial: Only report.
@@ -78,8 +78,8 @@ class WeightsReportHook(Hook):
             absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
             if absent:
                 raise UserError(
-                    f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights only; '
-                    'start from them with --cfg-options load_from=FILE'
+                    f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights '
+                    'only; start from them with --cfg-options load_from=FILE'
                 )
 
     def before_train(self, runner: Runner) -> None:
@@ -120,7 +120,8 @@ class WeightsReportHook(Hook):
         check_report(report, source, target, strict=strict, allow_partial=self.allow_partial)
         if not report.exact and not strict and (report.missing or report.mismatched):
             self._runner.logger.warning(
-                f'weights: {len(report.missing) + len(report.mismatched)} parameters of {target} keep their random start'
+                f'weights: {len(report.missing) + len(report.mismatched)} parameters of {target} keep their random '
+                'start'
             )
 
 

@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .checkpoint_io import atomic_path, check_checkpoint_file, is_remote
+from .checkpoint_io import allow_training_state, atomic_path, check_checkpoint_file, is_remote
 from .config import check_num_classes, check_types, load_config, prepare_scope
 from .data_checks import check_datasets
 from .errors import UserError
@@ -45,12 +45,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in every '
-        'dataset that uses it; a list is written key=a,b or key="[a,b]"',
+        help='override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in '
+        'every dataset that uses it; a list is written key=a,b or key="[a,b]"',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how distributed processes were started')
     parser.add_argument(
-        '--allow-partial-weights', action='store_true', help='go on when a checkpoint does not fit the model; only report'
+        '--allow-partial-weights',
+        action='store_true',
+        help='go on when a checkpoint does not fit the model; only report',
     )
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
     # Old launchers hand the rank over as an argument.
@@ -61,6 +63,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Config, str]:
     """Steps that training and testing share, up to the point where nothing has been built or written."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    allow_training_state()
     cfg = load_config(args.config, args.cfg_options)
     scope = prepare_scope(cfg)
     init_default_scope(scope)
@@ -94,7 +97,9 @@ def writable_folder(path: str | Path, option: str) -> Path:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'{option} {folder} cannot be written to (at {existing}): choose a folder that you may write to')
+        raise UserError(
+            f'{option} {folder} cannot be written to (at {existing}): choose a folder that you may write to'
+        )
     return folder
 
 
@@ -102,7 +107,7 @@ def _complete_mmpretrain_loaders(cfg: Config) -> None:
     # mmpretrain's configs rely on its train script for this: without it the samples arrive as a list.
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
-        if isinstance(loader, Mapping):
+        if isinstance(loader, dict):
             loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
 
@@ -217,7 +222,9 @@ def _set_precision(cfg: Config, amp: bool) -> None:
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'):
-        raise UserError(f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set its precision there')
+        raise UserError(
+            f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set its precision there'
+        )
     if torch.cuda.is_available():
         if amp and kind == 'OptimWrapper':
             wrapper.type = 'AmpOptimWrapper'
@@ -324,7 +331,7 @@ def _check_out(out: str, scope: str) -> None:
 def _set_show_dir(cfg: Config, scope: str, show_dir: str) -> None:
     folder = str(writable_folder(show_dir, '--show-dir').absolute())
     hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if not isinstance(hook, Mapping):
+    if not isinstance(hook, dict):
         raise UserError(
             "--show-dir needs a visualization hook in the config: add default_hooks.visualization=dict(type='...') of "
             f'{scope}'

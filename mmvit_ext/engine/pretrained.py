@@ -1,9 +1,9 @@
 """What of a checkpoint really reaches the model.
 
-mmengine loads with ``strict=False``: a checkpoint of which nothing fits is reported as one log line and training starts
-from random weights. :class:`LoadObserver` watches the loading itself through PyTorch's load hooks, so it sees what every
-module was given after all renaming and resizing, whoever called: ``init_cfg=dict(type='Pretrained')``, a backbone whose
-``init_weights`` reads the file by itself, ``load_from`` or ``resume``.
+mmengine loads with ``strict=False``: a checkpoint of which nothing fits is reported as one log line and training
+starts from random weights. :class:`LoadObserver` watches the loading itself through PyTorch's load hooks, so it sees
+what every module was given after all renaming and resizing, whoever called: ``init_cfg=dict(type='Pretrained')``, a
+backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``resume``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
