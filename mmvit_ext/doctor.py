@@ -234,7 +234,7 @@ def check_imports(facts: Facts) -> list[Problem]:
         remedy = 'Install it again together with what it needs, or build the environment with make env.'
         if 'libGL' in error or 'libgthread' in error:
             remedy = 'Run pip uninstall -y opencv-python opencv-python-headless, then install opencv-python-headless.'
-        level = NOTE if module in ('mmdet', 'mmpretrain') else FATAL
+        level = WARNING if module in ('mmdet', 'mmpretrain') else FATAL
         problems.append(Problem(level, f'{module} is installed but cannot be imported: {error}.', remedy))
     return problems
 
