@@ -6,6 +6,7 @@ is written.
 
 import argparse
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ from .data_checks import check_datasets
 from .errors import UserError
 from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
 
-__all__ = ['add_common_arguments', 'prepare_test', 'prepare_train', 'run_test', 'run_train', 'writable_folder']
+__all__ = [
+    'add_common_arguments',
+    'discard_pretrained',
+    'prepare_test',
+    'prepare_train',
+    'run_test',
+    'run_train',
+    'writable_folder',
+]
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -284,7 +293,7 @@ def prepare_test(args: argparse.Namespace) -> tuple[Config, str, list[str]]:
         if not cfg.get(key):
             raise UserError(f'{args.config} has no {key}: it is no test config, or lacks a base file')
     cfg.load_from, cfg.resume = args.checkpoint, False
-    _discard_pretrained(cfg.model)
+    discard_pretrained(cfg.model)
     if args.out:
         _check_out(args.out, scope)
     if args.show_dir:
@@ -300,8 +309,12 @@ def prepare_test(args: argparse.Namespace) -> tuple[Config, str, list[str]]:
     return cfg, scope, lines
 
 
-def _discard_pretrained(node: Any) -> None:
-    """Remove pretrained weights from a model config: the checkpoint under test replaces them all."""
+def discard_pretrained(node: Any) -> None:
+    """Remove pretrained weights from a model config, in place, where a checkpoint replaces them all anyway.
+
+    Args:
+        node: The model config or a part of it.
+    """
     if isinstance(node, Mapping):
         config = node.get('init_cfg')
         if isinstance(config, Mapping) and config.get('type') == 'Pretrained':
@@ -309,10 +322,10 @@ def _discard_pretrained(node: Any) -> None:
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None  # type: ignore[index]
         for entry in node.values():
-            _discard_pretrained(entry)
+            discard_pretrained(entry)
     elif isinstance(node, list | tuple):
         for entry in node:
-            _discard_pretrained(entry)
+            discard_pretrained(entry)
 
 
 def _check_out(out: str, scope: str) -> None:
@@ -344,6 +357,8 @@ def _set_show_dir(cfg: Config, scope: str, show_dir: str) -> None:
         hook.update(draw=True)
         visualizer = cfg.setdefault('visualizer', ConfigDict(type='SegLocalVisualizer', name='visualizer'))
         visualizer.save_dir = folder
+        # A visualizer of a known name is not built anew but returned as it was, with its old folder.
+        visualizer.name = f'show_{time.monotonic_ns()}'
         visualizer.setdefault('vis_backends', [ConfigDict(type='LocalVisBackend')])
 
 

@@ -1,0 +1,410 @@
+"""Predicting images one by one: a bad image is reported, the others are done, each result is whole."""
+
+import copy
+import glob
+import os
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from .checkpoint_io import HAS_SAFE_GLOBALS, atomic_path, extract_state_dict, read_checkpoint
+from .config import check_types, iter_dataset_cfgs, load_config, prepare_scope
+from .drawing import draw_overlay, label_image, make_palette
+from .errors import UserError, describe_failure
+from .launch import discard_pretrained, writable_folder
+from .pretrained import check_report, load_weights
+
+__all__ = ['Outcome', 'Predictor', 'collect_images', 'output_names', 'predict_images', 'resolve_device']
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+
+@dataclass
+class Outcome:
+    """What became of the images.
+
+    Args:
+        written: The pictures that were written, in the order of the images.
+        failed: Image and reason of those that could not be predicted.
+        unknown: Traceback of the first failure whose reason is not known.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    unknown: str | None = None
+
+
+# Inputs and outputs
+
+
+def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
+    """The image files that files, folders and patterns name.
+
+    Args:
+        inputs: Files are taken as they are; of a folder, the images in it, sorted; a pattern may hold ``**``.
+
+    Returns:
+        Every file once, in the order given.
+
+    Raises:
+        UserError: An input does not exist, or names no image.
+    """
+    found: dict[str, Path] = {}
+    for entry in inputs:
+        path = Path(entry).expanduser()
+        if path.is_dir():
+            members = sorted(member for member in path.iterdir() if _is_image(member))
+            if not members:
+                raise UserError(
+                    f'there is no image in the folder {path} (looked for {" ".join(SUFFIXES)}): name another '
+                    f'folder, or its subfolders with the pattern "{path}/**/*.jpg"'
+                )
+        elif path.exists():
+            members = [path]
+        elif glob.has_magic(str(entry)):
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            members = [match for match in matches if _is_image(match)]
+            if not members:
+                raise UserError(f'no image matches the pattern {entry}: check it, and write it in quotes')
+        else:
+            raise UserError(f'there is no image or folder {path}: check the path')
+        for member in members:
+            found.setdefault(os.path.realpath(member), member)
+    return list(found.values())
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A name without suffix for each image's results; none is used twice, whatever the case.
+
+    Args:
+        paths: The images.
+
+    Returns:
+        The stem, where that is unique; with the suffix or a number added, where it is not.
+    """
+    count: dict[str, int] = {}
+    for path in paths:
+        count[path.stem.lower()] = count.get(path.stem.lower(), 0) + 1
+    # A stem that is unique keeps its name, also against the made-up names of the others.
+    taken = {stem for stem, number in count.items() if number == 1}
+    names = []
+    for path in paths:
+        name = path.stem
+        if count[name.lower()] > 1:
+            base = name = f'{path.stem}_{path.suffix.lstrip(".")}'
+            number = 2
+            while name.lower() in taken:
+                name, number = f'{base}_{number}', number + 1
+            taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device to run on.
+
+    Args:
+        name: As PyTorch writes it ('cpu', 'cuda', 'cuda:1'); ``None`` takes a GPU if there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device('cuda' if gpus else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device '{name}' is no device: expected cpu, cuda or cuda:0") from error
+    if device.type == 'cuda' and (device.index or 0) >= gpus:
+        available = f'there are {gpus} GPUs, counted from 0' if gpus else 'there is no usable GPU'
+        raise UserError(f"--device '{name}' cannot be used, {available}: choose another or cpu")
+    try:
+        torch.empty(1, device=device)
+    except Exception as error:
+        raise UserError(f"--device '{name}' cannot be used here: choose cpu or cuda") from error
+    return device
+
+
+# The model
+
+
+class Predictor:
+    """A trained model with its test pipeline.
+
+    Args:
+        cfg: The config of the training run.
+        checkpoint: The checkpoint file.
+        device: Where to run, see :func:`resolve_device`.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+
+    Raises:
+        UserError: The config or the checkpoint is wrong, or they do not belong together.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str | Path,
+        device: torch.device | None = None,
+        *,
+        allow_partial: bool = False,
+        trust: bool = False,
+    ) -> None:
+        self.scope = prepare_scope(cfg)
+        init_default_scope(self.scope)
+        check_types(cfg, self.scope)
+        self.device = device or resolve_device(None)
+        # Before PyTorch 2.5 the harmless extras of mmengine's checkpoints can be read with pickle only.
+        content = read_checkpoint(checkpoint, trust=trust or not HAS_SAFE_GLOBALS)
+        state = extract_state_dict(content, checkpoint)
+        self.model = _build_model(cfg)
+        report = load_weights(self.model, state)
+        check_report(
+            report, f'the checkpoint {checkpoint}', 'the model of this config', strict=True, allow_partial=allow_partial
+        )
+        self.model.to(self.device).eval()
+        self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
+        self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
+        self._load, self._transform = _build_pipeline(cfg)
+        self._visualizer = None if self.scope == 'mmseg' else _build_visualizer(cfg, self.classes, self.palette)
+
+    @torch.no_grad()
+    def __call__(self, path: str | Path) -> tuple[np.ndarray, Any]:
+        """Predict an image.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image as the training loader reads it (RGB, turned by its EXIF orientation), and the data sample that
+            the model returns.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        loaded = self._load({'img_path': str(path), 'img_id': 0})
+        image = np.ascontiguousarray(loaded['img'][..., ::-1])
+        packed = self._transform(loaded)
+        if self.scope == 'mmpretrain':
+            data = default_collate([packed])
+        else:
+            data = {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
+        return image, self.model.test_step(data)[0]  # type: ignore[operator]
+
+    def segment(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the classes of an image's pixels.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image (H, W, 3; RGB) and the class index of each of its pixels (H, W).
+
+        Raises:
+            UserError: The file cannot be read, or the model is none for segmentation.
+        """
+        image, sample = self(path)
+        if not hasattr(sample, 'pred_sem_seg'):
+            raise UserError(f'the model of scope {self.scope} does not predict classes of pixels: use an mmseg config')
+        labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        return image, labels.astype(np.int64)
+
+    def draw(self, path: str | Path, opacity: float, legend: bool) -> tuple[Image.Image, Image.Image | None]:
+        """Predict an image and draw the result.
+
+        Args:
+            path: The image file.
+            opacity: Of the class colours, 0 to 1.
+            legend: Whether to list the classes below the picture.
+
+        Returns:
+            The picture, and for segmentation the label map.
+        """
+        if self._visualizer is None:
+            image, labels = self.segment(path)
+            picture = draw_overlay(image, labels, self.classes, self.palette, opacity=opacity, legend=legend)
+            return picture, label_image(labels, self.palette)
+        image, sample = self(path)
+        if self.scope == 'mmpretrain':
+            drawn = self._visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
+        else:
+            self._visualizer.add_datasample('prediction', image, data_sample=sample.cpu(), draw_gt=False)
+            drawn = None
+        return Image.fromarray(drawn if drawn is not None else self._visualizer.get_image()), None
+
+
+def _build_model(cfg: Config) -> nn.Module:
+    config = copy.deepcopy(cfg.model)
+    discard_pretrained(config)
+    config['train_cfg'] = None if cfg.get('default_scope') == 'mmseg' else config.get('train_cfg')
+    if config['train_cfg'] is None and cfg.get('default_scope') != 'mmseg':
+        del config['train_cfg']
+    if 'data_preprocessor' not in config and cfg.get('data_preprocessor'):
+        preprocessor = copy.deepcopy(cfg.data_preprocessor)
+        if cfg.get('default_scope') == 'mmpretrain':
+            preprocessor.setdefault('type', 'ClsDataPreprocessor')
+        config['data_preprocessor'] = preprocessor
+    return revert_sync_batchnorm(MODELS.build(config))
+
+
+def _class_count(model: nn.Module) -> int | None:
+    for name in ('decode_head', 'bbox_head', 'head'):
+        head = getattr(model, name, None)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        if isinstance(getattr(head, 'num_classes', None), int):
+            return int(head.num_classes)  # type: ignore[union-attr, arg-type]
+    return None
+
+
+def _classes_and_palette(
+    cfg: Config, content: Mapping[str, Any], count: int | None
+) -> tuple[list[str], list[Sequence[int]]]:
+    """Names and colours: of the checkpoint, of the config's dataset, or made up, in this order."""
+    meta = content.get('meta') or {}
+    candidates: list[Mapping[str, Any]] = [
+        meta.get('dataset_meta') or {},
+        {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')},
+    ]
+    for split in ('test', 'val', 'train'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, dataset in iter_dataset_cfgs(loader.get('dataset'), split):
+            cls = DATASETS.get(dataset.get('type')) if isinstance(dataset.get('type'), str) else None
+            candidates.append({**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})})
+    for candidate in candidates:
+        classes = candidate.get('classes')
+        if classes and not isinstance(classes, str) and (count is None or len(classes) == count):
+            palette = candidate.get('palette')
+            if not isinstance(palette, list | tuple) or len(palette) < len(classes):  # mmdet also has names of palettes
+                palette = make_palette(len(classes))
+            return list(map(str, classes)), list(palette)[: len(classes)]
+    number = count or 0
+    return [f'class {index}' for index in range(number)], list(make_palette(number))
+
+
+def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
+    """The step that reads the image, and the steps after it."""
+    loader = cfg.get('test_dataloader') or {}
+    datasets = [dataset for _, dataset in iter_dataset_cfgs(loader.get('dataset'), 'test')]
+    steps = copy.deepcopy(datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline'))
+    if not steps:
+        raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
+    steps = [step for step in steps if 'LoadAnnotations' not in _kind(step) and 'LoadSegAnnotations' not in _kind(step)]
+    if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
+        raise UserError(
+            f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, images from "
+            'files cannot be predicted otherwise'
+        )
+    first = {
+        key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')
+    }
+    return Compose([{'type': 'mmvit_ext.LoadImageFromFile', **first}]), Compose(steps[1:])
+
+
+def _kind(step: Mapping[str, Any]) -> str:
+    kind = step.get('type')
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def _build_visualizer(cfg: Config, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Any:
+    config = copy.deepcopy(cfg.get('visualizer'))
+    if not config:
+        raise UserError('the config has no visualizer: it draws the predictions, add it from the default runtime file')
+    config.update(name=f'predict_{id(cfg)}', vis_backends=None)
+    visualizer = VISUALIZERS.build(config)
+    visualizer.dataset_meta = {'classes': tuple(classes), 'palette': [tuple(colour) for colour in palette]}
+    return visualizer
+
+
+# The command
+
+
+def predict_images(
+    config: str | Path,
+    checkpoint: str | Path,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    opacity: float = 0.5,
+    legend: bool = True,
+    save_mask: bool = False,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Predict images and write pictures of the results.
+
+    Args:
+        config: The config of the training run.
+        checkpoint: The checkpoint file.
+        inputs: Images, folders and patterns.
+        out: Folder of the results: ``overlays/NAME.png`` and, with ``save_mask``, ``labels/NAME.png``.
+        opacity: Of the class colours, 0 to 1.
+        legend: Whether to list the classes below each picture.
+        save_mask: Whether to write label maps, whose pixel values are class indices from 0 (segmentation only).
+        device: Where to run, see :func:`resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What was written and what failed. One bad image does not keep the others from being done.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+    """
+    if not 0 <= opacity <= 1:
+        raise UserError(f'--opacity must be 0 to 1, got {opacity}')
+    cfg = load_config(config, cfg_options)
+    paths = collect_images(inputs)
+    folder = writable_folder(out, '--out')
+    chosen = resolve_device(device)
+    if save_mask and cfg.get('default_scope') != 'mmseg':
+        raise UserError(
+            f'--save-mask is for segmentation, {config} is of scope {cfg.get("default_scope")}: leave it out'
+        )
+    predictor = Predictor(cfg, checkpoint, chosen, allow_partial=allow_partial, trust=trust)
+    outcome = Outcome()
+    columns = (TextColumn('predicting'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        for path, name in zip(bar.track(paths), output_names(paths), strict=True):
+            try:
+                picture, labels = predictor.draw(path, opacity, legend)
+                with atomic_path(folder / 'overlays' / f'{name}.png') as file:
+                    picture.save(file)
+                if save_mask and labels is not None:
+                    with atomic_path(folder / 'labels' / f'{name}.png') as file:
+                        labels.save(file)
+            except Exception as error:
+                reason = describe_failure(error)
+                if reason is None:
+                    outcome.unknown = outcome.unknown or traceback.format_exc()
+                    reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+                outcome.failed.append((path, reason))
+            else:
+                outcome.written.append(folder / 'overlays' / f'{name}.png')
+    return outcome
