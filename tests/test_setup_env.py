@@ -289,6 +289,21 @@ def test_interrupted_compilation_stops_the_compiler_and_starts_anew(machine):
     assert machine.setup().state() == 'nothing'
 
 
+def test_interrupt_while_an_old_environment_is_cleared_does_not_make_it_foreign(machine, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    machine.run()
+    machine.constraints.write_text(PINS + 'numpy==2.2.6\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(setup_env.shutil, 'rmtree', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            machine.run()
+    assert machine.setup().state() == 'everything'
+    machine.run()
+    assert machine.setup().state() == 'nothing'
+
+
 def test_killed_compilation_is_cleaned_up_by_the_next_setup(machine):
     machine.run()
     house = machine.house

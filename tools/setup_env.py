@@ -714,11 +714,14 @@ class Setup:
 
     def make_venv(self, facts: PythonFacts, environ: Dict[str, str]) -> None:
         def action() -> None:
-            if self.venv.exists():
-                shutil.rmtree(str(self.venv))
-            self.venv.mkdir()
-            # before anything else is in the folder: whatever happens now, the next run knows it may delete it
+            self.venv.mkdir(exist_ok=True)
+            # the stamp comes first and stays: whenever this ends, the next run knows that it may clear the folder
             write_stamp(self.venv, {'made by': 'tools/setup_env.py', 'state': 'unfinished'})
+            for entry in self.venv.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(str(entry))
+                elif entry.name != STAMP_NAME:
+                    entry.unlink()
             self.runner.run([facts.executable, '-m', 'venv', str(self.venv)], environ)
 
         self.step(f'virtual environment {self.venv.name}', action)
