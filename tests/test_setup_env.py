@@ -443,7 +443,7 @@ def test_shipped_constraints_pin_one_family_and_one_opencv(stack, expected):
     ('gpus', 'nvcc', 'cuda', 'kind', 'note'),
     [
         ('', 'release 13.0, V13.0.88', (13, 0), 'cpu', 'no NVIDIA GPU'),
-        ('GPU 0: X', '', (13, 0), 'cpu', 'nvcc is not on the path'),
+        ('GPU 0: X', '', (13, 0), 'cpu', 'no nvcc was found'),
         ('GPU 0: X', 'release 12.4, V12.4.1', (13, 0), 'cpu', 'nvcc is of CUDA 12.4'),
         ('GPU 0: X', 'release 13.0, V13.0.88', None, 'cpu', 'no CUDA'),
         ('GPU 0: X', 'release 13.2, V13.2.1', (13, 0), 'cu130-sm90', 'are present'),
@@ -453,6 +453,16 @@ def test_cuda_build_needs_a_gpu_and_the_compiler_that_fits_torch(gpus, nvcc, cud
     build = setup_env.choose_build(gpus, '9.0\n9.0\n', nvcc, cuda)
     assert build.kind == kind
     assert note in build.note
+
+
+def test_nvcc_is_looked_for_where_torch_looks_for_it(tmp_path):
+    nvcc = tmp_path / 'bin' / 'nvcc'
+    nvcc.parent.mkdir()
+    nvcc.touch(mode=0o755)
+    path = {'PATH': str(nvcc.parent)}
+    assert setup_env.find_nvcc({'CUDA_HOME': '/cuda', **path}) == '/cuda/bin/nvcc'
+    assert setup_env.find_nvcc(path) == str(nvcc)
+    assert setup_env.find_nvcc({'PATH': ''}, usual='/usr/local/cuda') == '/usr/local/cuda/bin/nvcc'
 
 
 def test_gpu_generations_are_part_of_the_key():

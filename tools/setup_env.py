@@ -262,7 +262,7 @@ def choose_build(gpus: str, capabilities: str, nvcc: str, cuda: Optional[Tuple[i
         return Build('cpu', 'no NVIDIA GPU answers')
     match = re.search(r'release (\d+)\.(\d+)', nvcc)
     if match is None:
-        return Build('cpu', 'an NVIDIA GPU is present but nvcc is not on the path')
+        return Build('cpu', 'an NVIDIA GPU is present but no nvcc was found')
     compiler = int(match.group(1)), int(match.group(2))
     if cuda is None or compiler[0] != cuda[0]:
         wanted = f'CUDA {dotted(cuda)}' if cuda else 'no CUDA'
@@ -273,11 +273,19 @@ def choose_build(gpus: str, capabilities: str, nvcc: str, cuda: Optional[Tuple[i
     return Build(f'cu{cuda[0]}{cuda[1]}{arch}', 'an NVIDIA GPU and nvcc are present')
 
 
+def find_nvcc(environ: Dict[str, str], usual: str = '/usr/local/cuda') -> str:
+    """The CUDA compiler that torch's build rules will call: the one of CUDA_HOME, on the path, or in the usual place."""
+    home = environ.get('CUDA_HOME') or environ.get('CUDA_PATH')
+    if home:
+        return os.path.join(home, 'bin', 'nvcc')
+    return shutil.which('nvcc', path=environ.get('PATH')) or os.path.join(usual, 'bin', 'nvcc')
+
+
 def machine_build(versions: Dict[str, str]) -> Build:
     """:func:`choose_build` for this machine."""
     gpus = output_of(['nvidia-smi', '-L'])
     capabilities = output_of(['nvidia-smi', '--query-gpu=compute_cap', '--format=csv,noheader']) if gpus else ''
-    return choose_build(gpus, capabilities, output_of(['nvcc', '--version']), torch_cuda(versions))
+    return choose_build(gpus, capabilities, output_of([find_nvcc(dict(os.environ)), '--version']), torch_cuda(versions))
 
 
 def wheel_key(stack: Stack, versions: Dict[str, str], build: Build, python: PythonFacts) -> str:
