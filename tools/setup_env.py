@@ -274,7 +274,7 @@ def choose_build(gpus: str, capabilities: str, nvcc: str, cuda: Optional[Tuple[i
 
 
 def find_nvcc(environ: Dict[str, str], usual: str = '/usr/local/cuda') -> str:
-    """The CUDA compiler that torch's build rules will call: the one of CUDA_HOME, on the path, or in the usual place."""
+    """The CUDA compiler that torch will call: that of CUDA_HOME, the one on the path, or the usual one."""
     home = environ.get('CUDA_HOME') or environ.get('CUDA_PATH')
     if home:
         return os.path.join(home, 'bin', 'nvcc')
