@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvit_ext.datasets.mini import DATA_ROOTS, MINI_CLASSES, MiniDatasetError, catalog, make_mini_dataset, writer
+from mmvit_ext.datasets.mini import (
+    DATA_ROOTS,
+    MINI_CLASSES,
+    MiniDatasetError,
+    catalog,
+    make_mini_dataset,
+    shapes,
+    writer,
+)
 from mmvit_ext.datasets.mini.command import main
 from mmvit_ext.datasets.mini.masks import bounding_box, encode_mask, outline_rings, run_lengths
 from mmvit_ext.datasets.mini.scene import OTHER, draw_portrait, draw_scene
@@ -166,6 +174,31 @@ def test_scenes_have_occlusion_several_scales_and_holes(scenes):
     assert holes > 3
     assert min(heights) < 0.3
     assert max(heights) > 0.6
+
+
+def test_a_thin_line_is_as_wide_as_asked_and_bends_with_its_points():
+    line = tuple(shapes._stroke([(2, 3), (2, 15), (14, 15)], 2))
+    inside = coverage(line, 20, 20) >= 128
+    assert inside[4:15, 1:3].all()
+    assert inside[14:16, 3:14].all()
+    assert not inside[:13, 4:].any()
+    assert inside[8].sum() == 2
+
+
+def test_the_first_thing_is_whole_and_no_thing_is_hidden_too_far(scenes):
+    names = [cls.name for cls in MINI_CLASSES.values() if cls.is_thing]
+    least = 1.0
+    for number, scene in enumerate(scenes):
+        things = [(index, outline) for index, outline in scene.layers if index > 4]
+        # The front is painted last; its class follows from the number of the scene.
+        assert things[-1][0] == MINI_CLASSES[names[number % 4]].index
+        shares = []
+        for (index, outline), instance in zip(things, scene.instances, strict=True):
+            assert index == instance.cls.index
+            shares.append(instance.mask.sum() / (coverage(outline, *scene.labels.shape) >= 128).sum())
+        assert shares[-1] == 1
+        least = min(least, *shares)
+    assert 0.45 <= least < 0.9
 
 
 def test_a_portrait_shows_one_whole_thing(photos):

@@ -27,7 +27,7 @@ TINTS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     'brick.png': ((135, 85, 65), (215, 140, 110)),
     'grass.png': ((75, 115, 40), (135, 165, 80)),
     'gravel.png': ((110, 108, 100), (150, 142, 140)),
-    'moon.png': ((150, 150, 155), (225, 225, 230)),
+    'moon.png': ((175, 180, 190), (230, 235, 245)),
 }
 #: Share of a photograph's height that fills the picture's height, (least, most). Things and 'other' show most of it.
 ZOOM = {'rocket.jpg': (0.5, 1.0), 'brick.png': (0.5, 1.0), 'grass.png': (0.35, 0.75), 'gravel.png': (0.35, 0.75)}
@@ -247,7 +247,7 @@ def draw_scene(photos: Mapping[str, Image.Image], index: int, size: tuple[int, i
     wanted = [THINGS[index % len(THINGS)], *rng.choice(np.array(THINGS, dtype=object), int(rng.integers(1, 4)))]
     # From the front to the back: the first thing is hidden by nothing, each later one must stay visible enough.
     for number, cls in enumerate(wanted):
-        tall = height * math.exp(rng.uniform(math.log(0.3 if number == 0 else 0.18), math.log(0.7)))
+        tall = height * math.exp(rng.uniform(math.log(0.35 if number == 0 else 0.2), math.log(0.8)))
         for _ in range(8):
             outline = _thing(cls, height, width, tall, level, rng)
             cover = coverage(outline, height, width)

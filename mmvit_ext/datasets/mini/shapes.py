@@ -61,10 +61,10 @@ def _mirrored(part: Part, axis: float, *, horizontally: bool) -> Part:
 def _airplane(rng: np.random.Generator) -> Outline:
     """A plane from below: a slender hull with swept wings and fins; concave."""
     sweep = rng.uniform(0.25, 0.45)
-    wing = _add((0.95, 0.5), (0.95 - sweep, 0.0), (0.78 - sweep, 0.0), (0.55, 0.5))
+    wing = _add((1.02, 0.5), (0.95 - sweep, 0.0), (0.74 - sweep, 0.0), (0.52, 0.5))
     fin = _add((0.26, 0.5), (0.1, 0.2), (0.0, 0.2), (0.08, 0.5))
     halves = [wing, _mirrored(wing, 0.5, horizontally=False), fin, _mirrored(fin, 0.5, horizontally=False)]
-    return (_ellipse(0.74, 0.5, 0.7, rng.uniform(0.09, 0.12)), *halves)
+    return (_ellipse(0.74, 0.5, 0.7, rng.uniform(0.1, 0.14)), *halves)
 
 
 def _cat(rng: np.random.Generator) -> Outline:
@@ -101,7 +101,7 @@ def _cup(rng: np.random.Generator) -> Outline:
 
 def _motorcycle(rng: np.random.Generator) -> Outline:
     """A motorcycle from the side: two wheels with holes, a body between them, a thin fork and handlebar."""
-    radius, tyre = rng.uniform(0.25, 0.28), rng.uniform(0.085, 0.11)
+    radius, tyre = rng.uniform(0.27, 0.3), rng.uniform(0.12, 0.15)
     back, front, axle = 0.27, 1.23, 1 - 0.28
     upper = [(0.05, 0.36), (0.4, 0.28), (0.72, 0.3), (0.98, 0.2), (1.06, 0.34)]
     body = _add(*upper, (0.92, 0.52), (0.88, 0.8), (0.55, 0.82), (0.42, 0.5))
@@ -109,8 +109,8 @@ def _motorcycle(rng: np.random.Generator) -> Outline:
         *(_ellipse(x, axle, radius, radius) for x in (back, front)),
         *(_ellipse(x, axle, radius - tyre, radius - tyre, adds=False) for x in (back, front)),
         body,
-        *_stroke([(back, axle), (0.6, 0.7)], 0.075),
-        *_stroke([(front, axle), (1.0, 0.22), (0.94, 0.06), (0.8, 0.04)], 0.075),
+        *_stroke([(back, axle), (0.6, 0.7)], 0.1),
+        *_stroke([(front, axle), (1.0, 0.22), (0.94, 0.06), (0.8, 0.04)], 0.09),
         _ellipse(1.07, 0.22, 0.08, 0.08),
     )
 
