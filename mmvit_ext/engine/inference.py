@@ -313,8 +313,8 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
     steps = [step for step in steps if 'LoadAnnotations' not in _kind(step) and 'LoadSegAnnotations' not in _kind(step)]
     if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
         raise UserError(
-            f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, images from "
-            'files cannot be predicted otherwise'
+            f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, "
+            'images from files cannot be predicted otherwise'
         )
     first = {
         key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')

@@ -191,7 +191,7 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
     """
     cfg, scope = _prepare(args)
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if not cfg.get(key):
+        if cfg.get(key) is None:  # an empty section, as in mmpretrain, is a complete one
             raise UserError(f'{args.config} has no {key}: it is no training config, or lacks a base file')
     _set_resume(cfg, args.resume)
     if args.seed is not None:
@@ -206,7 +206,7 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
             )
         cfg.auto_scale_lr.enable = True
     _set_precision(cfg, args.amp)
-    splits = ['train'] + (['val'] if cfg.get('val_cfg') else [])
+    splits = ['train'] + (['val'] if cfg.get('val_cfg') is not None else [])
     return cfg, _check(cfg, scope, splits)
 
 
@@ -290,7 +290,7 @@ def prepare_test(args: argparse.Namespace) -> tuple[Config, str, list[str]]:
     """
     cfg, scope = _prepare(args)
     for key in ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'):
-        if not cfg.get(key):
+        if cfg.get(key) is None:
             raise UserError(f'{args.config} has no {key}: it is no test config, or lacks a base file')
     cfg.load_from, cfg.resume = args.checkpoint, False
     discard_pretrained(cfg.model)

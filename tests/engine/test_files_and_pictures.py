@@ -1,0 +1,130 @@
+"""Checkpoint files, atomic writing, overlays, legends and names of results."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmvit_ext.engine.amp import CPUAmpOptimWrapper
+from mmvit_ext.engine.checkpoint_io import atomic_path, check_checkpoint_file, extract_state_dict, read_checkpoint
+from mmvit_ext.engine.drawing import draw_overlay, label_image, make_palette
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.inference import collect_images, output_names
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / 'folder' / 'result.txt'
+    with atomic_path(target) as file:
+        file.write_text('whole')
+        assert not target.exists()
+    assert target.read_text() == 'whole'
+    with pytest.raises(RuntimeError, match='half way'), atomic_path(target) as file:
+        file.write_text('ha')
+        raise RuntimeError('half way')
+    assert target.read_text() == 'whole'
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_cut_off_checkpoint_is_found_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / 'a.pth'
+    torch.save({'a': torch.zeros(1000)}, path)
+    check_checkpoint_file(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r'a\.pth is cut off'):
+        check_checkpoint_file(path)
+
+
+def test_a_checkpoint_of_the_old_format_is_accepted(tmp_path: Path) -> None:
+    torch.save({'a': torch.arange(3)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    assert torch.equal(read_checkpoint(tmp_path / 'a.pth')['a'], torch.arange(3))
+
+
+def test_an_address_is_not_looked_for_on_the_disk() -> None:
+    check_checkpoint_file('https://example.org/a.pth')
+
+
+def test_parameters_are_found_in_their_wrappings(tmp_path: Path) -> None:
+    tensor = torch.zeros(1)
+    for content in ({'a': tensor}, {'state_dict': {'module.a': tensor}}, {'model': {'a': tensor}, 'epoch': 1}):
+        assert list(extract_state_dict(content, 'x.pth')) == ['a']
+    with pytest.raises(UserError, match=r'x\.pth holds no parameters'):
+        extract_state_dict({'epoch': 1}, 'x.pth')
+
+
+def test_an_overlay_mixes_image_and_colour_by_the_opacity() -> None:
+    image = np.full((2, 3, 3), 100, np.uint8)
+    labels = np.array([[0, 1, 255], [0, 1, 7]])
+    palette = [(200, 0, 0), (0, 200, 0)]
+    painted = np.array(draw_overlay(image, labels, ['a', 'b'], palette, opacity=0.25, legend=False))
+    assert painted[0, 0].tolist() == [125, 75, 75]
+    assert painted[1, 1].tolist() == [75, 125, 75]
+    assert painted[0, 2].tolist() == painted[1, 2].tolist() == [100, 100, 100]
+
+
+def test_the_legend_lists_present_classes_only_and_leaves_the_picture_alone() -> None:
+    image = np.zeros((50, 400, 3), np.uint8)
+    labels = np.zeros((50, 400), np.int64)
+    labels[:, 300:] = 2
+    palette = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    plain = np.array(draw_overlay(image, labels, ['wall', 'floor', 'sky'], palette, legend=False))
+    picture = np.array(draw_overlay(image, labels, ['wall', 'floor', 'sky'], palette))
+    assert np.array_equal(picture[:50, :400], plain)
+    below = picture[50:].reshape(-1, 3)
+    counts = {colour: int((below == colour).all(axis=1).sum()) for colour in palette}
+    assert counts[palette[0]] > 50
+    assert counts[palette[2]] > 50
+    assert counts[palette[1]] == 0
+
+
+def test_a_legend_wider_than_the_image_widens_the_picture() -> None:
+    image = np.zeros((20, 10, 3), np.uint8)
+    picture = draw_overlay(image, np.zeros((20, 10), np.int64), ['a class with a long name'], [(255, 0, 0)])
+    assert picture.width > 100
+    assert np.array(picture)[:20, 10:].min() == 255
+
+
+@pytest.mark.parametrize('count', [3, 300])
+def test_label_pictures_keep_class_indices(count: int, tmp_path: Path) -> None:
+    labels = np.arange(count).reshape(3, -1)
+    label_image(labels, make_palette(count)).save(tmp_path / 'a.png')
+    assert np.array_equal(np.array(Image.open(tmp_path / 'a.png')), labels)
+
+
+def test_made_up_colours_differ() -> None:
+    assert len(set(make_palette(150))) == 150
+
+
+def test_names_of_results_are_unique_and_stay_short_where_they_can() -> None:
+    paths = [Path(name) for name in ('x/a.jpg', 'y/a.jpg', 'x/A.png', 'x/b.jpg', 'x/a_jpg.bmp')]
+    names = output_names(paths)
+    assert len({name.lower() for name in names}) == len(paths)
+    assert names[3] == 'b'
+    assert names[4] == 'a_jpg'
+
+
+def test_an_image_named_twice_is_predicted_once(tmp_path: Path) -> None:
+    for name in ('b.jpg', 'a.PNG', '.hidden.jpg', 'c.txt'):
+        (tmp_path / name).write_bytes(b'')
+    assert [path.name for path in collect_images([tmp_path, tmp_path / 'b.jpg', f'{tmp_path}/*.jpg'])] == [
+        'a.PNG',
+        'b.jpg',
+    ]
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / 'a[1].jpg').write_bytes(b'')
+    assert [path.name for path in collect_images([tmp_path / 'a[1].jpg'])] == ['a[1].jpg']
+
+
+def test_cpu_amp_computes_in_bfloat16_and_keeps_float32_weights() -> None:
+    model = torch.nn.Linear(4, 4)
+    wrapper = CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    before = model.weight.detach().clone()
+    with wrapper.optim_context(model):
+        output = model(torch.ones(1, 4))
+    assert output.dtype == torch.bfloat16
+    wrapper.update_params(output.float().sum())
+    assert model.weight.dtype == torch.float32
+    assert not torch.equal(model.weight, before)

@@ -1,0 +1,74 @@
+"""What only a process of its own can show: exit codes, an interrupt, two processes that train together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Config = Callable[..., str]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'PYTHON': sys.executable}
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), 'absent.py']
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith('train: error: there is no config file absent.py')
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_training_with_130_and_no_traceback(make_config: Config, tmp_path: Path) -> None:
+    config = make_config(
+        'train_cfg["max_iters"] = 100000',
+        'train_cfg["val_interval"] = 100000',
+        'train_dataloader["num_workers"] = 1',
+        'default_hooks["checkpoint"]["interval"] = 100000',
+    )
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), config, '--work-dir', 'runs']
+    with (tmp_path / 'output.txt').open('w+') as output:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while 'Iter(train) [' not in (tmp_path / 'output.txt').read_text() and time.monotonic() < deadline:
+                assert process.poll() is None
+                time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
+            assert process.wait(timeout=60) == 130
+        finally:
+            if process.poll() is None:
+                process.kill()
+    text = (tmp_path / 'output.txt').read_text()
+    assert 'train: interrupted' in text
+    assert 'Traceback' not in text
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(make_config: Config, tmp_path: Path) -> None:
+    config = make_config()
+    command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), config, '2', '--work-dir', 'runs', '--amp']
+    env = {**environment(), 'PORT': str(20000 + os.getpid() % 20000), 'CUDA_VISIBLE_DEVICES': ''}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    output = done.stdout + done.stderr
+    assert 'total batch size 4 = 2 processes x 2 images x 1 accumulated' in output
+    assert (tmp_path / 'runs' / 'iter_2.pth').is_file()
+
+
+def test_the_launchers_explain_their_arguments() -> None:
+    for name in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh'):
+        command = ['bash', str(ROOT / 'tools' / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith('usage:')
