@@ -546,9 +546,9 @@ def test_a_wrong_argument_ends_in_one_sentence_and_exit_code_2(tmp_path, capsys,
     except SystemExit as stop:  # argparse ends the process itself
         code = stop.code
     assert code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1
-    assert expected in lines[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ')
+    assert expected in line
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 

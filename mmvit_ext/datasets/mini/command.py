@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,23 +67,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     columns = (TextColumn('Drawing'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task('', total=None)
+    with ExitStack() as stack:
+        bar = Progress(*columns, console=Console(stderr=True))
+        task = bar.add_task('', total=None)
+
+        def show(done: int, total: int) -> None:
+            # The bar appears with the first picture, so that a refusal stands alone.
+            if done == 1:
+                stack.enter_context(bar)
+            bar.update(task, completed=done, total=total)
+
+        try:
             out = make_mini_dataset(
                 arguments.out,
                 images=arguments.images,
                 size=arguments.size,
                 seed=arguments.seed,
                 force=arguments.force,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show,
             )
-    except MiniDatasetError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return WRONG_USE
-    except KeyboardInterrupt:
-        print(f'Interrupted; {arguments.out} is as it was before.', file=sys.stderr)
-        return INTERRUPTED
+        except MiniDatasetError as error:
+            stack.close()
+            print(f'error: {error}', file=sys.stderr)
+            return WRONG_USE
+        except KeyboardInterrupt:
+            stack.close()
+            print(f'Interrupted; {arguments.out} is as it was before.', file=sys.stderr)
+            return INTERRUPTED
     print(f'Mini dataset written to {out}. The data_root of each dataset:')
     for dataset, root in DATA_ROOTS.items():
         print(f'  {dataset:<15} {out / root}')
