@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--images',
         type=int,
-        default=160,
+        default=240,
         metavar='N',
         help='training pictures; a quarter more for validation (%(default)s)',
     )

@@ -261,7 +261,7 @@ def _move_into_place(built: Path, out: Path) -> None:
 def make_mini_dataset(
     out: str | os.PathLike[str],
     *,
-    images: int = 160,
+    images: int = 240,
     size: tuple[int, int] = (150, 200),
     seed: int = 0,
     force: bool = False,
