@@ -19,15 +19,16 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from mmcv.cnn import build_norm_layer
+from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
-from mmcv.cnn.bricks.transformer import FFN, PatchEmbed
+from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.registry import MODELS
 
@@ -47,6 +48,34 @@ class ViTAttention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         return self.drop_path(self.proj_drop(self.attn(x, memory)))
+
+
+class ViTFeedForward(nn.Module):
+    """FFN of one layer, with dropout and stochastic depth of its output, in the parameter names of mmcv's ``FFN``."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_channels: int,
+        *,
+        num_fcs: int,
+        act_cfg: Mapping[str, Any],
+        dropout: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        if num_fcs < 2:
+            raise ValueError(f'num_fcs must be at least 2, got {num_fcs}')
+        widths = [embed_dims] + [hidden_channels] * (num_fcs - 1)
+        hidden = (
+            nn.Sequential(Linear(before, after), build_activation_layer(dict(act_cfg)), nn.Dropout(dropout))
+            for before, after in zip(widths, widths[1:])
+        )
+        self.layers = nn.Sequential(*hidden, Linear(hidden_channels, embed_dims), nn.Dropout(dropout))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop_path(self.layers(x))
 
 
 class ViTLayer(BaseModule):
@@ -92,13 +121,13 @@ class ViTLayer(BaseModule):
         )
         self.norm2_name, norm2 = build_norm_layer(dict(norm_cfg), embed_dims, postfix=2)
         self.add_module(self.norm2_name, norm2)
-        self.ffn = FFN(
+        self.ffn = ViTFeedForward(
             embed_dims,
             feedforward_channels,
             num_fcs=num_fcs,
-            act_cfg=dict(act_cfg),
-            ffn_drop=drop_rate,
-            dropout_layer={'type': 'DropPath', 'drop_prob': drop_path_rate},
+            act_cfg=act_cfg,
+            dropout=drop_rate,
+            drop_path=drop_path_rate,
         )
 
     @property
@@ -112,7 +141,7 @@ class ViTLayer(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
         x = x + self.attn(self.norm1(x))
-        return self.ffn(self.norm2(x), identity=x)
+        return x + self.ffn(self.norm2(x))
 
 
 @MODELS.register_module()

@@ -24,6 +24,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
+from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.mask_ops import fuse_masks
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
@@ -40,7 +41,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, embed_dims: int, dropout: float) -> None:
         hidden = FFN_RATIO * embed_dims
         super().__init__(
-            nn.Linear(embed_dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, embed_dims)
+            Linear(embed_dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), Linear(hidden, embed_dims)
         )
 
 
@@ -89,7 +90,7 @@ class ATMStage(nn.Module):
         super().__init__()
         if not project and in_channels != embed_dims:
             raise ValueError(f'without a projection in_channels must be channels={embed_dims}, got {in_channels}')
-        self.proj = nn.Linear(in_channels, embed_dims) if project else nn.Identity()
+        self.proj = Linear(in_channels, embed_dims) if project else nn.Identity()
         self.norm = nn.LayerNorm(embed_dims) if project else nn.Identity()
         self.layers = nn.ModuleList(ATMDecoderLayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
 
@@ -217,7 +218,7 @@ class ATMHead(BaseDecodeHead):
             ATMStage(width, channels, num_heads, num_layers, dropout_ratio, use_projection)
             for width in reversed(in_channels)
         )
-        self.class_embed = nn.Linear(channels, num_classes + 1)
+        self.class_embed = Linear(channels, num_classes + 1)
 
     def init_weights(self) -> None:
         """Truncated normal (0.02) for linear layers, unless ``init_cfg`` says otherwise."""

@@ -16,6 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmvit_ext.models.layers.linear import linear
+
 __all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
 
 FOCAL_ALPHA = 0.25
@@ -60,7 +62,7 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
 
     Returns:
         ``(B, K, H, W)``, between 0 and Q. Differentiable; without gradients it is built in row strips, so that no
-        image-sized map of the queries exists.
+        image-sized map of the queries exists, and lies in memory with the classes last.
     """
     H, W = size
     B, Q, h, w = masks.shape
@@ -68,24 +70,20 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
         full = F.interpolate(masks, size=size, mode='bilinear', align_corners=False).sigmoid()
         return torch.matmul(probabilities.transpose(1, 2), full.flatten(2)).unflatten(2, size)
     rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
-    wide = torch.matmul(masks, columns.T)  # (B, Q, h, W)
+    # Queries last in memory: upsampling rows and mixing queries are then plain matrix products on whole strips.
+    wide = torch.matmul(columns, masks.permute(0, 2, 3, 1))  # (B, h, W, Q)
     weights = probabilities.transpose(1, 2).to(masks.dtype)  # (B, K, Q)
-    out = masks.new_empty(B, weights.shape[1], H * W)
-    step = max(1, 2 * chunk_elements(masks.device) // (Q * W))
-    for image in range(B):
-        for start in range(0, H, step):
-            strip = rows[start : start + step]
-            first, last = _nonzero_range(strip)
-            piece = torch.matmul(strip[:, first:last], wide[image, :, first:last]).sigmoid_()  # (Q, r, W)
-            target = out[image, :, start * W : (start + strip.shape[0]) * W]
-            torch.mm(weights[image], piece.flatten(1), out=target)
-    return out.unflatten(2, size)
-
-
-def _nonzero_range(strip: Tensor) -> tuple[int, int]:
-    """First and last + 1 column of a strip of an interpolation matrix that hold anything but zeros."""
-    used = strip.ne(0).any(0).nonzero()
-    return int(used[0]), int(used[-1]) + 1
+    out = masks.new_empty(B, H, W, weights.shape[1])
+    step = min(H, max(1, 4 * chunk_elements(masks.device) // (Q * W)))
+    for start in range(0, H, step):
+        stop = min(start + step, H)
+        # Rows of the masks that these output rows lie between.
+        first, last = max(0, int((start + 0.5) * h / H - 0.5)), min(h, int((stop - 0.5) * h / H - 0.5) + 2)
+        strip = rows[start:stop, first:last]
+        for image in range(B):
+            piece = torch.mm(strip, wide[image, first:last].flatten(1)).sigmoid_()  # (r, W Q)
+            out[image, start:stop] = linear(piece.view(stop - start, W, Q), weights[image])
+    return out.permute(0, 3, 1, 2)
 
 
 def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:

@@ -93,20 +93,13 @@ class ATMLoss(nn.Module):
         num_classes = stages[-1].logits.shape[1]
         image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
         num_masks = self._num_masks(image_index)
+        focal, dice = self._mask_losses(stages, label, image_index, class_index, ignore_index)
         losses: dict[str, Tensor] = {}
         for index, stage in enumerate(stages):
             suffix = '' if index == len(stages) - 1 else f'_{index}'
             losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present)
-            with torch.autocast(label.device.type, enabled=False):
-                focal, dice = mask_losses(
-                    _at_least_float32(stage.masks[image_index, class_index])[None],
-                    label,
-                    image_index,
-                    class_index,
-                    None if self.ignore_as_negative else ignore_index,
-                )
-            losses[f'loss_mask{suffix}'] = self.mask_weight * focal[0] / num_masks
-            losses[f'loss_dice{suffix}'] = self.dice_weight * dice[0] / num_masks
+            losses[f'loss_mask{suffix}'] = self.mask_weight * focal[index] / num_masks
+            losses[f'loss_dice{suffix}'] = self.dice_weight * dice[index] / num_masks
         losses['acc_seg'] = self._accuracy(stages[-1], label, ignore_index)
         return losses
 
@@ -131,6 +124,20 @@ class ATMLoss(nn.Module):
         count = torch.tensor(float(image_index.numel()), device=image_index.device)
         all_reduce(count)
         return (count / get_world_size()).clamp(min=1)
+
+    def _mask_losses(
+        self, stages: Sequence[StageOutput], label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int
+    ) -> tuple[Tensor, Tensor]:
+        """Focal and dice loss of every stage, summed over its matched masks, ``(S,)`` each."""
+        matched = torch.stack([stage.masks[image_index, class_index] for stage in stages])
+        with torch.autocast(label.device.type, enabled=False):
+            return mask_losses(
+                _at_least_float32(matched),
+                label,
+                image_index,
+                class_index,
+                None if self.ignore_as_negative else ignore_index,
+            )
 
     def _classification_loss(self, logits: Tensor, present: Tensor) -> Tensor:
         num_classes = logits.shape[1]

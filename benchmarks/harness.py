@@ -1,0 +1,202 @@
+"""Times two implementations of the same step side by side and says how far each is from the machine's limit.
+
+Both run in one process, in turn, so that a machine whose speed drifts treats them alike; the median of the repeats is
+reported. Memory is the peak of a step beyond what was allocated before it (weights, inputs). The limit of a step is
+the number of floating-point operations it performs over the rate that a square float32 matrix product reaches in the
+same process. On a CPU that rate is the one of ``torch.matmul``; convolutions use another library, which can be quicker,
+so a share above 100 % is possible and the rate of a 1x1 convolution is printed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+Step = Callable[[], object]
+
+GEMM_EDGE = 2048
+
+
+@dataclass
+class Measurement:
+    """Figures of one implementation of one case."""
+
+    case: str
+    side: str
+    seconds: float
+    peak_bytes: int
+    flops: int
+    gemm_share: float
+
+
+@dataclass
+class Goal:
+    """What a ratio ours / reference has to stay under."""
+
+    case: str
+    figure: str
+    limit: float
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's work."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(step: Step, device: torch.device) -> float:
+    """Wall-clock seconds of one call."""
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def gemm_rate(device: torch.device, repeats: int = 7) -> float:
+    """Floating-point operations per second of a square float32 matrix product, median of the repeats."""
+    a = torch.randn(GEMM_EDGE, GEMM_EDGE, device=device)
+    b = torch.randn(GEMM_EDGE, GEMM_EDGE, device=device)
+    times = [seconds_of(lambda: a @ b, device) for _ in range(repeats + 2)][2:]
+    return 2 * GEMM_EDGE**3 / statistics.median(times)
+
+
+def convolution_rate(device: torch.device, repeats: int = 7) -> float:
+    """The same product as a 1x1 convolution, which takes another library's kernels on a CPU."""
+    image = torch.randn(1, GEMM_EDGE, GEMM_EDGE // 32, 32, device=device).to(memory_format=torch.channels_last)
+    weight = torch.randn(GEMM_EDGE, GEMM_EDGE, 1, 1, device=device)
+    convolve = torch.nn.functional.conv2d
+    times = [seconds_of(lambda: convolve(image, weight), device) for _ in range(repeats + 2)][2:]
+    return 2 * GEMM_EDGE**3 / statistics.median(times)
+
+
+def peak_bytes(step: Step, device: torch.device) -> int:
+    """Highest number of bytes that a call has allocated at one time, beyond what was allocated before it."""
+    if device.type == 'cuda':
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
+    current = peak = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        current += event.nbytes()
+        peak = max(peak, current)
+    return peak
+
+
+def flops_of(step: Step) -> int:
+    """Floating-point operations (two per multiply-add) of the matrix products and convolutions of a call."""
+    aten = torch.ops.aten
+
+    def product_into(a_shape: Sequence[int], b_shape: Sequence[int], **_: object) -> int:
+        return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+
+    counter = FlopCounterMode(display=False, custom_mapping={aten.mm.out: product_into})
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    return counter.get_total_flops()
+
+
+def compare(case: str, ours: Step, reference: Step, device: torch.device, repeats: int) -> list[Measurement]:
+    """Measure both sides of a case, alternating between them."""
+    sides = {'ours': ours, 'reference': reference}
+    for step in sides.values():
+        step()
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in track(range(repeats), description=case, transient=True):
+        for side, step in sides.items():
+            times[side].append(seconds_of(step, device))
+    rate = gemm_rate(device)
+    rows = []
+    for side, step in sides.items():
+        seconds, flops = statistics.median(times[side]), flops_of(step)
+        rows.append(Measurement(case, side, seconds, peak_bytes(step, device), flops, flops / rate / seconds))
+    return rows
+
+
+def report(
+    title: str, rows: Sequence[Measurement], goals: Sequence[Goal], device: torch.device, json_path: Path | None
+) -> bool:
+    """Print the table, write the JSON if asked for, and tell whether every goal is met."""
+    table = Table(title=title)
+    for name in ('case', 'side', 'time', 'peak memory', 'GFLOP', 'share of GEMM rate', 'time ratio', 'memory ratio'):
+        table.add_column(name, justify='left' if name in ('case', 'side') else 'right')
+    ratios: dict[tuple[str, str], float] = {}
+    for ours, reference in zip(rows[::2], rows[1::2]):
+        ratios[ours.case, 'time'] = ours.seconds / reference.seconds
+        ratios[ours.case, 'memory'] = ours.peak_bytes / reference.peak_bytes
+        for row in (ours, reference):
+            mine = row is ours
+            table.add_row(
+                row.case if mine else '',
+                row.side,
+                f'{row.seconds * 1e3:.1f} ms',
+                f'{row.peak_bytes / 2**20:.0f} MiB',
+                f'{row.flops / 1e9:.1f}',
+                f'{row.gemm_share:.0%}',
+                f'{ratios[row.case, "time"]:.2f} ({1 / ratios[row.case, "time"]:.2f}x faster)' if mine else '',
+                f'{ratios[row.case, "memory"]:.3f}' if mine else '',
+            )
+    console = Console(width=150)
+    console.print(table)
+    machine = describe_machine(device)
+    console.print(', '.join(f'{key}: {value}' for key, value in machine.items()))
+    met = True
+    for goal in goals:
+        ratio = ratios[goal.case, goal.figure]
+        reached = ratio <= goal.limit
+        met &= reached
+        console.print(
+            f'{"reached" if reached else "MISSED "}  {goal.case}: {goal.figure} ratio {ratio:.3f}, goal {goal.limit:.3f}'
+        )
+    if json_path:
+        record = {'title': title, 'machine': machine, 'rows': [asdict(row) for row in rows]}
+        record['goals'] = [{**asdict(goal), 'measured': ratios[goal.case, goal.figure]} for goal in goals]
+        json_path.write_text(json.dumps(record, indent=2) + '\n')
+        console.print(f'written to {json_path}')
+    return met
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """What the figures depend on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        names = [line.split(':', 1)[1].strip() for line in cpuinfo.read_text().splitlines() if 'model name' in line]
+        model = names[0] if names else model
+    return {
+        'date': datetime.date.today().isoformat(),
+        'processor': model,
+        'threads': str(torch.get_num_threads()),
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu',
+        'torch': torch.__version__,
+        'float32 GEMM': f'{gemm_rate(device) / 1e9:.0f} GFLOP/s',
+        'the same as a 1x1 convolution': f'{convolution_rate(device) / 1e9:.0f} GFLOP/s',
+    }
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The arguments that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--repeats', type=int, default=7, help='timed calls of each side (default: 7)')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
+    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    return parser.parse_args()
