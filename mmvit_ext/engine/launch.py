@@ -196,7 +196,7 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
     _set_resume(cfg, args.resume)
     if args.seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}
-    if args.compile:
+    if args.compile and not cfg.get('compile'):  # the config may say how: compile=dict(mode=...)
         cfg.compile = True
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):

@@ -55,8 +55,8 @@ def test_the_report_sorts_every_name_into_one_group() -> None:
     )
     assert report.total == 3
     assert report.fraction == pytest.approx(1 / 3)
-    assert '1 of 3 parameters matched, 1 missing (c), 1 unexpected (d), 1 of another shape (b 3x2 for 2x3)' == str(
-        report
+    assert (
+        str(report) == '1 of 3 parameters matched, 1 missing (c), 1 unexpected (d), 1 of another shape (b 3x2 for 2x3)'
     )
 
 

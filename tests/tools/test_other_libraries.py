@@ -39,7 +39,11 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 dataset = dict(
-    type='CocoDataset', data_root={root!r}, ann_file='annotations.json', data_prefix=dict(img='images/'), metainfo=metainfo
+    type='CocoDataset',
+    data_root={root!r},
+    ann_file='annotations.json',
+    data_prefix=dict(img='images/'),
+    metainfo=metainfo,
 )
 train_dataloader = dict(
     batch_size=2,
@@ -64,7 +68,7 @@ default_hooks['visualization'] = dict(type='DetVisualizationHook')
 model = dict(
     type='RetinaNet',
     data_preprocessor=dict(type='DetDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, pad_size_divisor=32),
-    backbone=dict(type='ResNet', depth=18, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=dict(type='BN')),
+    backbone=dict(type='ResNet', depth=18, base_channels=8),
     neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5),
     bbox_head=dict(
         type='RetinaHead',
@@ -79,7 +83,9 @@ model = dict(
         loss_cls=dict(type='FocalLoss', use_sigmoid=True),
         loss_bbox=dict(type='L1Loss'),
     ),
-    train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4), allowed_border=-1, pos_weight=-1),
+    train_cfg=dict(
+        assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4), allowed_border=-1, pos_weight=-1
+    ),
     test_cfg=dict(nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10),
 )
 """

@@ -95,6 +95,13 @@ def test_data_root_as_an_option_reaches_every_dataset(make_config: Config, run_t
     assert code == 0, output[-2000:]
 
 
+def test_compile_compiles_the_training_step_as_the_config_says(make_config: Config, run_tool: Run) -> None:
+    arguments = ('--compile', '--cfg-options', 'compile.backend=eager', 'train_cfg.max_iters=1')
+    code, output = run_tool('train', make_config(), '--work-dir', 'runs', *arguments)
+    assert code == 0, output[-2000:]
+    assert 'Model has been "compiled"' in output
+
+
 # Pretrained weights
 
 
