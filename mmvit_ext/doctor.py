@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
 }
 OPENCV = ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless')
 PURPOSE = {
-    'mmseg': 'the decode heads and segmentation configs',
+    'mmseg': 'the decode heads, the segmentation transforms and their configs',
     'mmdet': 'detection configs',
     'mmpretrain': 'classification configs',
 }
+MODULES = ('numpy', 'torch', 'torchvision', 'cv2', 'mmengine', 'mmcv', 'mmcv._ext', 'mmseg', 'mmdet', 'mmpretrain')
 INSTALL = 'Run make env in a checkout of mmvit_ext, or install it into this environment: '
 
 
@@ -97,6 +100,7 @@ class Facts:
         free_gib: free disk space below the current folder, in GiB.
         managed: whether the environment was built by ``make env``.
         types: this package's types.
+        complete: whether all could be looked at; importing a damaged library can end the child process that does it.
     """
 
     python: tuple[int, int, int]
@@ -110,6 +114,7 @@ class Facts:
     free_gib: float | None = None
     managed: bool = False
     types: Sequence[TypeStatus] = ()
+    complete: bool = True
 
 
 def installed(distributions: Mapping[str, str], names: Sequence[str]) -> list[str]:
@@ -275,7 +280,7 @@ def check_extension(facts: Facts) -> list[Problem]:
 
 def check_gpu(facts: Facts) -> list[Problem]:
     """A machine without a GPU, which is fine for the demo and the tests."""
-    if facts.gpus or 'torch' not in facts.distributions or 'torch' in facts.errors:
+    if facts.gpus or not facts.complete or 'torch' not in facts.distributions or 'torch' in facts.errors:
         return []
     return [
         Problem(
@@ -291,6 +296,8 @@ def check_types(facts: Facts) -> list[Problem]:
     problems = []
     missing: dict[str, list[str]] = {}
     for status in facts.types:
+        if status.needs in PROVIDERS or status.needs == 'torch':
+            continue  # told by check_presence
         if status.needs:
             missing.setdefault(status.needs, []).append(status.name)
         elif status.error:
@@ -302,12 +309,11 @@ def check_types(facts: Facts) -> list[Problem]:
                 )
             )
     for library, names in missing.items():
-        distribution = PROVIDERS.get(library, (library,))[0]
         problems.append(
             Problem(
                 WARNING,
                 f'{library} is missing, so these types cannot be built: {", ".join(names)}.',
-                INSTALL + f'pip install {distribution}.',
+                INSTALL + f'pip install {library}.',
             )
         )
     return problems
@@ -414,37 +420,29 @@ def torchvision_wants() -> str | None:
     return None
 
 
-def collect() -> Facts:
-    """Look at the interpreter, the installed libraries and the machine."""
-    # some libraries print or warn when imported; that is neither a finding nor JSON
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return _collect()
-
-
-def _collect() -> Facts:
-    facts = Facts(
+def installed_facts() -> Facts:
+    """What can be told without importing anything."""
+    return Facts(
         python=sys.version_info[:3],
         distributions=installed_distributions(),
         torchvision_wants=torchvision_wants(),
         free_gib=shutil.disk_usage(os.getcwd()).free / 2**30,
         managed=(Path(sys.prefix) / 'mmvit-env.json').exists(),
     )
+
+
+def imported_facts(progress: Callable[[str], None]) -> Facts:
+    """What is told by importing the libraries and this package's types.
+
+    Args:
+        progress: called with the name of each module before its import.
+    """
+    facts = installed_facts()
     errors = {}
-    for module in (
-        'numpy',
-        'torch',
-        'torchvision',
-        'cv2',
-        'mmengine',
-        'mmcv',
-        'mmcv._ext',
-        'mmseg',
-        'mmdet',
-        'mmpretrain',
-    ):
+    for module in MODULES:
         if find_spec(module.partition('.')[0]) is None:
             continue
+        progress(module)
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever an import of a broken stack raises is the finding
@@ -458,7 +456,47 @@ def _collect() -> Facts:
             facts.gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if 'mmcv._ext' in sys.modules:
         facts.mmcv_cuda = sys.modules['mmcv._ext'].get_compiling_cuda_version()
-    facts.types = [try_type(status) for status in find_types(Path(__file__).parent)]
+    types = []
+    for status in find_types(Path(__file__).parent):
+        progress(status.module)
+        types.append(try_type(status))
+    facts.types = types
+    return facts
+
+
+def _send_facts(connection: Connection) -> None:
+    # some libraries print or warn when imported; that is neither a finding nor JSON
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        facts = imported_facts(connection.send)
+    connection.send(facts)
+
+
+def collect(send: Callable[[Connection], None] = _send_facts) -> Facts:
+    """Look at the interpreter, the installed libraries and the machine.
+
+    A damaged extension module can take the interpreter down with it, so the imports happen in a child process.
+
+    Args:
+        send: what the child does: send module names before their imports, and the facts at last.
+    """
+    context = multiprocessing.get_context('fork' if hasattr(os, 'fork') else None)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=send, args=(sender,))  # type: ignore[attr-defined]
+    child.start()
+    sender.close()
+    module = ''
+    with receiver, contextlib.suppress(EOFError):
+        while True:
+            message = receiver.recv()
+            if isinstance(message, Facts):
+                child.join()
+                return message
+            module = message
+    child.join()
+    facts = installed_facts()
+    facts.complete = False
+    facts.errors = {module: f'it ended the interpreter (exit code {child.exitcode})'}
     return facts
 
 
@@ -473,7 +511,7 @@ def stack_rows(facts: Facts) -> list[tuple[str, str]]:
     ]
     for module, names in {'torch': ('torch',), 'torchvision': ('torchvision',), **PROVIDERS, 'cv2': OPENCV}.items():
         value = ', '.join(installed(facts.distributions, names)) or 'not installed'
-        if module == 'torch' and 'torch' in facts.distributions and 'torch' not in facts.errors:
+        if module == 'torch' and module in facts.distributions and module not in facts.errors and facts.complete:
             value += f' (CUDA {facts.torch_cuda})' if facts.torch_cuda else ' (CPU build)'
         if module == 'torchvision' and facts.torchvision_wants:
             value += f' (for torch {facts.torchvision_wants})'
@@ -483,7 +521,7 @@ def stack_rows(facts: Facts) -> list[tuple[str, str]]:
         cuda = {None: '', 'not available': ', CPU operators'}.get(facts.mmcv_cuda, f', CUDA {facts.mmcv_cuda}')
         rows.append(('mmcv._ext', loads + cuda))
     rows.append(('numpy', facts.distributions.get('numpy', 'not installed')))
-    rows.append(('GPU', ', '.join(facts.gpus) or 'none'))
+    rows.append(('GPU', ', '.join(facts.gpus) or ('none' if facts.complete else 'not looked for')))
     if facts.threads is not None:
         rows.append(('CPU threads', str(facts.threads)))
     if facts.free_gib is not None:
@@ -517,7 +555,8 @@ def print_report(facts: Facts, problems: Sequence[Problem]) -> None:
         console.print(table)
 
     show('Stack', ('', 'installed'), stack_rows(facts))
-    show('Types of mmvit_ext', ('type', 'registry', 'can be built'), type_rows)
+    if type_rows:
+        show('Types of mmvit_ext', ('type', 'registry', 'can be built'), type_rows)
     style = {FATAL: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
     for problem in problems:
         label = f'[{style[problem.level]}]{problem.level}[/]'

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -145,10 +147,10 @@ def test_upstream_stack_has_no_problems():
         ({'mmcv_cuda': 'not available'}, 'warning', ['GPU', 'compiled for the CPU'], 'nvcc of CUDA 13.0'),
         ({'gpus': ()}, 'note', ['no GPU'], 'Nothing to do'),
         (
-            {'types': [doctor.TypeStatus('ATMHead', 'MODELS', 'm', 'ModuleNotFoundError: mmseg', 'mmseg')]},
+            {'types': [doctor.TypeStatus('Net', 'MODELS', 'm', 'ModuleNotFoundError: skimage', 'skimage')]},
             'warning',
-            ['mmseg is missing', 'ATMHead'],
-            'pip install onedl-mmsegmentation',
+            ['skimage is missing', 'Net'],
+            'pip install skimage',
         ),
         (
             {'types': [doctor.TypeStatus('ViT', 'MODELS', 'mmvit_ext.vit', 'SyntaxError: bad')]},
@@ -228,6 +230,27 @@ def test_type_of_a_broken_module_names_the_error(broken_module):
 
 def test_type_that_no_config_could_find_is_told(broken_module):
     assert 'locations' in doctor.try_type(broken_module('x = 1')).error
+
+
+def test_types_of_a_missing_openmmlab_library_are_not_told_twice():
+    types = [doctor.TypeStatus('ATMHead', 'MODELS', 'm', 'ModuleNotFoundError: mmseg', 'mmseg')]
+    problem = only(doctor.diagnose(facts(remove=['onedl-mmsegmentation'], types=types)))
+    assert problem.message.startswith('mmseg is not installed')
+
+
+def crash(connection):
+    connection.send('mmcv._ext')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_library_that_crashes_the_interpreter_is_named():
+    found = doctor.collect(crash)
+    assert found.errors == {'mmcv._ext': 'it ended the interpreter (exit code -9)'}
+    assert found.python == sys.version_info[:3]
+    rows = dict(doctor.stack_rows(found))
+    assert rows['GPU'] == 'not looked for'
+    assert 'CPU build' not in rows['torch']
+    assert not [problem for problem in doctor.diagnose(found) if 'GPU' in problem.message]
 
 
 @pytest.mark.parametrize('level', ['fatal', 'warning', 'note'])
