@@ -48,7 +48,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(_run, argv, name='train')
+    return run_command(_run, argv, name='train', after_interrupt='--resume goes on from the last checkpoint')
 
 
 if __name__ == '__main__':

@@ -185,7 +185,11 @@ def _is_spokesman() -> bool:
 
 
 def run_command(
-    command: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None, *, name: str
+    command: Callable[[Sequence[str] | None], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    name: str,
+    after_interrupt: str = '',
 ) -> int:
     """Run a command and turn what it raises into an exit code.
 
@@ -193,6 +197,7 @@ def run_command(
         command: Takes the argument list (``None``: ``sys.argv[1:]``) and returns an exit code, ``None`` for 0.
         argv: The argument list.
         name: The command's name, written before an error.
+        after_interrupt: What to do after an interrupt, told to the user.
 
     Returns:
         The command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted; 1 for an unknown
@@ -204,7 +209,8 @@ def run_command(
         return int(command(argv) or 0)
     except KeyboardInterrupt:
         if _is_spokesman():
-            print(f'{name}: interrupted', file=sys.stderr, flush=True)
+            remedy = f'; {after_interrupt}' if after_interrupt else ''
+            print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     except Exception as error:
         sentence = describe_failure(error)

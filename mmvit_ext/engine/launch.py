@@ -16,7 +16,6 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -193,7 +192,7 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:  # an empty section, as in mmpretrain, is a complete one
             raise UserError(f'{args.config} has no {key}: it is no training config, or lacks a base file')
-    _set_resume(cfg, args.resume)
+    notes = _set_resume(cfg, args.resume)
     if args.seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}
     if args.compile and not cfg.get('compile'):  # the config may say how: compile=dict(mode=...)
@@ -205,29 +204,29 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
                 'learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
-    _set_precision(cfg, args.amp)
+    notes += _set_precision(cfg, args.amp)
     splits = ['train'] + (['val'] if cfg.get('val_cfg') is not None else [])
-    return cfg, _check(cfg, scope, splits)
+    return cfg, notes + _check(cfg, scope, splits)
 
 
-def _set_resume(cfg: Config, resume: str | None) -> None:
+def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     if resume is None:
-        return
+        return []
     cfg.resume = True
     if resume != 'auto':
         cfg.load_from = resume
-        return
+        return []
     latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
     if latest is None:
         # load_from stays: a run that has not written a checkpoint yet starts as it did the first time.
         cfg.resume = False
-        print_log(f'--resume: no checkpoint in {cfg.work_dir}, training starts from the beginning', logger='current')
-    else:
-        check_checkpoint_file(latest, 'latest checkpoint')
-        cfg.load_from = latest
+        return [f'--resume: no checkpoint in {cfg.work_dir}, training starts from the beginning']
+    check_checkpoint_file(latest, 'latest checkpoint')
+    cfg.load_from = latest
+    return []
 
 
-def _set_precision(cfg: Config, amp: bool) -> None:
+def _set_precision(cfg: Config, amp: bool) -> list[str]:
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'):
@@ -242,7 +241,8 @@ def _set_precision(cfg: Config, amp: bool) -> None:
         wrapper.type = 'mmvit_ext.CPUAmpOptimWrapper'
         for name in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(name, None)
-        print_log('mixed precision on a CPU: bfloat16 without loss scaling', logger='current')
+        return ['mixed precision on a CPU: bfloat16 without loss scaling']
+    return []
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -255,22 +255,29 @@ def run_train(args: argparse.Namespace) -> None:
         UserError: Something is wrong with the arguments, the config or the files it names.
     """
     cfg, lines = prepare_train(args)
-    runner = _build_runner(cfg)
-    _add_hooks(runner, [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook(), LabelRangeHook()])
-    for line in lines:
-        runner.logger.info(line)
+    runner = _build_runner(cfg, [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook()], lines)
     runner.train()
+    _leave_process_group()
 
 
-def _build_runner(cfg: Config) -> Runner:
-    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-
-
-def _add_hooks(runner: Runner, hooks: Sequence[Hook]) -> None:
+def _build_runner(cfg: Config, hooks: Sequence[Hook], lines: Sequence[str]) -> Runner:
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    if cfg.default_scope == 'mmseg':
+        # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
+        hooks = [*hooks, LabelRangeHook()]
     present = {type(hook) for hook in runner.hooks}
     for hook in hooks:
         if type(hook) not in present:
             runner.register_hook(hook)
+    for line in lines:
+        runner.logger.info(line)
+    return runner
+
+
+def _leave_process_group() -> None:
+    # Only the group that was made here: mmengine's own is left to it.
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
+        torch.distributed.destroy_process_group()
 
 
 # Testing
@@ -394,17 +401,15 @@ def run_test(args: argparse.Namespace) -> dict[str, float]:
     if args.out and not suffix:
         for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
             evaluator.output_dir = args.out
-    runner = _build_runner(cfg)
-    _add_hooks(runner, [WeightsReportHook(allow_partial=args.allow_partial_weights), LabelRangeHook()])
+    runner = _build_runner(cfg, [WeightsReportHook(allow_partial=args.allow_partial_weights)], lines)
     if suffix in ('.pkl', '.pickle'):
         runner.test_evaluator.metrics.append(_dumper(scope)(out_file_path=args.out))
-    for line in lines:
-        runner.logger.info(line)
     metrics = runner.test()
     if suffix == '.json' and runner.rank == 0:
         plain = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
         with atomic_path(args.out) as file:
             dump(plain, file, indent=2)
+    _leave_process_group()
     return metrics
 
 
