@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+
+from mmvit_ext.evaluation.compute import count_flops
 
 Step = Callable[[], object]
 
@@ -102,19 +102,6 @@ def peak_bytes(step: Step, device: torch.device) -> int:
     return peak
 
 
-def flops_of(step: Step) -> int:
-    """Floating-point operations (two per multiply-add) of the matrix products and convolutions of a call."""
-    aten = torch.ops.aten
-
-    def product_into(a_shape: Sequence[int], b_shape: Sequence[int], **_: object) -> int:
-        return 2 * a_shape[0] * a_shape[1] * b_shape[1]
-
-    counter = FlopCounterMode(display=False, custom_mapping={aten.mm.out: product_into})
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        step()
-    return counter.get_total_flops()
-
-
 def compare(case: str, ours: Step, reference: Step, device: torch.device, repeats: int) -> list[Measurement]:
     """Measure both sides of a case, alternating between them."""
     sides = {'ours': ours, 'reference': reference}
@@ -127,7 +114,7 @@ def compare(case: str, ours: Step, reference: Step, device: torch.device, repeat
     rate = gemm_rate(device)
     rows = []
     for side, step in sides.items():
-        seconds, flops = statistics.median(times[side]), flops_of(step)
+        seconds, flops = statistics.median(times[side]), count_flops(step)
         rows.append(Measurement(case, side, seconds, peak_bytes(step, device), flops, flops / rate / seconds))
     return rows
 

@@ -83,6 +83,7 @@ def _convert_atm(state_dict: Mapping[str, Tensor], source: str, target: str) -> 
 
 
 def _counted(state_dict: Mapping[str, Tensor], pattern: str) -> list[int]:
-    """The numbers that a pattern's group takes, in order."""
+    """All numbers up to the highest that a pattern's group takes, from the lowest; gaps are filled to be missed."""
     matches = (re.fullmatch(pattern, key) for key in state_dict)
-    return sorted({int(match.group(1)) for match in matches if match})
+    found = {int(match.group(1)) for match in matches if match}
+    return list(range(min(found), max(found) + 1)) if found else []

@@ -122,7 +122,7 @@ class ATMStage(nn.Module):
 
 @MODELS.register_module()
 class ATMHead(BaseDecodeHead):
-    r"""Attention-to-Mask decode head (arXiv 2210.05844, equations 2 and 3).
+    r"""Attention-to-Mask decode head (arXiv 2210.05844, section 3.2).
 
     Stage i, counted from the backbone's last map to its first, with tokens :math:`F_i` and the queries of the stage
     before it, gives the similarity of its last decoder layer, and masks add up over the stages:

@@ -47,7 +47,7 @@ def bilinear_matrix(source: int, target: int, like: Tensor) -> Tensor:
 
 def chunk_elements(device: torch.device) -> int:
     """Elements that an upsampled piece may have on this device."""
-    return CHUNK.get(device.type, CHUNK['cuda'])
+    return CHUNK['cpu' if device.type == 'cpu' else 'cuda']
 
 
 def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:

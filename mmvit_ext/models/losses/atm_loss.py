@@ -1,6 +1,6 @@
 """Loss of the Attention-to-Mask decoder: classification of the class queries, focal and dice loss of their masks.
 
-Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2 and equation 4.
+Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2.
 
 Matching is fixed: query c answers for class c, so no assignment has to be solved. Only the masks of classes that
 occur in an image are supervised; they are gathered before they are upsampled.

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention, multihead_attention
+
+
+def plain(q, k, v, heads):
+    """Attention of one head after the other, written out."""
+    width = q.shape[-1] // heads
+    parts = []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        weights = (q[..., part] @ k[..., part].transpose(1, 2) / width**0.5).softmax(-1)
+        parts.append(weights @ v[..., part])
+    return torch.cat(parts, -1)
+
+
+def test_attention_of_two_tokens_worked_out_by_hand():
+    q = torch.tensor([[[1.0, 0.0]]])
+    k = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    v = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    odds = torch.tensor(2 / 2**0.5).exp()
+    expected = torch.stack([odds / (1 + odds), 1 / (1 + odds)])
+    torch.testing.assert_close(multihead_attention(q, k, v, 1)[0, 0], expected)
+
+
+def test_fused_attention_equals_the_written_out_one():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 5, 12), torch.randn(3, 7, 12), torch.randn(3, 7, 12)
+    torch.testing.assert_close(multihead_attention(q, k, v, 3), plain(q, k, v, 3))
+
+
+def test_dropped_attention_has_the_right_mean_and_share():
+    torch.manual_seed(0)
+    q, k = torch.zeros(1, 400, 8), torch.zeros(1, 100, 8)
+    v = torch.eye(100)[None, :, :8].contiguous()  # one output channel shows one weight
+    out = multihead_attention(q, k, v, 1, dropout=0.25)
+    assert ((out == 0) | torch.isclose(out, torch.tensor(0.01 / 0.75), rtol=1e-4)).all()
+    assert (out == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_gradient_with_dropout_equals_that_of_the_same_masked_attention(monkeypatch):
+    torch.manual_seed(0)
+    dropped = torch.rand(2, 3, 5, 7) < 0.3
+    module = 'mmvit_ext.models.layers.attention._random_mask'
+    monkeypatch.setattr(module, lambda shape, dropout: (dropped.view(shape), 0.7))
+    q, k, v = (torch.randn(2, n, 12, dtype=torch.float64, requires_grad=True) for n in (5, 7, 7))
+
+    def ours(q, k, v):
+        return multihead_attention(q, k, v, 3, dropout=0.3)
+
+    def written_out(q, k, v):
+        q, k, v = (x.unflatten(-1, (3, 4)).transpose(1, 2) for x in (q, k, v))
+        weights = (q @ k.transpose(-2, -1) / 2).softmax(-1).masked_fill(dropped, 0) / 0.7
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+    torch.testing.assert_close(ours(q, k, v), written_out(q, k, v))
+    assert torch.autograd.gradcheck(ours, (q, k, v))
+
+
+def test_packed_attention_equals_torchs_on_the_same_weights():
+    torch.manual_seed(0)
+    ours, theirs = PackedAttention(12, 3), torch.nn.MultiheadAttention(12, 3, batch_first=True)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    query, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    torch.testing.assert_close(ours(query), theirs(query, query, query)[0])
+    torch.testing.assert_close(ours(query, memory), theirs(query, memory, memory)[0])
+
+
+def test_similarity_is_the_mean_over_heads_of_the_scaled_products():
+    torch.manual_seed(0)
+    module = SplitAttention(12, 3)
+    query, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    out, similarity = module(query, memory, need_similarity=True)
+    q, k, v = module.q(query), module.k(memory), module.v(memory)
+    heads = [q[..., i : i + 4] @ k[..., i : i + 4].transpose(1, 2) / 2 for i in (0, 4, 8)]
+    torch.testing.assert_close(similarity, sum(heads) / 3)
+    torch.testing.assert_close(out, module.proj(plain(q, k, v, 3)))
+    assert module(query, memory)[1] is None
+
+
+def test_dropout_acts_in_training_only():
+    module = PackedAttention(8, 2, dropout=0.5)
+    x = torch.randn(1, 6, 8)
+    assert torch.equal(module.eval()(x), module(x))
+    assert not torch.equal(module.train()(x), module(x))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match='num_heads=5 and embed_dims=12'):
+        PackedAttention(12, 5)

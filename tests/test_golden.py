@@ -1,0 +1,73 @@
+"""Equality with numbers recorded from the authors' implementations (tests/data, float32 on a CPU)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmvit_ext.checkpoints import convert
+
+DATA = Path(__file__).parent / 'data'
+
+
+def load(name):
+    return torch.load(DATA / name, weights_only=True)
+
+
+def our_name(state_dict, key, method):
+    """What the converter calls a key of the authors'."""
+    marked = {**state_dict, key: torch.full_like(state_dict[key], float('nan'))}
+    (name,) = [name for name, tensor in convert(marked, method).items() if tensor.isnan().any()]
+    return name
+
+
+def atm_head(config):
+    decode_heads = pytest.importorskip('mmvit_ext.models.decode_heads')
+    stages = config['num_stages']
+    return decode_heads.ATMHead(
+        in_channels=[config['in_channels']] * stages,
+        channels=config['embed_dims'],
+        num_classes=config['num_classes'],
+        in_index=list(range(stages)),
+        num_heads=config['num_heads'],
+        num_layers=config['num_layers'],
+        dropout_ratio=0.0,
+    )
+
+
+@pytest.mark.parametrize('name', ['segvit_atm.pt', 'segvit_atm_1stage.pt'])
+def test_atm_head_gives_the_authors_numbers(name):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    record = load(name)
+    head = atm_head(record['config'])
+    head.load_state_dict(convert(record['state_dict'], 'segvit'), strict=True)
+    features, size = record['features'], (record['config']['img_size'],) * 2
+
+    head.eval()
+    with torch.no_grad():
+        fused = head.predict(features, [{'img_shape': size}], None)
+    torch.testing.assert_close(fused, record['eval_pred'], atol=1e-5, rtol=0)
+
+    head.train()
+    outputs = head.decode(features)
+    for ours, theirs in zip(outputs[:-1], record['aux'], strict=True):
+        torch.testing.assert_close(ours.logits, theirs['pred_logits'], atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.masks, theirs['pred_masks'], atol=1e-5, rtol=0)
+    final = record['train_out']
+    torch.testing.assert_close(outputs[-1].logits, final['pred_logits'], atol=1e-5, rtol=0)
+    upsampled = torch.nn.functional.interpolate(outputs[-1].masks, size=size, mode='bilinear')
+    torch.testing.assert_close(upsampled, final['pred_masks'], atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.fuse(outputs[-1], size), final['pred'], atol=1e-5, rtol=0)
+
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in record['label']]
+    losses = head.loss(features, samples, None)
+    assert set(losses) == set(record['losses'])
+    for key, value in record['losses'].items():
+        torch.testing.assert_close(losses[key], value, rtol=1e-4, atol=0, msg=key)
+    sum(value for key, value in losses.items() if key.startswith('loss')).backward()
+    gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
+    for key, theirs in record['grads'].items():
+        ours = gradients[our_name(record['state_dict'], key, 'segvit')]
+        assert torch.norm(ours - theirs) < 1e-4 * torch.norm(theirs), key

@@ -1,0 +1,110 @@
+"""One row per architecture; the contract suites run over all of them.
+
+Tiny arguments keep a row below a second; the full-size figures are the papers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmvit_ext.models.backbones import ViT
+
+PRIME_SIZE = (41, 67)
+"""Height and width in pixels: neither equal nor divided by any stride, so that no swapped axis passes."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone of the zoo.
+
+    Args:
+        build: the class.
+        tiny: arguments of the small network.
+        channels: widths of its maps.
+        strides: strides of its maps.
+        options: arguments of which each must change the output or the number of parameters.
+        reordered: ``out_indices`` in another order, with a negative one, and which outputs these are.
+        other_size: arguments under which the same weights must load.
+        parameters: full-size arguments and the exact number of parameters.
+        multiply_adds: full-size arguments, input size and multiply-adds in units of 1e9.
+    """
+
+    build: Callable[..., nn.Module]
+    tiny: Mapping[str, Any]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    options: tuple[Mapping[str, Any], ...]
+    reordered: tuple[tuple[int, ...], tuple[int, ...]]
+    other_size: Mapping[str, Any]
+    parameters: tuple[tuple[Mapping[str, Any], int], ...] = ()
+    multiply_adds: tuple[tuple[Mapping[str, Any], tuple[int, int], float], ...] = ()
+    without_gradient: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self, **replaced: Any) -> nn.Module:
+        """The small network with random weights that leave no branch at zero."""
+        torch.manual_seed(0)
+        model = self.build(**{**self.tiny, **replaced})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(std=0.2)
+        return model
+
+
+BACKBONES: dict[str, Backbone] = {
+    'ViT': Backbone(
+        build=ViT,
+        tiny={
+            'arch': {'embed_dims': 24, 'num_layers': 3, 'num_heads': 3, 'mlp_ratio': 2},
+            'img_size': (48, 64),
+            'patch_size': 8,
+            'out_indices': (0, 2),
+        },
+        channels=(24, 24),
+        strides=(8, 8),
+        options=(
+            {'arch': {'embed_dims': 24, 'num_layers': 3, 'num_heads': 2, 'mlp_ratio': 2}},
+            {'embed_dims': 48},
+            {'num_layers': 4},
+            {'num_heads': 4},
+            {'mlp_ratio': 3},
+            {'img_size': 64},
+            {'patch_size': 16},
+            {'patch_pad': 'same'},
+            {'in_channels': 1},
+            {'out_origin': True},
+            {'qkv_bias': False},
+            {'drop_rate': 0.3},
+            {'attn_drop_rate': 0.3},
+            {'drop_path_rate': 0.5},
+            {'with_cls_token': False},
+            {'output_cls_token': True},
+            {'norm_cfg': {'type': 'LN', 'eps': 0.5}},
+            {'act_cfg': {'type': 'ReLU'}},
+            {'patch_norm': True},
+            {'patch_bias': True},
+            {'pre_norm': True},
+            {'final_norm': True},
+            {'interpolate_mode': 'nearest'},
+            {'num_fcs': 3},
+            {'frozen_exclude': ('pos_embed',)},
+        ),
+        reordered=((-1, 0), (1, 0)),
+        other_size={'img_size': (64, 64)},
+        parameters=(
+            # Dosovitskiy et al. and DeiT, without classifier and final norm, with patch bias.
+            ({'arch': 'tiny', 'patch_bias': True}, 5_524_032),
+            ({'arch': 'small', 'patch_bias': True}, 21_664_896),
+            ({'arch': 'base', 'patch_bias': True}, 85_797_120),
+            ({'arch': 'large', 'patch_bias': True}, 303_299_584),
+        ),
+        multiply_adds=(
+            # arXiv 2210.05844: the encoder's part of SegViT at 640 x 640 pixels.
+            ({'arch': 'large', 'img_size': 640, 'with_cls_token': False}, (640, 640), 612.3),
+        ),
+    ),
+}
