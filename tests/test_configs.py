@@ -1,0 +1,83 @@
+import re
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip('mmseg')
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+
+from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
+from tests.config_tools import CONFIGS, ROOT, small_config
+
+configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+DATASETS = {
+    'ADE20KDataset': 'ade20k',
+    'COCOStuffDataset': 'coco_stuff10k',
+    'PascalContextDataset': 'pascal_context',
+    'PascalContextDataset59': 'pascal_context',
+}
+
+
+@pytest.fixture(scope='session')
+def mini_data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('mini') / 'data'
+    make_mini_dataset(root, images=4, size=(60, 80), seed=0)
+    return {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()}
+
+
+@configs
+def test_full_size_model_builds(path):
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert model.decode_head.num_classes == model.out_channels
+
+
+@configs
+def test_decay_rules_name_parameters_that_exist(path):
+    cfg = Config.fromfile(path)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    for key in cfg.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {}):
+        assert any(key in name for name, _ in model.named_parameters()), key
+
+
+@configs
+def test_config_trains_an_iteration_and_predicts_on_the_mini_data(path, mini_data, tmp_path):
+    runner = Runner.from_cfg(small_config(path, mini_data, tmp_path))
+    before = {name: p.detach().clone() for name, p in runner.model.named_parameters() if p.requires_grad}
+    runner.train()
+    changed = [name for name, p in runner.model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])]
+    assert len(changed) > len(before) // 2
+    assert list(tmp_path.glob('best_mIoU_iter_1.pth'))
+
+
+@configs
+def test_config_states_batch_command_and_where_its_figures_come_from(path):
+    text, cfg = path.read_text(), Config.fromfile(path)
+    record = text.split('"""')[1]
+    assert cfg.auto_scale_lr.base_batch_size == int.__mul__(*map(int, re.search(r'_(\d+)xb(\d+)', path.stem).groups()))
+    assert str(path.relative_to(ROOT)) in record
+    assert len(text.splitlines()) <= 70
+    assert 'Not trained here' in record or 'No row of a paper' in record
+
+
+def test_names_of_configs_are_unique():
+    names = [path.name for path in CONFIGS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize('folder', sorted({path.parent for path in CONFIGS}), ids=lambda folder: folder.name)
+def test_metafile_names_every_config_and_only_those(folder):
+    index = yaml.safe_load((folder / 'metafile.yml').read_text())
+    named = [ROOT / model['Config'] for model in index['Models']]
+    assert sorted(named) == sorted(path for path in CONFIGS if path.parent == folder)
+    for model in index['Models']:
+        assert model['Name'] == (ROOT / model['Config']).stem
+    assert str((folder / 'metafile.yml').relative_to(ROOT)) in (ROOT / 'model-index.yml').read_text()

@@ -1,0 +1,71 @@
+"""Importing the package: silent, light, and without the libraries that only parts of it need."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+BLOCK = """
+    import sys
+
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name.split('.')[0] in {blocked!r}:
+                raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+    sys.meta_path.insert(0, Block())
+"""
+
+
+def run(code, blocked=()):
+    script = textwrap.dedent(BLOCK.format(blocked=tuple(blocked))) + textwrap.dedent(code)
+    return subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=False)
+
+
+def test_importing_the_package_is_silent_and_loads_no_library():
+    result = run("""
+        import mmvit_ext
+        heavy = {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy'} & set(sys.modules)
+        assert not heavy, heavy
+        assert mmvit_ext.__version__
+    """)
+    assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
+
+
+def test_backbones_work_where_only_mmengine_and_mmcv_are_installed():
+    result = run(
+        """
+        import torch
+        from mmengine.registry import MODELS
+        model = MODELS.build(dict(type='mmvit_ext.ViT', arch='tiny', num_layers=1, out_indices=0, img_size=32))
+        assert model(torch.zeros(1, 3, 32, 48))[0].shape == (1, 192, 2, 3)
+        import mmvit_ext.models, mmvit_ext.datasets, mmvit_ext.evaluation, mmvit_ext.engine
+        """,
+        blocked=['mmseg', 'mmdet', 'mmpretrain'],
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('library', ['mmseg', 'mmdet', 'mmpretrain'])
+def test_scoped_names_are_found_from_each_library_without_custom_imports(library):
+    pytest.importorskip(library)
+    result = run(f"""
+        from mmengine.registry import init_default_scope
+        from {library}.registry import MODELS
+        init_default_scope('{library}')
+        assert MODELS.build(dict(type='mmvit_ext.ViT', arch='tiny', num_layers=1, out_indices=0)).out_strides == (16,)
+    """)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('name', ['mmvit_ext', 'mmvit_ext.models'])
+def test_both_forms_of_custom_imports_work(name):
+    pytest.importorskip('mmseg')
+    result = run(f"""
+        from mmengine.config import Config
+        from mmseg.registry import MODELS
+        Config.fromstring("custom_imports = dict(imports=['{name}'])", '.py')
+        assert MODELS.get('mmvit_ext.ATMHead').__name__ == 'ATMHead'
+    """)
+    assert result.returncode == 0, result.stderr
