@@ -7,7 +7,7 @@ backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``res
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -174,20 +174,16 @@ class LoadObserver:
         effective = self._stack[-1].effective
         effective.update({prefix + name: shapes[prefix + name] for name in own if prefix + name in shapes})
 
-    def _after(self, name: str, module: nn.Module, _: Any) -> None:
+    def _after(self, name: str, module: nn.Module, incompatible: Any) -> None:
         if not self._stack or self._stack[-1].root is not module:
             return
         loading = self._stack.pop()
         ours = {key: tuple(value.shape) for key, value in module.state_dict().items() if torch.is_tensor(value)}
-        # A name that no module took is either unexpected or was renamed on the way; only the latter is in effective.
-        left = {key: shape for key, shape in loading.raw.items() if key not in ours}
+        # A name that a part of the model renamed while it loaded is not left over, so the loader's own list counts.
+        left = {key: loading.raw[key] for key in incompatible.unexpected_keys if key in loading.raw}
         report = weights_report(ours, {**left, **loading.effective})
         resized = tuple(key for key in report.matched if loading.raw.get(key, ours[key]) != ours[key])
-        self._on_load(
-            name,
-            module,
-            WeightsReport(report.matched, report.missing, report.unexpected, report.mismatched, resized),
-        )
+        self._on_load(name, module, replace(report, resized=resized))
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:

@@ -25,6 +25,19 @@ class Resizing(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
+class Renaming(nn.Module):
+    """Takes a parameter by its old name, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        if f'{prefix}old' in state_dict:
+            state_dict[f'{prefix}weight'] = state_dict.pop(f'{prefix}old')
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
 class Net(BaseModule):
     def __init__(self, init_cfg: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -71,6 +84,14 @@ def test_a_resized_embedding_counts_as_matched() -> None:
     report = load_weights(Net(), state)
     assert report.exact
     assert report.resized == ('backbone.position.embedding',)
+
+
+def test_a_parameter_that_the_model_renames_itself_is_neither_missing_nor_unexpected() -> None:
+    model = nn.Sequential(Renaming(), nn.Sequential(Renaming()))
+    report = load_weights(model, {'0.old': torch.ones(2), '1.0.old': torch.ones(2), '1.0.new': torch.ones(2)})
+    assert report.matched == ('0.weight', '1.0.weight')
+    assert report.unexpected == ('1.0.new',)
+    assert model[0].weight.tolist() == [1, 1]
 
 
 def test_what_the_report_calls_matched_is_loaded_and_the_rest_untouched() -> None:
