@@ -36,6 +36,7 @@ STAMP_NAME = 'mmvit-env.json'
 LOG_NAME = 'setup.log'
 FREE_GIB = 10  # the default environment takes 6 GiB, downloads and the unpacked copy of the largest one the rest
 PACKAGE_FILES = ('pyproject.toml', 'setup.py', 'mmvit_ext/version.py')
+TRIAL = 'import mmcv.ops, mmseg.models, mmdet.models, mmpretrain.models, mmvit_ext.registry'
 BOOTSTRAP = ('pip', 'setuptools', 'wheel', 'packaging', 'ninja', 'psutil', 'click')
 
 
@@ -104,7 +105,7 @@ def read_pins(text: str, mmcv: str) -> StackPins:
         mmcv: name of the distribution that is compiled here and therefore installed by itself.
 
     Returns:
-        The pins that pip and the builds need first, the one of mmcv, all others, and the versions by name (the last
+        The pins that pip and the builds need first, the one of mmcv, all others, and the versions by name (the first
         one where markers give several).
 
     Raises:
@@ -119,7 +120,7 @@ def read_pins(text: str, mmcv: str) -> StackPins:
         if match is None:
             raise SetupError(f'The constraints file has the line {line!r}, where name==version was expected.')
         name, version = match.group(1).lower().replace('_', '-'), match.group(2)
-        versions[name] = version
+        versions.setdefault(name, version)
         if name == mmcv:
             mmcv_line = line
         elif name in BOOTSTRAP:
@@ -621,7 +622,7 @@ class Setup:
         self.venv = root / stack.venv
         self.python = str(self.venv / 'bin' / 'python')
         self.cache = cache_folder()
-        self.screen = Screen(stream or sys.stdout, total=5)
+        self.screen = Screen(stream or sys.stdout, total=6)
         self.runner = Runner(self.venv / LOG_NAME, self.screen)
         self.base = base_hash(stack, root, self.venv)
         self.package = package_hash(root)
@@ -683,6 +684,7 @@ class Setup:
         )
         self.install_mmcv(self.cache / 'wheels' / key, pins, build, environ)
         self.install_package()
+        self.step('trial import', lambda: self.runner.run([self.python, '-c', TRIAL], environ))
         write_stamp(
             self.venv,
             {
@@ -767,7 +769,8 @@ class Setup:
 
     def mmcv_from(self, folder: Path, pin: str, environ: Dict[str, str]) -> None:
         self.pip(['install', '--no-deps', '--no-index', '--find-links', str(folder), '--force-reinstall', pin], environ)
-        self.runner.run([self.python, '-c', 'import torch, mmcv._ext, mmcv.ops'], environ)
+        # no more than the wheel's own part: what else is broken must not throw away minutes of compiling
+        self.runner.run([self.python, '-c', 'import torch, mmcv._ext'], environ)
 
     def compile_mmcv(self, house: Path, pins: StackPins, build: Build, environ: Dict[str, str]) -> None:
         partial = house.with_name(house.name + '.part')
