@@ -213,7 +213,7 @@ def test_classification_trains_evaluates_and_predicts(classification: Path, run_
     code, output = run_tool('train', classification, '--work-dir', 'runs')
     assert code == 0, output[-2000:]
     # What mmpretrain's own train script adds to a config.
-    assert "collate_fn=dict(type='default_collate')" in Path('runs/classification.py').read_text()
+    assert "collate_fn=dict(type='default_collate')" in ''.join(Path('runs/classification.py').read_text().split())
     code, output = run_tool('test', classification, 'runs/epoch_1.pth', '--out', 'metrics.json', '--show-dir', 'shown')
     assert code == 0, output[-2000:]
     assert 'accuracy/top1' in json.loads(Path('metrics.json').read_text())
