@@ -59,7 +59,11 @@ def main() -> int:
             device,
             args.repeats,
         )
-    return 0 if report('ATM head, C=768 D=384, 3x3 layers, 150 classes, 512x512, batch 2', rows, GOALS, device, args.json) else 1
+    return (
+        0
+        if report('ATM head, C=768 D=384, 3x3 layers, 150 classes, 512x512, batch 2', rows, GOALS, device, args.json)
+        else 1
+    )
 
 
 if __name__ == '__main__':

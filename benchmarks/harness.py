@@ -127,7 +127,7 @@ def report(
     for name in ('case', 'side', 'time', 'peak memory', 'GFLOP', 'share of GEMM rate', 'time ratio', 'memory ratio'):
         table.add_column(name, justify='left' if name in ('case', 'side') else 'right')
     ratios: dict[tuple[str, str], float] = {}
-    for ours, reference in zip(rows[::2], rows[1::2]):
+    for ours, reference in zip(rows[::2], rows[1::2], strict=True):
         ratios[ours.case, 'time'] = ours.seconds / reference.seconds
         ratios[ours.case, 'memory'] = ours.peak_bytes / reference.peak_bytes
         for row in (ours, reference):
@@ -151,9 +151,8 @@ def report(
         ratio = ratios[goal.case, goal.figure]
         reached = ratio <= goal.limit
         met &= reached
-        console.print(
-            f'{"reached" if reached else "MISSED "}  {goal.case}: {goal.figure} ratio {ratio:.3f}, goal {goal.limit:.3f}'
-        )
+        verdict = 'reached' if reached else 'MISSED '
+        console.print(f'{verdict}  {goal.case}: {goal.figure} ratio {ratio:.3f}, goal {goal.limit:.3f}')
     if json_path:
         record = {'title': title, 'machine': machine, 'rows': [asdict(row) for row in rows]}
         record['goals'] = [{**asdict(goal), 'measured': ratios[goal.case, goal.figure]} for goal in goals]

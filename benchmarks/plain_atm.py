@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
@@ -32,9 +32,7 @@ def plain_layer(layer: torch.nn.Module, queries: Tensor, tokens: Tensor) -> tupl
     q, k, v = F.linear(queries, own.in_proj_weight, own.in_proj_bias).chunk(3, dim=-1)
     attended, _ = plain_attention(q, k, v, own.num_heads, dropout)
     queries = layer.norm1(queries + F.dropout(own.out_proj(attended), dropout))
-    attended, similarity = plain_attention(
-        cross.q(queries), cross.k(tokens), cross.v(tokens), cross.num_heads, dropout
-    )
+    attended, similarity = plain_attention(cross.q(queries), cross.k(tokens), cross.v(tokens), cross.num_heads, dropout)
     queries = layer.norm2(queries + F.dropout(cross.proj(attended), dropout))
     return layer.norm3(queries + F.dropout(layer.ffn(queries), dropout)), similarity
 
@@ -43,7 +41,7 @@ def plain_decode(head: ATMHead, features: Sequence[Tensor]) -> list[tuple[Tensor
     """Class logits and masks at the maps' size, of every stage."""
     queries = head.class_queries.weight[None].repeat(len(features[0]), 1, 1)
     outputs: list[tuple[Tensor, Tensor]] = []
-    for stage, feature in zip(head.stages, reversed(features)):
+    for stage, feature in zip(head.stages, reversed(features), strict=True):
         B, _, h, w = feature.shape
         tokens = stage.norm(stage.proj(feature.flatten(2).permute(0, 2, 1)))
         for layer in stage.layers:
@@ -77,13 +75,13 @@ def plain_loss(head: ATMHead, features: Sequence[Tensor], label: Tensor, ignore_
     for index, (logits, masks) in enumerate(outputs):
         suffix = '' if index == len(outputs) - 1 else f'_{index}'
         wanted = torch.full(logits.shape[:2], num_classes)
-        for row, (classes, _) in zip(wanted, targets):
+        for row, (classes, _) in zip(wanted, targets, strict=True):
             row[classes] = classes
         losses[f'loss_ce{suffix}'] = F.cross_entropy(
             logits.transpose(1, 2), wanted.to(logits.device), class_weight.to(logits)
         )
         full = F.interpolate(masks, size=label.shape[-2:], mode='bilinear', align_corners=False)
-        matched = torch.cat([image[classes] for image, (classes, _) in zip(full, targets)]).flatten(1)
+        matched = torch.cat([image[classes] for image, (classes, _) in zip(full, targets, strict=True)]).flatten(1)
         truth = torch.cat([mask for _, mask in targets]).flatten(1)
         probability = matched.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(matched, truth, reduction='none')

@@ -53,7 +53,9 @@ def test_config_trains_an_iteration_and_predicts_on_the_mini_data(path, mini_dat
     runner = Runner.from_cfg(small_config(path, mini_data, tmp_path))
     before = {name: p.detach().clone() for name, p in runner.model.named_parameters() if p.requires_grad}
     runner.train()
-    changed = [name for name, p in runner.model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])]
+    changed = [
+        name for name, p in runner.model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])
+    ]
     assert len(changed) > len(before) // 2
     assert list(tmp_path.glob('best_mIoU_iter_1.pth'))
 

@@ -54,14 +54,14 @@ def write_photographs(folder: Path) -> None:
 
 
 def write_overview(data_root: Path, images: Sequence[Path], predictions: Path, target: Path) -> None:
-    """One picture: each image, its labels, and what the network says."""
+    """One picture: a column for each image, with the image, its labels and what the network says."""
     import numpy as np
     from mmseg.datasets import ADE20KDataset
 
     from mmvit_ext.engine.drawing import draw_overlay
 
-    meta, height, gap = ADE20KDataset.METAINFO, 180, 6
-    rows = []
+    meta, width, gap = ADE20KDataset.METAINFO, 220, 6
+    columns = []
     for path in images:
         image = np.asarray(Image.open(path).convert('RGB'))
         truth = np.asarray(Image.open(data_root / 'annotations' / 'validation' / f'{path.stem}.png')).astype(int) - 1
@@ -69,12 +69,12 @@ def write_overview(data_root: Path, images: Sequence[Path], predictions: Path, t
         pictures = [Image.fromarray(image)]
         for labels in (truth, prediction):
             pictures.append(draw_overlay(image, labels, meta['classes'], meta['palette'], legend=False, opacity=0.6))
-        rows.append([picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures])
-    columns = [max(row[column].width for row in rows) for column in range(3)]
-    sheet = Image.new('RGB', (sum(columns) + 2 * gap, len(rows) * (height + gap) - gap), 'white')
-    for index, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (sum(columns[:column]) + column * gap, index * (height + gap)))
+        columns.append([picture.resize((width, round(picture.height * width / picture.width))) for picture in pictures])
+    height = max(picture.height for column in columns for picture in column)
+    sheet = Image.new('RGB', (len(columns) * (width + gap) - gap, 3 * (height + gap) - gap), 'white')
+    for x, column in enumerate(columns):
+        for y, picture in enumerate(column):
+            sheet.paste(picture, (x * (width + gap), y * (height + gap) + (height - picture.height) // 2))
     sheet.save(target)
 
 
@@ -125,11 +125,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     minutes = (time.monotonic() - start) / 60
     print(
-        f'\nmIoU on the held-out images: {miou:.2f} (goal: {GOAL:.0f}; chance is below 15), after {minutes:.1f} minutes.\n'
+        f'\nmIoU on the held-out images: {miou:.2f} (goal: {GOAL:.0f}; chance is below 15)\n'
+        f'  time         {minutes:.1f} minutes\n'
         f'  dataset      {args.data}\n'
         f'  checkpoint   {checkpoint}\n'
         f'  logs         {work_dir}\n'
-        f'  pictures     {pictures / "overview.png"} (image, labels, prediction), and in\n'
+        f'  pictures     {pictures / "overview.png"} (from top: image, labels, prediction), and in\n'
         f'               {pictures / "held_out"} and {pictures / "photographs"}'
     )
     return 0 if miou >= GOAL or args.iterations else 1

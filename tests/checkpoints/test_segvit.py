@@ -48,7 +48,7 @@ def test_a_key_that_is_missing_is_named(key):
 
 def test_a_missing_stage_is_named():
     partial = {key: value for key, value in HEAD.items() if '_2.' not in key}
-    with pytest.raises(ValueError, match='missing input_proj_2.weight'):
+    with pytest.raises(ValueError, match=r'missing input_proj_2\.weight'):
         convert(partial, 'segvit')
 
 
@@ -63,5 +63,5 @@ def test_a_whole_file_and_an_unknown_method_are_refused():
         convert({'state_dict': SEGMENTOR, 'meta': {}}, 'segvit')
     with pytest.raises(ValueError, match=str(sorted(METHODS)).replace('[', r'\[').replace(']', r'\]')):
         convert(SEGMENTOR, 'sgvit')
-    with pytest.raises(ValueError, match='missing q.weight'):
+    with pytest.raises(ValueError, match=r'missing q\.weight'):
         convert({}, 'segvit')

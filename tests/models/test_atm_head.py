@@ -163,8 +163,9 @@ def test_every_option_changes_the_losses(option, label):
 
 def test_inputs_of_the_right_width_need_no_projection():
     head = make(in_channels=[12, 12], use_projection=False).eval()
-    assert not any('proj.' in name and '.cross_attn.' not in name for name, _ in head.named_parameters()
-                   if 'out_proj' not in name)
+    assert not any(
+        'proj.' in name and '.cross_attn.' not in name for name, _ in head.named_parameters() if 'out_proj' not in name
+    )
     assert head(features((5, 7), (5, 7), channels=(12, 12))).shape == (2, 5, 5, 7)
 
 

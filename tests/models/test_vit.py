@@ -103,5 +103,5 @@ def test_wrong_arguments_are_named(arguments, message):
 
 
 def test_a_stored_position_embedding_of_unknown_grid_is_refused():
-    with pytest.raises(ValueError, match='pos_embed has 24 tokens.*no square number'):
+    with pytest.raises(ValueError, match=r'pos_embed has 24 tokens.*no square number'):
         square_grid(24, 'pos_embed')

@@ -15,6 +15,7 @@ Shapes: B batch, C width, H and W input size in pixels, (h, w) token grid = ceil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -69,7 +70,7 @@ class ViTFeedForward(nn.Module):
         widths = [embed_dims] + [hidden_channels] * (num_fcs - 1)
         hidden = (
             nn.Sequential(Linear(before, after), build_activation_layer(dict(act_cfg)), nn.Dropout(dropout))
-            for before, after in zip(widths, widths[1:])
+            for before, after in pairwise(widths)
         )
         self.layers = nn.Sequential(*hidden, Linear(hidden_channels, embed_dims), nn.Dropout(dropout))
         self.drop_path = DropPath(drop_path)

@@ -15,10 +15,10 @@ Shapes: B batch, N classes = queries, C backbone width, D head width, L = h * w 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from mmengine.model.weight_init import trunc_normal_
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
@@ -148,6 +148,7 @@ class ATMHead(BaseDecodeHead):
         loss: ``'atm'`` trains classes and masks; ``'ce'`` trains the fused map with cross entropy (the paper's
             ablation).
         loss_decode: replaces the loss that ``loss`` stands for: an ``ATMLoss``, or a loss of mmseg with ``'ce'``.
+        init_cfg: initialisation, mmengine style; linear layers get a truncated normal when not given.
         **kwargs: passed to mmseg's ``BaseDecodeHead`` (``ignore_index``, ``align_corners`` is always False, ...).
 
     Shape:
@@ -235,10 +236,11 @@ class ATMHead(BaseDecodeHead):
         """Backbone maps to class logits and masks of every supervised stage, the final one last."""
         maps = self._transform_inputs(inputs)[::-1]
         sizes = [feature.shape[-2:] for feature in maps]
-        tokens = self._fuse([stage.tokens(x) for stage, x in zip(self.stages, maps)], sizes)
+        stages = cast('list[ATMStage]', list(self.stages))
+        tokens = self._fuse([stage.tokens(x) for stage, x in zip(stages, maps, strict=True)], sizes)
         queries = self.class_queries.weight.expand(len(maps[0]), -1, -1)
         outputs: list[StageOutput] = []
-        for stage, memory, size in zip(self.stages, tokens, sizes):
+        for stage, memory, size in zip(stages, tokens, sizes, strict=True):
             queries, wanted = stage(queries, memory, self.deep_supervision == 'layer')
             for layer_queries, similarity in wanted:
                 mask = self._resize(similarity.unflatten(2, size), sizes[-1])
@@ -271,7 +273,8 @@ class ATMHead(BaseDecodeHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Backbone maps to class scores ``(B, N, h, w)`` at the masks' own size."""
         output = self.decode(inputs)[-1]
-        return self.fuse(output, tuple(output.masks.shape[-2:]))
+        h, w = output.masks.shape[-2:]
+        return self.fuse(output, (h, w))
 
     def loss(self, inputs: Sequence[Tensor], batch_data_samples: Sequence[Any], train_cfg: Any) -> dict[str, Tensor]:
         """Losses of a batch; see :class:`mmvit_ext.models.losses.atm_loss.ATMLoss`."""

@@ -9,7 +9,7 @@ docs/benchmarks.md. On other devices, for few rows and while a graph is traced, 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ['Linear', 'linear']

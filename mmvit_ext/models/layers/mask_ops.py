@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -108,7 +108,7 @@ def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_i
     columns = bilinear_matrix(masks.shape[3], W, masks)[step_w // 2 :: step_w]
     label = label[:, step_h // 2 :: step_h, step_w // 2 :: step_w].flatten(1)
     correct, counted = label.new_zeros(()), label.new_zeros(())
-    for p, m, target in zip(probabilities, masks, label):
+    for p, m, target in zip(probabilities, masks, label, strict=True):
         points = torch.matmul(torch.matmul(rows, m), columns.T).sigmoid_().flatten(1)  # (Q, points)
         prediction = torch.mm(p.T.to(m.dtype), points).argmax(0)
         valid = target != ignore_index

@@ -1,6 +1,6 @@
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from mmvit_ext.models.layers.linear import MIN_ROWS, Linear, linear
 

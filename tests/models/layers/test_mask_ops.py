@@ -1,6 +1,6 @@
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from mmvit_ext.models.layers import mask_ops
 from mmvit_ext.models.layers.mask_ops import bilinear_matrix, fuse_masks, fused_accuracy, mask_losses
@@ -93,7 +93,9 @@ def test_the_size_of_a_piece_does_not_matter(case, monkeypatch):
     for elements in (1, 150, 2**20):
         monkeypatch.setattr(mask_ops, 'CHUNK', {'cpu': elements})
         with torch.no_grad():
-            results.append((*mask_losses(masks, label, image_index, class_index), fuse_masks(probabilities, maps, (11, 13))))
+            results.append(
+                (*mask_losses(masks, label, image_index, class_index), fuse_masks(probabilities, maps, (11, 13)))
+            )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             torch.testing.assert_close(a, b)
@@ -114,7 +116,10 @@ def test_mirroring_the_masks_mirrors_the_fused_map():
     torch.manual_seed(0)
     probabilities, masks = torch.rand(1, 4, 3), torch.randn(1, 4, 5, 7)
     with torch.no_grad():
-        plain, mirrored = fuse_masks(probabilities, masks, (19, 23)), fuse_masks(probabilities, masks.flip(-1), (19, 23))
+        plain, mirrored = (
+            fuse_masks(probabilities, masks, (19, 23)),
+            fuse_masks(probabilities, masks.flip(-1), (19, 23)),
+        )
     torch.testing.assert_close(mirrored.flip(-1), plain)
 
 
