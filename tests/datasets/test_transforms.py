@@ -1,5 +1,6 @@
 """Loading images and label maps: what comes out, and what is refused with which words."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ def load_labels(path: Path, labels: np.ndarray | None = None, sample: dict[str, 
         Image.fromarray(labels).save(path)
     results = {'seg_map_path': str(path), 'seg_fields': [], 'reduce_zero_label': False, **(sample or {})}
     return LoadSegAnnotations(**arguments)(results)['gt_seg_map']
+
+
+def test_without_mmseg_its_types_are_left_out_but_a_broken_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import reload, util
+
+    import mmvit_ext.datasets as package
+
+    find_spec = util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(util, 'find_spec', lambda name: None if name == 'mmseg' else find_spec(name))
+        assert reload(package).__all__ == ['LoadImageFromFile']
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'mmvit_ext.datasets.seg_transforms', None)
+        with pytest.raises(ImportError):
+            reload(package)
+    assert 'LoadSegAnnotations' in reload(package).__all__
 
 
 # Images

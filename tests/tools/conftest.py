@@ -9,6 +9,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
@@ -171,6 +173,9 @@ def run_tool(
     monkeypatch.chdir(tmp_path)
 
     def run(tool: str, *arguments: str) -> tuple[int, str]:
+        # Two runs of one config within a second have one name, and mmengine would go on with the first one's logger.
+        for kind in (DefaultScope, MessageHub, MMLogger):
+            kind._instance_dict.clear()
         capfd.readouterr()
         code = load_tool(tool).main([str(argument) for argument in arguments])
         captured = capfd.readouterr()
