@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvit_ext.models.layers.compiling import is_compiling
+
 __all__ = ['Linear', 'linear']
 
 MIN_ROWS = 256
@@ -31,7 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     C = x.shape[-1]
     if (
-        torch.compiler.is_compiling()
+        is_compiling()
         or x.device.type != 'cpu'
         or x.dtype != torch.float32
         or x.numel() < MIN_ROWS * C

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmvit_ext.models.layers.compiling import is_compiling
 from mmvit_ext.models.layers.linear import linear
 
 __all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
@@ -66,7 +67,7 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
     """
     H, W = size
     B, Q, h, w = masks.shape
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or is_compiling():
         full = F.interpolate(masks, size=size, mode='bilinear', align_corners=False).sigmoid()
         return torch.matmul(probabilities.transpose(1, 2), full.flatten(2)).unflatten(2, size)
     rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
