@@ -25,4 +25,4 @@ log_level = 'INFO'
 load_from = None
 resume = False
 
-tta_model = dict(type='SegTTAModel')
+tta_model = dict(type='mmvit_ext.ScoreTTAModel')

@@ -24,19 +24,28 @@ BACKBONE_RULE: Rule = (
     r'\1\2',
 )
 _PARAMETERS = ('weight', 'bias')
-_LAYER_NAMES = {
+_COMMON_NAMES = {
     'self_attn.in_proj_weight': 'self_attn.in_proj_weight',
     'self_attn.in_proj_bias': 'self_attn.in_proj_bias',
     **{f'self_attn.out_proj.{p}': f'self_attn.out_proj.{p}' for p in _PARAMETERS},
-    **{f'multihead_attn.{m}.{p}': f'cross_attn.{m}.{p}' for m in ('q', 'k', 'v', 'proj') for p in _PARAMETERS},
     **{f'linear1.{p}': f'ffn.0.{p}' for p in _PARAMETERS},
     **{f'linear2.{p}': f'ffn.3.{p}' for p in _PARAMETERS},
     **{f'norm{n}.{p}': f'norm{n}.{p}' for n in (1, 2, 3) for p in _PARAMETERS},
 }
+_ATM_LAYER_NAMES = {
+    **_COMMON_NAMES,
+    **{f'multihead_attn.{m}.{p}': f'cross_attn.{m}.{p}' for m in ('q', 'k', 'v', 'proj') for p in _PARAMETERS},
+}
+_QU_LAYER_NAMES = {
+    **_COMMON_NAMES,
+    'multihead_attn.in_proj_weight': 'cross_attn.in_proj_weight',
+    'multihead_attn.in_proj_bias': 'cross_attn.in_proj_bias',
+    **{f'multihead_attn.out_proj.{p}': f'cross_attn.out_proj.{p}' for p in _PARAMETERS},
+}
 
 
 def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a SegViT segmentor or head.
+    """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure.
 
     Args:
         state_dict: the authors' names to tensors, with or without the prefix ``decode_head.``.
@@ -51,7 +60,18 @@ def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     head = {key: value for key, value in state_dict.items() if key.startswith(prefix) and _is_head(key, prefix)}
     rest = {key: value for key, value in state_dict.items() if key not in head}
     converted = apply_rules(rest, [BACKBONE_RULE], METHOD)
-    converted.update(_convert_atm(head, prefix, prefix))
+    if any(key.startswith(f'{prefix}atm.') for key in head):
+        names = {
+            **_stage_names(head, prefix, f'{prefix}levels', _QU_LAYER_NAMES),
+            **_atm_names(head, f'{prefix}atm.', prefix),
+            f'{prefix}q.weight': f'{prefix}position_queries.weight',
+        }
+    else:
+        names = _atm_names(head, prefix, prefix)
+    require_keys(head, names, METHOD)
+    rules: list[Rule] = [(re.escape(theirs), ours) for theirs, ours in names.items()]
+    rules.append((re.escape(prefix) + r'(atm\.)?loss_decode\.criterion\.empty_weight', None))
+    converted.update(apply_rules(head, rules, METHOD))
     return converted
 
 
@@ -59,27 +79,32 @@ def _is_head(key: str, prefix: str) -> bool:
     return bool(prefix) or not key.startswith('backbone.')
 
 
-def _convert_atm(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
-    """Keys of an ATM decoder under the prefix ``source`` to those of ``ATMHead`` under ``target``."""
+def _atm_names(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, str]:
+    """Names of an ATM decoder under the prefix ``source`` to those of ``ATMHead`` under ``target``."""
+    return {
+        f'{source}q.weight': f'{target}class_queries.weight',
+        **{f'{source}class_embed.{p}': f'{target}class_embed.{p}' for p in _PARAMETERS},
+        **_stage_names(state_dict, source, f'{target}stages', _ATM_LAYER_NAMES),
+    }
+
+
+def _stage_names(
+    state_dict: Mapping[str, Tensor], source: str, target: str, layer_names: Mapping[str, str]
+) -> dict[str, str]:
+    """Names of numbered decoders and their input projections; the numbers are read off the keys."""
     stages = _counted(state_dict, re.escape(source) + r'decoder_(\d+)\..*')
     layers = _counted(state_dict, re.escape(source) + r'decoder_\d+\.layers\.(\d+)\..*')
     projected = any(key.startswith(f'{source}input_proj_') for key in state_dict)
-    names = {
-        f'{source}q.weight': f'{target}class_queries.weight',
-        **{f'{source}class_embed.{p}': f'{target}class_embed.{p}' for p in _PARAMETERS},
-    }
+    names = {}
     for stage in stages:
-        ours = f'{target}stages.{stage - 1}'
+        ours = f'{target}.{stage - 1}'
         if projected:
             names |= {f'{source}input_proj_{stage}.{p}': f'{ours}.proj.{p}' for p in _PARAMETERS}
             names |= {f'{source}proj_norm_{stage}.{p}': f'{ours}.norm.{p}' for p in _PARAMETERS}
         for layer in layers:
             theirs = f'{source}decoder_{stage}.layers.{layer}'
-            names |= {f'{theirs}.{a}': f'{ours}.layers.{layer}.{b}' for a, b in _LAYER_NAMES.items()}
-    require_keys(state_dict, names, METHOD)
-    rules: list[Rule] = [(re.escape(theirs), ours.replace('\\', r'\\')) for theirs, ours in names.items()]
-    rules.append((re.escape(source) + r'loss_decode\.criterion\.empty_weight', None))
-    return apply_rules(state_dict, rules, METHOD)
+            names |= {f'{theirs}.{a}': f'{ours}.layers.{layer}.{b}' for a, b in layer_names.items()}
+    return names
 
 
 def _counted(state_dict: Mapping[str, Tensor], pattern: str) -> list[int]:

@@ -7,3 +7,4 @@ from .losses import *  # noqa: F403
 
 if find_spec('mmseg') is not None:
     from .decode_heads import *  # noqa: F403
+    from .segmentors import *  # noqa: F403

@@ -1,13 +1,35 @@
 """SegViT with ViT-L/16: class queries decode layers 7, 15 and 23 (counted from 0)."""
 
-_base_ = './segvit_vit-b16.py'
-
 model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[127.5, 127.5, 127.5],
+        std=[127.5, 127.5, 127.5],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+    ),
     backbone=dict(
+        type='mmvit_ext.ViT',
         arch='large',
+        patch_size=16,
         out_indices=(7, 15, 23),
+        patch_bias=True,
+        norm_cfg=dict(type='LN', eps=1e-6),
+        with_cls_token=False,
         drop_path_rate=0.3,
         init_cfg=dict(type='Pretrained', checkpoint='pretrain/vit_large_p16_384.pth'),
     ),
-    decode_head=dict(in_channels=[1024, 1024, 1024], channels=512, num_heads=16),
+    decode_head=dict(
+        type='mmvit_ext.ATMHead',
+        in_channels=[1024, 1024, 1024],
+        in_index=[0, 1, 2],
+        channels=512,
+        num_heads=16,
+        num_layers=3,
+        loss_decode=dict(type='mmvit_ext.ATMLoss'),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='slide'),
 )

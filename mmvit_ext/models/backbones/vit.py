@@ -401,12 +401,24 @@ class ViT(BaseModule):
         feature = tokens.reshape(B, *size, C).permute(0, 3, 1, 2).contiguous()
         return [feature, x[:, 0]] if self.output_cls_token else feature
 
+    def run_layer(
+        self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens and their grid after layer ``index``."""
+        return self.maybe_checkpointed(layer, x), size
+
+    def maybe_checkpointed(self, layer: nn.Module, *arguments: Any) -> Tensor:
+        """Call a layer, with activation checkpointing if that was asked for."""
+        if self.with_cp and self.training:
+            return checkpoint(layer, *arguments, use_reentrant=False)
+        return layer(*arguments)
+
     def forward(self, img: Tensor) -> tuple[Tensor | list[Tensor], ...]:
         """Maps of the layers named by ``out_indices``; see the class."""
         x, size = self.embed(img)
         outs = {-1: self.to_map(x, size)} if self.out_origin else {}
         for index, layer in enumerate(self.layers[: max(self.out_indices) + 1]):
-            x = checkpoint(layer, x, use_reentrant=False) if self.with_cp and self.training else layer(x)
+            x, size = self.run_layer(index, layer, x, size)
             if self.final_norm and index == self.num_layers - 1:
                 x = getattr(self, self.norm1_name)(x)
             if index in self.out_indices:

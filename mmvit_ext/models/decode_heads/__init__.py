@@ -1,5 +1,6 @@
 """Segmentation heads. They extend mmseg's ``BaseDecodeHead`` and need mmseg."""
 
 from .atm_head import ATMHead
+from .shrunk_atm_head import ShrunkATMHead
 
-__all__ = ['ATMHead']
+__all__ = ['ATMHead', 'ShrunkATMHead']

@@ -54,11 +54,13 @@ class ATMDecoderLayer(nn.Module):
         dropout: dropout of attention weights, hidden units and branch outputs, a probability.
     """
 
+    cross_attention: type[nn.Module] = SplitAttention
+
     def __init__(self, embed_dims: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.self_attn = PackedAttention(embed_dims, num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(embed_dims)
-        self.cross_attn = SplitAttention(embed_dims, num_heads, dropout=dropout)
+        self.cross_attn = self.cross_attention(embed_dims, num_heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(embed_dims)
         self.ffn = FeedForward(embed_dims, dropout)
         self.norm3 = nn.LayerNorm(embed_dims)
@@ -234,7 +236,10 @@ class ATMHead(BaseDecodeHead):
 
     def decode(self, inputs: Sequence[Tensor]) -> list[StageOutput]:
         """Backbone maps to class logits and masks of every supervised stage, the final one last."""
-        maps = self._transform_inputs(inputs)[::-1]
+        return self.decode_maps(self._transform_inputs(inputs)[::-1])
+
+    def decode_maps(self, maps: Sequence[Tensor]) -> list[StageOutput]:
+        """Maps in the order in which they are decoded to class logits and masks of every supervised stage."""
         sizes = [feature.shape[-2:] for feature in maps]
         stages = cast('list[ATMStage]', list(self.stages))
         tokens = self._fuse([stage.tokens(x) for stage, x in zip(stages, maps, strict=True)], sizes)

@@ -1,0 +1,148 @@
+r"""Decoder of SegViT's Shrunk structure: query-based upsampling, then one Attention-to-Mask stage.
+
+Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2 (the Shrunk structure) and figure 3 (c).
+
+Query-based upsampling (QU): learned queries, one per position of the fine grid, collect what they need by
+cross-attention, first from the fine tokens taken just before the backbone shrinks, then from the coarse tokens of its
+last layer. The result is a map at the fine grid from which the class queries decode their masks.
+
+Deviation: the learned queries stand on the grid of the training crop and are resized to any other.
+
+Shapes: B batch, C backbone width, D head width, (h, w) fine grid, L tokens of the map that is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead
+from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.linear import Linear
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.losses.atm_loss import StageOutput
+from mmvit_ext.registry import MODELS
+
+__all__ = ['QULayer', 'QULevel', 'ShrunkATMHead']
+
+
+class QULayer(ATMDecoderLayer):
+    """Post-norm decoder layer with ordinary cross-attention; arguments as in ``ATMDecoderLayer``."""
+
+    cross_attention = PackedAttention
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """Queries ``(B, h*w, D)`` and tokens ``(B, L, D)`` to queries."""
+        queries = self.norm1(queries + self.dropout(self.self_attn(queries)))
+        queries = self.norm2(queries + self.dropout(self.cross_attn(queries, tokens)))
+        return self.norm3(queries + self.dropout(self.ffn(queries)))
+
+
+class QULevel(nn.Module):
+    """One level of query-based upsampling: the tokens' projection and a stack of decoder layers.
+
+    Args:
+        in_channels: width C of the tokens.
+        embed_dims: width D of the queries.
+        num_heads: attention heads; divides D.
+        num_layers: decoder layers.
+        dropout: a probability.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        self.proj = Linear(in_channels, embed_dims)
+        self.norm = nn.LayerNorm(embed_dims)
+        self.layers = nn.ModuleList(QULayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
+
+    def forward(self, queries: Tensor, feature: Tensor) -> Tensor:
+        """Queries ``(B, h*w, D)`` and a map ``(B, C, ...)`` to queries."""
+        tokens = self.norm(self.proj(feature.flatten(2).transpose(1, 2)))  # (B, L, D)
+        for layer in self.layers:
+            queries = layer(queries, tokens)
+        return queries
+
+
+@MODELS.register_module()
+class ShrunkATMHead(ATMHead):
+    r"""Query-based upsampling and a one-stage ATM decoder (arXiv 2210.05844, section 3.2).
+
+    .. math::
+        U_0 = \text{learned}, \qquad U_i = \mathrm{QU}_i(U_{i-1}, F_i), \qquad \text{masks} = \mathrm{ATM}(U_2)
+
+    with :math:`F_1` the fine map before the backbone shrinks and :math:`F_2` the coarse map of its last layer. Every
+    ATM layer is supervised with its own mask.
+
+    Args:
+        in_channels: widths of the fine and the coarse map.
+        channels: width D of all queries.
+        num_classes: number of classes.
+        img_size: training crop in pixels, an edge or ``(H, W)``; fixes the grid of the learned queries only.
+        query_stride: stride of that grid in pixels, the fine map's.
+        in_index: which maps of the backbone are the fine and the coarse one.
+        num_heads: attention heads; divides D.
+        num_layers: decoder layers of each level and of the ATM stage.
+        dropout_ratio: dropout in all decoder layers, a probability.
+        **kwargs: passed to ``ATMHead``: ``loss``, ``loss_decode``, ``ignore_index``, ``init_cfg``, ...
+
+    Shape:
+        inputs: a fine map ``(B, C, h, w)`` and a coarse one; outputs as in ``ATMHead``, the masks being ``(h, w)``.
+
+    Raises:
+        ValueError: where arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        num_classes: int,
+        img_size: int | Sequence[int],
+        query_stride: int = 16,
+        in_index: Sequence[int] = (0, 1),
+        num_heads: int = 12,
+        num_layers: int = 3,
+        dropout_ratio: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        if len(in_channels) != len(in_index):
+            raise ValueError(f'in_channels {in_channels} and in_index {in_index} must have the same length')
+        super().__init__(
+            channels,
+            channels,
+            num_classes=num_classes,
+            in_index=0,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            dropout_ratio=dropout_ratio,
+            deep_supervision='layer',
+            use_projection=False,
+            **kwargs,
+        )
+        self.in_channels, self.in_index = list(in_channels), list(in_index)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.query_grid = (-(-height // query_stride), -(-width // query_stride))
+        self.position_queries = nn.Embedding(self.query_grid[0] * self.query_grid[1], channels)
+        self.levels = nn.ModuleList(QULevel(c, channels, num_heads, num_layers, dropout_ratio) for c in in_channels)
+        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Before any load: resize the learned queries."""
+        name = f'{prefix}position_queries.weight'
+        stored = state_dict.get(name)
+        if stored is not None and stored.shape[0] != self.position_queries.num_embeddings:
+            grid = square_grid(stored.shape[0], name)
+            state_dict[name] = resize_position_embedding(stored[None], grid, self.query_grid)[0]
+
+    def decode(self, inputs: Sequence[Tensor]) -> list[StageOutput]:
+        """Fine and coarse map to class logits and masks of every ATM layer, the final one last."""
+        maps = self._transform_inputs(inputs)
+        B, _, h, w = maps[0].shape
+        learned = resize_position_embedding(self.position_queries.weight[None], self.query_grid, (h, w))
+        queries = learned.expand(B, -1, -1)
+        for level, feature in zip(self.levels, maps, strict=True):
+            queries = level(queries, feature)
+        return self.decode_maps([queries.transpose(1, 2).unflatten(2, (h, w))])

@@ -1,0 +1,46 @@
+"""What a whole segmentor needs beside backbone and head."""
+
+from __future__ import annotations
+
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import SegTTAModel
+from mmseg.structures import SegDataSample
+
+from mmvit_ext.registry import MODELS
+
+__all__ = ['ScoreTTAModel']
+
+
+@MODELS.register_module()
+class ScoreTTAModel(SegTTAModel):
+    """Test-time augmentation that averages score maps as they are.
+
+    mmseg's ``SegTTAModel`` takes a softmax of each map first, which is right for logits. What an ATM head gives are
+    scores already, and the published multi-scale figures of SegViT (arXiv 2210.05844) average these.
+
+    Args:
+        module: the segmentor.
+        **kwargs: passed to mmengine's ``BaseTTAModel``.
+    """
+
+    def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
+        """Average the score maps ``(N, H, W)`` of the views of each image and take the best class.
+
+        Args:
+            data_samples_list: for each image its predictions, one per view.
+
+        Returns:
+            one prediction per image.
+        """
+        merged = []
+        for views in data_samples_list:
+            scores = sum(view.seg_logits.data for view in views) / len(views)
+            sample = views[0]
+            sample.set_data(
+                {
+                    'seg_logits': PixelData(data=scores),
+                    'pred_sem_seg': PixelData(data=scores.argmax(dim=0, keepdim=True)),
+                }
+            )
+            merged.append(sample)
+        return merged
