@@ -361,7 +361,7 @@ def _set_show_dir(cfg: Config, scope: str, show_dir: str) -> None:
     elif scope == 'mmpretrain':
         hook.update(enable=True, out_dir=folder)
     else:
-        hook.update(draw=True)
+        hook.update(draw=True, interval=1)  # upstream's hook counts the interval in tests, too
         visualizer = cfg.setdefault('visualizer', ConfigDict(type='SegLocalVisualizer', name='visualizer'))
         visualizer.save_dir = folder
         # A visualizer of a known name is not built anew but returned as it was, with its old folder.
