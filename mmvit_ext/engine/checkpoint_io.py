@@ -32,12 +32,13 @@ def is_remote(path: str) -> bool:
     return '://' in path
 
 
-def check_checkpoint_file(path: str | Path, role: str = 'checkpoint') -> None:
+def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: str = 'check the path') -> None:
     """Find a missing, cut off or foreign file without reading it.
 
     Args:
         path: The file; an address is not checked.
         role: What the file is to the caller, for the message.
+        remedy: What to do when it is missing.
 
     Raises:
         UserError: The file is missing, cut off or no PyTorch checkpoint.
@@ -48,7 +49,7 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint') -> None:
     if path.is_dir():
         raise UserError(f'the {role} {path} is a folder: expected a .pth file')
     if not path.is_file():
-        raise UserError(f'there is no {role} {path}: check the path')
+        raise UserError(f'there is no {role} {path}: {remedy}')
     try:
         with path.open('rb') as file:
             head = file.read(len(_LEGACY_MAGIC))

@@ -159,7 +159,12 @@ def _iter_pretrained(node: Any, key: str) -> Iterable[tuple[str, str]]:
 def _check_files(cfg: Config) -> None:
     for key, path in _iter_pretrained(cfg.get('model'), 'model'):
         if not is_remote(path):
-            check_checkpoint_file(path, f'pretrained checkpoint ({key})')
+            section = key.rpartition('.')[0] if key.endswith('init_cfg.checkpoint') else key
+            check_checkpoint_file(
+                path,
+                f'pretrained checkpoint ({key})',
+                f'put it there, or start from random weights with --cfg-options {section}=None',
+            )
     if cfg.get('load_from'):
         check_checkpoint_file(cfg.load_from, 'checkpoint')
 

@@ -149,7 +149,9 @@ def test_a_missing_pretrained_file_is_found_before_the_run(make_config: Config, 
     assert code == 2
     assert 'absent.pth' in error_of(output)
     assert 'model.backbone.init_cfg.checkpoint' in error_of(output)
+    assert '--cfg-options model.backbone.init_cfg=None' in error_of(output)
     assert no_work_dir(tmp_path)
+    assert run_tool('train', config, '--cfg-options', 'model.backbone.init_cfg=None')[0] == 0
 
 
 def test_resuming_from_another_model_is_an_error(make_config: Config, run_tool: Run, trained: Path) -> None:
