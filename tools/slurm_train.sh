@@ -22,8 +22,8 @@ fi
 NODES=$((GPUS / GPUS_PER_NODE))
 CPUS_PER_TASK=${CPUS_PER_TASK:-$((5 * GPUS_PER_NODE))}
 export PORT=${PORT:-29500}
-export GPUS_PER_NODE NODES TRAIN_SCRIPT CONFIG
-TRAIN_SCRIPT="$(cd "$(dirname "$0")" && pwd)/train.py"
+TOOLS="$(cd "$(dirname "$0")" && pwd)"
+export GPUS_PER_NODE NODES TOOLS CONFIG
 
 # srun starts one task per machine; the first machine of the allocation is the meeting point.
 # shellcheck disable=SC2086
@@ -31,8 +31,8 @@ exec srun --partition="$PARTITION" --job-name="$JOB_NAME" --nodes="$NODES" --nta
     --gres="gpu:$GPUS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     bash -c '
         MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-        exec "${PYTHON:-python}" -m torch.distributed.run \
+        exec "${PYTHON:-python}" "$TOOLS/torchrun.py" \
             --nnodes="$NODES" --node_rank="$SLURM_NODEID" --nproc_per_node="$GPUS_PER_NODE" \
             --master_addr="$MASTER_ADDR" --master_port="$PORT" \
-            "$TRAIN_SCRIPT" "$CONFIG" --launcher pytorch "$@"
+            "$TOOLS/train.py" "$CONFIG" --launcher pytorch "$@"
     ' bash "$@"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ['draw_overlay', 'label_image', 'make_palette']
+__all__ = ['draw_overlay', 'label_image', 'load_font', 'make_palette']
 
 Colour = tuple[int, int, int]
 _GOLDEN_RATIO = 0.618033988749895
@@ -97,10 +97,18 @@ def _colour(colour: Sequence[int]) -> Colour:
     return int(colour[0]), int(colour[1]), int(colour[2])
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font that comes with Pillow.
+
+    Args:
+        size: Height in pixels; a Pillow before 10.1 or without FreeType has one size only.
+
+    Returns:
+        The font.
+    """
     try:
         return ImageFont.load_default(size)
-    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: one size only
+    except (TypeError, OSError):
         return ImageFont.load_default()
 
 
@@ -108,7 +116,7 @@ def _append_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) 
     if not entries:
         return picture
     size = min(max(picture.width // 32, 11), 28)
-    font, gap = _font(size), max(size // 2, 4)
+    font, gap = load_font(size), max(size // 2, 4)
     widths = [round(font.getlength(text)) + size + 2 * gap for text, _ in entries]
     width = max(picture.width, max(widths) + gap)
     places, x, y = [], gap, gap

@@ -12,11 +12,20 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ['EXIT_BAD_INPUT', 'EXIT_INTERRUPTED', 'UserError', 'describe_failure', 'nearest', 'run_command']
+__all__ = [
+    'EXIT_BAD_INPUT',
+    'EXIT_INTERRUPTED',
+    'UserError',
+    'describe_failure',
+    'nearest',
+    'run_command',
+    'same_on_every_process',
+]
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -44,6 +53,7 @@ class UserError(ValueError):
         if _WORKER_ERROR.match(message):
             message = _worker_message(message)[1]
         super().__init__(' '.join(line.strip() for line in message.splitlines()))
+        self.same_on_every_process = False
 
 
 def _worker_message(text: str) -> tuple[str, str]:
@@ -179,9 +189,19 @@ def describe_failure(error: BaseException) -> str | None:
     return None
 
 
-def _is_spokesman() -> bool:
-    """Whether this process may write the error: one per machine, because a folder can be missing on one only."""
-    return os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0'
+@contextmanager
+def same_on_every_process() -> Iterator[None]:
+    """Marks errors of a block that all processes of a machine run alike, so that one of them reports it for all."""
+    try:
+        yield
+    except UserError as error:
+        error.same_on_every_process = True
+        raise
+
+
+def _local_rank() -> int:
+    rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
+    return int(rank) if rank.isdigit() else 0
 
 
 def run_command(
@@ -208,7 +228,7 @@ def run_command(
     try:
         return int(command(argv) or 0)
     except KeyboardInterrupt:
-        if _is_spokesman():
+        if _local_rank() == 0:
             remedy = f'; {after_interrupt}' if after_interrupt else ''
             print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
@@ -218,7 +238,9 @@ def run_command(
             traceback.print_exc()
         if sentence is None:
             return 1
-        if _is_spokesman():
+        # A folder can be missing on one machine only, a bad image is met by one process only.
+        if _local_rank() == 0 or not getattr(error, 'same_on_every_process', False):
             sys.stdout.flush()
-            print(f'{name}: error: {sentence}', file=sys.stderr, flush=True)
+            rank = f' [rank {os.environ["RANK"]}]' if int(os.environ.get('WORLD_SIZE', '1')) > 1 else ''
+            print(f'{name}{rank}: error: {sentence}', file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT

@@ -3,8 +3,9 @@
 import copy
 import glob
 import os
+import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,20 @@ from torch import nn
 from .checkpoint_io import HAS_SAFE_GLOBALS, atomic_path, extract_state_dict, read_checkpoint
 from .config import check_types, iter_dataset_cfgs, load_config, prepare_scope
 from .drawing import draw_overlay, label_image, make_palette
-from .errors import UserError, describe_failure
+from .errors import EXIT_BAD_INPUT, UserError, describe_failure
 from .launch import discard_pretrained, writable_folder
 from .pretrained import check_report, load_weights
 
-__all__ = ['Outcome', 'Predictor', 'collect_images', 'output_names', 'predict_images', 'resolve_device']
+__all__ = [
+    'Outcome',
+    'Predictor',
+    'collect_images',
+    'output_names',
+    'predict_images',
+    'process_images',
+    'report_failures',
+    'resolve_device',
+]
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -204,14 +214,28 @@ class Predictor:
         Raises:
             UserError: The file cannot be read.
         """
+        image, data = self.prepare(path)
+        return image, self.model.test_step(data)[0]  # type: ignore[operator]
+
+    def prepare(self, path: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read an image and put it through the test pipeline.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image as the training loader reads it (RGB, turned by its EXIF orientation), and the batch of one that
+            the model's ``test_step`` takes.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
         loaded = self._load({'img_path': str(path), 'img_id': 0})
         image = np.ascontiguousarray(loaded['img'][..., ::-1])
         packed = self._transform(loaded)
         if self.scope == 'mmpretrain':
-            data = default_collate([packed])
-        else:
-            data = {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
-        return image, self.model.test_step(data)[0]  # type: ignore[operator]
+            return image, default_collate([packed])
+        return image, {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
 
     def segment(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         """Predict the classes of an image's pixels.
@@ -388,23 +412,65 @@ def predict_images(
             f'--save-mask is for segmentation, {config} is of scope {cfg.get("default_scope")}: leave it out'
         )
     predictor = Predictor(cfg, checkpoint, chosen, allow_partial=allow_partial, trust=trust)
+
+    def work(path: Path, name: str) -> Path:
+        picture, labels = predictor.draw(path, opacity, legend)
+        written = folder / 'overlays' / f'{name}.png'
+        with atomic_path(written) as file:
+            picture.save(file)
+        if save_mask and labels is not None:
+            with atomic_path(folder / 'labels' / f'{name}.png') as file:
+                labels.save(file)
+        return written
+
+    return process_images(paths, work, 'predicting', progress=progress)
+
+
+def process_images(
+    paths: Sequence[Path], work: Callable[[Path, str], Path], title: str, *, progress: bool = True
+) -> Outcome:
+    """Do the same with each image; one bad image does not keep the others from being done.
+
+    Args:
+        paths: The images.
+        work: Takes an image and the name of its results, see :func:`output_names`; returns the file it wrote.
+        title: Stands before the progress bar.
+        progress: Whether to show that bar on stderr.
+
+    Returns:
+        What was written and what failed.
+    """
     outcome = Outcome()
-    columns = (TextColumn('predicting'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         for path, name in zip(bar.track(paths), output_names(paths), strict=True):
             try:
-                picture, labels = predictor.draw(path, opacity, legend)
-                with atomic_path(folder / 'overlays' / f'{name}.png') as file:
-                    picture.save(file)
-                if save_mask and labels is not None:
-                    with atomic_path(folder / 'labels' / f'{name}.png') as file:
-                        labels.save(file)
+                outcome.written.append(work(path, name))
             except Exception as error:
                 reason = describe_failure(error)
                 if reason is None:
                     outcome.unknown = outcome.unknown or traceback.format_exc()
                     reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
                 outcome.failed.append((path, reason))
-            else:
-                outcome.written.append(folder / 'overlays' / f'{name}.png')
     return outcome
+
+
+def report_failures(outcome: Outcome, name: str) -> int:
+    """List on stderr the images that failed.
+
+    Args:
+        outcome: What became of the images.
+        name: The command's name, written before the list.
+
+    Returns:
+        The command's exit code: 0 when nothing failed, 1 for a failure whose reason is not known, otherwise 2.
+    """
+    if not outcome.failed:
+        return 0
+    print(f'{name}: error: {len(outcome.failed)} images failed:', file=sys.stderr)
+    for path, reason in outcome.failed:
+        print(f'  {path}: {reason}', file=sys.stderr)
+    if outcome.unknown:
+        print(outcome.unknown, file=sys.stderr)
+        return 1
+    return EXIT_BAD_INPUT

@@ -22,7 +22,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from .checkpoint_io import allow_training_state, atomic_path, check_checkpoint_file, is_remote
 from .config import check_num_classes, check_types, load_config, prepare_scope
 from .data_checks import check_datasets
-from .errors import UserError
+from .errors import UserError, same_on_every_process
 from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
 
 __all__ = [
@@ -259,7 +259,8 @@ def run_train(args: argparse.Namespace) -> None:
     Raises:
         UserError: Something is wrong with the arguments, the config or the files it names.
     """
-    cfg, lines = prepare_train(args)
+    with same_on_every_process():
+        cfg, lines = prepare_train(args)
     runner = _build_runner(cfg, [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook()], lines)
     runner.train()
     _leave_process_group()
@@ -401,7 +402,8 @@ def run_test(args: argparse.Namespace) -> dict[str, float]:
     Raises:
         UserError: Something is wrong with the arguments, the config or the files it names.
     """
-    cfg, scope, lines = prepare_test(args)
+    with same_on_every_process():
+        cfg, scope, lines = prepare_test(args)
     suffix = Path(args.out).suffix if args.out else ''
     if args.out and not suffix:
         for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:

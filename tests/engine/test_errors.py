@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmvit_ext.engine.errors import UserError, describe_failure, nearest, run_command
+from mmvit_ext.engine.errors import UserError, describe_failure, nearest, run_command, same_on_every_process
 
 
 class Broken(Dataset):
@@ -104,12 +104,22 @@ def test_exit_codes_and_what_is_written(capsys: pytest.CaptureFixture[str]) -> N
     assert 'interrupted' in capsys.readouterr().err
 
 
-def test_one_process_per_machine_writes_the_error(
+def test_an_error_that_all_processes_share_is_written_once_per_machine_and_any_other_by_each(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('LOCAL_RANK', '3')
-    assert run_command(fail(UserError('do this')), [], name='tool') == 2
+    def check(argv: Sequence[str] | None) -> int:
+        with same_on_every_process():
+            raise UserError('no such folder')
+
+    for name, value in (('LOCAL_RANK', '3'), ('RANK', '11'), ('WORLD_SIZE', '16')):
+        monkeypatch.setenv(name, value)
+    assert run_command(check, [], name='tool') == 2
     assert capsys.readouterr().err == ''
+    assert run_command(fail(UserError('bad image')), [], name='tool') == 2
+    assert capsys.readouterr().err == 'tool [rank 11]: error: bad image\n'
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    assert run_command(check, [], name='tool') == 2
+    assert capsys.readouterr().err == 'tool [rank 11]: error: no such folder\n'
 
 
 def test_nearest_names_ignore_case() -> None:
