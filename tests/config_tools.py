@@ -40,8 +40,22 @@ def shrink_model(model: dict) -> None:
     """Few and narrow layers; indices, stages and everything else stay as published."""
     model['data_preprocessor']['size'] = (EDGE, EDGE)
     backbone, head = model['backbone'], model['decode_head']
-    backbone.update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2, init_cfg=None)
-    head.update(in_channels=[WIDTH] * len(head['in_channels']), channels=WIDTH // 2, num_heads=HEADS)
+    backbone['init_cfg'] = None
+    if backbone['type'] == 'SwinTransformer':
+        factor = backbone['embed_dims'] // WIDTH
+        backbone.update(embed_dims=WIDTH, depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+    else:
+        factor = {'tiny': 192, 'base': 768, 'large': 1024}[backbone['arch']] / WIDTH
+        backbone.update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2)
+    widths = head['in_channels']
+    head['in_channels'] = [round(w / factor) for w in widths] if isinstance(widths, list) else round(widths / factor)
+    head['channels'] = WIDTH // 2
+    if 'num_heads' in head:
+        head['num_heads'] = HEADS
+    if 'img_size' in head:
+        head['img_size'] = EDGE
+    if 'norm_cfg' in head:
+        head['norm_cfg'] = dict(type='BN')  # the synchronised one needs a GPU
     if model['test_cfg']['mode'] == 'slide':
         model['test_cfg'].update(crop_size=(EDGE, EDGE), stride=(EDGE * 3 // 4,) * 2)
 

@@ -35,13 +35,26 @@ def atm_head(config):
     )
 
 
-@pytest.mark.parametrize('name', ['segvit_atm.pt', 'segvit_atm_1stage.pt'])
+def shrunk_head(config):
+    decode_heads = pytest.importorskip('mmvit_ext.models.decode_heads')
+    return decode_heads.ShrunkATMHead(
+        in_channels=[config['in_channels']] * 2,
+        channels=config['embed_dims'],
+        num_classes=config['num_classes'],
+        img_size=config['img_size'],
+        num_heads=config['num_heads'],
+        num_layers=config['num_layers'],
+        dropout_ratio=0.0,
+    )
+
+
+@pytest.mark.parametrize('name', ['segvit_atm.pt', 'segvit_atm_1stage.pt', 'segvit_shrunk.pt'])
 def test_atm_head_gives_the_authors_numbers(name):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     record = load(name)
-    head = atm_head(record['config'])
+    head = (shrunk_head if record['system'] == 'ShrunkATMHead' else atm_head)(record['config'])
     head.load_state_dict(convert(record['state_dict'], 'segvit'), strict=True)
     features, size = record['features'], (record['config']['img_size'],) * 2
 

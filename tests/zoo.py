@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmvit_ext.models.backbones import ViT
+from mmvit_ext.models.backbones import ShrunkViT, ViT
 
 PRIME_SIZE = (41, 67)
 """Height and width in pixels: neither equal nor divided by any stride, so that no swapped axis passes."""
@@ -106,5 +106,22 @@ BACKBONES: dict[str, Backbone] = {
             # arXiv 2210.05844: the encoder's part of SegViT at 640 x 640 pixels.
             ({'arch': 'large', 'img_size': 640, 'with_cls_token': False}, (640, 640), 612.3),
         ),
+    ),
+    'ShrunkViT': Backbone(
+        build=ShrunkViT,
+        tiny={
+            'arch': {'embed_dims': 24, 'num_layers': 3, 'num_heads': 3, 'mlp_ratio': 2},
+            'shrink_index': 1,
+            'img_size': (48, 64),
+            'patch_size': 8,
+            'out_indices': (0, 2),
+        },
+        channels=(24, 24),
+        strides=(8, 16),
+        options=({'shrink_index': 2}, {'qd_mode': 'qkv'}, {'qd_mode': 'conv'}, {'drop_path_rate': 0.5}),
+        reordered=((-1, 0), (1, 0)),
+        other_size={'img_size': (64, 64)},
+        parameters=(({'arch': 'large', 'shrink_index': 8, 'patch_bias': True}, 303_299_584),),
+        multiply_adds=(({'arch': 'large', 'img_size': 640, 'shrink_index': 8}, (640, 640), 293.5),),
     ),
 }

@@ -38,3 +38,6 @@ model = dict(
     ),
     test_cfg=dict(crop_size=crop_size, stride=(486, 486)),
 )
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys=dict(_delete_=True, norm=dict(decay_mult=0.0), head=dict(lr_mult=10.0)))
+)

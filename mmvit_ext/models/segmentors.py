@@ -19,8 +19,8 @@ class ScoreTTAModel(SegTTAModel):
     scores already, and the published multi-scale figures of SegViT (arXiv 2210.05844) average these.
 
     Args:
-        module: the segmentor.
-        **kwargs: passed to mmengine's ``BaseTTAModel``.
+        module: the segmentor, or its config.
+        data_preprocessor: config of the data preprocessor; the segmentor's when not given.
     """
 
     def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:

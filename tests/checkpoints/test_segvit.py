@@ -6,6 +6,7 @@ import torch
 from mmvit_ext.checkpoints import METHODS, convert
 
 HEAD = torch.load(Path(__file__).parents[1] / 'data' / 'segvit_atm.pt', weights_only=True)['state_dict']
+SHRUNK = torch.load(Path(__file__).parents[1] / 'data' / 'segvit_shrunk.pt', weights_only=True)['state_dict']
 BACKBONE = {
     'backbone.cls_token': torch.zeros(1),
     'backbone.pos_embed': torch.zeros(2),
@@ -50,6 +51,22 @@ def test_a_missing_stage_is_named():
     partial = {key: value for key, value in HEAD.items() if '_2.' not in key}
     with pytest.raises(ValueError, match=r'missing input_proj_2\.weight'):
         convert(partial, 'segvit')
+
+
+def test_every_weight_of_a_shrunk_head_is_carried_over_once():
+    weights = {key: value for key, value in SHRUNK.items() if not key.endswith('empty_weight')}
+    assert sorted(map(id, convert(SHRUNK, 'segvit').values())) == sorted(map(id, weights.values()))
+
+
+@pytest.mark.parametrize('key', ['q.weight', 'atm.q.weight', 'decoder_2.layers.0.multihead_attn.in_proj_bias'])
+def test_a_key_that_a_shrunk_head_misses_is_named(key):
+    with pytest.raises(ValueError, match=f'missing {key}'):
+        convert({name: value for name, value in SHRUNK.items() if name != key}, 'segvit')
+
+
+def test_a_key_that_a_shrunk_head_has_too_many_is_named():
+    with pytest.raises(ValueError, match=r'unknown keys atm\.extra'):
+        convert({**SHRUNK, 'atm.extra': torch.zeros(1)}, 'segvit')
 
 
 def test_converting_leaves_the_argument_as_it_was():

@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+from mmvit_ext.models.backbones import ShrunkViT, ViT
+
+ARCH = {'embed_dims': 24, 'num_layers': 3, 'num_heads': 3, 'mlp_ratio': 2}
+
+
+def make(**replaced):
+    torch.manual_seed(0)
+    settings = {'arch': ARCH, 'shrink_index': 1, 'img_size': 48, 'patch_size': 8, 'out_indices': (0, 2)}
+    model = ShrunkViT(**{**settings, **replaced}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def test_checkpoints_of_the_plain_vit_load_strictly():
+    source = ViT(arch=ARCH, img_size=48, patch_size=8, out_indices=(0, 2))
+    for mode in ('query', 'qkv'):
+        make(qd_mode=mode).load_state_dict(source.state_dict(), strict=True)
+    result = make(qd_mode='conv').load_state_dict(source.state_dict(), strict=False)
+    assert result.missing_keys == ['layers.1.downsample.weight', 'layers.1.downsample.bias']
+    assert not result.unexpected_keys
+
+
+def test_before_the_shrinking_layer_it_is_the_plain_vit():
+    shrunk = make()
+    plain = ViT(arch=ARCH, img_size=48, patch_size=8, out_indices=(0, 2), with_cls_token=False).eval()
+    plain.load_state_dict(shrunk.state_dict())
+    img = torch.randn(2, 3, 41, 67)
+    torch.testing.assert_close(shrunk(img)[0], plain(img)[0])
+
+
+@pytest.mark.parametrize('grid', [(6, 9), (5, 7), (1, 4), (1, 1)], ids=str)
+def test_the_shrinking_layer_attends_from_every_second_token_to_all_of_them(grid):
+    layer = make().layers[1]
+    x = torch.randn(2, grid[0] * grid[1], 24)
+    rows = [i * grid[1] + j for i in range(0, grid[0], 2) for j in range(0, grid[1], 2)]
+    picked = x[:, rows]
+    attention = layer.attn.attn
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    q, _, _ = (layer.norm1(picked) @ weight.T + bias).chunk(3, -1)
+    _, k, v = (layer.norm1(x) @ weight.T + bias).chunk(3, -1)
+    heads = [
+        (q[..., i : i + 8] @ k[..., i : i + 8].transpose(1, 2) / 8**0.5).softmax(-1) @ v[..., i : i + 8]
+        for i in (0, 8, 16)
+    ]
+    expected = picked + attention.out_proj(torch.cat(heads, -1))
+    expected = expected + layer.ffn(layer.norm2(expected))
+    torch.testing.assert_close(layer(x, grid), expected)
+
+
+def test_thinning_out_keys_too_is_an_ordinary_layer_on_fewer_tokens():
+    layer = make(qd_mode='qkv').layers[1]
+    x = torch.randn(2, 30, 24)
+    picked = x.unflatten(1, (5, 6))[:, ::2, ::2].flatten(1, 2)
+    expected = picked + layer.attn(layer.norm1(picked))
+    expected = expected + layer.ffn(layer.norm2(expected))
+    torch.testing.assert_close(layer(x, (5, 6)), expected)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'shrink_index': 3}, '3 layers, got 3'),
+        ({'shrink_index': -1}, '3 layers, got -1'),
+        ({'qd_mode': 'pool'}, "'query', 'qkv', 'conv'.*'pool'"),
+        ({'with_cls_token': True}, 'no class token'),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+@pytest.fixture
+def head():
+    decode_heads = pytest.importorskip('mmvit_ext.models.decode_heads')
+    torch.manual_seed(0)
+    settings = {'num_classes': 5, 'img_size': (48, 64), 'query_stride': 8, 'num_heads': 3}
+    return decode_heads.ShrunkATMHead([24, 24], 12, **settings).eval()
+
+
+@pytest.mark.parametrize('size', [(48, 64), (41, 67), (64, 48), (8, 8)], ids=str)
+def test_head_decodes_any_input_size(head, size):
+    scores = head.predict(make()(torch.randn(2, 3, *size)), [{'img_shape': size}] * 2, None)
+    assert scores.shape == (2, 5, *size)
+    assert torch.isfinite(scores).all()
+
+
+def test_every_parameter_of_the_head_gets_a_gradient(head):
+    outputs = head.decode(make()(torch.randn(2, 3, 41, 67)))
+    assert len(outputs) == 3
+    assert all(output.masks.shape == (2, 5, 6, 9) for output in outputs)
+    sum(output.logits.square().sum() + output.masks.square().sum() for output in outputs).backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_learned_queries_load_at_another_crop(head):
+    other = type(head)([24, 24], 12, num_classes=5, img_size=(80, 96), query_stride=8, num_heads=3)
+    square = type(head)([24, 24], 12, num_classes=5, img_size=64, query_stride=8, num_heads=3)
+    other.load_state_dict(square.state_dict(), strict=True)
+    assert other.position_queries.weight.shape == (120, 12)
+    with pytest.raises(ValueError, match=r'position_queries\.weight has 48 tokens'):
+        other.load_state_dict(head.state_dict())
