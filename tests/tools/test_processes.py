@@ -80,6 +80,28 @@ def test_an_error_of_one_process_ends_both_with_its_sentence_last(make_config: C
     assert re.search(r'train \[rank \d\]: error: the label map .*image_\d\.png cannot be decoded', done.stderr)
 
 
+def write_command(folder: Path, name: str, body: str) -> None:
+    (folder / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
+    (folder / name).chmod(0o755)
+
+
+def test_slurm_starts_one_torchrun_per_machine_and_hands_arguments_on(tmp_path: Path) -> None:
+    write_command(tmp_path, 'srun', 'echo "srun $*"; while [[ $1 == --* ]]; do shift; done; exec "$@"')
+    write_command(tmp_path, 'scontrol', 'echo node7; echo node8')
+    write_command(tmp_path, 'interpreter', 'printf "<%s>" "$@"')
+    env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_NODEID': '1', 'SLURM_JOB_NODELIST': 'node[7-8]'}
+    env |= {'GPUS': '16', 'PYTHON': str(tmp_path / 'interpreter')}
+    command = ['bash', str(ROOT / 'tools' / 'slurm_train.sh'), 'part', 'job', 'con fig.py', '--cfg-options', 'a="b c"']
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert '--nodes=2 --ntasks=2 --ntasks-per-node=1 --gres=gpu:8' in done.stdout
+    assert '<--nnodes=2><--node_rank=1><--nproc_per_node=8><--master_addr=node7><--master_port=29500>' in done.stdout
+    assert '<con fig.py><--launcher><pytorch><--cfg-options><a="b c">' in done.stdout
+    env['GPUS'] = '12'
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert 'no multiple' in done.stderr
+
+
 def test_the_launchers_explain_their_arguments() -> None:
     for name in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh'):
         command = ['bash', str(ROOT / 'tools' / name)]
