@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-from mmvit_ext.engine.errors import EXIT_BAD_INPUT, run_command
-from mmvit_ext.engine.inference import predict_images
+from mmvit_ext.engine.errors import run_command
+from mmvit_ext.engine.inference import predict_images, report_failures
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,15 +61,7 @@ def _run(argv: Sequence[str] | None) -> int:
         trust=args.trust_source,
     )
     print(f'{len(outcome.written)} images predicted, results in {args.out}')
-    if not outcome.failed:
-        return 0
-    print(f'predict: error: {len(outcome.failed)} images failed:', file=sys.stderr)
-    for path, reason in outcome.failed:
-        print(f'  {path}: {reason}', file=sys.stderr)
-    if outcome.unknown:
-        print(outcome.unknown, file=sys.stderr)
-        return 1
-    return EXIT_BAD_INPUT
+    return report_failures(outcome, 'predict')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
