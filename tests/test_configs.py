@@ -55,6 +55,7 @@ def test_full_size_model_builds_and_costs_what_was_published(path):
         img = torch.empty(1, 3, *cfg.crop_size, device='meta')
         counted = count_flops(lambda: model.encode_decode(img, [{'img_shape': cfg.crop_size}])) / 2e9
         assert counted == pytest.approx(published, rel=0.02)
+        assert counted == pytest.approx(metadata(path)['GFLOPs counted here'], abs=0.051)
 
 
 def metadata(path):

@@ -95,7 +95,7 @@ def _stage_names(
     stages = _counted(state_dict, re.escape(source) + r'decoder_(\d+)\..*')
     layers = _counted(state_dict, re.escape(source) + r'decoder_\d+\.layers\.(\d+)\..*')
     projected = any(key.startswith(f'{source}input_proj_') for key in state_dict)
-    names = {}
+    names: dict[str, str] = {}
     for stage in stages:
         ours = f'{target}.{stage - 1}'
         if projected:

@@ -50,7 +50,7 @@ class QDLayer(ViTLayer):
             return self.downsample(plane.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
         return plane[:, ::2, ::2].flatten(1, 2)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """``(B, h*w, C)`` to ``(B, h'*w', C)``."""
         down = self.shrink(x, size)
         memory = down if self.qd_mode == 'qkv' else x
