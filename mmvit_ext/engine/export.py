@@ -1,6 +1,7 @@
 """A trained segmentor as a graph for other programs: torch.export and ONNX."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class ScoreMap(nn.Module):
 
     def __init__(self, segmentor: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        self.segmentor = segmentor
+        self.segmentor: Any = segmentor
         self.size = size
 
     def forward(self, img: Tensor) -> Tensor:
