@@ -22,8 +22,6 @@ MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmvi
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mmvit_ext.datasets'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['mmvit_ext.datasets'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmvit_ext.engine'])
-OPTIM_WRAPPERS = Registry(
-    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope=SCOPE, locations=['mmvit_ext.engine']
-)
+OPTIM_WRAPPERS = Registry('optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope=SCOPE, locations=['mmvit_ext.engine'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['mmvit_ext.evaluation'])
 VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope=SCOPE, locations=['mmvit_ext.engine'])

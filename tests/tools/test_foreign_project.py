@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-mmseg = pytest.importorskip('mmseg')
+pytest.importorskip('mmseg')
+
+import mmseg
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 
