@@ -111,7 +111,8 @@ def read_pins(text: str, mmcv: str) -> StackPins:
     Raises:
         SetupError: a line that is no pin, or a pin this program needs is missing.
     """
-    bootstrap, rest, versions, mmcv_line = [], [], {}, ''
+    bootstrap, rest, mmcv_line = [], [], ''
+    versions = {}  # type: Dict[str, str]
     for raw in text.splitlines():
         line = raw.split('#')[0].strip()
         if not line:
