@@ -314,7 +314,9 @@ def _classes_and_palette(
     for split in ('test', 'val', 'train'):
         loader = cfg.get(f'{split}_dataloader') or {}
         for _, dataset in iter_dataset_cfgs(loader.get('dataset'), split):
-            cls = DATASETS.get(dataset.get('type')) if isinstance(dataset.get('type'), str) else None
+            # Looking up, unlike building, does not go by the default scope on its own.
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                cls = registry.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
             candidates.append({**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})})
     for candidate in candidates:
         classes = candidate.get('classes')

@@ -1,0 +1,441 @@
+"""Pictures of the masks of an Attention-to-Mask decoder: one row per class, one column per supervised stage.
+
+Paper: SegViT: Semantic Segmentation with Plain Vision Transformers, Zhang et al., NeurIPS 2022, arXiv 2210.05844; its
+figure 1 shows such masks.
+
+A mask is treated as the model treats it on the way to its prediction: resized to the network's input, sigmoid, mean
+over the windows where inference slides, padding cut off, resized to the image. With whole inference the class scores
+are therefore the sum over the queries of class probability times the masks of the last stage.
+
+Shapes: N classes = queries, S stages (or decoder layers), K chosen classes, (h, w) mask size, (H, W) image size.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmseg.models.backbones import BEiT, VisionTransformer
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from mmvit_ext.engine.checkpoint_io import atomic_path
+from mmvit_ext.engine.config import load_config
+from mmvit_ext.engine.drawing import draw_overlay, load_font
+from mmvit_ext.engine.errors import UserError, nearest
+from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
+from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.models.backbones.vit import ViT
+from mmvit_ext.models.decode_heads.atm_head import ATMHead
+
+__all__ = ['ClassMasks', 'class_masks', 'colour_mask', 'draw_sheet', 'find_classes', 'show_masks', 'stage_names']
+
+TOP = 4
+"""Classes that are shown when none are named."""
+
+CELL = 320
+"""Longer edge of each picture of a sheet in pixels."""
+
+MAX_CELL = 4096
+"""A sheet of larger pictures would take gigabytes."""
+
+COLOUR_MAP = 'viridis'
+"""Its lightness grows evenly with the value, so that a mask can be read in grey and by colour-blind eyes."""
+
+PALENESS = 0.25
+"""What is left of the prediction's colours outside the class of a row."""
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassMasks:
+    """Masks of an image.
+
+    Args:
+        image: The image (H, W, 3), RGB.
+        labels: The prediction, class index of each pixel (H, W).
+        classes: Index of each chosen class (K).
+        masks: Masks at the size of the image (S, K, H, W), 0 to 1.
+        probabilities: Probability that the class's query gives to its class (S, K); of a sliding inference the highest
+            of all windows.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    classes: tuple[int, ...]
+    masks: np.ndarray
+    probabilities: np.ndarray
+
+
+# What there is to show
+
+
+def find_classes(wanted: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    """Indices of classes.
+
+    Args:
+        wanted: Names as a user writes them, in any case; repeated ones count once.
+        classes: Names of all classes.
+
+    Returns:
+        Indices, in the order of the names.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    known: dict[str, int] = {}
+    for index, name in enumerate(classes):
+        known.setdefault(_plain(name), index)
+    found: dict[int, None] = {}
+    for name in wanted:
+        if _plain(name) not in known:
+            near = nearest(name.strip(), [entry.strip() for entry in classes])
+            hint = f'did you mean {" or ".join(map(repr, near))}?' if near else 'names with spaces need quotes'
+            raise UserError(f"--classes '{name}' is none of the {len(classes)} classes of this model: {hint}")
+        found[known[_plain(name)]] = None
+    return tuple(found)
+
+
+def _plain(name: str) -> str:
+    return ' '.join(name.split()).casefold()
+
+
+def stage_names(model: nn.Module) -> list[str]:
+    """Headings of the supervised stages of a segmentor with an ATM head.
+
+    Args:
+        model: A segmentor of mmseg whose ``decode_head`` is an ``ATMHead``.
+
+    Returns:
+        For each element of ``decode_head.decode(...)`` what it is and which layers of the backbone it looks at. Layers
+        are counted from 1, as in the paper; maps that are no layer's are named by their ``in_index``.
+    """
+    head: Any = model.decode_head
+    sources = [_map_name(model, index) for index in head.in_index]
+    if head.deep_supervision == 'layer':
+        return [
+            f'decoder layer {number} ({" + ".join(sources)})' for number in range(1, len(head.stages[0].layers) + 1)
+        ]
+    return [f'stage {number} ({source})' for number, source in enumerate(reversed(sources), 1)]
+
+
+def _map_name(model: Any, index: int) -> str:
+    backbone = model.backbone
+    if model.with_neck or not isinstance(backbone, ViT | VisionTransformer | BEiT):
+        return f'in_index {index}'
+    layers = [layer % len(backbone.layers) for layer in backbone.out_indices]
+    # mmseg's backbones give their maps in the order of the layers, whatever the order in out_indices.
+    layers = layers if isinstance(backbone, ViT) else sorted(layers)
+    names = [f'layer {layer + 1}' for layer in layers]
+    if getattr(backbone, 'out_origin', False):
+        names.insert(0, 'patch embedding')
+    return names[index]
+
+
+def _require_atm_head(model: nn.Module, config: str | Path) -> None:
+    head = getattr(model, 'decode_head', None)
+    if not isinstance(head, ATMHead):
+        kind = type(model if head is None else head).__name__
+        raise UserError(
+            f'{config} has a {kind} and no masks of classes to show: expected a segmentor whose decode_head is a '
+            'mmvit_ext.ATMHead or ShrunkATMHead, such as the configs in configs/segvit'
+        )
+
+
+def _windows(size: tuple[int, int], test_cfg: Mapping[str, Any]) -> list[Box]:
+    """Top, left, bottom and right of the windows that mmseg's inference takes of an input."""
+    if test_cfg['mode'] == 'whole':
+        return [(0, 0, *size)]
+    spans = []
+    for length, crop, stride in zip(size, test_cfg['crop_size'], test_cfg['stride'], strict=True):
+        count = max(length - crop + stride - 1, 0) // stride + 1
+        ends = [min(index * stride + crop, length) for index in range(count)]
+        spans.append([(max(end - crop, 0), end) for end in ends])
+    return [(top, left, bottom, right) for top, bottom in spans[0] for left, right in spans[1]]
+
+
+def _mean(pieces: Iterable[Tensor], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+    """Maps ``(1, C, ., .)`` of windows to their mean ``(1, C, H, W)``."""
+    total = count = None
+    for piece, (top, left, bottom, right) in zip(pieces, boxes, strict=True):
+        if total is None or count is None:
+            total, count = piece.new_zeros(1, piece.shape[1], *size), piece.new_zeros(1, 1, *size)
+        total[..., top:bottom, left:right] += piece
+        count[..., top:bottom, left:right] += 1
+    assert total is not None
+    assert count is not None
+    return total.div_(count)
+
+
+@torch.no_grad()
+def class_masks(
+    predictor: Predictor, path: str | Path, classes: Sequence[int] | None = None, *, top: int = TOP
+) -> ClassMasks:
+    """Predict an image and keep the masks.
+
+    Args:
+        predictor: A segmentor whose head is an ``ATMHead``.
+        path: The image file.
+        classes: Indices of the classes to keep; ``None`` takes those with the largest predicted area.
+        top: How many to keep if none are named, at least 1; fewer where the prediction has fewer classes.
+
+    Returns:
+        Image, prediction, and masks and class probabilities of the chosen classes.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    image, batch = predictor.prepare(path)
+    model: Any = predictor.model
+    head: ATMHead = model.decode_head
+    data = model.data_preprocessor(batch, False)
+    inputs, samples = data['inputs'], data['data_samples']
+    size = (int(inputs.shape[2]), int(inputs.shape[3]))
+    boxes = _windows(size, model.test_cfg)
+    decoded = [head.decode(model.extract_feat(inputs[..., t:b, l:r])) for t, l, b, r in boxes]
+    edges = [(bottom - top, right - left) for top, left, bottom, right in boxes]
+    scores = _mean((head.fuse(outputs[-1], edge) for outputs, edge in zip(decoded, edges, strict=True)), boxes, size)
+    predicted = model.postprocess_result(scores, copy.deepcopy(samples))[0].pred_sem_seg.data[0]
+    labels = predicted.cpu().numpy().astype(np.int64)
+    if classes is None:
+        area = np.bincount(labels.ravel())
+        classes = [int(index) for index in np.argsort(-area, kind='stable')[:top] if area[index]]
+    chosen = torch.tensor(list(classes), device=inputs.device)
+    upsampled = (
+        F.interpolate(
+            torch.cat([output.masks[:, chosen] for output in outputs], 1),  # (1, S*K, h, w)
+            size=edge,
+            mode='bilinear',
+            align_corners=False,
+        ).sigmoid_()
+        for outputs, edge in zip(decoded, edges, strict=True)
+    )
+    masks = _mean(upsampled, boxes, size)
+    # A segmentor takes a single channel for logits of a binary problem, hence one more.
+    masks = model.postprocess_result(torch.cat([masks, masks[:, :1]], 1), copy.deepcopy(samples))[0].seg_logits.data[
+        :-1
+    ]
+    probabilities = torch.stack(
+        [torch.stack([output.logits[0].softmax(-1)[chosen, chosen] for output in outputs]) for outputs in decoded]
+    ).amax(0)
+    return ClassMasks(
+        image,
+        labels,
+        tuple(classes),
+        masks.unflatten(0, tuple(probabilities.shape)).float().cpu().numpy(),
+        probabilities.float().cpu().numpy(),
+    )
+
+
+# The picture
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    return (matplotlib.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def colour_mask(mask: np.ndarray) -> np.ndarray:
+    """Colours of a mask.
+
+    Args:
+        mask: Values from 0 to 1, any shape.
+
+    Returns:
+        RGB, with a last axis of 3.
+    """
+    return _colours()[np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)]
+
+
+def draw_sheet(
+    result: ClassMasks,
+    stages: Sequence[str],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    *,
+    opacity: float = 1.0,
+    edge: int = CELL,
+) -> Image.Image:
+    """Masks side by side: the image, the mask of every stage, and the prediction with the class in full colour.
+
+    Args:
+        result: What :func:`class_masks` returned.
+        stages: Heading of each stage (S).
+        classes: Names of all classes (N).
+        palette: RGB colour of each class (N), for the prediction.
+        opacity: Of the colours over the image in grey, 0 to 1; at less than 1 they differ from the colour bar's.
+        edge: Longer edge of each picture in pixels.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: The number of headings is not the number of stages.
+    """
+    if len(stages) != len(result.masks):
+        raise ValueError(f'stages must have {len(result.masks)} headings, got {len(stages)}')
+    H, W = result.labels.shape
+    cell = (max(1, round(W * edge / max(H, W))), max(1, round(H * edge / max(H, W))))
+    image = Image.fromarray(result.image)
+    grey = np.array(image.convert('L').convert('RGB'))
+    prediction = np.array(draw_overlay(grey, result.labels, classes, palette, opacity=opacity, legend=False))
+    pale = np.rint(255 - (255 - prediction.astype(np.float32)) * PALENESS).astype(np.uint8)
+    rows = []
+    for column, index in enumerate(result.classes):
+        region = result.labels == index
+        row = [(image, '')]
+        for masks, probabilities in zip(result.masks, result.probabilities, strict=True):
+            blended = grey + (colour_mask(masks[column]) - grey.astype(np.float32)) * opacity
+            row.append((Image.fromarray(np.rint(blended).astype(np.uint8)), f'p = {probabilities[column]:.3f}'))
+        shown = Image.fromarray(np.where(region[..., None], prediction, pale))
+        row.append((shown, f'{100 * region.mean():.1f} % of the image'))
+        rows.append((classes[index], row))
+    return _lay_out(rows, ['image', *stages, 'fused prediction'], cell)
+
+
+def _lay_out(
+    rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], headings: Sequence[str], cell: tuple[int, int]
+) -> Image.Image:
+    """A table of pictures with captions, a heading for each row and column, and a colour bar."""
+    size = min(max(max(cell) // 20, 11), 40)
+    font, gap = load_font(size), size // 2
+    line = size + gap
+
+    def width(texts: Iterable[str]) -> int:
+        return max(round(font.getlength(text)) for text in texts)
+
+    names = width(name for name, _ in rows)
+    widths = [
+        max(cell[0], width([heading, *(row[column][1] for _, row in rows)])) for column, heading in enumerate(headings)
+    ]
+    lefts = [2 * gap + names + sum(widths[:column]) + column * gap for column in range(len(headings))]
+    top, height = gap + line, cell[1] + line + gap
+    ticks = ['0', '0.5', '1']
+    bar = 'mask, 0 to 1'
+    footer = 'p: probability that the query of the class gives to its class'
+    bar_left = gap + width([bar]) + gap + width(ticks)
+    bar_width = 10 * size
+    footer_left = bar_left + bar_width + width(ticks) + 2 * gap
+    canvas = Image.new(
+        'RGB',
+        (
+            max(lefts[-1] + widths[-1] + gap, footer_left + width([footer]) + gap),
+            top + len(rows) * height + 2 * line + gap,
+        ),
+        'white',
+    )
+    draw = ImageDraw.Draw(canvas)
+    for heading, left, column in zip(headings, lefts, widths, strict=True):
+        draw.text((left + column / 2, gap + size / 2), heading, fill='black', font=font, anchor='mm')
+    for number, (name, pictures) in enumerate(rows):
+        y = top + number * height
+        draw.text((gap, y + cell[1] / 2), name, fill='black', font=font, anchor='lm')
+        for (picture, caption), left, column in zip(pictures, lefts, widths, strict=True):
+            canvas.paste(picture.resize(cell, Image.Resampling.BICUBIC), (left + (column - cell[0]) // 2, y))
+            place = (left + column / 2, y + cell[1] + (gap + size) / 2)
+            draw.text(place, caption, fill='black', font=font, anchor='mm')
+    y = top + len(rows) * height
+    draw.text((gap, y + size / 2), bar, fill='black', font=font, anchor='lm')
+    ramp = np.broadcast_to(colour_mask(np.linspace(0, 1, bar_width)), (size, bar_width, 3))
+    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (bar_left, y))
+    for tick in ticks:
+        draw.text(
+            (bar_left + float(tick) * (bar_width - 1), y + line + size / 2), tick, fill='black', font=font, anchor='mm'
+        )
+    draw.text((footer_left, y + size / 2), footer, fill='black', font=font, anchor='lm')
+    return canvas
+
+
+# The command
+
+
+def show_masks(
+    config: str | Path,
+    checkpoint: str | Path,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    top: int | None = None,
+    save_masks: bool = False,
+    opacity: float = 1.0,
+    edge: int = CELL,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Write a sheet of masks for each image.
+
+    Args:
+        config: The config of the training run; its head is an ``ATMHead``.
+        checkpoint: The checkpoint file.
+        inputs: Images, folders and patterns.
+        out: Folder of the results: ``masks/NAME.png`` and, with ``save_masks``, ``arrays/NAME.npz``.
+        classes: Names of the classes to show; ``None`` takes those with the largest predicted area of each image.
+        top: How many, if none are named; 4 by default.
+        save_masks: Whether to write the arrays that the pictures were drawn from.
+        opacity: Of the colours over the image in grey, 0 to 1.
+        edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
+        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What was written and what failed. One bad image does not keep the others from being done.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+    """
+    if not 0 <= opacity <= 1:
+        raise UserError(f'--opacity must be 0 to 1, got {opacity}')
+    if not 16 <= edge <= MAX_CELL:
+        raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
+    if top is not None and top < 1:
+        raise UserError(f'--top must be at least 1, got {top}')
+    if top is not None and classes is not None:
+        raise UserError('--top is for the largest classes and --classes for named ones: leave one of them out')
+    cfg = load_config(config, cfg_options)
+    paths = collect_images(inputs)
+    folder = writable_folder(out, '--out')
+    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+    _require_atm_head(predictor.model, config)
+    chosen = None if classes is None else find_classes(classes, predictor.classes)
+    stages = stage_names(predictor.model)
+
+    def work(path: Path, name: str) -> Path:
+        result = class_masks(predictor, path, chosen, top=TOP if top is None else top)
+        sheet = draw_sheet(result, stages, predictor.classes, predictor.palette, opacity=opacity, edge=edge)
+        written = folder / 'masks' / f'{name}.png'
+        with atomic_path(written) as file:
+            sheet.save(file)
+            if save_masks:
+                _save_arrays(folder / 'arrays' / f'{name}.npz', result, stages, predictor.classes)
+        return written
+
+    return process_images(paths, work, 'drawing masks', progress=progress)
+
+
+def _save_arrays(path: Path, result: ClassMasks, stages: Sequence[str], classes: Sequence[str]) -> None:
+    with atomic_path(path) as file:
+        np.savez_compressed(
+            file,
+            masks=result.masks,
+            probabilities=result.probabilities,
+            class_indices=np.array(result.classes),
+            classes=np.array([classes[index] for index in result.classes]),
+            stages=np.array(stages),
+            labels=result.labels,
+        )
