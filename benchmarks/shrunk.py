@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -28,6 +29,8 @@ def build(name: str, device: torch.device) -> torch.nn.Module:
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
+    logger = MMLogger.get_current_instance()
+    logger.setLevel('ERROR')  # the initialisation would log every parameter
     model.init_weights()
     return model.to(device)
 

@@ -5,6 +5,7 @@ Shapes: B batch, N queries, L keys, C width, h heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ __all__ = ['PackedAttention', 'SplitAttention', 'check_heads', 'multihead_attent
 
 RANDOM_LEVELS = 2**16
 """Resolution of the random numbers that decide which attention weights are zeroed on a CPU."""
+
+BLOCK = 2**18
+"""Attention weights handled at once on a CPU: what its cache holds."""
 
 
 def check_heads(embed_dims: int, num_heads: int) -> None:
@@ -53,44 +57,66 @@ def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout
 
 
 class _DropoutAttention(torch.autograd.Function):
-    """Attention with dropped weights on a CPU; the weights are computed again in the backward pass."""
+    """Attention with dropped weights on a CPU, in blocks that fit a cache; weights are computed again backwards."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        weights = _attention_weights(q, k)
-        dropped, rate = _random_mask(weights.shape, dropout)
-        out = torch.matmul(weights.masked_fill_(dropped, 0), v).div_(rate)
-        ctx.save_for_backward(q, k, v, dropped, out)
+        B, h, N, _ = q.shape
+        scaled = (q * q.shape[-1] ** -0.5).flatten(0, 1)  # (B h, N, C/h)
+        k, v = k.flatten(0, 1), v.flatten(0, 1)
+        out = torch.empty_like(scaled)
+        kept = scaled.new_empty(B * h, N, k.shape[1], dtype=torch.bool)
+        rate = 1.0
+        for heads, rows in _blocks(kept.shape):
+            weights = torch.bmm(scaled[heads, rows], k[heads].transpose(1, 2)).softmax(-1)
+            mask, rate = _random_mask(weights.shape, dropout)
+            kept[heads, rows] = mask
+            # Multiplying by floats is several times quicker than masked_fill or multiplying by booleans.
+            out[heads, rows] = torch.bmm(weights.mul_(mask.to(weights.dtype)), v[heads])
+        out.div_(rate)
+        ctx.save_for_backward(scaled, k, v, kept, out)
         ctx.rate = rate
-        return out
+        return out.unflatten(0, (B, h))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, dropped, out = ctx.saved_tensors
-        scale = q.shape[-1] ** -0.5
-        weights = _attention_weights(q, k)
+        scaled, k, v, kept, out = ctx.saved_tensors
+        heads_shape, scale = grad.shape[:2], grad.shape[-1] ** -0.5
+        grad = grad.flatten(0, 1)
+        mean_grad = (grad * out).sum(-1, keepdim=True)  # = sum over keys of a weight times its gradient
         grad = grad / ctx.rate
-        grad_v = torch.matmul(weights.masked_fill(dropped, 0).transpose(-2, -1), grad)
-        grad_weights = torch.matmul(grad, v.transpose(-2, -1)).masked_fill_(dropped, 0)
-        mean_grad = (grad * out).sum(-1, keepdim=True).mul_(ctx.rate)  # = sum over keys of weight * its gradient
-        grad_scores = grad_weights.sub_(mean_grad).mul_(weights).mul_(scale)
-        return torch.matmul(grad_scores, k), torch.matmul(grad_scores.transpose(-2, -1), q), grad_v, None
+        grad_q, grad_k, grad_v = torch.empty_like(scaled), torch.zeros_like(k), torch.zeros_like(v)
+        for heads, rows in _blocks(kept.shape):
+            q, part, mask = scaled[heads, rows], grad[heads, rows], kept[heads, rows].to(scaled.dtype)
+            weights = torch.bmm(q, k[heads].transpose(1, 2)).softmax(-1)
+            grad_scores = torch.bmm(part, v[heads].transpose(1, 2)).mul_(mask)
+            grad_scores.sub_(mean_grad[heads, rows]).mul_(weights)
+            grad_q[heads, rows] = torch.bmm(grad_scores, k[heads])
+            grad_k[heads].baddbmm_(grad_scores.transpose(1, 2), q)
+            grad_v[heads].baddbmm_(weights.mul_(mask).transpose(1, 2), part)
+        return (*(x.unflatten(0, heads_shape) for x in (grad_q.mul_(scale), grad_k, grad_v)), None)
 
 
-def _attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    return torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)).softmax(-1)
+def _blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
+    """Slices of heads and rows that cut ``(heads, rows, columns)`` into pieces of at most :data:`BLOCK` elements."""
+    G, N, L = shape
+    heads = max(1, BLOCK // (N * L))
+    rows = min(N, max(1, BLOCK // L))
+    for first_head in range(0, G, heads):
+        for first_row in range(0, N, rows):
+            yield slice(first_head, first_head + heads), slice(first_row, first_row + rows)
 
 
 def _random_mask(shape: torch.Size, dropout: float) -> tuple[Tensor, float]:
-    """Boolean tensor that is True with probability ``dropout``, and the exact share of False it is drawn with.
+    """Boolean tensor that is False with probability ``dropout``, and the exact share of True it is drawn with.
 
     Four 16-bit numbers are cut from each 64-bit draw, which is six times quicker than a draw for each weight.
     """
     levels = min(round(dropout * RANDOM_LEVELS), RANDOM_LEVELS - 1)
     count = shape.numel()
     draws = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),)).view(torch.int16)[:count]
-    return (draws < levels - RANDOM_LEVELS // 2).view(shape), 1 - levels / RANDOM_LEVELS
+    return (draws >= levels - RANDOM_LEVELS // 2).view(shape), 1 - levels / RANDOM_LEVELS
 
 
 class PackedAttention(nn.Module):

@@ -43,7 +43,7 @@ def test_gradient_with_dropout_equals_that_of_the_same_masked_attention(monkeypa
     torch.manual_seed(0)
     dropped = torch.rand(2, 3, 5, 7) < 0.3
     module = 'mmvit_ext.models.layers.attention._random_mask'
-    monkeypatch.setattr(module, lambda shape, dropout: (dropped.view(shape), 0.7))
+    monkeypatch.setattr(module, lambda shape, dropout: (~dropped.view(shape), 0.7))
     q, k, v = (torch.randn(2, n, 12, dtype=torch.float64, requires_grad=True) for n in (5, 7, 7))
 
     def ours(q, k, v):
@@ -56,6 +56,25 @@ def test_gradient_with_dropout_equals_that_of_the_same_masked_attention(monkeypa
 
     torch.testing.assert_close(ours(q, k, v), written_out(q, k, v))
     assert torch.autograd.gradcheck(ours, (q, k, v))
+
+
+def test_the_size_of_a_block_does_not_matter(monkeypatch):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, n, 12, requires_grad=True) for n in (5, 7, 7))
+    results = []
+    for block in (1, 20, 40, 2**19):
+        monkeypatch.setattr('mmvit_ext.models.layers.attention.BLOCK', block)
+        monkeypatch.setattr(
+            'mmvit_ext.models.layers.attention._random_mask',
+            lambda shape, dropout: (torch.ones(shape, dtype=torch.bool), 1.0),
+        )
+        out = multihead_attention(q, k, v, 3, dropout=0.3)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    plain_out = plain(q, k, v, 3)
+    expected = (plain_out, *torch.autograd.grad(plain_out.square().sum(), (q, k, v)))
+    for result in results:
+        for ours, theirs in zip(result, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_packed_attention_equals_torchs_on_the_same_weights():
