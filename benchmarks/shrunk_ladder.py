@@ -30,7 +30,7 @@ STEPS = {'(a) last layer': 'layer6', '(b) QD': 'qd', '(c) QD + QU': 'shrunk'}
 
 def config_of(step: str) -> Path:
     """The step's config."""
-    return ROOT / 'configs' / 'segvit' / f'segvit-{STEPS[step]}_vit-ti16_1xb8-300_mini-ade20k-192x192.py'
+    return ROOT / 'configs' / 'segvit' / f'segvit-{STEPS[step]}_vit-ti16_1xb8-400_mini-ade20k-192x192.py'
 
 
 def train(step: str, seed: int, data: Path, out: Path) -> dict:
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    table = Table(title='Shrunk ladder, ViT-Ti/16 with 6 layers, mini dataset, 300 iterations')
+    table = Table(title='Shrunk ladder, ViT-Ti/16 with 6 layers, mini dataset, 400 iterations')
     for name in ('step', 'mIoU', 'of each seed', 'GFLOPs', 'minutes of training'):
         table.add_column(name, justify='left' if name == 'step' else 'right')
     runs = {step: [] for step in STEPS}
