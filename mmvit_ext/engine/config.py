@@ -9,7 +9,6 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from mmengine.registry import root as root_registries
 from mmengine.registry.registry import Registry
 from mmengine.runner import Runner
 
-from .errors import UserError, nearest
+from .errors import UserError
+from .type_names import find_type, missing_library, nearest, root_registry, unknown_type_message
 
 __all__ = [
     'apply_cfg_options',
@@ -27,10 +27,7 @@ __all__ = [
     'iter_dataset_cfgs',
     'load_config',
     'prepare_scope',
-    'unknown_type_message',
 ]
-
-PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdetection', 'mmpretrain': 'mmpretrain', 'mmcv': 'mmcv'}
 
 # Top-level keys that something reads although Runner's signature does not list them.
 _CONSUMED = {
@@ -127,7 +124,7 @@ def _import_scope(scope: str, wanted_by: str) -> None:
         importlib.import_module(f'{scope}.registry')
     except ModuleNotFoundError as error:
         if error.name in (scope, f'{scope}.registry'):
-            raise UserError(_missing_library(scope, wanted_by)) from error
+            raise UserError(missing_library(scope, wanted_by)) from error
         raise
     except (ImportError, AssertionError) as error:
         # The libraries assert the versions of each other while they are imported.
@@ -137,88 +134,7 @@ def _import_scope(scope: str, wanted_by: str) -> None:
         ) from error
 
 
-def _missing_library(scope: str, wanted_by: str) -> str:
-    package = PACKAGES.get(scope)
-    if package is None:
-        return f"{wanted_by} needs the package '{scope}', which cannot be imported: install it or correct the name"
-    return (
-        f'{wanted_by} needs {scope}, which is not installed: install onedl-{package} (or {package}), '
-        'the one that matches your mmengine'
-    )
-
-
 # Types
-
-
-def _root(name: str) -> Registry | None:
-    """The root registry of the given name ('model', 'dataset', ...)."""
-    for candidate in vars(root_registries).values():
-        if isinstance(candidate, Registry) and candidate.name == name:
-            return candidate
-    return None
-
-
-def _scoped(root: Registry, scope: str) -> Registry:
-    """The registry of a scope below a root, the root itself where the scope has none."""
-    with suppress(ImportError):
-        importlib.import_module(f'{scope}.registry')
-    return root.children.get(scope, root)
-
-
-def _find(name: str, root: Registry, scope: str) -> Any:
-    try:
-        return _scoped(root, scope).get(name)
-    except RuntimeError as error:
-        if str(error).startswith('Failed to get'):
-            return None
-        raise
-
-
-def _registered_names(root: Registry, scope: str) -> list[str]:
-    """All names of a registry tree, as they have to be written under the given default scope."""
-    names: list[str] = []
-    current: Registry | None = _scoped(root, scope)
-    while current is not None:
-        current.import_from_location()
-        names += list(current.module_dict)
-        current = current.parent
-    own = _scoped(root, 'mmvit_ext')
-    if scope != 'mmvit_ext' and own is not root:
-        own.import_from_location()
-        names += [f'mmvit_ext.{name}' for name in own.module_dict]
-    return names
-
-
-def unknown_type_message(name: str, registry_name: str | None, scope: str | None = None, where: str = '') -> str:
-    """The sentence for a type name that no registry knows.
-
-    Args:
-        name: The type name as the config has it.
-        registry_name: Name of the registry it was looked up in, ``None`` when unknown.
-        scope: The default scope of the look-up.
-        where: The dotted key at which the config has it, where known.
-
-    Returns:
-        One sentence: what is unknown, the nearest registered names or the library that is missing.
-    """
-    place = f' (at {where})' if where else ''
-    prefix, _, short = name.rpartition('.')
-    if prefix in PACKAGES or (prefix and '.' not in prefix):
-        try:
-            importlib.import_module(f'{prefix}.registry')
-        except ImportError:
-            return _missing_library(prefix, f"the type '{name}'{place}")
-    root = _root(registry_name) if registry_name else None
-    names: list[str] = []
-    if root is not None:
-        if prefix and '.' not in prefix:
-            names = [f'{prefix}.{entry}' for entry in _registered_names(root, prefix) if '.' not in entry]
-        names += _registered_names(root, scope or 'mmengine')
-    by_short = {entry.rpartition('.')[2]: entry for entry in reversed(names)}
-    similar = [by_short[entry] for entry in nearest(short or name, list(by_short))]
-    kind = f' is no registered {registry_name}' if registry_name else ' is registered nowhere'
-    remedy = f'did you mean {" or ".join(similar)}?' if similar else 'check the spelling, the scope and custom_imports'
-    return f"the type '{name}'{place}{kind}: {remedy}"
 
 
 def _iter_types(cfg: Config) -> Iterator[tuple[str, Any, str, str | None]]:
@@ -281,10 +197,10 @@ def check_types(cfg: Config, scope: str) -> None:
         UserError: A type is unknown; names the key, the type and the nearest registered names or the missing library.
     """
     for key, name, registry_name, own_scope in _iter_types(cfg):
-        root = _root(registry_name)
+        root = root_registry(registry_name)
         if not isinstance(name, str) or root is None:
             continue
-        if _find(name, root, own_scope or scope) is None:
+        if find_type(name, root, own_scope or scope) is None:
             raise UserError(unknown_type_message(name, registry_name, own_scope or scope, where=key))
 
 
@@ -377,7 +293,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     """
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
-        _replace_data_root(cfg, str(remaining.pop('data_root')), path)
+        _replace_dataroot_registry(cfg, str(remaining.pop('data_root')), path)
     for key in remaining:
         _check_option(cfg, key, path)
     try:
@@ -388,7 +304,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
         ) from error
 
 
-def _replace_data_root(cfg: Config, value: str, path: str) -> None:
+def _replace_dataroot_registry(cfg: Config, value: str, path: str) -> None:
     old, changed = cfg.data_root, 0
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -452,7 +368,7 @@ def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] 
         return None
     for registry in vars(root_registries).values():
         if isinstance(registry, Registry):
-            cls = _find(name, registry, cfg.get('default_scope') or 'mmengine')
+            cls = find_type(name, registry, cfg.get('default_scope') or 'mmengine')
             if inspect.isclass(cls):
                 return _init_parameters(cls)
     return None

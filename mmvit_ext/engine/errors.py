@@ -14,15 +14,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
+
+from .type_names import unknown_type_message
 
 __all__ = [
     'EXIT_BAD_INPUT',
     'EXIT_INTERRUPTED',
     'UserError',
     'describe_failure',
-    'nearest',
     'run_command',
     'same_on_every_process',
 ]
@@ -65,23 +65,6 @@ def _worker_message(text: str) -> tuple[str, str]:
     return 'Exception', text.strip().splitlines()[-1]
 
 
-def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
-    """Candidates that look like ``name``, best first, whatever their case.
-
-    Args:
-        name: What was written.
-        candidates: What could have been meant.
-        count: The most to return.
-
-    Returns:
-        At most ``count`` of the candidates.
-    """
-    by_lower: dict[str, str] = {}
-    for candidate in candidates:
-        by_lower.setdefault(candidate.lower(), candidate)
-    return [by_lower[key] for key in get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.6)]
-
-
 def _raised_on_purpose(error: BaseException) -> bool:
     """Whether the error comes from a ``raise`` statement of this package, as opposed to a failing expression."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -118,12 +101,8 @@ def _describe_decoding(name: str, message: str) -> str | None:
 def _describe_by_text(name: str, message: str) -> str | None:
     match = _NOT_REGISTERED.search(message)
     if match:
-        from .config import unknown_type_message
-
         return unknown_type_message(match['name'].strip('\'"'), match['registry'], scope=match['scope'])
     if message.startswith('Failed to get ') and name == 'RuntimeError':
-        from .config import unknown_type_message
-
         return unknown_type_message(message.removeprefix('Failed to get ').strip(), None)
     match = _UNEXPECTED_ARGUMENT.search(message) if name == 'TypeError' else None
     if match:

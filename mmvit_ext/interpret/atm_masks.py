@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from mmvit_ext.engine.checkpoint_io import atomic_path
 from mmvit_ext.engine.config import load_config
 from mmvit_ext.engine.drawing import draw_overlay, load_font
-from mmvit_ext.engine.errors import UserError, nearest
+from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
 from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.engine.type_names import nearest
 from mmvit_ext.models.backbones.vit import ViT
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 

@@ -4,8 +4,9 @@ import pytest
 from mmengine.config import Config
 
 from mmvit_ext.engine.batch_size import BatchSize, batch_size_of
-from mmvit_ext.engine.config import apply_cfg_options, check_num_classes, iter_dataset_cfgs, unknown_type_message
+from mmvit_ext.engine.config import apply_cfg_options, check_num_classes, iter_dataset_cfgs
 from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.type_names import unknown_type_message
 
 
 def config(**entries: object) -> Config:

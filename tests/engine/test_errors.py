@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmvit_ext.engine.errors import UserError, describe_failure, nearest, run_command, same_on_every_process
+from mmvit_ext.engine.errors import UserError, describe_failure, run_command, same_on_every_process
+from mmvit_ext.engine.type_names import nearest
 
 
 class Broken(Dataset):
