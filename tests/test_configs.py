@@ -13,6 +13,7 @@ from mmseg.registry import MODELS
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.evaluation import count_flops
+from mmvit_ext.models.segmentors import ScoreTTAModel
 from tests.config_tools import CONFIGS, ROOT, small_config
 
 configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -83,6 +84,20 @@ def test_config_trains_an_iteration_and_predicts_on_the_mini_data(path, mini_dat
     ]
     assert len(changed) > len(before) // 2
     assert list(tmp_path.glob('best_mIoU_iter_1.pth'))
+
+
+@pytest.mark.parametrize('name', ['segvit_vit-b16_8xb2-160k_ade', 'segvit-shrunk_vit-l16_8xb2-80k_pascal-context-59'])
+def test_multi_scale_testing_averages_the_scores_of_twelve_views(name, mini_data, tmp_path, monkeypatch):
+    (path,) = [path for path in CONFIGS if path.stem.startswith(name)]
+    cfg = small_config(path, mini_data, tmp_path)
+    views = []
+    merge = ScoreTTAModel.merge_preds
+    monkeypatch.setattr(ScoreTTAModel, 'merge_preds', lambda self, x: views.extend(map(len, x)) or merge(self, x))
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    metrics = Runner.from_cfg(cfg).test()
+    assert views == [12, 12]
+    assert 0 <= metrics['mIoU'] <= 100
 
 
 @configs
