@@ -32,6 +32,15 @@ def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
 
 
 def missing_library(scope: str, wanted_by: str) -> str:
+    """The sentence for a library that cannot be imported.
+
+    Args:
+        scope: Name of its package, 'mmseg' for example.
+        wanted_by: What needs it.
+
+    Returns:
+        One sentence with the distributions that provide it.
+    """
     package = PACKAGES.get(scope)
     if package is None:
         return f"{wanted_by} needs the package '{scope}', which cannot be imported: install it or correct the name"
@@ -57,6 +66,16 @@ def _scoped(root: Registry, scope: str) -> Registry:
 
 
 def find_type(name: str, root: Registry, scope: str) -> Any:
+    """Look a type up as a config under a default scope would.
+
+    Args:
+        name: The type name, with or without a scope of its own.
+        root: The root registry.
+        scope: The default scope.
+
+    Returns:
+        The type, or None where it is not registered.
+    """
     try:
         return _scoped(root, scope).get(name)
     except RuntimeError as error:
