@@ -140,7 +140,7 @@ def mask_losses(
         both losses summed over the masks, ``(S,)`` each.
 
     Note:
-        Value and gradient come from the same pass over the upsampled masks. Kept for the backward pass are three maps
+        Value and gradient come from the same pass over the upsampled masks. Kept for the backward pass are two maps
         of the masks' own size; the gradient itself is not differentiable again.
     """
     return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index)

@@ -1,0 +1,86 @@
+"""Where query-based upsampling looks: ``python -m benchmarks.qu_attention CHECKPOINT ...``.
+
+For checkpoints of the Shrunk step of ``benchmarks.shrunk_ladder``: the perplexity of the cross-attention weights of
+every layer of the first QU level, in tokens, and the share of the weight on the 3x3 tokens around a query's own place.
+Uniform weights have the perplexity of the number of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from benchmarks.shrunk_ladder import config_of
+from mmvit_ext.engine.checkpoint_io import allow_training_state, extract_state_dict, read_checkpoint
+from mmvit_ext.models.layers.attention import PackedAttention
+
+
+def attention_weights(module: PackedAttention, query: Tensor, memory: Tensor) -> Tensor:
+    """Mean over batch and heads of the attention weights ``(N, L)``."""
+    C, heads = query.shape[-1], module.num_heads
+    weight, bias = module.in_proj_weight, module.in_proj_bias
+    q, k = query @ weight[:C].T + bias[:C], memory @ weight[C : 2 * C].T + bias[C : 2 * C]
+    q, k = (x.unflatten(-1, (heads, C // heads)).transpose(1, 2) for x in (q, k))
+    return (q @ k.transpose(-2, -1) / (C // heads) ** 0.5).softmax(-1).mean((0, 1))
+
+
+def near_share(weights: Tensor, grid: tuple[int, int]) -> float:
+    """Mean share of the weight on the 3x3 tokens around each query's own place."""
+    h, w = grid
+    rows, columns = torch.arange(h * w) // w, torch.arange(h * w) % w
+    near = ((rows[:, None] - rows).abs() <= 1) & ((columns[:, None] - columns).abs() <= 1)
+    return float((weights * near).sum(1).mean())
+
+
+def look(model: nn.Module, img: Tensor) -> list[tuple[float, float]]:
+    """Perplexity and near share of every layer of the first level."""
+    found: list[tuple[float, float]] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
+        weights = attention_weights(module, *inputs)
+        perplexity = float((-(weights * weights.log()).sum(1)).mean().exp())
+        found.append((perplexity, near_share(weights, model.decode_head.query_grid)))
+
+    hooks = [layer.cross_attn.register_forward_hook(record) for layer in model.decode_head.levels[0].layers]
+    with torch.no_grad():
+        model.decode_head.decode(model.extract_feat(img))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def main() -> int:
+    """Print a line per checkpoint, and one for the fresh network."""
+    from mmcv import imread, imresize
+    from mmseg.registry import MODELS
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('checkpoints', nargs='+', type=Path)
+    parser.add_argument('--data', type=Path, default=Path('data/mini'), help='mini dataset (default: data/mini)')
+    args = parser.parse_args()
+    cfg = Config.fromfile(config_of('(c) QD + QU'))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    folder = args.data / 'ade' / 'ADEChallengeData2016' / 'images' / 'validation'
+    images = [
+        imresize(imread(str(path), channel_order='rgb'), cfg.crop_size) for path in sorted(folder.glob('*.jpg'))[:8]
+    ]
+    img = torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() for image in images])
+    img = (img - 127.5) / 127.5
+    allow_training_state()
+    for checkpoint in [None, *args.checkpoints]:
+        if checkpoint is not None:
+            model.load_state_dict(extract_state_dict(read_checkpoint(checkpoint), checkpoint))
+        layers = ', '.join(f'{perplexity:.1f} ({near:.1%})' for perplexity, near in look(model, img))
+        tokens = model.decode_head.position_queries.num_embeddings
+        print(f'{checkpoint or "fresh"}: perplexity of {tokens} tokens (share of the 3x3 around): {layers}')
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
