@@ -1,6 +1,7 @@
 """Backbones: image in, feature maps out. They need torch, mmengine and mmcv only."""
 
+from .p2t import P2T
 from .shrunk_vit import ShrunkViT
 from .vit import ViT
 
-__all__ = ['ShrunkViT', 'ViT']
+__all__ = ['P2T', 'ShrunkViT', 'ViT']

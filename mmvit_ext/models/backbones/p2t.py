@@ -1,0 +1,456 @@
+"""Pyramid pooling transformer for classification, segmentation and detection.
+
+Paper: P2T: Pyramid Pooling Transformer for Scene Understanding, Wu et al., TPAMI 2022, arXiv 2106.12011.
+
+Deviations from the paper, all of them those of the released weights: blocks are pre-norm, while the paper's equations
+print post-norm; the linear maps of queries, keys and values have biases; pooled sizes are rounded as Python rounds
+(halves to even) and are at least 1.
+
+Shapes: B batch, C width of a stage, H and W its map's size, N = H W tokens, M pooled tokens, r expansion of the FFN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks.drop import DropPath
+from mmcv.cnn.bricks.transformer import PatchEmbed
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvit_ext.models.layers.attention import check_heads, multihead_attention
+from mmvit_ext.models.layers.linear import Linear
+from mmvit_ext.registry import MODELS
+
+__all__ = ['P2T', 'pooled_size']
+
+PATCH_STRIDES = (4, 2, 2, 2)
+OVERLAPPED_KERNELS = (7, 3, 3, 3)
+POOLINGS = MappingProxyType({'avg': F.adaptive_avg_pool2d, 'max': F.adaptive_max_pool2d})
+
+
+def pooled_size(size: tuple[int, int], ratio: int) -> tuple[int, int]:
+    """Size of a map ``(H, W)`` pooled by ``ratio``: rounded as Python rounds, at least 1 x 1."""
+    return max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+
+
+def as_map(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """View tokens ``(B, H*W, C)`` as a map ``(B, C, H, W)`` that is channels-last in memory."""
+    return x.transpose(1, 2).unflatten(2, size)
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """View a channels-last map ``(B, C, H, W)`` as tokens ``(B, H*W, C)``."""
+    return x.flatten(2).transpose(1, 2)
+
+
+class PyramidPoolingAttention(nn.Module):
+    r"""P-MHSA: attention from all tokens to those of several average-pooled maps.
+
+    With :math:`P_i = \mathrm{pool}_i(X)` and the stage's depthwise convolutions as relative position encoding
+    (arXiv 2106.12011, equations 2 to 5),
+
+    .. math::
+        P = \mathrm{LN}(\mathrm{concat}_i(P_i + \mathrm{DWConv}_i(P_i))), \qquad
+        \mathrm{softmax}(X W_q (P W_k)^\top / \sqrt{C/h})\, P W_v
+
+    Args:
+        embed_dims: width C.
+        num_heads: number of heads h; divides C.
+        pool_ratios: edge of the map over edge of a pooled map, one per pooled map.
+        pool_type: ``'avg'`` or ``'max'``.
+        qkv_bias: whether queries, keys and values have a bias.
+        attn_drop: dropout of attention weights, a probability.
+        proj_drop: dropout of the output, a probability.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        pool_ratios: Sequence[int],
+        pool_type: str,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+    ) -> None:
+        super().__init__()
+        check_heads(embed_dims, num_heads)
+        self.num_heads = num_heads
+        self.pool_ratios = tuple(pool_ratios)
+        self.pool = POOLINGS[pool_type]
+        self.q = Linear(embed_dims, embed_dims, bias=qkv_bias)
+        self.kv = Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
+        self.norm = nn.LayerNorm(embed_dims)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList | None) -> Tensor:
+        """Attend from tokens ``(B, H*W, C)`` to their pooled maps.
+
+        Args:
+            x: tokens.
+            size: ``(H, W)``.
+            rpe_convs: the stage's depthwise convolution for each ratio, or None without position encoding.
+
+        Returns:
+            ``(B, H*W, C)``.
+        """
+        feature = as_map(x, size)  # (B, C, H, W)
+        pools = [self.pool(feature, pooled_size(size, ratio)) for ratio in self.pool_ratios]
+        if rpe_convs is not None:
+            pools = [pool + conv(pool) for pool, conv in zip(pools, rpe_convs, strict=True)]
+        pooled = self.norm(torch.cat([as_tokens(pool) for pool in pools], dim=1))  # (B, M, C)
+        k, v = self.kv(pooled).chunk(2, dim=-1)
+        dropout = self.attn_drop.p if self.training else 0.0
+        return self.proj_drop(self.proj(multihead_attention(self.q(x), k, v, self.num_heads, dropout)))
+
+
+class InvertedResidualFFN(nn.Module):
+    """FFN as an inverted bottleneck (IRB): 1x1 convolution, 3x3 depthwise convolution, 1x1 convolution.
+
+    Args:
+        embed_dims: width C.
+        hidden_channels: inner width r C.
+        act_cfg: activation after the first and the second convolution, mmcv style.
+        drop: dropout of the output, a probability.
+    """
+
+    def __init__(self, embed_dims: int, hidden_channels: int, *, act_cfg: Mapping[str, Any], drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(embed_dims, hidden_channels, 1)
+        self.conv = nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
+        self.fc2 = nn.Conv2d(hidden_channels, embed_dims, 1)
+        self.act = build_activation_layer(dict(act_cfg))
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, H*W, C)`` to ``(B, H*W, C)``."""
+        hidden = self.act(self.fc1(as_map(x, size)))  # (B, rC, H, W)
+        return self.drop(as_tokens(self.fc2(self.act(self.conv(hidden)))))
+
+
+class PlainFFN(nn.Module):
+    """FFN without the depthwise convolution: the paper's ablation of the inverted bottleneck.
+
+    Args:
+        embed_dims: width C.
+        hidden_channels: inner width r C.
+        act_cfg: activation, mmcv style.
+        drop: dropout of the output, a probability.
+    """
+
+    def __init__(self, embed_dims: int, hidden_channels: int, *, act_cfg: Mapping[str, Any], drop: float) -> None:
+        super().__init__()
+        self.fc1 = Linear(embed_dims, hidden_channels)
+        self.fc2 = Linear(hidden_channels, embed_dims)
+        self.act = build_activation_layer(dict(act_cfg))
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, H*W, C)`` to ``(B, H*W, C)``; ``size`` is not needed."""
+        return self.drop(self.fc2(self.act(self.fc1(x))))
+
+
+FFNS = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
+
+
+class P2TBlock(nn.Module):
+    """Pre-norm block: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``.
+
+    Args:
+        attn: the attention.
+        ffn: the feed-forward network.
+        embed_dims: width C.
+        norm_cfg: both norms, mmcv style.
+        drop_path: stochastic depth of both branches, a probability.
+    """
+
+    def __init__(
+        self,
+        attn: PyramidPoolingAttention,
+        ffn: nn.Module,
+        *,
+        embed_dims: int,
+        norm_cfg: Mapping[str, Any],
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
+        self.attn = attn
+        self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
+        self.ffn = ffn
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList | None) -> Tensor:
+        """``(B, H*W, C)`` to ``(B, H*W, C)``."""
+        x = x + self.drop_path(self.attn(self.norm1(x), size, rpe_convs))
+        return x + self.drop_path(self.ffn(self.norm2(x), size))
+
+
+class P2TStage(nn.Module):
+    """Patch embedding, blocks, and the position encoding that the blocks share.
+
+    Args:
+        patch_embed: strided convolution and norm.
+        blocks: the blocks.
+        rpe_convs: a depthwise convolution for each pooling ratio, or None.
+        with_cp: activation checkpointing of every block.
+    """
+
+    def __init__(
+        self, patch_embed: nn.Module, blocks: Sequence[nn.Module], rpe_convs: nn.ModuleList | None, *, with_cp: bool
+    ) -> None:
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.blocks = nn.ModuleList(blocks)
+        self.rpe_convs = rpe_convs
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map of the stage before, ``(B, C', H', W')``, to the stage's own, ``(B, C, H, W)``."""
+        x, size = self.patch_embed(x)  # (B, H*W, C)
+        for block in self.blocks:
+            if self.with_cp and self.training:
+                x = checkpoint(block, x, size, self.rpe_convs, use_reentrant=False)
+            else:
+                x = block(x, size, self.rpe_convs)
+        return as_map(x, size)
+
+
+@MODELS.register_module()
+class P2T(BaseModule):
+    """Pyramid pooling transformer: four stages of pooling-based self-attention.
+
+    Each stage halves the map (the first one quarters it) and runs :class:`P2TBlock` on it (arXiv 2106.12011,
+    figure 3 and table 1). The keys and values of a stage are pooled to a few dozen tokens, so that attention is
+    linear in the number of tokens: ``(N + 2M) C^2 + 2 N M C`` multiply-adds.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_heads``, ``depths``
+            and ``mlp_ratios``, four values each.
+        in_channels: image channels.
+        out_indices: stages whose map is returned, in this order; negative values count from the end.
+        pool_ratios: pooling ratios of each of the four stages, edge over pooled edge.
+        pool_type: ``'avg'`` or ``'max'``.
+        with_rpe: whether pooled maps get a relative position encoding.
+        ffn_type: ``'irb'``, with a depthwise convolution between the linear maps, or ``'mlp'``, without.
+        overlapped: whether patches overlap (kernels 7, 3, 3, 3, padded) or not (kernel = stride, no padding).
+        qkv_bias: whether queries, keys and values have a bias.
+        drop_rate: dropout after the attention and the FFN, a probability.
+        attn_drop_rate: dropout of attention weights, a probability.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability.
+        norm_cfg: norms of the blocks, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given. The norms of pooled
+            tokens and patches keep PyTorch's own eps.
+        act_cfg: activation of the FFN, mmcv style; ``dict(type='HSwish')`` when not given.
+        frozen_stages: 0 freezes the first patch embedding, n > 0 the first n stages; -1 freezes nothing.
+        with_cp: activation checkpointing of every block.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
+        s = 4, 8, 16, 32 (rounded down where patches do not overlap), channels-last in memory.
+
+    Raises:
+        ValueError: for an unknown ``arch``, ``pool_type`` or ``ffn_type``, settings that are not four per stage, heads
+            that do not divide the width, an output or frozen stage that does not exist.
+
+    Note:
+        Tokens and channels-last maps are one layout, so that no map is ever copied between the two.
+    """
+
+    ARCHS: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType(
+        # arXiv 2106.12011, table 1.
+        {
+            'tiny': MappingProxyType(
+                {
+                    'embed_dims': (48, 96, 240, 384),
+                    'num_heads': (1, 2, 5, 8),
+                    'depths': (2, 2, 6, 3),
+                    'mlp_ratios': (8, 8, 4, 4),
+                }
+            ),
+            'small': MappingProxyType(
+                {
+                    'embed_dims': (64, 128, 320, 512),
+                    'num_heads': (1, 2, 5, 8),
+                    'depths': (2, 2, 9, 3),
+                    'mlp_ratios': (8, 8, 4, 4),
+                }
+            ),
+            'base': MappingProxyType(
+                {
+                    'embed_dims': (64, 128, 320, 512),
+                    'num_heads': (1, 2, 5, 8),
+                    'depths': (3, 4, 18, 3),
+                    'mlp_ratios': (8, 8, 4, 4),
+                }
+            ),
+            'large': MappingProxyType(
+                {
+                    'embed_dims': (64, 128, 320, 640),
+                    'num_heads': (1, 2, 5, 8),
+                    'depths': (3, 8, 27, 3),
+                    'mlp_ratios': (8, 8, 4, 4),
+                }
+            ),
+        }
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'small',
+        *,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        pool_ratios: Sequence[Sequence[int]] = ((12, 16, 20, 24), (6, 8, 10, 12), (3, 4, 5, 6), (1, 2, 3, 4)),
+        pool_type: str = 'avg',
+        with_rpe: bool = True,
+        ffn_type: str = 'irb',
+        overlapped: bool = True,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        norm_cfg: Mapping[str, Any] | None = None,
+        act_cfg: Mapping[str, Any] | None = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        settings = self._arch_settings(arch)
+        num_stages = len(PATCH_STRIDES)
+        if len(pool_ratios) != num_stages or any(not ratios or min(ratios) < 1 for ratios in pool_ratios):
+            raise ValueError(f'pool_ratios must be {num_stages} sequences of ratios of at least 1, got {pool_ratios!r}')
+        if pool_type not in POOLINGS:
+            raise ValueError(f'pool_type must be one of {list(POOLINGS)}, got {pool_type!r}')
+        if ffn_type not in FFNS:
+            raise ValueError(f'ffn_type must be one of {list(FFNS)}, got {ffn_type!r}')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+        self.embed_dims = tuple(settings['embed_dims'])
+        self.out_indices = self._output_stages(out_indices, num_stages)
+        self.overlapped = overlapped
+        self.frozen_stages = frozen_stages
+        norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
+        act_cfg = dict(act_cfg or {'type': 'HSwish'})
+
+        depths = settings['depths']
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        widths = (in_channels, *self.embed_dims)
+        self.stages = nn.ModuleList()
+        for stage, (dims, heads, mlp_ratio) in enumerate(
+            zip(self.embed_dims, settings['num_heads'], settings['mlp_ratios'], strict=True)
+        ):
+            kernel = OVERLAPPED_KERNELS[stage] if overlapped else PATCH_STRIDES[stage]
+            patch_embed = PatchEmbed(
+                in_channels=widths[stage],
+                embed_dims=dims,
+                kernel_size=kernel,
+                stride=PATCH_STRIDES[stage],
+                padding=kernel // 2 if overlapped else 0,
+                norm_cfg={'type': 'LN'},
+            )
+            blocks = [
+                P2TBlock(
+                    PyramidPoolingAttention(
+                        dims,
+                        heads,
+                        pool_ratios=pool_ratios[stage],
+                        pool_type=pool_type,
+                        qkv_bias=qkv_bias,
+                        attn_drop=attn_drop_rate,
+                        proj_drop=drop_rate,
+                    ),
+                    FFNS[ffn_type](dims, int(dims * mlp_ratio), act_cfg=act_cfg, drop=drop_rate),
+                    embed_dims=dims,
+                    norm_cfg=norm_cfg,
+                    drop_path=next(rates),
+                )
+                for _ in range(depths[stage])
+            ]
+            rpe_convs = (nn.Conv2d(dims, dims, 3, padding=1, groups=dims) for _ in pool_ratios[stage])
+            self.stages.append(
+                P2TStage(patch_embed, blocks, nn.ModuleList(rpe_convs) if with_rpe else None, with_cp=with_cp)
+            )
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    @classmethod
+    def _arch_settings(cls, arch: str | Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
+        if not isinstance(arch, Mapping):
+            if arch not in cls.ARCHS:
+                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
+            return cls.ARCHS[arch]
+        names = set(cls.ARCHS['small'])
+        if set(arch) != names:
+            raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
+        for name, values in arch.items():
+            if len(values) != len(PATCH_STRIDES):
+                raise ValueError(f'arch: {name} must have {len(PATCH_STRIDES)} values, one per stage, got {values!r}')
+        return arch
+
+    @staticmethod
+    def _output_stages(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        resolved = tuple(i + num_stages if i < 0 else i for i in indices)
+        if not resolved or any(not 0 <= i < num_stages for i in resolved) or len(set(resolved)) < len(resolved):
+            raise ValueError(f'out_indices must name distinct stages of {num_stages}, got {out_indices!r}')
+        return resolved
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stages[0].patch_embed, *self.stages[: self.frozen_stages]]
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Width of each output map."""
+        return tuple(self.embed_dims[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output map in pixels."""
+        return tuple(4 * 2**i for i in self.out_indices)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, or initialise linear maps and convolutions as pyramid transformers do."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        self._is_init = True
+
+    def train(self, mode: bool = True) -> P2T:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
+
+    def forward(self, img: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the stages named by ``out_indices``; see the class."""
+        if not self.overlapped and min(img.shape[-2:]) < 32:
+            raise ValueError(f'overlapped=False needs images of at least 32 x 32 pixels, got {tuple(img.shape[-2:])}')
+        x = img.contiguous(memory_format=torch.channels_last)
+        outs = {}
+        for index, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
+            x = stage(x)  # (B, C, H, W)
+            outs[index] = x
+        return tuple(outs[index] for index in self.out_indices)
