@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -24,10 +25,35 @@ def count_flops(step: Callable[[], object]) -> int:
     def product_into(a_shape: Sequence[int], b_shape: Sequence[int], **_: object) -> int:
         return 2 * a_shape[0] * a_shape[1] * b_shape[1]
 
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mm.out: product_into})
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={
+            torch.ops.aten.mm.out: product_into,
+            torch.ops.aten.convolution_backward: _convolution_backward,
+        },
+    )
     with counter, _unfused_attention():
         step()
     return counter.get_total_flops()
+
+
+def _convolution_backward(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: object,
+    output_mask: Sequence[bool],
+    **_: object,
+) -> int:
+    """Input and weight gradient, each as many operations as forwards; torch's own count forgets the groups."""
+    positions = math.prod((x_shape if transposed else grad_shape)[2:])
+    return 2 * x_shape[0] * positions * math.prod(weight_shape) * (output_mask[0] + output_mask[1])
 
 
 def _unfused_attention() -> AbstractContextManager:

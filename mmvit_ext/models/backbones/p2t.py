@@ -11,7 +11,7 @@ Shapes: B batch, C width of a stage, H and W its map's size, N = H W tokens, M p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -33,7 +33,9 @@ __all__ = ['P2T', 'pooled_size']
 
 PATCH_STRIDES = (4, 2, 2, 2)
 OVERLAPPED_KERNELS = (7, 3, 3, 3)
-POOLINGS = MappingProxyType({'avg': F.adaptive_avg_pool2d, 'max': F.adaptive_max_pool2d})
+POOLINGS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {'avg': F.adaptive_avg_pool2d, 'max': F.adaptive_max_pool2d}
+)
 
 
 def pooled_size(size: tuple[int, int], ratio: int) -> tuple[int, int]:
