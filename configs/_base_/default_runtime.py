@@ -1,13 +1,8 @@
-"""What every segmentation run has in common: environment, logging and checkpoints, counted in iterations."""
+"""What every segmentation run has in common: logging and checkpoints, counted in iterations."""
+
+_base_ = './environment.py'
 
 default_scope = 'mmseg'
-custom_imports = dict(imports=['mmvit_ext'], allow_failed_imports=False)
-
-env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
@@ -18,11 +13,7 @@ default_hooks = dict(
     visualization=dict(type='SegVisualizationHook'),
 )
 
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='SegLocalVisualizer', name='visualizer', vis_backends=vis_backends)
+visualizer = dict(type='SegLocalVisualizer', name='visualizer', vis_backends={{_base_.vis_backends}})
 log_processor = dict(by_epoch=False)
-log_level = 'INFO'
-load_from = None
-resume = False
 
 tta_model = dict(type='mmvit_ext.ScoreTTAModel')

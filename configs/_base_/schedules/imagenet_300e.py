@@ -1,0 +1,27 @@
+"""ImageNet over 300 epochs, total batch 1024: AdamW, lr 5e-4 per 512 images, cosine (arXiv 2106.12011).
+
+The rates that warm-up begins with (1e-6) and that the cosine ends with (1e-5) are DeiT's (arXiv 2012.12877).
+"""
+
+max_epochs = 300
+warmup_epochs = 5
+base_batch_size = 1024
+lr = 5e-4 * base_batch_size / 512
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=0.05))
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-6 / lr,
+        by_epoch=True,
+        begin=0,
+        end=warmup_epochs,
+        convert_to_iter_based=True,
+    ),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=warmup_epochs, end=max_epochs),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=base_batch_size)
