@@ -50,6 +50,7 @@ train_dataloader = dict(
     batch_size=128,
     num_workers=8,
     persistent_workers=True,
+    collate_fn=dict(type='default_collate'),
     # Every image three times in an epoch of the same length, each time augmented anew.
     sampler=dict(type='RepeatAugSampler', shuffle=True, num_repeats=3),
     dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline),
@@ -58,6 +59,7 @@ val_dataloader = dict(
     batch_size=128,
     num_workers=8,
     persistent_workers=True,
+    collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=test_pipeline),
 )

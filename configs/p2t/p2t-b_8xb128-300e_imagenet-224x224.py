@@ -1,0 +1,18 @@
+"""P2T-Base, ImageNet-1K.
+
+Paper: arXiv 2106.12011; published 83.5 % top-1, 36.2 M parameters, 6.5 GFLOPs. Data: ImageNet-1K, 224x224 pixels.
+Recipe: 8 GPUs x 128 images, 300 epochs. Not trained here.
+Command: tools/dist_train.sh configs/p2t/p2t-b_8xb128-300e_imagenet-224x224.py 8
+"""
+
+_base_ = [
+    '../_base_/models/classifier_p2t.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/classification_runtime.py',
+]
+
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.3),
+    head=dict(num_classes={{_base_.num_classes}}),
+)

@@ -1,0 +1,21 @@
+"""Ablation of P2T-Small, the paper's ladder: pyramid pooling in stages 1 and 2.
+
+Paper: arXiv 2106.12011. Data: ImageNet-1K, 224x224 pixels. Recipe: 8 GPUs x 128 images, 300 epochs, as P2T-Small. Not
+trained here. A plain MLP and patches that do not overlap, no relative position encoding. In which order the stages are
+changed is not known here; this begins with the first.
+Command: tools/dist_train.sh configs/p2t/p2t-s-ladder-pyramid12_8xb128-300e_imagenet-224x224.py 8
+"""
+
+_base_ = [
+    '../_base_/models/classifier_p2t.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/classification_runtime.py',
+]
+
+model = dict(
+    backbone=dict(
+        with_rpe=False, ffn_type='mlp', overlapped=False, pool_ratios=((12, 16, 20, 24), (6, 8, 10, 12), (2,), (1,))
+    ),
+    head=dict(num_classes={{_base_.num_classes}}),
+)

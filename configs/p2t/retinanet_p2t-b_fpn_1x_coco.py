@@ -1,0 +1,18 @@
+"""RetinaNet, P2T-Base, COCO.
+
+Paper: arXiv 2106.12011; published 46.1 AP, 67.5 AP50, 49.6 AP75, 45.8 M parameters, 344 GFLOPs. Data: COCO 2017,
+1333x800. Recipe: 8 GPUs x 2 images, 12 epochs from an ImageNet backbone. Not trained here.
+Command: tools/dist_train.sh configs/p2t/retinanet_p2t-b_fpn_1x_coco.py 8
+"""
+
+_base_ = [
+    '../_base_/models/retinanet_p2t.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/detection_1x.py',
+    '../_base_/detection_runtime.py',
+]
+
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.3, init_cfg=dict(checkpoint='pretrain/p2t_base.pth')),
+    bbox_head=dict(num_classes={{_base_.num_classes}}),
+)
