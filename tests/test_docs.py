@@ -67,43 +67,113 @@ def test_registered_types_document_every_argument():
             assert not undocumented, f'{name}: {undocumented}'
 
 
-def results_table(metafile, folder, multi_scale_only):
-    """The rows of a results table as a metafile would have them."""
-    lines = []
+def published(name):
+    return lambda model, result: result['Metrics'].get(name, '')
+
+
+def counted(name):
+    return lambda model, result: model['Metadata'].get(name, '')
+
+
+def measured(model, result):
+    return result.get('Measured', 'not measured')
+
+
+COUNTS_OF_P2T = {
+    'published parameters (M)': counted('Parameters'),
+    'parameters here': counted('Parameters counted here'),
+    'published GFLOPs': counted('GFLOPs'),
+    'GFLOPs here, without stage 1 attention': counted('GFLOPs without stage 1 attention'),
+    'GFLOPs here': counted('GFLOPs counted here'),
+}
+#: Columns of a results table after config and dataset, by collection and task: what stands in a row.
+COLUMNS = {
+    ('SegViT', 'Semantic Segmentation'): {
+        'published ss': published('mIoU'),
+        'published ms': published('mIoU(ms+flip)'),
+        'published GFLOPs': counted('GFLOPs'),
+        'GFLOPs counted here': counted('GFLOPs counted here'),
+        'mIoU measured here': measured,
+    },
+    ('P2T', 'Image Classification'): {
+        'published top-1': published('Top 1 Accuracy'),
+        **COUNTS_OF_P2T,
+        'top-1 measured here': measured,
+    },
+    ('P2T', 'Semantic Segmentation'): {
+        **{f'published {name}': published(name) for name in ('mIoU', 'aAcc', 'mAcc')},
+        **COUNTS_OF_P2T,
+        'mIoU measured here': measured,
+    },
+    ('P2T', 'Object Detection'): {
+        **{f'published {name}': published(name) for name in ('box AP', 'box AP50', 'box AP75')},
+        **COUNTS_OF_P2T,
+        'box AP measured here': measured,
+    },
+    ('P2T', 'Instance Segmentation'): {
+        **{f'published {name}': published(name) for name in ('box AP', 'box AP50', 'mask AP', 'mask AP50')},
+        **COUNTS_OF_P2T,
+        'box and mask AP measured here': measured,
+    },
+}
+
+
+def line(cells):
+    return re.sub(r' +', ' ', '| ' + ' | '.join(map(str, cells)) + ' |')
+
+
+def results_tables(metafile, folder, keep=lambda result: True):
+    """The results of a metafile as tables, heading first: a new one where collection or task change."""
+    tables, before = [], None
     for model in yaml.safe_load((ROOT / metafile).read_text())['Models']:
-        for result in model.get('Results', []):
-            metrics = result['Metrics']
-            if multi_scale_only and 'mIoU(ms+flip)' not in metrics:
-                continue
-            cells = [
-                f'[{model["Name"]}]({folder}{Path(model["Config"]).name})',
-                result['Dataset'],
-                metrics.get('mIoU', ''),
-                metrics.get('mIoU(ms+flip)', ''),
-                model['Metadata'].get('GFLOPs', ''),
-                model['Metadata']['GFLOPs counted here'],
-                result.get('Measured', 'not measured'),
-            ]
-            lines.append(re.sub(r' +', ' ', '| ' + ' | '.join(map(str, cells)) + ' |'))
-    return lines
+        for result in filter(keep, model.get('Results', [])):
+            kind = model['In Collection'], result['Task']
+            columns = COLUMNS[kind]
+            if kind != before:
+                tables.append([line(['config', 'dataset', *columns])])
+            before = kind
+            row = line(column(model, result) for column in columns.values())
+            tables[-1].append(f'| [{model["Name"]}]({folder}{Path(model["Config"]).name}) | {result["Dataset"]} {row}')
+    return tables
 
 
-def rows_of(page):
-    part = page.read_text().split('<!-- results:')[1].split('<!-- results end')[0]
-    return [re.sub(r' +', ' ', line) for line in part.splitlines() if line.startswith('| [')]
+def tables_of(page):
+    """Every table between the marks of results, heading first, without the line of dashes."""
+    parts = [part.split('<!-- results end')[0] for part in page.read_text().split('<!-- results:')[1:]]
+    rows = ([re.sub(r' +', ' ', text) for text in part.splitlines() if text.startswith('| ')] for part in parts)
+    return list(rows)
+
+
+def metafiles():
+    return yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
 
 
 def test_results_in_the_readme_are_those_of_the_metafiles():
-    metafiles = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
-    expected = [row for path in metafiles for row in results_table(path, f'{Path(path).parent}/', True)]
-    assert rows_of(ROOT / 'README.md') == expected
+    """The rows with a multi-scale figure."""
+    expected = []
+    for path in metafiles():
+        expected += results_tables(path, f'{Path(path).parent}/', lambda result: 'mIoU(ms+flip)' in result['Metrics'])
+    assert tables_of(ROOT / 'README.md') == expected
 
 
 @pytest.mark.parametrize(
     'metafile', sorted((ROOT / 'configs').glob('*/metafile.yml')), ids=lambda path: path.parent.name
 )
 def test_a_model_zoo_page_lists_every_published_row(metafile):
-    assert rows_of(metafile.parent / 'README.md') == results_table(metafile, '', False)
+    expected = results_tables(metafile, '')
+    assert expected
+    assert tables_of(metafile.parent / 'README.md') == expected
+
+
+@pytest.mark.parametrize('metafile', metafiles())
+def test_every_published_metric_has_a_column(metafile):
+    """A metric that no column shows would be lost on the way from the metafile to the page."""
+    for model in yaml.safe_load((ROOT / metafile).read_text())['Models']:
+        for result in model.get('Results', []):
+            columns = COLUMNS[model['In Collection'], result['Task']].values()
+            for name in result['Metrics']:
+                marked = {'Metrics': {name: 'here'}}
+                assert 'here' in [column({'Metadata': {}}, marked) for column in columns], name
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))

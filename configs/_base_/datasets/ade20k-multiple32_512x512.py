@@ -12,7 +12,7 @@ round_up = dict(type='ResizeToMultiple', size_divisor=size_divisor)
 test_pipeline = _base_.test_pipeline
 test_pipeline.insert(2, round_up)
 tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1]['transforms'].insert(1, [round_up])
+tta_pipeline[1]['transforms'].insert(2, [round_up])
 
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
