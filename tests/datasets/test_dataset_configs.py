@@ -8,20 +8,23 @@ import pytest
 pytest.importorskip('mmseg')
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmseg.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, MINI_CLASSES, make_mini_dataset
+from mmvit_ext.engine.config import load_config
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
-#: Per file: layout, classes, crop, (longer, shorter) side of the training resize before its random factor.
+#: Per segmentation file: layout, classes, crop, (longer, shorter) side of the training resize before its random factor.
 RECIPES = {
     'ade20k_512x512': ('ade20k', 150, 512, (2048, 512)),
+    'ade20k-multiple32_512x512': ('ade20k', 150, 512, (2048, 512)),
     'ade20k_640x640': ('ade20k', 150, 640, (2048, 640)),
     'coco-stuff10k_512x512': ('coco_stuff10k', 171, 512, (2048, 512)),
     'pascal-context-59_480x480': ('pascal_context', 59, 480, (520, 520)),
     'pascal-context_480x480': ('pascal_context', 60, 480, (520, 520)),
 }
+DETECTION = ('coco_detection', 'coco_instance')
+CLASSIFICATION = ('imagenet_224',)
 
 
 @pytest.fixture(scope='module')
@@ -39,10 +42,10 @@ def config(name):
     return Config.fromfile(FOLDER / f'{name}.py')
 
 
-def dataset_of(config, loader, layout, mini):
+def dataset_of(config, loader, layout, mini, scope='mmseg'):
     dataset = config[loader].dataset
     dataset.data_root = str(mini / DATA_ROOTS[layout])
-    with DefaultScope.overwrite_default_scope('mmseg'):
+    with DefaultScope.overwrite_default_scope(scope):
         return DATASETS.build(dataset)
 
 
@@ -52,7 +55,7 @@ def step(pipeline, kind):
 
 
 def test_every_base_config_is_listed_here():
-    assert {path.stem for path in FOLDER.glob('*.py')} == RECIPES.keys()
+    assert {path.stem for path in FOLDER.glob('*.py')} == {*RECIPES, *DETECTION, *CLASSIFICATION}
 
 
 def test_the_recipe_stands_in_the_config(name, config):
@@ -89,7 +92,9 @@ def test_scales_of_test_time_augmentation(name, config):
     assert [flip.prob for flip in flips] == [0, 1]
 
 
-def test_a_dumped_config_reads_back_equal(config, tmp_path):
+@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION])
+def test_a_dumped_config_reads_back_equal(name, tmp_path):
+    config = Config.fromfile(FOLDER / f'{name}.py')
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == config.to_dict()
 
@@ -121,6 +126,19 @@ def test_the_real_dataset_class_reads_the_mini_dataset_after_changing_data_root_
             assert seen == expected
 
 
+def test_sides_of_test_images_are_rounded_up_to_whole_strides(mini):
+    """By less than a stride, from what keeping the ratio gives."""
+    whole = dataset_of(Config.fromfile(FOLDER / 'ade20k-multiple32_512x512.py'), 'val_dataloader', 'ade20k', mini)
+    plain = dataset_of(Config.fromfile(FOLDER / 'ade20k_512x512.py'), 'val_dataloader', 'ade20k', mini)
+    rounded = 0
+    for index in range(len(whole)):
+        sides = whole[index]['inputs'].shape[1:]
+        before = plain[index]['inputs'].shape[1:]
+        assert sides == tuple(-(-side // 32) * 32 for side in before)
+        rounded += sides != before
+    assert rounded > 0
+
+
 def test_test_time_augmentation_yields_six_scales_and_two_flips(name, config, mini):
     layout = RECIPES[name][0]
     config.val_dataloader.dataset.pipeline = config.tta_pipeline
@@ -128,3 +146,99 @@ def test_test_time_augmentation_yields_six_scales_and_two_flips(name, config, mi
     assert len(sample['inputs']) == 12
     assert [item.flip for item in sample['data_samples']] == [False, True] * 6
     assert min(sample['inputs'][-1].shape[1:]) == int(config.img_scale[1] * 1.75)
+
+
+# COCO
+
+
+@pytest.fixture(params=DETECTION)
+def detection(request):
+    pytest.importorskip('mmdet')
+    return request.param
+
+
+def test_the_recipe_of_detection_stands_in_the_config(detection):
+    config = Config.fromfile(FOLDER / f'{detection}.py')
+    masks = detection == 'coco_instance'
+    assert config.num_classes == 80
+    for pipeline, at in ((config.train_pipeline, 1), (config.test_pipeline, 2)):
+        resize = step(pipeline, 'Resize')
+        assert (resize.scale, resize.keep_ratio) == ((1333, 800), True)
+        labels = pipeline[at]
+        assert (labels.type, labels.with_bbox, labels.get('with_mask', False)) == ('LoadAnnotations', True, masks)
+    assert step(config.train_pipeline, 'RandomFlip').prob == 0.5
+    assert config.train_dataloader.dataset.pipeline == config.train_pipeline
+    assert config.val_dataloader.dataset.pipeline == config.test_pipeline
+    assert config.train_dataloader.batch_size == 2
+    assert config.val_evaluator.metric == (['bbox', 'segm'] if masks else 'bbox')
+    assert config.test_dataloader == config.val_dataloader
+    assert config.test_evaluator == config.val_evaluator
+
+
+def test_changing_data_root_moves_the_annotations_of_the_metric_too(detection):
+    config = load_config(FOLDER / f'{detection}.py', {'data_root': 'elsewhere'})
+    for evaluator in (config.val_evaluator, config.test_evaluator):
+        assert evaluator.ann_file == 'elsewhere/annotations/instances_val2017.json'
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        assert loader.dataset.data_root == 'elsewhere'
+
+
+def test_the_real_coco_class_reads_the_mini_dataset(detection, mini):
+    config = Config.fromfile(FOLDER / f'{detection}.py')
+    things = {cls.coco for cls in MINI_CLASSES.values() if cls.coco is not None}
+    for loader in ('train_dataloader', 'val_dataloader'):
+        dataset = dataset_of(config, loader, 'coco', mini, 'mmdet')
+        assert len(dataset.metainfo['classes']) == 80
+        seen = set()
+        for sample in (dataset[index] for index in range(len(dataset))):
+            truth = sample['data_samples'].gt_instances
+            height, width = sample['inputs'].shape[1:]
+            assert min(height, width) == 800 or max(height, width) == 1333
+            seen |= {dataset.cat_ids[label] for label in truth.labels.tolist()}
+            if detection == 'coco_detection':
+                assert 'masks' not in truth
+                continue
+            # Boxes are of the resized image in training and of the original one in testing, and so are the masks.
+            assert (truth.masks.height, truth.masks.width) == (
+                (height, width) if loader == 'train_dataloader' else sample['data_samples'].ori_shape
+            )
+            for mask, box in zip(truth.masks.masks, truth.bboxes.tensor.tolist(), strict=True):
+                rows, columns = np.nonzero(mask)
+                extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                # A mask's edge stays on the pixels of the original.
+                np.testing.assert_allclose(extent, box, atol=truth.masks.height / sample['data_samples'].ori_shape[0])
+        assert seen == things
+
+
+# ImageNet
+
+
+@pytest.fixture
+def classification():
+    pytest.importorskip('mmpretrain')
+    return Config.fromfile(FOLDER / 'imagenet_224.py')
+
+
+def test_the_recipe_of_classification_stands_in_the_config(classification):
+    train, test = classification.train_pipeline, classification.test_pipeline
+    assert step(train, 'RandomResizedCrop').scale == 224
+    augment, erase = step(train, 'RandAugment'), step(train, 'RandomErasing')
+    assert (augment.policies, augment.num_policies, augment.magnitude_level) == ('timm_increasing', 2, 9)
+    assert (erase.erase_prob, erase.mode) == (0.25, 'rand')
+    # Pictures are blue first here: what is painted into them has to be, too.
+    assert erase.fill_color == [103.53, 116.28, 123.675]
+    assert augment.hparams.pad_val == [104, 116, 124]
+    assert (step(test, 'ResizeEdge').scale, step(test, 'CenterCrop').crop_size) == (256, 224)
+    sampler = classification.train_dataloader.sampler
+    assert (sampler.type, sampler.num_repeats) == ('RepeatAugSampler', 3)
+    assert classification.train_dataloader.batch_size == 128
+
+
+def test_the_real_imagenet_class_reads_the_mini_dataset(classification, mini):
+    things = {cls.imagenet for cls in MINI_CLASSES.values() if cls.imagenet is not None}
+    for loader in ('train_dataloader', 'val_dataloader'):
+        dataset = dataset_of(classification, loader, 'imagenet', mini, 'mmpretrain')
+        assert len(dataset.CLASSES) == 1000
+        samples = [dataset[index] for index in range(len(dataset))]
+        assert {tuple(sample['inputs'].shape) for sample in samples} == {(3, 224, 224)}
+        assert {sample['data_samples'].gt_label.item() for sample in samples} == things
