@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
+from mmvit_ext.models.layers.compiling import is_compiling
+from mmvit_ext.models.layers.inverted_residual import inverted_residual, plain_inverted_residual
 from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.registry import MODELS
 
@@ -45,12 +47,12 @@ def pooled_size(size: tuple[int, int], ratio: int) -> tuple[int, int]:
 
 def as_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """View tokens ``(B, H*W, C)`` as a map ``(B, C, H, W)`` that is channels-last in memory."""
-    return x.transpose(1, 2).unflatten(2, size)
+    return x.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def as_tokens(x: Tensor) -> Tensor:
     """View a channels-last map ``(B, C, H, W)`` as tokens ``(B, H*W, C)``."""
-    return x.flatten(2).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class PyramidPoolingAttention(nn.Module):
@@ -133,12 +135,15 @@ class InvertedResidualFFN(nn.Module):
         self.conv = nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
         self.fc2 = nn.Conv2d(hidden_channels, embed_dims, 1)
         self.act = build_activation_layer(dict(act_cfg))
+        self.plain = any(True for _ in self.act.parameters()) or getattr(self.act, 'inplace', False)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``(B, H*W, C)`` to ``(B, H*W, C)``."""
-        hidden = self.act(self.fc1(as_map(x, size)))  # (B, rC, H, W)
-        return self.drop(as_tokens(self.fc2(self.act(self.conv(hidden)))))
+        compute = plain_inverted_residual if self.plain or is_compiling() else inverted_residual
+        layers = ((layer.weight, layer.bias) for layer in (self.fc1, self.conv, self.fc2))
+        # Not the module itself: its hooks would fire a second time when the activation is computed again.
+        return self.drop(as_tokens(compute(as_map(x, size), *layers, self.act.forward)))
 
 
 class PlainFFN(nn.Module):
@@ -260,51 +265,28 @@ class P2T(BaseModule):
 
     Shape:
         input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
-        s = 4, 8, 16, 32 (rounded down where patches do not overlap), channels-last in memory.
+        s = 4, 8, 16, 32 (rounded down where patches do not overlap), contiguous in memory.
 
     Raises:
         ValueError: for an unknown ``arch``, ``pool_type`` or ``ffn_type``, settings that are not four per stage, heads
             that do not divide the width, an output or frozen stage that does not exist.
 
     Note:
-        Tokens and channels-last maps are one layout, so that no map is ever copied between the two.
+        Tokens and channels-last maps are one layout, so that only the returned maps are copied.
     """
 
     ARCHS: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType(
-        # arXiv 2106.12011, table 1.
+        # arXiv 2106.12011, table 1; heads and FFN ratios are the same in all of them.
         {
-            'tiny': MappingProxyType(
-                {
-                    'embed_dims': (48, 96, 240, 384),
-                    'num_heads': (1, 2, 5, 8),
-                    'depths': (2, 2, 6, 3),
-                    'mlp_ratios': (8, 8, 4, 4),
-                }
-            ),
-            'small': MappingProxyType(
-                {
-                    'embed_dims': (64, 128, 320, 512),
-                    'num_heads': (1, 2, 5, 8),
-                    'depths': (2, 2, 9, 3),
-                    'mlp_ratios': (8, 8, 4, 4),
-                }
-            ),
-            'base': MappingProxyType(
-                {
-                    'embed_dims': (64, 128, 320, 512),
-                    'num_heads': (1, 2, 5, 8),
-                    'depths': (3, 4, 18, 3),
-                    'mlp_ratios': (8, 8, 4, 4),
-                }
-            ),
-            'large': MappingProxyType(
-                {
-                    'embed_dims': (64, 128, 320, 640),
-                    'num_heads': (1, 2, 5, 8),
-                    'depths': (3, 8, 27, 3),
-                    'mlp_ratios': (8, 8, 4, 4),
-                }
-            ),
+            name: MappingProxyType(
+                {'embed_dims': embed_dims, 'num_heads': (1, 2, 5, 8), 'depths': depths, 'mlp_ratios': (8, 8, 4, 4)}
+            )
+            for name, embed_dims, depths in (
+                ('tiny', (48, 96, 240, 384), (2, 2, 6, 3)),
+                ('small', (64, 128, 320, 512), (2, 2, 9, 3)),
+                ('base', (64, 128, 320, 512), (3, 4, 18, 3)),
+                ('large', (64, 128, 320, 640), (3, 8, 27, 3)),
+            )
         }
     )
 
@@ -455,4 +437,5 @@ class P2T(BaseModule):
         for index, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
             x = stage(x)  # (B, C, H, W)
             outs[index] = x
-        return tuple(outs[index] for index in self.out_indices)
+        # mmcv's RoIAlign reads a map's memory as if it were contiguous, and convolutions in between keep the layout.
+        return tuple(outs[index].contiguous() for index in self.out_indices)

@@ -5,6 +5,7 @@ Shapes: B batch, N queries, L keys, C width, h heads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmvit_ext.models.layers.compiling import is_compiling
 from mmvit_ext.models.layers.linear import Linear, linear
 
 __all__ = ['PackedAttention', 'SplitAttention', 'check_heads', 'multihead_attention']
 
 RANDOM_LEVELS = 2**16
 """Resolution of the random numbers that decide which attention weights are zeroed on a CPU."""
+
+MIN_QUERIES = 512
+"""Queries are not cut into parts of fewer than these."""
 
 BLOCK = 2**18
 """Attention weights handled at once on a CPU: what its cache holds."""
@@ -48,12 +53,29 @@ def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout
         backward pass and draws random numbers one by one. :class:`_DropoutAttention` keeps one boolean tensor.
     """
     B, N, C = q.shape
+    parts = _query_parts(q, num_heads)
+    if parts > 1:
+        q, k, v = q.reshape(B * parts, N // parts, C), k.repeat_interleave(parts, 0), v.repeat_interleave(parts, 0)
     q, k, v = (x.unflatten(-1, (num_heads, C // num_heads)).transpose(1, 2) for x in (q, k, v))  # (B, h, *, C/h)
     if dropout > 0 and q.device.type == 'cpu':
         out = _DropoutAttention.apply(q, k, v, dropout)
     else:
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     return out.transpose(1, 2).reshape(B, N, C)
+
+
+def _query_parts(q: Tensor, num_heads: int) -> int:
+    """Parts of the queries to treat as images of a batch.
+
+    A CPU's backward kernel gives a thread whole images and heads; with few of them, some threads would have none.
+    """
+    B, N, _ = q.shape
+    if is_compiling() or q.device.type != 'cpu' or not q.requires_grad:
+        return 1
+    threads = torch.get_num_threads()
+    parts = threads // math.gcd(B * num_heads, threads)
+    few = B * num_heads < 4 * threads
+    return parts if few and N % parts == 0 and N // parts >= MIN_QUERIES else 1
 
 
 class _DropoutAttention(torch.autograd.Function):
