@@ -44,6 +44,13 @@ def mini_data(tmp_path_factory):
     return {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()}
 
 
+@pytest.fixture(autouse=True)
+def _plain_config_dumps(monkeypatch):
+    """Leaves the layout of dumped configs as it is: making it pretty takes more than half of a tiny run's time."""
+    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # where the two generations look it up
+        monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
+
+
 def config_named(start):
     """The first config whose name begins so."""
     return next(path for path in CONFIGS if path.stem.startswith(start))
@@ -214,6 +221,71 @@ def test_config_states_batch_command_and_where_its_figures_come_from(path):
     assert str(path.relative_to(ROOT)) in record
     assert len(text.splitlines()) <= 70
     assert 'Not trained here' in record or 'No row of a paper' in record
+
+
+P2T = [path for path in CONFIGS if path.parent.name == 'p2t' and 'mini' not in path.stem]
+P2T_DOWNSTREAM = [path for path in P2T if not path.stem.startswith('p2t')]
+P2T_ABLATIONS = [path for path in P2T if path.stem.startswith('p2t-s-')]
+ABBREVIATIONS = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l'}
+#: Learning rate, weight decay and schedules of arXiv 2106.12011; of classification those of the authors' log and DeiT.
+P2T_RECIPES = {
+    'mmseg': (1e-4, 1e-4, [dict(type='PolyLR', power=0.9, eta_min=1e-6, by_epoch=False, begin=0, end=80000)]),
+    'mmdet': (
+        1e-4,
+        1e-4,
+        [
+            dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+            dict(type='MultiStepLR', milestones=[8, 11], gamma=0.1, by_epoch=True, begin=0, end=12),
+        ],
+    ),
+    'mmpretrain': (
+        1e-3,
+        0.05,
+        [
+            dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
+            dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=300),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize('path', P2T, ids=lambda path: path.stem)
+def test_recipe_of_p2t_is_the_published_one(path):
+    cfg = Config.fromfile(path)
+    lr, weight_decay, schedulers = P2T_RECIPES[cfg.default_scope]
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', pytest.approx(lr), weight_decay)
+    assert [dict(entry) for entry in cfg.param_scheduler] == [
+        {name: pytest.approx(value) if isinstance(value, float) else value for name, value in entry.items()}
+        for entry in schedulers
+    ]
+    clipped = dict(max_norm=10, norm_type=2) if path.stem.startswith('mask-rcnn_p2t-l_') else None
+    assert cfg.optim_wrapper.get('clip_grad') == clipped
+    assert 'paramwise_cfg' not in cfg.optim_wrapper
+    arch = cfg.model.backbone.arch
+    assert f'p2t-{ABBREVIATIONS[arch]}' in re.split('_fpn|_8xb', path.stem)[0]
+    assert cfg.model.backbone.drop_path_rate == {'tiny': 0.1, 'small': 0.1, 'base': 0.3, 'large': 0.3}[arch]
+    length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+    assert length == {'mmseg': 80000, 'mmdet': 12, 'mmpretrain': 300}[cfg.default_scope]
+
+
+@pytest.mark.parametrize('path', P2T_DOWNSTREAM, ids=lambda path: path.stem)
+def test_a_downstream_config_begins_with_the_imagenet_weights_of_its_own_size(path):
+    backbone = Config.fromfile(path).model.backbone
+    assert backbone.init_cfg == dict(
+        type='Pretrained', checkpoint=f'pretrain/p2t_{backbone.arch}.pth', prefix='backbone.'
+    )
+
+
+@pytest.mark.parametrize('path', P2T_ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_differs_from_the_full_network_in_its_switches_alone(path):
+    full, ablated = (Config.fromfile(file).to_dict() for file in (config_named('p2t-s_'), path))
+    switches = ablated['model']['backbone'].keys() - full['model']['backbone'].keys()
+    assert switches
+    assert switches <= {'pool_ratios', 'pool_type', 'with_rpe', 'ffn_type', 'overlapped', 'act_cfg'}
+    for name in switches:
+        del ablated['model']['backbone'][name]
+    assert ablated == full
 
 
 PRETRAINED = [
