@@ -1,0 +1,370 @@
+r"""Attention between pixels and the 3x3 superpixels around them.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931, sections 3.1 and 3.2. A superpixel *cell* is a block of ``ph x pw``
+pixels, one superpixel per cell. The neighbours of a pixel are the superpixel of its own cell and the 8 around it; the
+window of a superpixel are the pixels of the 3x3 cells around its own. Neighbour ``n = 3 (dy + 1) + (dx + 1)`` with
+``dy, dx`` in {-1, 0, 1}, so that n = 4 is a pixel's own cell. A neighbour outside the grid has similarity -inf.
+
+Maps with d channels are never copied nine times. The superpixels, which are the small side, are unfolded to
+``9 d`` values per cell; products are batches of small matrices, one per cell and head; only the 9-channel similarities
+move between the pixels' and the superpixels' point of view.
+
+Shapes: B batch, C channels split over the heads, d = C / heads, (h, w) pixels, (sh, sw) superpixels,
+(ph, pw) = (h / sh, w / sw) pixels of a cell.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    'cell_size',
+    'from_cells',
+    'from_small_cells',
+    'neighbour_sum',
+    'neighbours',
+    'outside_grid',
+    'pixel_superpixel_similarity',
+    'pixel_to_superpixel',
+    'shift',
+    'superpixel_to_pixel',
+    'to_cells',
+    'to_small_cells',
+    'upsample_similarity',
+    'window_softmax',
+    'window_softmax_backward',
+]
+
+NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+"""Offset in cells of neighbour n."""
+
+
+def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
+    """Pixels of a cell.
+
+    Args:
+        size: ``(h, w)`` of the pixel map.
+        grid: ``(sh, sw)`` of the superpixels.
+
+    Returns:
+        ``(ph, pw)``.
+
+    Raises:
+        ValueError: if the grid does not divide the map.
+    """
+    (h, w), (sh, sw) = size, grid
+    if min(sh, sw) < 1 or min(h, w) < 1 or h % sh or w % sw:
+        raise ValueError(
+            f'a pixel map of {h}x{w} does not divide into {sh}x{sw} superpixel cells; pad it to whole cells first'
+        )
+    return h // sh, w // sw
+
+
+def shift(x: Tensor, sign: int, fill: float) -> Tensor:
+    """Move the map of neighbour n by its offset: ``y[n, i] = x[n, i + sign * offset(n)]``.
+
+    Args:
+        x: ``(..., 9, sh, sw)``, or ``(..., 1, sh, sw)`` for the same map under every n.
+        sign: +1 takes a superpixel's value to the cells that see it as neighbour n; -1 takes what cells hold about
+            their neighbour n to that superpixel.
+        fill: value where ``i + sign * offset(n)`` lies outside the grid.
+
+    Returns:
+        ``(..., 9, sh, sw)``.
+    """
+    sh, sw = x.shape[-2:]
+    padded = F.pad(x, (1, 1, 1, 1), value=fill)
+    moved = []
+    for n, (dy, dx) in enumerate(NEIGHBOURS):
+        rows, columns = 1 + sign * dy, 1 + sign * dx
+        part = n if x.shape[-3] > 1 else 0
+        moved.append(padded[..., part, rows : rows + sh, columns : columns + sw])
+    return torch.stack(moved, dim=-3)
+
+
+def outside_grid(grid: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which neighbours of which cells do not exist, ``(9, sh, sw)`` of booleans.
+
+    Args:
+        grid: ``(sh, sw)``.
+        device: where the answer is wanted.
+    """
+    return shift(torch.ones(1, *grid, device=device), 1, 0.0) == 0
+
+
+def to_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Sort a map into cells.
+
+    Args:
+        x: ``(B, heads, d, h, w)``; quickest with d last in memory.
+        grid: ``(sh, sw)``.
+
+    Returns:
+        ``(B, sh, sw, heads, ph * pw, d)``, contiguous.
+    """
+    B, heads, d, h, w = x.shape
+    (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
+    x = x.reshape(B, heads, d, sh, ph, sw, pw)
+    return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(B, sh, sw, heads, ph * pw, d)
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """The 9 superpixels around each cell.
+
+    Args:
+        x: ``(B, sh, sw, heads, d)``.
+
+    Returns:
+        ``(B, sh, sw, heads, 9, d)``; zeros outside the grid.
+    """
+    return _Neighbours.apply(x)
+
+
+def neighbour_sum(x: Tensor) -> Tensor:
+    """Transpose of :func:`neighbours`: what each cell holds about its neighbours, summed at these.
+
+    Args:
+        x: ``(B, sh, sw, heads, 9, d)``.
+
+    Returns:
+        ``(B, sh, sw, heads, d)``.
+    """
+    return _NeighbourSum.apply(x)
+
+
+class _Neighbours(torch.autograd.Function):
+    """Autograd's own backward of nine views would add nine maps of the whole size."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
+        return padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 3, 5, 6, 4).reshape(*x.shape[:4], 9, x.shape[4])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return _NeighbourSum.apply(grad)
+
+
+class _NeighbourSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        B, sh, sw, heads, _, d = x.shape
+        out = x.new_zeros(B, sh + 2, sw + 2, heads, d)
+        for n, (dy, dx) in enumerate(NEIGHBOURS):
+            out[:, 1 + dy : 1 + dy + sh, 1 + dx : 1 + dx + sw].add_(x[..., n, :])
+        return out[:, 1:-1, 1:-1].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return _Neighbours.apply(grad)
+
+
+def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Softmax over the pixels of each superpixel's window, seen from the pixels.
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)``, -inf where there is no neighbour.
+        grid: ``(sh, sw)``.
+
+    Returns:
+        weights of the same shape, at least in float32; those of the pixels of one window sum to 1. Exactly 0 where
+        the similarity is -inf, also if it is so in a whole window.
+    """
+    if similarity.dtype in (torch.float16, torch.bfloat16):
+        similarity = similarity.float()
+    return _WindowSoftmax.apply(similarity, grid)
+
+
+class _WindowSoftmax(torch.autograd.Function):
+    """A softmax whose windows overlap: sums are taken per cell and then over the 3x3 cells of a window."""
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, grid: tuple[int, int]) -> Tensor:
+        cells = _by_cell(similarity, grid)
+        peak = shift(cells.amax((4, 6)), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
+        peak = peak.masked_fill(peak == float('-inf'), 0)
+        weights = (cells - shift(peak, 1, 0.0)[:, :, :, :, None, :, None]).exp()
+        total = shift(weights.sum((4, 6)), -1, 0.0).sum(2, keepdim=True)
+        total = total.masked_fill(total == 0, 1)
+        weights = (weights / shift(total, 1, 1.0)[:, :, :, :, None, :, None]).view_as(similarity)
+        ctx.save_for_backward(weights)
+        ctx.grid = grid
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (weights,) = ctx.saved_tensors
+        return window_softmax_backward(weights, grad, ctx.grid), None
+
+
+def window_softmax_backward(weights: Tensor, grad: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Gradient of the similarity from the weights and their gradient, all ``(B, heads, 9, h, w)``."""
+    product = weights * grad
+    mean = shift(_by_cell(product, grid).sum((4, 6)), -1, 0.0).sum(2, keepdim=True)
+    mean = shift(mean, 1, 0.0)[:, :, :, :, None, :, None]
+    return product - (_by_cell(weights, grid) * mean).reshape(weights.shape)
+
+
+def _by_cell(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """``(B, heads, 9, h, w)`` to ``(B, heads, 9, sh, ph, sw, pw)``."""
+    B, heads, n, h, w = x.shape
+    (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
+    return x.reshape(B, heads, n, sh, ph, sw, pw)
+
+
+def to_small_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """``(B, heads, 9, h, w)`` to ``(B, sh, sw, heads, 9, ph * pw)``."""
+    return _by_cell(x, grid).permute(0, 3, 5, 1, 2, 4, 6).flatten(5)
+
+
+def from_small_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
+    """``(B, sh, sw, heads, ph * pw, 9)`` to ``(B, heads, 9, h, w)``."""
+    B, sh, sw, heads, _, n = x.shape
+    x = x.unflatten(4, cell).permute(0, 3, 6, 1, 4, 2, 5)  # (B, heads, 9, sh, ph, sw, pw)
+    return x.reshape(B, heads, n, sh * cell[0], sw * cell[1])
+
+
+def pixel_superpixel_similarity(pixels: Tensor, superpixels: Tensor) -> Tensor:
+    r"""Scaled products of every pixel with its 9 neighbour superpixels, :math:`p_i^\top s_{n(i)} / \sqrt d`.
+
+    Args:
+        pixels: ``(B, heads, d, h, w)``.
+        superpixels: ``(B, heads, d, sh, sw)``; the grid divides the map.
+
+    Returns:
+        ``(B, heads, 9, h, w)``; -inf where the neighbour is outside the grid.
+
+    Raises:
+        ValueError: if the shapes do not go together.
+    """
+    if pixels.ndim != 5 or superpixels.ndim != 5 or pixels.shape[:3] != superpixels.shape[:3]:
+        raise ValueError(
+            f'pixels (B, heads, d, h, w) and superpixels (B, heads, d, sh, sw) must agree in B, heads and d, '
+            f'got {tuple(pixels.shape)} and {tuple(superpixels.shape)}'
+        )
+    grid = superpixels.shape[-2:]
+    cell = cell_size(pixels.shape[-2:], grid)
+    around = neighbours(superpixels.permute(0, 3, 4, 1, 2) * pixels.shape[2] ** -0.5)
+    products = torch.matmul(to_cells(pixels, grid), around.transpose(-1, -2))  # (B, sh, sw, heads, ph*pw, 9)
+    outside = outside_grid(grid, pixels.device).permute(1, 2, 0)[None, :, :, None, None]
+    return from_small_cells(products.masked_fill(outside, float('-inf')), cell)
+
+
+def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[int, int] | None = None) -> Tensor:
+    r"""Attention of each superpixel to the pixels of its window (P2S; arXiv 2401.02931, section 3.2).
+
+    .. math:: \Delta_s = \sum_{i \in \mathrm{window}(s)} \mathrm{softmax}_i(\mathrm{similarity}_{i, s}) \, v_i
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)``, -inf where the neighbour is outside the grid.
+        values: ``(B, heads, d, h, w)``.
+        cell: pixels of a cell, an edge or ``(ph, pw)``. When not given it is read off the similarity, whose first row
+            and column of cells have no neighbours above and on the left; that looks at values, so a traced graph
+            should be told.
+
+    Returns:
+        ``(B, heads, d, sh, sw)``; 0 for a superpixel whose whole window has similarity -inf.
+
+    Raises:
+        ValueError: if the shapes do not go together.
+    """
+    if (
+        similarity.ndim != 5
+        or similarity.shape[2] != 9
+        or similarity.shape[:2] + similarity.shape[3:] != values.shape[:2] + values.shape[3:]
+    ):
+        raise ValueError(
+            f'similarity (B, heads, 9, h, w) and values (B, heads, d, h, w) must agree in B, heads, h and w, '
+            f'got {tuple(similarity.shape)} and {tuple(values.shape)}'
+        )
+    h, w = values.shape[-2:]
+    if cell is None:
+        cell = _leading_infinities(similarity[0, 0, 1, :, 0]), _leading_infinities(similarity[0, 0, 3, 0])
+    ph, pw = (cell, cell) if isinstance(cell, int) else cell
+    if min(ph, pw) < 1 or h % ph or w % pw:
+        raise ValueError(f'cells of {ph}x{pw} pixels do not divide a map of {h}x{w}; pad it to whole cells first')
+    grid = (h // ph, w // pw)
+    weights = to_small_cells(window_softmax(similarity, grid).to(values.dtype), grid)
+    pooled = torch.matmul(weights, to_cells(values, grid))  # (B, sh, sw, heads, 9, d)
+    return neighbour_sum(pooled).permute(0, 3, 4, 1, 2)
+
+
+def _leading_infinities(x: Tensor) -> int:
+    """How many of the first entries are -inf."""
+    return int((x == float('-inf')).to(torch.uint8).cumprod(0).sum())
+
+
+def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
+    r"""Pixel features from superpixel features (arXiv 2401.02931, equation 1), per head.
+
+    .. math:: \mathrm{pixel}_i = \sum_{n=0}^{8} A_{n, i} \, S_{n(i)}
+
+    Args:
+        superpixels: ``(B, C, sh, sw)``; C is split over the heads.
+        association: ``(B, heads, 9, h, w)``, softmax over the 9 already applied. The grid divides the map.
+
+    Returns:
+        ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
+
+    Raises:
+        ValueError: if the shapes do not go together.
+    """
+    if superpixels.ndim != 4 or association.ndim != 5 or association.shape[2] != 9:
+        raise ValueError(
+            f'expected superpixels (B, C, sh, sw) and association (B, heads, 9, h, w), '
+            f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
+        )
+    (B, C, *grid), heads, size = superpixels.shape, association.shape[1], association.shape[-2:]
+    if C % heads or association.shape[0] != B:
+        raise ValueError(
+            f'{heads} heads must divide the {C} channels and the batch be the same, '
+            f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
+        )
+    ph, pw = cell_size(size, tuple(grid))
+    around = neighbours(superpixels.permute(0, 2, 3, 1).unflatten(3, (heads, C // heads)))
+    weights = to_small_cells(association.to(superpixels.dtype), tuple(grid)).transpose(-1, -2)
+    return from_cells(torch.matmul(weights, around), (ph, pw))
+
+
+def from_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
+    """``(B, sh, sw, heads, ph * pw, d)`` to ``(B, heads * d, h, w)``, channels last in memory."""
+    B, sh, sw, heads, _, d = x.shape
+    x = x.unflatten(4, cell).permute(0, 1, 4, 2, 5, 3, 6)  # (B, sh, ph, sw, pw, heads, d)
+    return x.reshape(B, sh * cell[0], sw * cell[1], heads * d).permute(0, 3, 1, 2)
+
+
+def upsample_similarity(similarity: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
+    """Bilinear upsampling of the similarity of each superpixel inside its own window.
+
+    Neighbour n of two pixels in different cells is not the same superpixel, so the 9 channels cannot be resized as
+    they are. Here every superpixel's similarity to the pixels of its window is resized; pixels that do not exist or
+    are masked (-inf) take no part.
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)``, -inf where there is no neighbour.
+        grid: ``(sh, sw)``.
+        factor: how many times finer the pixels get, at least 1.
+
+    Returns:
+        ``(B, heads, 9, h * factor, w * factor)``.
+    """
+    B, heads, _, h, w = similarity.shape
+    (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
+    cells = similarity.reshape(B, heads, 9, sh, ph, sw, pw).permute(
+        0, 1, 4, 6, 2, 3, 5
+    )  # (B, heads, ph, pw, 9, sh, sw)
+    # A superpixel sees the cell that calls it neighbour n at the opposite place of its window, 8 - n.
+    windows = shift(cells, -1, float('-inf')).flip(4).unflatten(4, (3, 3))  # (B, heads, ph, pw, 3, 3, sh, sw)
+    windows = windows.permute(0, 1, 6, 7, 4, 2, 5, 3).reshape(-1, 1, 3 * ph, 3 * pw)
+    valid = windows != float('-inf')
+    size = (3 * ph * factor, 3 * pw * factor)
+    values = F.interpolate(windows.masked_fill(~valid, 0), size=size, mode='bilinear', align_corners=False)
+    share = F.interpolate(valid.to(values.dtype), size=size, mode='bilinear', align_corners=False)
+    values = (values / share.masked_fill(share == 0, 1)).masked_fill(share == 0, float('-inf'))
+    values = values.reshape(B, heads, sh, sw, 3, ph * factor, 3, pw * factor).permute(0, 1, 5, 7, 4, 6, 2, 3)
+    cells = shift(values.flatten(4, 5).flip(4), 1, float('-inf'))  # (B, heads, ph*f, pw*f, 9, sh, sw)
+    return cells.permute(0, 1, 4, 5, 2, 6, 3).reshape(B, heads, 9, h * factor, w * factor)
