@@ -2,6 +2,7 @@
 
 from .p2t import P2T
 from .shrunk_vit import ShrunkViT
+from .spformer import SPFormer
 from .vit import ViT
 
-__all__ = ['P2T', 'ShrunkViT', 'ViT']
+__all__ = ['P2T', 'SPFormer', 'ShrunkViT', 'ViT']

@@ -1,0 +1,420 @@
+r"""Vision transformer on superpixels that adapt to the image.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931 (TMLR 2025), sections 3.2 and 3.3. Self-attention works on a grid of
+superpixels; superpixel cross attention (SCA, :mod:`mmvit_ext.models.layers.superpixel_attention`) before the first and
+the third block gathers them from pixel features of a finer stride and finds which pixel belongs to which superpixel.
+
+Choices where the paper leaves one:
+pixels are not projected inside SCA, since with a projection S/32 would need more operations than DeiT-T, which it does
+not; each iteration has weights of its own; queries, keys and values are normalised over C channels each; an iteration
+after which nobody reads the pixels has no parameters for them; the convolutions of the ``'conv'`` stem double their
+width up to C.
+
+Shapes: B batch, C width, H and W input size in pixels, s = pixel_stride, p = cell_size, (h, w) = ceil(H / s),
+ceil(W / s) pixel features, (sh, sw) = ceil(H / (p s)), ceil(W / (p s)) superpixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import kaiming_init, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvit_ext.models.backbones.vit import ViTLayer
+from mmvit_ext.models.layers.linear import Linear
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.superpixel import superpixel_to_pixel
+from mmvit_ext.models.layers.superpixel_attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
+from mmvit_ext.registry import MODELS
+
+__all__ = ['SPFormer']
+
+STEMS = ('patchify', 'conv')
+BRIDGES = ('input', 'updated')
+OUT_TYPES = ('featmap', 'avg_featmap')
+
+
+def build_stem(kind: str, in_channels: int, embed_dims: int, stride: int, norm_cfg: Mapping[str, Any]) -> nn.Sequential:
+    """Image to pixel features at ``stride``: one patch convolution, or 3x3 convolutions that halve the size each."""
+    if kind == 'patchify':
+        return nn.Sequential(
+            nn.Conv2d(in_channels, embed_dims, stride, stride, bias=False),
+            build_norm_layer(dict(norm_cfg), embed_dims)[1],
+        )
+    steps = stride.bit_length() - 1
+    if stride != 2**steps or steps < 1 or embed_dims % 2 ** (steps - 1):
+        raise ValueError(
+            f"stem='conv' halves the size with each convolution: pixel_stride must be a power of 2 from 2 on and C a "
+            f'multiple of half of it, got pixel_stride={stride} and C={embed_dims}'
+        )
+    widths = [in_channels, *(embed_dims >> (steps - 1 - step) for step in range(steps))]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [
+            nn.Conv2d(before, after, 3, 2, 1, bias=False),
+            build_norm_layer(dict(norm_cfg), after)[1],
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+@MODELS.register_module()
+class SPFormer(BaseModule):
+    r"""Superpixel transformer that returns superpixel maps of chosen blocks and, if wanted, the association.
+
+    A stage updates superpixels S and pixels P by SCA, adds a learned position embedding to S and runs ViT blocks on
+    it. Between two stages pixels and superpixels are renewed (arXiv 2401.02931, equation 1 and section 3.3),
+
+    .. math:: P \leftarrow P_0 + \sum_{n=0}^{8} \mathrm{softmax}_n(a)\, S_n, \qquad
+        S \leftarrow \mathrm{Conv}_{1 \times 1}(\mathrm{LN}(S))
+
+    with the similarity a of the stage's last SCA iteration. S starts as the average of the pixel features of each
+    cell. There is no class token.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims``, ``depths``, ``num_heads`` and
+            ``sca_heads``. The four keywords below replace single entries.
+        embed_dims: width C.
+        depths: ViT blocks of each stage; each stage starts with an SCA module. ``(12,)`` has SCA at the start only.
+        num_heads: heads of the self-attention; divides C.
+        sca_heads: heads of the SCA; divides C.
+        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embeddings only.
+        pixel_stride: stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
+        cell_size: edge p of a superpixel's own cell, in pixel features.
+        in_channels: image channels.
+        stem: ``'patchify'``, one convolution without overlap, or ``'conv'``, 3x3 convolutions of stride 2 (the
+            paper's dagger variants).
+        sca_iterations: iterations of each SCA module, at least 1.
+        pixel_qkv: the pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
+            one normalised projection of them; ``'separate'``, one for each.
+        positions: how positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
+        bridge_from: the pixels that are added to between stages: ``'input'``, those that entered the stage, or
+            ``'updated'``, those after its SCA.
+        layer_scale_init: initial scale of SCA's updates.
+        mlp_ratio: hidden width of the FFN over C.
+        qkv_bias: whether the self-attention's projections have a bias.
+        drop_rate: dropout, a probability.
+        attn_drop_rate: dropout of self-attention weights, a probability.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
+            paper trains tiny and small with 0.1, base with 0.6.
+        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
+        stem_norm_cfg: normalisation in the stem; ``dict(type='BN')`` when not given.
+        act_cfg: activation of the FFN; ``dict(type='GELU')`` when not given.
+        interpolate_mode: interpolation of the superpixels' position embeddings.
+        out_indices: blocks whose output is returned, counted over all stages, in this order; negative values count
+            from the end.
+        out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for the normalised mean ``(B, C)`` over the superpixels of
+            one block, which a linear classifier takes as it is, without a neck.
+        out_association: whether the outputs end with the similarity ``(B, sca_heads, 9, h, w)`` of the last SCA
+            iteration that ran; see the note.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k the first k stages too.
+        with_cp: activation checkpointing of SCA modules and blocks.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, sh, sw)`` each, then the similarity if wanted.
+
+    Raises:
+        ValueError: for unknown names, heads that do not divide C, an output index outside the blocks or twice the
+            same one, an association beside averaged outputs.
+
+    Note:
+        The similarity is an ordinary last entry of the output tuple, behind the maps. Heads that choose their maps by
+        a non-negative ``in_index`` (FPN, SETR, ATM) do not see it; with ``in_index=-1`` and in front of a neck that
+        counts its inputs leave ``out_association`` off. Neighbour n of a pixel feature at row i and column j is
+        superpixel ``(i // p + n // 3 - 1, j // p + n % 3 - 1)``, with -inf outside the grid, and a softmax over the 9
+        is the association of equation 1. Heads are merged before it: their sum over the square root of their number
+        is the similarity of one wide head. (h, w) are those of the image; the last cells may be cut.
+    """
+
+    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        # arXiv 2401.02931, section 4.1.
+        {
+            'tiny': MappingProxyType({'embed_dims': 192, 'depths': (2, 10), 'num_heads': 3, 'sca_heads': 2}),
+            'small': MappingProxyType({'embed_dims': 384, 'depths': (2, 10), 'num_heads': 6, 'sca_heads': 2}),
+            'base': MappingProxyType({'embed_dims': 768, 'depths': (2, 10), 'num_heads': 12, 'sca_heads': 3}),
+        }
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'small',
+        *,
+        embed_dims: int | None = None,
+        depths: Sequence[int] | None = None,
+        num_heads: int | None = None,
+        sca_heads: int | None = None,
+        img_size: int | Sequence[int] = 224,
+        pixel_stride: int = 4,
+        cell_size: int = 4,
+        in_channels: int = 3,
+        stem: str = 'patchify',
+        sca_iterations: int = 2,
+        pixel_qkv: str = 'identity',
+        positions: str = 'cpe',
+        bridge_from: str = 'input',
+        layer_scale_init: float = 1e-5,
+        mlp_ratio: float = 4,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any] | None = None,
+        stem_norm_cfg: Mapping[str, Any] | None = None,
+        act_cfg: Mapping[str, Any] | None = None,
+        interpolate_mode: str = 'bicubic',
+        out_indices: int | Sequence[int] = -1,
+        out_type: str = 'featmap',
+        out_association: bool = False,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        for name, value, known in (
+            ('stem', stem, STEMS),
+            ('pixel_qkv', pixel_qkv, PIXEL_QKV),
+            ('positions', positions, POSITIONS),
+            ('bridge_from', bridge_from, BRIDGES),
+            ('out_type', out_type, OUT_TYPES),
+        ):
+            if value not in known:
+                raise ValueError(f'{name} must be one of {known}, got {value!r}')
+        for name, number in (
+            ('pixel_stride', pixel_stride),
+            ('cell_size', cell_size),
+            ('sca_iterations', sca_iterations),
+        ):
+            if number < 1:
+                raise ValueError(f'{name} must be at least 1, got {number}')
+        settings = self._arch_settings(arch)
+        replaced = {'embed_dims': embed_dims, 'depths': depths, 'num_heads': num_heads, 'sca_heads': sca_heads}
+        settings.update({name: value for name, value in replaced.items() if value is not None})
+        self.embed_dims, self.depths = int(settings['embed_dims']), tuple(settings['depths'])
+        if not self.depths or min(self.depths) < 1:
+            raise ValueError(f'depths must name at least one block for each stage, got {self.depths}')
+        self.pixel_stride, self.cell_size = pixel_stride, cell_size
+        self.interpolate_mode, self.bridge_from = interpolate_mode, bridge_from
+        self.with_cp = with_cp
+        self.grid = self._training_grid(img_size)
+        self.out_indices = self._output_blocks(out_indices)
+        self.out_type, self.out_association = out_type, out_association
+        if out_type == 'avg_featmap' and (out_association or len(self.out_indices) > 1):
+            raise ValueError(
+                f"out_type='avg_featmap' gives one vector for each image: out_association must be False and "
+                f'out_indices name one block, got {out_association} and {out_indices!r}'
+            )
+        if not -1 <= frozen_stages <= len(self.depths):
+            raise ValueError(f'frozen_stages must lie between -1 and {len(self.depths)}, got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
+
+        C, num_blocks, num_stages = self.embed_dims, sum(self.depths), len(self.depths)
+        self.stem = build_stem(stem, in_channels, C, pixel_stride, stem_norm_cfg or {'type': 'BN'})
+        self.sca = nn.ModuleList(
+            SuperpixelCrossAttention(
+                C,
+                int(settings['sca_heads']),
+                iterations=sca_iterations,
+                update_pixels=bridge_from == 'updated' and stage < num_stages - 1,
+                pixel_qkv=pixel_qkv,
+                positions=positions,
+                grids=((self.grid[0] * cell_size, self.grid[1] * cell_size), self.grid),
+                norm_cfg=norm_cfg,
+                layer_scale_init=layer_scale_init,
+            )
+            for stage in range(num_stages)
+        )
+        self.pos_embeds = nn.ParameterList(
+            nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], C)) for _ in self.depths
+        )
+        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.layers = nn.ModuleList(
+            ViTLayer(
+                C,
+                int(settings['num_heads']),
+                int(mlp_ratio * C),
+                qkv_bias=qkv_bias,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=drop_path_rate * index / max(num_blocks - 1, 1),
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+            )
+            for index in range(num_blocks)
+        )
+        self.projections = nn.ModuleList(
+            nn.Sequential(build_norm_layer(norm_cfg, C)[1], Linear(C, C)) for _ in range(num_stages - 1)
+        )
+        if out_type == 'avg_featmap':
+            self.norm = build_norm_layer(norm_cfg, C)[1]
+        self._freeze()
+        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+
+    @classmethod
+    def _arch_settings(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(arch, Mapping):
+            expected = {'embed_dims', 'depths', 'num_heads', 'sca_heads'}
+            if set(arch) != expected:
+                missing, unknown = sorted(expected - set(arch)), sorted(set(arch) - expected)
+                raise ValueError(f'arch: missing {missing}, unknown {unknown}')
+            return dict(arch)
+        if arch not in cls.ARCHS:
+            raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
+        return dict(cls.ARCHS[arch])
+
+    def _training_grid(self, img_size: int | Sequence[int]) -> tuple[int, int]:
+        size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
+        if len(size) not in (1, 2) or min(size) < 1:
+            raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
+        stride = self.pixel_stride * self.cell_size
+        return -(-int(size[0]) // stride), -(-int(size[-1]) // stride)
+
+    def _output_blocks(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+        indices, count = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices), sum(self.depths)
+        resolved = tuple(i + count if i < 0 else i for i in indices)
+        if not resolved or any(not 0 <= i < count for i in resolved) or len(set(resolved)) < len(resolved):
+            raise ValueError(f'out_indices must name distinct blocks of {count}, got {out_indices!r}')
+        return resolved
+
+    @property
+    def num_stages_run(self) -> int:
+        """Stages that the highest output needs."""
+        return next(s + 1 for s in range(len(self.depths)) if sum(self.depths[: s + 1]) > max(self.out_indices))
+
+    def _stage_modules(self, stage: int) -> list[nn.Module]:
+        """Modules of a stage; its position embedding is a parameter of its own."""
+        first = sum(self.depths[:stage])
+        modules = [self.sca[stage], *self.layers[first : first + self.depths[stage]]]
+        return modules + ([self.projections[stage - 1]] if stage else [])
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        frozen = [self.stem] if self.frozen_stages >= 0 else []
+        return frozen + [m for stage in range(self.frozen_stages) for m in self._stage_modules(stage)]
+
+    def _freeze(self) -> None:
+        unused: list[nn.Module] = [*self.layers[max(self.out_indices) + 1 :]]
+        for stage in range(self.num_stages_run, len(self.depths)):
+            unused += self._stage_modules(stage)
+            self.pos_embeds[stage].requires_grad_(False)
+        for stage in range(self.frozen_stages):
+            self.pos_embeds[stage].requires_grad_(False)
+        for module in self._frozen_modules() + unused:
+            module.requires_grad_(False)
+        cast('SuperpixelCrossAttention', self.sca[self.num_stages_run - 1]).freeze_pixel_update()
+
+    def train(self, mode: bool = True) -> SPFormer:
+        """Set training mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Before any load: resize position embeddings; leave out a norm that this network does not have."""
+        for stage, parameter in enumerate(self.pos_embeds):
+            name = f'{prefix}pos_embeds.{stage}'
+            stored = state_dict.get(name)
+            if stored is not None and stored.ndim == 3 and stored.shape[1] != parameter.shape[1]:
+                grid = square_grid(stored.shape[1], name)
+                state_dict[name] = resize_position_embedding(stored, grid, self.grid, mode=self.interpolate_mode)
+        if self.out_type == 'featmap':
+            for part in ('weight', 'bias'):
+                state_dict.pop(f'{prefix}norm.{part}', None)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Width of each output map, the association not counted."""
+        return (self.embed_dims,) * len(self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output map in pixels, the association not counted."""
+        return (self.pixel_stride * self.cell_size,) * len(self.out_indices)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, or initialise as a plain ViT; SCA keeps torch's own initialisation."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        for embedding in self.pos_embeds:
+            trunc_normal_(embedding, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d) and name.startswith('stem'):
+                kaiming_init(module, mode='fan_in', bias=0.0)
+        self._is_init = True
+
+    def run(self, img: Tensor) -> tuple[tuple[Tensor, ...], tuple[tuple[Tensor, ...], ...]]:
+        """Outputs and every association.
+
+        Args:
+            img: ``(B, in_channels, H, W)``.
+
+        Returns:
+            what the blocks named by ``out_indices`` give, and for each SCA module that ran the similarity
+            ``(B, sca_heads, 9, h, w)`` of each iteration.
+        """
+        size = [-(-edge // self.pixel_stride) for edge in img.shape[-2:]]
+        pixels = self.stem(self._padded(img))  # (B, C, p*sh, p*sw)
+        superpixels = F.avg_pool2d(pixels, self.cell_size)  # (B, C, sh, sw)
+        grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
+        outs: dict[int, Tensor] = {}
+        history = []
+        index = 0
+        for stage in range(self.num_stages_run):
+            entered = pixels
+            pixels, superpixels, similarities = self._maybe_checkpointed(self.sca[stage], pixels, superpixels)
+            history.append(tuple(similarity[..., : size[0], : size[1]] for similarity in similarities))
+            embedding = resize_position_embedding(self.pos_embeds[stage], self.grid, grid, mode=self.interpolate_mode)
+            tokens = self.drop_after_pos(superpixels.flatten(2).transpose(1, 2) + embedding)  # (B, sh*sw, C)
+            for _ in range(self.depths[stage]):
+                if index <= max(self.out_indices):
+                    tokens = self._maybe_checkpointed(self.layers[index], tokens)
+                if index in self.out_indices:
+                    outs[index] = self._output(tokens, grid)
+                index += 1
+            if stage + 1 < self.num_stages_run:
+                base = entered if self.bridge_from == 'input' else pixels
+                pixels = base + superpixel_to_pixel(self._to_map(tokens, grid), similarities[-1].softmax(2))
+                superpixels = self._to_map(self.projections[stage](tokens), grid)
+        return tuple(outs[index] for index in self.out_indices), tuple(history)
+
+    def _padded(self, img: Tensor) -> Tensor:
+        """The image with zeros below and on the right up to whole superpixel cells."""
+        stride = self.pixel_stride * self.cell_size
+        H, W = img.shape[-2:]
+        # Channels last: what follows works on all channels of a pixel at a time.
+        return F.pad(img, (0, -W % stride, 0, -H % stride)).contiguous(memory_format=torch.channels_last)
+
+    def _maybe_checkpointed(self, module: nn.Module, *arguments: Tensor) -> Any:
+        if self.with_cp and self.training:
+            return checkpoint(module, *arguments, use_reentrant=False)
+        return module(*arguments)
+
+    @staticmethod
+    def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``(B, sh*sw, C)`` to ``(B, C, sh, sw)``."""
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+    def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.out_type == 'avg_featmap':
+            return self.norm(tokens.mean(1))
+        return self._to_map(tokens, grid).contiguous()
+
+    def forward(self, img: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the blocks named by ``out_indices``, then the similarity if wanted; see the class."""
+        outs, history = self.run(img)
+        return (*outs, history[-1][-1]) if self.out_association else outs

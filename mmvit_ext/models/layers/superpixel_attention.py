@@ -1,0 +1,273 @@
+r"""Superpixel cross attention: superpixels and pixels update each other.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931, section 3.2. One iteration, with positions added to both sides,
+
+.. math::
+    a_{i,s} = \frac{k_i^\top q_s}{\sqrt d}, \qquad
+    S \leftarrow S + \gamma_S \sum_{i \in \mathrm{window}(s)} \mathrm{softmax}_i(a_{i,s})\, v_i, \qquad
+    P \leftarrow P + \gamma_P \sum_{n=0}^{8} \mathrm{softmax}_n\!\Big(\frac{q_i^\top k_{n(i)}}{\sqrt d}\Big) v_{n(i)}
+
+where q, k, v of the superpixels come from S before its update. The similarity :math:`a` is the superpixel
+representation's association before its softmax.
+
+Shapes: B batch, C channels, (h, w) pixels, (sh, sw) superpixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from mmvit_ext.models.layers.attention import check_heads
+from mmvit_ext.models.layers.compiling import is_compiling
+from mmvit_ext.models.layers.linear import Linear
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.superpixel import (
+    cell_size,
+    pixel_superpixel_similarity,
+    pixel_to_superpixel,
+    superpixel_to_pixel,
+)
+from mmvit_ext.models.layers.superpixel_cpu import add_lifted, gather
+
+__all__ = ['PIXEL_QKV', 'POSITIONS', 'ConvPosition', 'LearnedPosition', 'SCAIteration', 'SuperpixelCrossAttention']
+
+PIXEL_QKV = ('identity', 'shared', 'separate')
+"""Where the pixels' queries, keys and values come from."""
+
+POSITIONS = ('cpe', 'learnable')
+"""How positions reach both sides of the attention."""
+
+
+def is_autocasting() -> bool:
+    """Whether autocast is on for the CPU."""
+    try:
+        return torch.is_autocast_enabled('cpu')
+    except TypeError:  # torch < 2.4 knows the question by another name
+        return torch.is_autocast_cpu_enabled()
+
+
+class ConvPosition(nn.Module):
+    """Convolutional position embedding ``x + DWConv3x3(x)``.
+
+    Args:
+        embed_dims: width C.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to the same shape."""
+        return x + self.conv(x)
+
+
+class LearnedPosition(nn.Module):
+    """Learned position embedding ``x + E``, resized where the map has another size.
+
+    Args:
+        embed_dims: width C.
+        grid: ``(h, w)`` that the embedding stands on.
+        mode: interpolation.
+    """
+
+    def __init__(self, embed_dims: int, grid: tuple[int, int], mode: str = 'bicubic') -> None:
+        super().__init__()
+        self.grid, self.mode = grid, mode
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
+        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        name = f'{prefix}pos_embed'
+        stored = state_dict.get(name)
+        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
+            grid = square_grid(stored.shape[1], name)
+            state_dict[name] = resize_position_embedding(stored, grid, self.grid, mode=self.mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to the same shape."""
+        h, w = x.shape[-2:]
+        embedding = resize_position_embedding(self.pos_embed, self.grid, (h, w), mode=self.mode)
+        return x + embedding.transpose(1, 2).unflatten(2, (h, w))
+
+
+class Projection(nn.Module):
+    """Linear projection of every position to several parts of width C, each normalised over its channels.
+
+    Args:
+        embed_dims: width C.
+        parts: number of parts.
+        norm_cfg: normalisation, mmcv style.
+    """
+
+    def __init__(self, embed_dims: int, parts: int, norm_cfg: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.linear = Linear(embed_dims, parts * embed_dims)
+        self.norms = nn.ModuleList(build_norm_layer(dict(norm_cfg), embed_dims)[1] for _ in range(parts))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """``(B, C, h, w)`` to maps of the same shape."""
+        parts = self.linear(x.permute(0, 2, 3, 1)).chunk(len(self.norms), dim=-1)
+        return [norm(part).permute(0, 3, 1, 2) for norm, part in zip(self.norms, parts, strict=True)]
+
+
+class SCAIteration(nn.Module):
+    """One iteration of superpixel cross attention.
+
+    Args:
+        embed_dims: width C.
+        num_heads: heads; divides C.
+        pixel_qkv: ``'identity'`` takes the pixels with their position as queries, keys and values; ``'shared'`` one
+            normalised projection of them; ``'separate'`` one for each.
+        positions: ``'cpe'`` or ``'learnable'``.
+        grids: ``(h, w)`` of the pixels and of the superpixels at training size, for learnable positions.
+        norm_cfg: normalisation of projections.
+        layer_scale_init: initial value of both gammas.
+        update_pixels: whether the iteration has what updates the pixels.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        pixel_qkv: str,
+        positions: str,
+        grids: tuple[tuple[int, int], tuple[int, int]],
+        norm_cfg: Mapping[str, Any],
+        layer_scale_init: float,
+        update_pixels: bool,
+    ) -> None:
+        super().__init__()
+        check_heads(embed_dims, num_heads)
+        self.num_heads = num_heads
+        if positions == 'cpe':
+            sides: list[nn.Module] = [ConvPosition(embed_dims) for _ in grids]
+        else:
+            sides = [LearnedPosition(embed_dims, grid) for grid in grids]
+        self.pixel_position, self.superpixel_position = sides
+        self.superpixel_qkv = Projection(embed_dims, 3 if update_pixels else 1, norm_cfg)
+        pixel_parts = {'identity': 0, 'shared': 1, 'separate': 3 if update_pixels else 2}[pixel_qkv]
+        self.pixel_kvq = Projection(embed_dims, pixel_parts, norm_cfg) if pixel_parts else None
+        self.superpixel_scale = nn.Parameter(torch.full((embed_dims,), layer_scale_init))
+        self.pixel_scale = nn.Parameter(torch.full((embed_dims,), layer_scale_init)) if update_pixels else None
+
+    def freeze_pixel_update(self) -> None:
+        """Take the parameters that only the pixels' update uses out of training."""
+        if self.pixel_scale is None:
+            return
+        unused = [*self.superpixel_qkv.norms[1:], *(self.pixel_kvq.norms[2:] if self.pixel_kvq is not None else ())]
+        for parameter in [self.pixel_scale, *(p for module in unused for p in module.parameters())]:
+            parameter.requires_grad_(False)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to ``(B, heads, C / heads, h, w)``."""
+        return x.unflatten(1, (self.num_heads, x.shape[1] // self.num_heads))
+
+    def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Update both sides.
+
+        Args:
+            pixels: ``(B, C, h, w)``.
+            superpixels: ``(B, C, sh, sw)``; the grid divides the map.
+
+        Returns:
+            pixels, superpixels, and the similarity ``(B, heads, 9, h, w)`` by which superpixels were updated.
+        """
+        if self._image_by_image(pixels):
+            return self._forward_cpu(pixels, superpixels)
+        placed = self.pixel_position(pixels)
+        parts = [placed] if self.pixel_kvq is None else self.pixel_kvq(placed)
+        k_p, v_p, q_p = (parts[role % len(parts)] for role in range(3))
+        q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))
+        similarity = pixel_superpixel_similarity(self.heads(k_p), self.heads(q_s))
+        cell = cell_size(pixels.shape[-2:], superpixels.shape[-2:])
+        pooled = pixel_to_superpixel(similarity, self.heads(v_p), cell).flatten(1, 2)
+        superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled
+        if self.pixel_scale is not None:
+            association = pixel_superpixel_similarity(self.heads(q_p), self.heads(kv_s[0])).softmax(2)
+            pixels = pixels + self.pixel_scale[:, None, None] * superpixel_to_pixel(kv_s[1], association)
+        return pixels, superpixels, similarity
+
+    def _image_by_image(self, pixels: Tensor) -> bool:
+        """Whether the route of :mod:`mmvit_ext.models.layers.superpixel_cpu` applies."""
+        return (
+            pixels.device.type == 'cpu'
+            and pixels.dtype in (torch.float32, torch.float64)
+            and self.pixel_kvq is None
+            and isinstance(self.pixel_position, ConvPosition)
+            and not is_compiling()
+            and not is_autocasting()
+        )
+
+    def _forward_cpu(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))
+        conv = cast('ConvPosition', self.pixel_position).conv
+        assert conv.bias is not None
+        keys = self.heads(kv_s[0]) if kv_s else None
+        similarity, pooled, association, pixels = gather(pixels, conv.weight, conv.bias, self.heads(q_s), keys)
+        superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled.flatten(1, 2)
+        if association is not None and self.pixel_scale is not None:
+            pixels = add_lifted(pixels, self.pixel_scale[:, None, None] * kv_s[1], association)
+        return pixels, superpixels, similarity
+
+
+class SuperpixelCrossAttention(nn.Module):
+    """One SCA module: several iterations, each with weights of its own.
+
+    Args:
+        embed_dims: width C.
+        num_heads: heads; divides C.
+        iterations: number of iterations.
+        update_pixels: whether the last iteration updates the pixels; the others do.
+        pixel_qkv: see :class:`SCAIteration`.
+        positions: see :class:`SCAIteration`.
+        grids: see :class:`SCAIteration`.
+        norm_cfg: see :class:`SCAIteration`.
+        layer_scale_init: see :class:`SCAIteration`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        iterations: int,
+        update_pixels: bool,
+        pixel_qkv: str,
+        positions: str,
+        grids: tuple[tuple[int, int], tuple[int, int]],
+        norm_cfg: Mapping[str, Any],
+        layer_scale_init: float,
+    ) -> None:
+        super().__init__()
+        self.iterations = nn.ModuleList(
+            SCAIteration(
+                embed_dims,
+                num_heads,
+                pixel_qkv=pixel_qkv,
+                positions=positions,
+                grids=grids,
+                norm_cfg=norm_cfg,
+                layer_scale_init=layer_scale_init,
+                update_pixels=update_pixels or index < iterations - 1,
+            )
+            for index in range(iterations)
+        )
+
+    def freeze_pixel_update(self) -> None:
+        """Take what updates the pixels in the last iteration out of training, where nobody reads them."""
+        cast('SCAIteration', self.iterations[-1]).freeze_pixel_update()
+
+    def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """``(B, C, h, w)`` and ``(B, C, sh, sw)`` to both updated, and the similarity of each iteration."""
+        similarities = []
+        for iteration in self.iterations:
+            pixels, superpixels, similarity = iteration(pixels, superpixels)
+            similarities.append(similarity)
+        return pixels, superpixels, tuple(similarities)
