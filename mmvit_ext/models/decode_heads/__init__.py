@@ -2,5 +2,6 @@
 
 from .atm_head import ATMHead
 from .shrunk_atm_head import ShrunkATMHead
+from .superpixel_head import SuperpixelHead
 
-__all__ = ['ATMHead', 'ShrunkATMHead']
+__all__ = ['ATMHead', 'ShrunkATMHead', 'SuperpixelHead']

@@ -1,0 +1,178 @@
+r"""Segmentation by classifying superpixels.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.3.3: SETR's naive decoder classifies every superpixel, and
+equation 1 with the association of the last superpixel cross attention lifts the logits to the pixel grid.
+
+The logits have no heads while the association has; it is merged (``merge``), which the paper does not describe.
+
+Shapes: B batch, C width, K classes, (sh, sw) superpixels, (h, w) pixel features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+
+from mmvit_ext.models.layers.superpixel import superpixel_to_pixel, upsample_similarity
+from mmvit_ext.registry import MODELS
+
+__all__ = ['SuperpixelHead', 'merged_association']
+
+MERGES = ('similarity', 'average')
+
+
+def merged_association(
+    similarity: Tensor,
+    grid: tuple[int, int],
+    cell_size: int,
+    *,
+    merge: str = 'similarity',
+    factor: int = 1,
+) -> Tensor:
+    """One association for all heads, on whole cells, from the similarity that a backbone returns.
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)`` of ``mmvit_ext.SPFormer``; its last cells may be cut.
+        grid: ``(sh, sw)`` of the superpixels.
+        cell_size: edge p of a cell in pixel features.
+        merge: ``'similarity'`` merges the heads before the softmax, ``'average'`` their associations.
+        factor: how many times finer the pixels shall be.
+
+    Returns:
+        ``(B, 1, 9, p * sh * factor, p * sw * factor)``; 0 in what had been cut.
+    """
+    h, w = similarity.shape[-2:]
+    cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
+    if similarity.dtype in (torch.float16, torch.bfloat16):
+        similarity = similarity.float()
+    if merge == 'similarity':
+        similarity = similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5
+    if factor > 1:
+        # What was cut is no pixel: its similarity must not leak into the last ones that are.
+        whole = F.pad(similarity, cut, value=float('-inf'))
+        similarity = upsample_similarity(whole, grid, factor)[..., : h * factor, : w * factor]
+    association = similarity.softmax(2).mean(1, keepdim=True)
+    return F.pad(association, tuple(edge * factor for edge in cut))
+
+
+@MODELS.register_module()
+class SuperpixelHead(BaseDecodeHead):
+    r"""Superpixel logits lifted to pixels (arXiv 2401.02931, section 4.3.3).
+
+    With superpixel features S and the association A of the last superpixel cross attention, merged over its heads,
+
+    .. math:: L = \mathrm{Conv}_{1 \times 1}(\mathrm{norm}(S)), \qquad
+        \mathrm{logits}_i = \sum_{n=0}^{8} A_{n, i}\, L_{n(i)}
+
+    and the logits are resized to the label's or the image's size (bilinear).
+
+    Args:
+        in_channels: width C of the superpixel map.
+        channels: as in mmseg's heads; the normalised superpixels are classified as they are, so it must be
+            ``in_channels``, which it is when not given.
+        num_classes: number of classes K.
+        in_index: which output of the backbone is the superpixel map; the one before the association when not given.
+        association_index: which output of the backbone is the similarity; ``mmvit_ext.SPFormer`` gives it last with
+            ``out_association=True``.
+        cell_size: edge of a superpixel's cell in pixel features, the backbone's ``cell_size``.
+        pixel_stride: stride of the pixel features in pixels, the backbone's ``pixel_stride``.
+        lift_stride: stride in pixels of the lifted logits; divides ``pixel_stride``, which it is when not given.
+            Below it, each superpixel's similarity is interpolated inside its window first.
+        merge: how the association's heads are merged: ``'similarity'``, their sum over the square root of their
+            number, before the softmax; ``'average'``, the mean after it.
+        dropout_ratio: dropout of whole channels before the classifier, a probability.
+        norm_cfg: normalisation of the superpixels; ``dict(type='LN', eps=1e-6)`` when not given.
+        init_cfg: initialisation, mmengine style; mmseg's for the classifier when not given.
+        **kwargs: passed to mmseg's ``BaseDecodeHead`` (``loss_decode``, ``ignore_index``, ``align_corners``, ...).
+
+    Shape:
+        inputs: the superpixel map ``(B, C, sh, sw)`` and the similarity ``(B, heads, 9, h, w)`` among the backbone's
+        outputs; :meth:`forward` gives logits ``(B, K, h * f, w * f)``, f = pixel_stride / lift_stride.
+
+    Raises:
+        ValueError: where arguments contradict each other or the backbone gives no similarity.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int | None = None,
+        *,
+        num_classes: int,
+        in_index: int = -2,
+        association_index: int = -1,
+        cell_size: int = 4,
+        pixel_stride: int = 4,
+        lift_stride: int | None = None,
+        merge: str = 'similarity',
+        dropout_ratio: float = 0.1,
+        norm_cfg: Mapping[str, Any] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        lift_stride = pixel_stride if lift_stride is None else lift_stride
+        if channels not in (None, in_channels):
+            raise ValueError(f'channels must be in_channels={in_channels}, or left out, got {channels}')
+        if merge not in MERGES:
+            raise ValueError(f'merge must be one of {MERGES}, got {merge!r}')
+        if lift_stride < 1 or pixel_stride % lift_stride:
+            raise ValueError(f'lift_stride must divide pixel_stride={pixel_stride}, got {lift_stride}')
+        if not isinstance(in_index, int):
+            raise ValueError(f'in_index must name one output of the backbone, got {in_index!r}')
+        if init_cfg is None:
+            init_cfg = {'type': 'Normal', 'std': 0.01, 'override': {'name': 'conv_seg'}}
+        norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
+        super().__init__(
+            in_channels,
+            in_channels,
+            num_classes=num_classes,
+            in_index=in_index,
+            dropout_ratio=dropout_ratio,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
+        self.association_index, self.cell_size, self.merge = association_index, cell_size, merge
+        self.lift_factor = pixel_stride // lift_stride
+        self.norm = build_norm_layer(norm_cfg, in_channels)[1]
+
+    def _select(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The superpixel map and the similarity among the backbone's outputs."""
+        similarity = inputs[self.association_index]
+        if similarity.ndim != 5 or similarity.shape[2] != 9:
+            raise ValueError(
+                f'output {self.association_index} of the backbone must be the similarity (B, heads, 9, h, w), got '
+                f'{tuple(similarity.shape)}; build SPFormer with out_association=True and put no neck in between'
+            )
+        superpixels = self._transform_inputs(inputs)
+        expected = tuple(-(-edge // self.cell_size) for edge in similarity.shape[-2:])
+        if superpixels.ndim != 4 or superpixels.shape[-2:] != expected:
+            raise ValueError(
+                f'a similarity of {similarity.shape[-2]}x{similarity.shape[-1]} with cell_size={self.cell_size} goes '
+                f'with {expected[0]}x{expected[1]} superpixels, but output {self.in_index} of the backbone is '
+                f'{tuple(superpixels.shape)}; give the head the cell_size of the backbone'
+            )
+        return superpixels, similarity
+
+    def classify(self, superpixels: Tensor) -> Tensor:
+        """Superpixels ``(B, C, sh, sw)`` to their logits ``(B, K, sh, sw)``."""
+        if isinstance(self.norm, nn.LayerNorm):
+            superpixels = self.norm(superpixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        else:
+            superpixels = self.norm(superpixels)
+        return self.cls_seg(superpixels)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Backbone outputs to logits at ``lift_stride``; see the class."""
+        superpixels, similarity = self._select(inputs)
+        grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
+        association = merged_association(similarity, grid, self.cell_size, merge=self.merge, factor=self.lift_factor)
+        logits = superpixel_to_pixel(self.classify(superpixels), association)
+        h, w = similarity.shape[-2:]
+        return logits[..., : h * self.lift_factor, : w * self.lift_factor]
