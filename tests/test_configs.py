@@ -288,6 +288,23 @@ def test_an_ablation_differs_from_the_full_network_in_its_switches_alone(path):
     assert ablated == full
 
 
+@pytest.mark.parametrize('path', P2T_ABLATIONS, ids=lambda path: path.stem)
+def test_the_switches_of_an_ablation_can_be_set_in_a_segmentor(path):
+    """As the model zoo page says, with the weights that the ablation trained."""
+    backbone = Config.fromfile(path).model.backbone
+    options = {
+        f'model.backbone.{name}': value
+        for name, value in backbone.items()
+        if name not in Config.fromfile(config_named('p2t-s_')).model.backbone
+    }
+    cfg = load_config(
+        config_named('sem-fpn_p2t-s_'), {**options, 'model.backbone.init_cfg.checkpoint': 'epoch_300.pth'}
+    )
+    segmentor, classifier = build_on_meta(cfg), build_on_meta(Config.fromfile(path))
+    shapes = [{k: v.shape for k, v in model.backbone.state_dict().items()} for model in (segmentor, classifier)]
+    assert shapes[0] == shapes[1]
+
+
 PRETRAINED = [
     path for path in CONFIGS if (Config.fromfile(path).model.backbone.get('init_cfg') or {}).get('type') == 'Pretrained'
 ]
