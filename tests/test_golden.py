@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmvit_ext.checkpoints import convert
+from mmvit_ext.models.backbones import P2T
 
 DATA = Path(__file__).parent / 'data'
 
@@ -84,3 +85,39 @@ def test_atm_head_gives_the_authors_numbers(name):
     for key, theirs in record['grads'].items():
         ours = gradients[our_name(record['state_dict'], key, 'segvit')]
         assert torch.norm(ours - theirs) < 1e-4 * torch.norm(theirs), key
+
+
+@pytest.mark.parametrize('name', ['p2t_128.pt', 'p2t_128x224.pt'])
+def test_p2t_gives_the_authors_numbers(name):
+    record = load(name)
+    arch = {key: record['config'][key] for key in ('embed_dims', 'num_heads', 'depths', 'mlp_ratios')}
+    converted = convert(record['state_dict'], 'p2t')
+    backbone = P2T(arch).eval()
+    backbone.load_state_dict(
+        {key.removeprefix('backbone.'): value for key, value in converted.items() if key.startswith('backbone.')},
+        strict=True,
+    )
+    with torch.no_grad():
+        features = backbone(record['input'])
+    for ours, theirs in zip(features, record['features'], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('name', ['p2t_128.pt', 'p2t_128x224.pt'])
+def test_a_p2t_classifier_of_mmpretrain_gives_the_authors_logits(name):
+    models = pytest.importorskip('mmpretrain.models')
+    record = load(name)
+    arch = {key: record['config'][key] for key in ('embed_dims', 'num_heads', 'depths', 'mlp_ratios')}
+    classifier = models.ImageClassifier(
+        data_preprocessor={'type': 'mmpretrain.ClsDataPreprocessor'},
+        backbone={'type': 'mmvit_ext.P2T', 'arch': arch, 'out_indices': (3,)},
+        neck={'type': 'mmpretrain.GlobalAveragePooling'},
+        head={
+            'type': 'mmpretrain.LinearClsHead',
+            'num_classes': record['config']['num_classes'],
+            'in_channels': arch['embed_dims'][-1],
+        },
+    ).eval()
+    classifier.load_state_dict(convert(record['state_dict'], 'p2t'), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(record['input']), record['logits'], atol=1e-5, rtol=0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mmvit_ext import __version__
-from mmvit_ext.checkpoints import METHODS, convert
+from mmvit_ext.checkpoints import METHODS, convert, describe
 from mmvit_ext.engine.checkpoint_io import atomic_path, extract_state_dict, read_checkpoint
 from mmvit_ext.engine.errors import UserError, run_command
 
@@ -47,12 +47,15 @@ def _run(argv: Sequence[str] | None) -> int:
     state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust_source), source)
     try:
         converted = convert(state, args.method)
+        description = describe(state, args.method)
     except ValueError as error:
         raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}') from error
     meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
     with atomic_path(destination) as file:
         torch.save({'state_dict': converted, 'meta': meta}, file)
     print(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
+    if description:
+        print(f'It is a {description}.')
     return 0
 
 

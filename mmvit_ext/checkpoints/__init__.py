@@ -7,18 +7,22 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
 from .vit import convert_vit
 
-__all__ = ['METHODS', 'convert']
+__all__ = ['METHODS', 'convert', 'describe']
 
 METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = MappingProxyType(
     {
+        'p2t': convert_p2t,
         'segvit': convert_segvit,
         'vit': convert_vit,
     }
 )
-"""Converters by name: ``segvit`` for released SegViT models, ``vit`` for AugReg and DeiT backbones in timm's names."""
+"""Converters by name: ``p2t``, ``segvit``: released models; ``vit``: AugReg and DeiT backbones in timm's names."""
+
+_DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType({'p2t': describe_p2t})
 
 
 def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
@@ -41,3 +45,19 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
     if foreign:
         raise TypeError(f'state_dict must hold tensors only, but {foreign[:5]} are none; pass checkpoint["state_dict"]')
     return METHODS[method](state_dict)
+
+
+def describe(state_dict: Mapping[str, Tensor], method: str) -> str | None:
+    """What a foreign state dict holds, where its converter can tell.
+
+    Args:
+        state_dict: foreign names to tensors.
+        method: one of :data:`METHODS`.
+
+    Returns:
+        one sentence with the arguments that fit, or None for methods whose files tell nothing beyond their names.
+
+    Raises:
+        ValueError: as :func:`convert`.
+    """
+    return _DESCRIBERS[method](state_dict) if method in _DESCRIBERS else None

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.plain_p2t import plain_attention, plain_p2t
-from mmvit_ext.models.backbones.p2t import P2T, PyramidPoolingAttention, pooled_size
+from mmvit_ext.models.backbones.p2t import PyramidPoolingAttention, pooled_size
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 ROW = BACKBONES['P2T']

@@ -141,9 +141,9 @@ class InvertedResidualFFN(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``(B, H*W, C)`` to ``(B, H*W, C)``."""
         compute = plain_inverted_residual if self.plain or is_compiling() else inverted_residual
-        layers = ((layer.weight, layer.bias) for layer in (self.fc1, self.conv, self.fc2))
         # Not the module itself: its hooks would fire a second time when the activation is computed again.
-        return self.drop(as_tokens(compute(as_map(x, size), *layers, self.act.forward)))
+        out = compute(as_map(x, size), self.fc1, self.conv, self.fc2, self.act.forward)
+        return self.drop(as_tokens(out))
 
 
 class PlainFFN(nn.Module):

@@ -3,7 +3,7 @@
 Written out, a training step keeps four maps of the inner width: what each activation and the convolution after it read.
 Here one is kept, the output of the first convolution, and the others are computed again backwards; an element-wise
 function and a depthwise convolution cost a few per cent of the two products. On a CPU the wide map is made in pieces
-that its cache holds, whole images or strips of rows; of strips nothing is kept at all. Measured figures are in
+that its cache holds, whole images or strips of rows. Measured figures are in
 docs/benchmarks.md.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmvit_ext.models.layers.autocast import autocast_dtype
@@ -28,7 +28,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class Piece(NamedTuple):
-    """Images ``images`` and their rows ``start`` to ``stop``, of which ``halo`` is read by the depthwise convolution."""
+    """Rows ``start`` to ``stop`` of ``images``; the depthwise convolution reads the rows of ``halo``."""
 
     images: slice
     start: int
@@ -77,30 +77,25 @@ def convolution_backward(
     return backward(grad, x, weight, [len(weight)], [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, wanted)
 
 
-def plain_inverted_residual(
-    x: Tensor, fc1: tuple[Tensor, Tensor], conv: tuple[Tensor, Tensor], fc2: tuple[Tensor, Tensor], act: Activation
-) -> Tensor:
+def plain_inverted_residual(x: Tensor, fc1: nn.Conv2d, conv: nn.Conv2d, fc2: nn.Conv2d, act: Activation) -> Tensor:
     """:func:`inverted_residual` as it reads."""
-    hidden = act(F.conv2d(x, *fc1))
-    return F.conv2d(act(F.conv2d(hidden, *conv, padding=1, groups=hidden.shape[1])), *fc2)
+    return fc2(act(conv(act(fc1(x)))))
 
 
-def inverted_residual(
-    x: Tensor, fc1: tuple[Tensor, Tensor], conv: tuple[Tensor, Tensor], fc2: tuple[Tensor, Tensor], act: Activation
-) -> Tensor:
-    """``fc2(act(conv(act(fc1(x)))))`` with zero padding of one pixel before the depthwise convolution.
+def inverted_residual(x: Tensor, fc1: nn.Conv2d, conv: nn.Conv2d, fc2: nn.Conv2d, act: Activation) -> Tensor:
+    """``fc2(act(conv(act(fc1(x)))))``.
 
     Args:
         x: ``(B, C, H, W)``; channels-last memory is quickest.
-        fc1: weight ``(D, C, 1, 1)`` and bias ``(D,)``.
-        conv: weight ``(D, 1, 3, 3)`` and bias ``(D,)``.
-        fc2: weight ``(E, D, 1, 1)`` and bias ``(E,)``.
+        fc1: 1x1 convolution from C to D channels, with bias.
+        conv: depthwise 3x3 convolution of D channels with one pixel of zero padding, with bias.
+        fc2: 1x1 convolution from D to E channels, with bias.
         act: element-wise activation without parameters, not in place.
 
     Returns:
         ``(B, E, H, W)``, channels-last. Differentiable once.
     """
-    tensors = (x, *fc1, *conv, *fc2)
+    tensors: tuple[Any, ...] = (x, fc1.weight, fc1.bias, conv.weight, conv.bias, fc2.weight, fc2.bias)
     dtype = autocast_dtype(x)
     if dtype is None:
         return _InvertedResidual.apply(*tensors, act)
@@ -109,7 +104,7 @@ def inverted_residual(
 
 
 class _InvertedResidual(torch.autograd.Function):
-    """Piece by piece; only inner maps of whole images are kept for the backward pass."""
+    """Piece by piece; of the inner maps, only what ``fc1`` gave is kept for the backward pass."""
 
     @staticmethod
     def forward(
@@ -144,7 +139,8 @@ class _InvertedResidual(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight1, weight, bias, weight2, *kept = ctx.saved_tensors
-        grad_x, totals = torch.zeros_like(x), []
+        grad_x = torch.zeros_like(x)
+        totals: list[Any] = []
         for piece, wide in zip(pieces(x, len(bias)), kept, strict=True):
             part = x[piece.images, :, piece.halo]
             # Zero outside the piece: narrow rows are padded instead of wide ones.
@@ -164,7 +160,7 @@ def _piece_backward(
     bias: Tensor,
     weight2: Tensor,
     act: Activation,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:
     """Gradients of a piece's input and of both weights and biases before ``bias2``; ``wide`` is what ``fc1`` gave.
 
     Names are used again so that each wide map is freed before the next one is made: a cache holds a few of them.
@@ -177,5 +173,5 @@ def _piece_backward(
     del wide, active
     grad, grad_weight, grad_bias = convolution_backward(grad, hidden, weight)
     (grad,) = torch.autograd.grad(active1, wide1, grad)
-    grad, grad_weight1, grad_bias1 = convolution_backward(grad, x, weight1)
-    return grad, grad_weight1, grad_bias1, grad_weight, grad_bias, grad_weight2
+    grad_x, grad_weight1, grad_bias1 = convolution_backward(grad, x, weight1)
+    return grad_x, grad_weight1, grad_bias1, grad_weight, grad_bias, grad_weight2
