@@ -3,8 +3,9 @@
 Both run in one process, in turn, so that a machine whose speed drifts treats them alike; the median of the repeats is
 reported. Memory is the peak of a step beyond what was allocated before it (weights, inputs). The limit of a step is
 the number of floating-point operations it performs over the rate that a square float32 matrix product reaches in the
-same process; what one side computes a second time to save memory does not count as work done. On a CPU that rate is the one of ``torch.matmul``; convolutions use another library, which can be quicker,
-so a share above 100 % is possible and the rate of a 1x1 convolution is printed beside it.
+same process; what one side computes a second time to save memory does not count as work done. On a CPU that rate is the
+one of ``torch.matmul``; convolutions use another library, which can be quicker, so a share above 100 % is possible and
+the rate of a 1x1 convolution is printed beside it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Goal:
-    """What a ratio ours / reference of ``time`` or ``memory`` must not exceed, or our ``share`` of the rate must reach."""
+    """What a ratio ours / reference must not exceed (``time``, ``memory``), or what our ``share`` of the rate must reach."""
 
     case: str
     figure: str
