@@ -5,10 +5,10 @@
     python tools/predict.py CONFIG CHECKPOINT folder --out results --save-mask
     python tools/predict.py CONFIG CHECKPOINT "photos/**/*.jpg" --out results --opacity 0.7
 
-Writes `overlays/NAME.png` (class colours over the image and a legend of the classes that are present below it) and,
-with --save-mask, `labels/NAME.png` (class index of each pixel, from 0). Detection and classification configs get the
-picture that their library draws. An image that cannot be read is reported at the end; the others are done, the exit
-code is 2.
+Writes `overlays/NAME.png` and, with --save-mask, `labels/NAME.png` (class index of each pixel, from 0). Segmentation is
+drawn as class colours over the image with a legend of the classes that are present below it, detection as boxes and
+masks with names and scores, where a small image is enlarged first. Classification configs get the picture that their
+library draws. An image that cannot be read is reported at the end; the others are done, the exit code is 2.
 """
 
 import argparse
@@ -31,6 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--opacity', type=float, default=0.5, help='of the class colours, 0 to 1 (default: 0.5)')
     parser.add_argument('--no-legend', action='store_true', help='pictures of exactly the size of the images')
     parser.add_argument('--save-mask', action='store_true', help='write label maps, too')
+    parser.add_argument(
+        '--score-threshold', type=float, default=0.3, help='least score of the objects drawn, 0 to 1 (default: 0.3)'
+    )
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
     parser.add_argument(
@@ -55,6 +58,7 @@ def _run(argv: Sequence[str] | None) -> int:
         opacity=args.opacity,
         legend=not args.no_legend,
         save_mask=args.save_mask,
+        score_threshold=args.score_threshold,
         device=args.device,
         cfg_options=args.cfg_options,
         allow_partial=args.allow_partial_weights,

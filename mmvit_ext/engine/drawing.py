@@ -1,15 +1,18 @@
-"""A predicted label map as a picture: class colours over the image, and a legend of the classes that are there."""
+"""Predictions as pictures: class colours over the image with a legend, or boxes and masks with names."""
 
 import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-__all__ = ['draw_overlay', 'label_image', 'load_font', 'make_palette']
+__all__ = ['draw_instances', 'draw_overlay', 'label_image', 'load_font', 'make_palette']
 
 Colour = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]
 _GOLDEN_RATIO = 0.618033988749895
+_NAMED_SIDE = 480
+"""Longer side in pixels below which a picture is too small for names."""
 
 
 def make_palette(count: int) -> list[Colour]:
@@ -74,6 +77,134 @@ def draw_overlay(
         for index in order
     ]
     return _append_legend(picture, entries)
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    *,
+    scores: Sequence[float] | np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    opacity: float = 0.5,
+    names: bool = True,
+) -> Image.Image:
+    """Draw objects: a box, the class and the score, and where there are masks, the mask with its outline.
+
+    Args:
+        image: RGB picture (H, W, 3), 0 to 255.
+        boxes: Left, top, right and bottom of each object in pixels (n, 4).
+        labels: Class index of each object.
+        classes: Class names.
+        palette: RGB colour of each class.
+        scores: Confidence of each object, 0 to 1; the most confident ones are drawn on top.
+        masks: Pixels of each object, bool (n, H, W).
+        opacity: Of the masks, 0 (only their outlines) to 1.
+        names: Whether to write class and score at each box. A picture that is too small for that is enlarged by a
+            whole number first.
+
+    Returns:
+        The picture; of exactly the size of the image without names.
+
+    Raises:
+        ValueError: Numbers of boxes, labels, scores and masks or the sizes of image and masks differ, or the opacity is
+            out of range.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f'opacity must be 0 to 1, got {opacity}')
+    height, width = image.shape[:2]
+    count = len(boxes)
+    if len(labels) != count or (scores is not None and len(scores) != count):
+        raise ValueError(
+            f'there must be one label and one score for each box, got {count} boxes, {len(labels)} labels'
+            + ('' if scores is None else f' and {len(scores)} scores')
+        )
+    if masks is not None and masks.shape != (count, height, width):
+        raise ValueError(f'masks must be of shape {(count, height, width)}, one per box, got {masks.shape}')
+    factor = -(-_NAMED_SIDE // max(height, width)) if names else 1
+    picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    line = max(round(max(picture.size) / 320), 1)
+    order = range(count) if scores is None else [int(index) for index in np.argsort(scores, kind='stable')]
+    colours = [_colour(palette[int(label)]) for label in labels]
+    if masks is not None:
+        _paint_masks(picture, [(masks[index], colours[index]) for index in order], opacity, line)
+    draw = ImageDraw.Draw(picture)
+    for index in order:
+        left, top, right, bottom = (float(edge) * factor for edge in boxes[index])
+        corner = max(right - 1, left), max(bottom - 1, top)
+        draw.rectangle((left, top, *corner), outline=colours[index], width=line)
+    if names:
+        texts = [
+            str(classes[int(label)]) + ('' if scores is None else f' {float(scores[index]):.2f}')
+            for index, label in enumerate(labels)
+        ]
+        _write_names(picture, draw, [np.asarray(box) * factor for box in boxes], texts, colours, list(reversed(order)))
+    return picture
+
+
+def _paint_masks(picture: Image.Image, objects: Sequence[tuple[np.ndarray, Colour]], opacity: float, line: int) -> None:
+    """Paint masks, enlarged to the picture, and their outlines; where they overlap, the last one's colour counts."""
+    colours, covered = Image.new('RGB', picture.size), Image.new('L', picture.size)
+    outlines = []
+    for mask, colour in objects:
+        area = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+        area = area.point([0] * 128 + [255] * 128)
+        colours.paste(colour, mask=area)
+        covered.paste(round(255 * opacity), mask=area)
+        outlines.append((colour, ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(2 * line + 1)))))
+    picture.paste(colours, mask=covered)
+    for colour, outline in outlines:
+        picture.paste(colour, mask=outline)
+
+
+def _write_names(
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    boxes: Sequence[np.ndarray],
+    texts: Sequence[str],
+    colours: Sequence[Colour],
+    order: Sequence[int],
+) -> None:
+    """Write names at the boxes, the first of ``order`` where it is wanted most, none over another if there is room."""
+    size = min(max(max(picture.size) // 36, 11), 28)
+    font, pad = load_font(size), max(size // 5, 2)
+    taken: list[Rectangle] = []
+    for index in order:
+        left, top, right, bottom = (float(edge) for edge in boxes[index])
+        width, height = font.getlength(texts[index]) + 2 * pad, size + 2 * pad
+        # Above the box, inside it at its corners, below it.
+        places = [
+            (x, y)
+            for x, y in (
+                (left, top - height),
+                (left, top),
+                (right - width, top - height),
+                (right - width, top),
+                (left, bottom - height),
+                (right - width, bottom - height),
+                (left, bottom),
+            )
+            if y >= 0 and y + height <= picture.height
+        ] or [(left, 0.0)]
+        tabs = [_tab(x, y, width, height, picture.width) for x, y in places]
+        tab = next((tab for tab in tabs if not any(_meet(tab, other) for other in taken)), tabs[0])
+        taken.append(tab)
+        draw.rectangle(tab, fill=colours[index])
+        red, green, blue = colours[index]
+        ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else 'white'
+        draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), texts[index], fill=ink, font=font, anchor='lm')
+
+
+def _tab(x: float, y: float, width: float, height: float, limit: int) -> Rectangle:
+    """A rectangle of that size at (x, y), moved so far that it is inside a picture of width ``limit``."""
+    x = max(min(x, limit - width), 0)
+    return x, y, x + width - 1, y + height - 1
+
+
+def _meet(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
 def label_image(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:

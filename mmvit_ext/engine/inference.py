@@ -23,7 +23,7 @@ from torch import nn
 
 from .checkpoint_io import HAS_SAFE_GLOBALS, atomic_path, extract_state_dict, read_checkpoint
 from .config import check_types, iter_dataset_cfgs, load_config, prepare_scope
-from .drawing import draw_overlay, label_image, make_palette
+from .drawing import draw_instances, draw_overlay, label_image, make_palette
 from .errors import EXIT_BAD_INPUT, UserError, describe_failure
 from .launch import discard_pretrained, writable_folder
 from .pretrained import check_report, load_weights
@@ -198,7 +198,7 @@ class Predictor:
         self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
         self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
         self._load, self._transform = _build_pipeline(cfg)
-        self._visualizer = None if self.scope == 'mmseg' else _build_visualizer(cfg, self.classes, self.palette)
+        self._cfg, self._visualizer = cfg, None
 
     @torch.no_grad()
     def __call__(self, path: str | Path) -> tuple[np.ndarray, Any]:
@@ -255,28 +255,52 @@ class Predictor:
         labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
         return image, labels.astype(np.int64)
 
-    def draw(self, path: str | Path, opacity: float, legend: bool) -> tuple[Image.Image, Image.Image | None]:
+    def draw(
+        self, path: str | Path, opacity: float, legend: bool, score_threshold: float = 0.3
+    ) -> tuple[Image.Image, Image.Image | None]:
         """Predict an image and draw the result.
 
         Args:
             path: The image file.
             opacity: Of the class colours, 0 to 1.
-            legend: Whether to list the classes below the picture.
+            legend: Whether to name the classes: below the picture for segmentation, at the boxes for detection.
+            score_threshold: Least score, 0 to 1, of the objects that are drawn (detection).
 
         Returns:
             The picture, and for segmentation the label map.
         """
-        if self._visualizer is None:
+        if self.scope == 'mmseg':
             image, labels = self.segment(path)
             picture = draw_overlay(image, labels, self.classes, self.palette, opacity=opacity, legend=legend)
             return picture, label_image(labels, self.palette)
         image, sample = self(path)
+        instances = getattr(sample, 'pred_instances', None)
+        if instances is not None and 'bboxes' in instances and instances.bboxes.shape[-1] == 4:
+            chosen = instances[instances.scores >= score_threshold].cpu()
+            picture = draw_instances(
+                image,
+                chosen.bboxes.numpy(),
+                chosen.labels.numpy(),
+                self.classes,
+                self.palette,
+                scores=chosen.scores.numpy(),
+                masks=chosen.masks.numpy() if 'masks' in chosen else None,
+                opacity=opacity,
+                names=legend,
+            )
+            return picture, None
+        visualizer = self._library_visualizer()
         if self.scope == 'mmpretrain':
-            drawn = self._visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
-        else:
-            self._visualizer.add_datasample('prediction', image, data_sample=sample.cpu(), draw_gt=False)
-            drawn = None
-        return Image.fromarray(drawn if drawn is not None else self._visualizer.get_image()), None
+            return Image.fromarray(visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)), None
+        visualizer.add_datasample(
+            'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
+        )
+        return Image.fromarray(visualizer.get_image()), None
+
+    def _library_visualizer(self) -> Any:
+        if self._visualizer is None:
+            self._visualizer = _build_visualizer(self._cfg, self.classes, self.palette)
+        return self._visualizer
 
 
 def _build_model(cfg: Config) -> nn.Module:
@@ -375,6 +399,7 @@ def predict_images(
     opacity: float = 0.5,
     legend: bool = True,
     save_mask: bool = False,
+    score_threshold: float = 0.3,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
@@ -389,8 +414,9 @@ def predict_images(
         inputs: Images, folders and patterns.
         out: Folder of the results: ``overlays/NAME.png`` and, with ``save_mask``, ``labels/NAME.png``.
         opacity: Of the class colours, 0 to 1.
-        legend: Whether to list the classes below each picture.
+        legend: Whether to name the classes: below each picture for segmentation, at the boxes for detection.
         save_mask: Whether to write label maps, whose pixel values are class indices from 0 (segmentation only).
+        score_threshold: Least score, 0 to 1, of the objects that are drawn (detection only).
         device: Where to run, see :func:`resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
         allow_partial: Go on when the checkpoint does not fit the model.
@@ -405,6 +431,8 @@ def predict_images(
     """
     if not 0 <= opacity <= 1:
         raise UserError(f'--opacity must be 0 to 1, got {opacity}')
+    if not 0 <= score_threshold <= 1:
+        raise UserError(f'--score-threshold must be 0 to 1, got {score_threshold}')
     cfg = load_config(config, cfg_options)
     paths = collect_images(inputs)
     folder = writable_folder(out, '--out')
@@ -416,7 +444,7 @@ def predict_images(
     predictor = Predictor(cfg, checkpoint, chosen, allow_partial=allow_partial, trust=trust)
 
     def work(path: Path, name: str) -> Path:
-        picture, labels = predictor.draw(path, opacity, legend)
+        picture, labels = predictor.draw(path, opacity, legend, score_threshold)
         written = folder / 'overlays' / f'{name}.png'
         with atomic_path(written) as file:
             picture.save(file)

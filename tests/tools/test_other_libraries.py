@@ -173,7 +173,10 @@ def test_detection_trains_evaluates_and_predicts(detection: Path, run_tool: Run)
     assert Path('predictions.pkl').stat().st_size > 0
     code, output = run_tool('predict', detection, checkpoint, 'coco/images', '--out', 'out')
     assert code == 0, output[-2000:]
-    assert Image.open('out/overlays/0.png').size == (64, 48)
+    assert Image.open('out/overlays/0.png').size == (512, 384)  # enlarged, so that names can be read
+    code, output = run_tool('predict', detection, checkpoint, 'coco/images', '--out', 'plain', '--no-legend')
+    assert code == 0, output[-2000:]
+    assert Image.open('plain/overlays/0.png').size == (64, 48)
 
 
 BAD_DETECTION = {
