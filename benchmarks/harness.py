@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Goal:
-    """What a ratio ours / reference must not exceed (``time``, ``memory``), or what our ``share`` of the rate must reach."""
+    """Limit of a ratio ours / reference (``time`` or ``memory``), or what our ``share`` of the GEMM rate has to reach."""
 
     case: str
     figure: str
