@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Goal:
-    """Limit of a ratio ours / reference (``time`` or ``memory``), or what our ``share`` of the GEMM rate has to reach."""
+    """Limit of a ratio ours / reference (``time``, ``memory``), or ``share`` of the GEMM rate that ours has to reach."""
 
     case: str
     figure: str
