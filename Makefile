@@ -1,7 +1,7 @@
 # One command each; every target that needs the environment sets it up first. `make` lists them.
 #   STACK=onedl (default) or STACK=openmmlab   which libraries, each in an environment of its own
 #   PYTHON=/path/to/python                     interpreter of the environment (default: a supported one is looked for)
-#   ARGS='...'                                 further arguments of the command behind test, demo, bench and doctor
+#   ARGS='...'                                 further arguments of the command behind test, demo, demo-det, bench and doctor
 
 STACK ?= onedl
 PYTHON ?= python3
@@ -17,7 +17,7 @@ CHOSEN := $(if $(filter file default undefined,$(origin PYTHON)),,--python '$(PY
 SETUP = $(PYTHON) tools/setup_env.py --stack '$(STACK)' $(CHOSEN) $(if $(REBUILD_MMCV),--rebuild-mmcv)
 
 .DEFAULT_GOAL := help
-.PHONY: help env ready demo test lint format types bench doctor constraints hooks clean
+.PHONY: help env ready demo demo-det test lint format types bench doctor constraints hooks clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ env: has-python  ## Build the virtual environment (.venv, or .venv-openmmlab), a
 
 demo: ready  ## Make a small dataset, train SegViT on it, evaluate it and draw its predictions
 	$(PY) tools/demo.py $(ARGS)
+
+demo-det: ready  ## The same for detection: Mask R-CNN with P2T, boxes and masks
+	$(PY) tools/demo.py --task det $(ARGS)
 
 test: ready  ## Run the tests
 	$(PY) -m pytest $(ARGS)

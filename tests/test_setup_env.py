@@ -726,7 +726,7 @@ def dry_run(*arguments, **environ):
     ).stdout
 
 
-@pytest.mark.parametrize('target', ['demo', 'test', 'lint', 'types', 'bench', 'doctor'])
+@pytest.mark.parametrize('target', ['demo', 'demo-det', 'test', 'lint', 'types', 'bench', 'doctor'])
 @pytest.mark.parametrize(('stack', 'venv'), [('onedl', '.venv/'), ('openmmlab', '.venv-openmmlab/')])
 def test_every_target_sets_the_environment_of_its_stack_up_first(target, stack, venv):
     lines = dry_run(target, f'STACK={stack}').splitlines()
@@ -743,5 +743,5 @@ def test_only_a_chosen_python_is_imposed_on_the_environment():
 
 def test_make_alone_lists_the_targets():
     text = subprocess.run(['make'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ('env', 'demo', 'test', 'lint', 'types', 'bench', 'doctor', 'clean'):
+    for target in ('env', 'demo', 'demo-det', 'test', 'lint', 'types', 'bench', 'doctor', 'clean'):
         assert f'make {target} ' in text
