@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmvit_ext.models.backbones import ShrunkViT, ViT
+from mmvit_ext.models.backbones import ShrunkViT, SPFormer, ViT
 
 PRIME_SIZE = (41, 67)
 """Height and width in pixels: neither equal nor divided by any stride, so that no swapped axis passes."""
@@ -123,5 +123,49 @@ BACKBONES: dict[str, Backbone] = {
         other_size={'img_size': (64, 64)},
         parameters=(({'arch': 'large', 'shrink_index': 8, 'patch_bias': True}, 303_299_584),),
         multiply_adds=(({'arch': 'large', 'img_size': 640, 'shrink_index': 8}, (640, 640), 293.5),),
+    ),
+    'SPFormer': Backbone(
+        build=SPFormer,
+        tiny={
+            'arch': {'embed_dims': 24, 'depths': (1, 2), 'num_heads': 3, 'sca_heads': 2},
+            'img_size': (48, 64),
+            'pixel_stride': 2,
+            'mlp_ratio': 2,
+            'out_indices': (0, 2),
+        },
+        channels=(24, 24),
+        strides=(8, 8),
+        options=(
+            {'arch': {'embed_dims': 24, 'depths': (2, 1), 'num_heads': 3, 'sca_heads': 2}},
+            {'embed_dims': 48},
+            {'depths': (3,)},
+            {'num_heads': 4},
+            {'sca_heads': 3},
+            {'img_size': 64},
+            {'pixel_stride': 4},
+            {'cell_size': 2},
+            {'in_channels': 1},
+            {'stem': 'conv'},
+            {'sca_iterations': 1},
+            {'pixel_qkv': 'shared'},
+            {'pixel_qkv': 'separate'},
+            {'positions': 'learnable'},
+            {'bridge_from': 'updated'},
+            {'mlp_ratio': 3},
+            {'qkv_bias': False},
+            {'drop_rate': 0.3},
+            {'attn_drop_rate': 0.3},
+            {'drop_path_rate': 0.5},
+            {'norm_cfg': {'type': 'LN', 'eps': 0.5}},
+            {'stem_norm_cfg': {'type': 'BN', 'eps': 0.5}},
+            {'act_cfg': {'type': 'ReLU'}},
+            {'interpolate_mode': 'nearest'},
+            {'out_type': 'avg_featmap', 'out_indices': -1},
+            {'out_association': True},
+            {'frozen_stages': 0},
+            {'frozen_stages': 1},
+        ),
+        reordered=((-1, 0), (1, 0)),
+        other_size={'img_size': (64, 64)},
     ),
 }
