@@ -32,8 +32,8 @@ from torch.utils.checkpoint import checkpoint
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
-from mmvit_ext.models.layers.superpixel import superpixel_to_pixel
 from mmvit_ext.models.layers.superpixel_attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
+from mmvit_ext.models.layers.superpixel_cpu import add_lifted
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SPFormer']
@@ -388,7 +388,7 @@ class SPFormer(BaseModule):
                 index += 1
             if stage + 1 < self.num_stages_run:
                 base = entered if self.bridge_from == 'input' else pixels
-                pixels = base + superpixel_to_pixel(self._to_map(tokens, grid), similarities[-1].softmax(2))
+                pixels = add_lifted(base, self._to_map(tokens, grid), similarities[-1].softmax(2))
                 superpixels = self._to_map(self.projections[stage](tokens), grid)
         return tuple(outs[index] for index in self.out_indices), tuple(history)
 

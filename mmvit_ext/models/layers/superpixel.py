@@ -21,7 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvit_ext.models.layers.compiling import is_compiling
+
 __all__ = [
+    'cell_similarity',
     'cell_size',
     'from_cells',
     'from_small_cells',
@@ -30,6 +33,7 @@ __all__ = [
     'outside_grid',
     'pixel_superpixel_similarity',
     'pixel_to_superpixel',
+    'pool_cells',
     'shift',
     'superpixel_to_pixel',
     'to_cells',
@@ -121,7 +125,7 @@ def neighbours(x: Tensor) -> Tensor:
     Returns:
         ``(B, sh, sw, heads, 9, d)``; zeros outside the grid.
     """
-    return _Neighbours.apply(x)
+    return _unfolded(x) if is_compiling() else _Neighbours.apply(x)
 
 
 def neighbour_sum(x: Tensor) -> Tensor:
@@ -133,16 +137,23 @@ def neighbour_sum(x: Tensor) -> Tensor:
     Returns:
         ``(B, sh, sw, heads, d)``.
     """
+    if is_compiling():
+        maps = (F.pad(x[..., n, :], (0, 0, 0, 0, dx, -dx, dy, -dy)) for n, (dy, dx) in enumerate(NEIGHBOURS))
+        return torch.stack(list(maps)).sum(0)
     return _NeighbourSum.apply(x)
 
 
+def _unfolded(x: Tensor) -> Tensor:
+    padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
+    return padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 3, 5, 6, 4).reshape(*x.shape[:4], 9, x.shape[4])
+
+
 class _Neighbours(torch.autograd.Function):
-    """Autograd's own backward of nine views would add nine maps of the whole size."""
+    """Autograd's own backward of the unfolding is slower; a traced graph takes that, for its compiler's sake."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
-        return padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 3, 5, 6, 4).reshape(*x.shape[:4], 9, x.shape[4])
+        return _unfolded(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
@@ -176,7 +187,17 @@ def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     """
     if similarity.dtype in (torch.float16, torch.bfloat16):
         similarity = similarity.float()
-    return _WindowSoftmax.apply(similarity, grid)
+    return _window_weights(similarity, grid) if is_compiling() else _WindowSoftmax.apply(similarity, grid)
+
+
+def _window_weights(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
+    cells = _by_cell(similarity, grid)
+    peak = shift(cells.detach().amax((4, 6)), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
+    peak = peak.masked_fill(peak == float('-inf'), 0)
+    weights = (cells - shift(peak, 1, 0.0)[:, :, :, :, None, :, None]).exp()
+    total = shift(weights.sum((4, 6)), -1, 0.0).sum(2, keepdim=True)
+    total = total.masked_fill(total == 0, 1)
+    return (weights / shift(total, 1, 1.0)[:, :, :, :, None, :, None]).view_as(similarity)
 
 
 class _WindowSoftmax(torch.autograd.Function):
@@ -184,13 +205,7 @@ class _WindowSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, similarity: Tensor, grid: tuple[int, int]) -> Tensor:
-        cells = _by_cell(similarity, grid)
-        peak = shift(cells.amax((4, 6)), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
-        peak = peak.masked_fill(peak == float('-inf'), 0)
-        weights = (cells - shift(peak, 1, 0.0)[:, :, :, :, None, :, None]).exp()
-        total = shift(weights.sum((4, 6)), -1, 0.0).sum(2, keepdim=True)
-        total = total.masked_fill(total == 0, 1)
-        weights = (weights / shift(total, 1, 1.0)[:, :, :, :, None, :, None]).view_as(similarity)
+        weights = _window_weights(similarity, grid)
         ctx.save_for_backward(weights)
         ctx.grid = grid
         return weights
@@ -247,10 +262,23 @@ def pixel_superpixel_similarity(pixels: Tensor, superpixels: Tensor) -> Tensor:
             f'got {tuple(pixels.shape)} and {tuple(superpixels.shape)}'
         )
     grid = superpixels.shape[-2:]
-    cell = cell_size(pixels.shape[-2:], grid)
-    around = neighbours(superpixels.permute(0, 3, 4, 1, 2) * pixels.shape[2] ** -0.5)
-    products = torch.matmul(to_cells(pixels, grid), around.transpose(-1, -2))  # (B, sh, sw, heads, ph*pw, 9)
-    outside = outside_grid(grid, pixels.device).permute(1, 2, 0)[None, :, :, None, None]
+    return cell_similarity(to_cells(pixels, grid), superpixels, cell_size(pixels.shape[-2:], grid))
+
+
+def cell_similarity(cells: Tensor, superpixels: Tensor, cell: tuple[int, int]) -> Tensor:
+    """:func:`pixel_superpixel_similarity` of pixels that :func:`to_cells` has sorted.
+
+    Args:
+        cells: ``(B, sh, sw, heads, ph * pw, d)``.
+        superpixels: ``(B, heads, d, sh, sw)``.
+        cell: ``(ph, pw)``.
+
+    Returns:
+        ``(B, heads, 9, h, w)``.
+    """
+    around = neighbours(superpixels.permute(0, 3, 4, 1, 2) * cells.shape[5] ** -0.5)
+    products = torch.matmul(cells, around.transpose(-1, -2))  # (B, sh, sw, heads, ph*pw, 9)
+    outside = outside_grid(superpixels.shape[-2:], cells.device).permute(1, 2, 0)[None, :, :, None, None]
     return from_small_cells(products.masked_fill(outside, float('-inf')), cell)
 
 
@@ -288,8 +316,22 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
     if min(ph, pw) < 1 or h % ph or w % pw:
         raise ValueError(f'cells of {ph}x{pw} pixels do not divide a map of {h}x{w}; pad it to whole cells first')
     grid = (h // ph, w // pw)
-    weights = to_small_cells(window_softmax(similarity, grid).to(values.dtype), grid)
-    pooled = torch.matmul(weights, to_cells(values, grid))  # (B, sh, sw, heads, 9, d)
+    return pool_cells(similarity, to_cells(values, grid))
+
+
+def pool_cells(similarity: Tensor, cells: Tensor) -> Tensor:
+    """:func:`pixel_to_superpixel` of values that :func:`to_cells` has sorted.
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)``.
+        cells: ``(B, sh, sw, heads, ph * pw, d)``.
+
+    Returns:
+        ``(B, heads, d, sh, sw)``.
+    """
+    grid = cells.shape[1:3]
+    weights = to_small_cells(window_softmax(similarity, grid).to(cells.dtype), grid)
+    pooled = torch.matmul(weights, cells)  # (B, sh, sw, heads, 9, d)
     return neighbour_sum(pooled).permute(0, 3, 4, 1, 2)
 
 

@@ -23,16 +23,10 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import check_heads
-from mmvit_ext.models.layers.compiling import is_compiling
 from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
-from mmvit_ext.models.layers.superpixel import (
-    cell_size,
-    pixel_superpixel_similarity,
-    pixel_to_superpixel,
-    superpixel_to_pixel,
-)
-from mmvit_ext.models.layers.superpixel_cpu import add_lifted, gather
+from mmvit_ext.models.layers.superpixel import cell_similarity, cell_size, pool_cells, to_cells
+from mmvit_ext.models.layers.superpixel_cpu import add_lifted, applies_to, gather
 
 __all__ = ['PIXEL_QKV', 'POSITIONS', 'ConvPosition', 'LearnedPosition', 'SCAIteration', 'SuperpixelCrossAttention']
 
@@ -41,14 +35,6 @@ PIXEL_QKV = ('identity', 'shared', 'separate')
 
 POSITIONS = ('cpe', 'learnable')
 """How positions reach both sides of the attention."""
-
-
-def is_autocasting() -> bool:
-    """Whether autocast is on for the CPU."""
-    try:
-        return torch.is_autocast_enabled('cpu')
-    except TypeError:  # torch < 2.4 knows the question by another name
-        return torch.is_autocast_cpu_enabled()
 
 
 class ConvPosition(nn.Module):
@@ -113,7 +99,7 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """``(B, C, h, w)`` to maps of the same shape."""
         parts = self.linear(x.permute(0, 2, 3, 1)).chunk(len(self.norms), dim=-1)
-        return [norm(part).permute(0, 3, 1, 2) for norm, part in zip(self.norms, parts, strict=True)]
+        return [norm(parts[index]).permute(0, 3, 1, 2) for index, norm in enumerate(self.norms)]
 
 
 class SCAIteration(nn.Module):
@@ -179,31 +165,22 @@ class SCAIteration(nn.Module):
         Returns:
             pixels, superpixels, and the similarity ``(B, heads, 9, h, w)`` by which superpixels were updated.
         """
-        if self._image_by_image(pixels):
+        if applies_to(pixels) and self.pixel_kvq is None and isinstance(self.pixel_position, ConvPosition):
             return self._forward_cpu(pixels, superpixels)
+        grid = superpixels.shape[-2:]
+        cell = cell_size(pixels.shape[-2:], grid)
         placed = self.pixel_position(pixels)
         parts = [placed] if self.pixel_kvq is None else self.pixel_kvq(placed)
-        k_p, v_p, q_p = (parts[role % len(parts)] for role in range(3))
+        cells = [to_cells(self.heads(part), grid) for part in parts]
+        k_p, v_p, q_p = cells[0], cells[1 % len(cells)], cells[2 % len(cells)]
         q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))
-        similarity = pixel_superpixel_similarity(self.heads(k_p), self.heads(q_s))
-        cell = cell_size(pixels.shape[-2:], superpixels.shape[-2:])
-        pooled = pixel_to_superpixel(similarity, self.heads(v_p), cell).flatten(1, 2)
+        similarity = cell_similarity(k_p, self.heads(q_s), cell)
+        pooled = pool_cells(similarity, v_p).flatten(1, 2)
         superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled
         if self.pixel_scale is not None:
-            association = pixel_superpixel_similarity(self.heads(q_p), self.heads(kv_s[0])).softmax(2)
-            pixels = pixels + self.pixel_scale[:, None, None] * superpixel_to_pixel(kv_s[1], association)
+            association = cell_similarity(q_p, self.heads(kv_s[0]), cell).softmax(2)
+            pixels = add_lifted(pixels, self.pixel_scale[:, None, None] * kv_s[1], association)
         return pixels, superpixels, similarity
-
-    def _image_by_image(self, pixels: Tensor) -> bool:
-        """Whether the route of :mod:`mmvit_ext.models.layers.superpixel_cpu` applies."""
-        return (
-            pixels.device.type == 'cpu'
-            and pixels.dtype in (torch.float32, torch.float64)
-            and self.pixel_kvq is None
-            and isinstance(self.pixel_position, ConvPosition)
-            and not is_compiling()
-            and not is_autocasting()
-        )
 
     def _forward_cpu(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))

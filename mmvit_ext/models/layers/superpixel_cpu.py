@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmvit_ext.models.layers.compiling import is_compiling
 from mmvit_ext.models.layers.superpixel import (
     cell_size,
     from_cells,
@@ -25,13 +26,31 @@ from mmvit_ext.models.layers.superpixel import (
     neighbour_sum,
     neighbours,
     outside_grid,
+    superpixel_to_pixel,
     to_cells,
     to_small_cells,
     window_softmax,
     window_softmax_backward,
 )
 
-__all__ = ['add_lifted', 'gather']
+__all__ = ['add_lifted', 'applies_to', 'gather']
+
+
+def applies_to(pixels: Tensor) -> bool:
+    """Whether this route is taken: plain float arithmetic on a CPU, outside traced graphs."""
+    return (
+        pixels.device.type == 'cpu'
+        and pixels.dtype in (torch.float32, torch.float64)
+        and not is_compiling()
+        and not _is_autocasting()
+    )
+
+
+def _is_autocasting() -> bool:
+    try:
+        return torch.is_autocast_enabled('cpu')
+    except TypeError:  # torch < 2.4 has another name for the question
+        return torch.is_autocast_cpu_enabled()
 
 
 def gather(
@@ -56,7 +75,7 @@ def gather(
 
 
 def add_lifted(pixels: Tensor, superpixels: Tensor, association: Tensor) -> Tensor:
-    """``pixels + superpixel_to_pixel(superpixels, association)``.
+    """``pixels + superpixel_to_pixel(superpixels, association)``, image by image where that applies.
 
     Args:
         pixels: ``(B, C, h, w)``.
@@ -66,6 +85,8 @@ def add_lifted(pixels: Tensor, superpixels: Tensor, association: Tensor) -> Tens
     Returns:
         ``(B, C, h, w)``, channels last in memory.
     """
+    if not applies_to(pixels):
+        return pixels + superpixel_to_pixel(superpixels, association)
     return _AddLifted.apply(pixels, superpixels, association)
 
 
@@ -76,9 +97,13 @@ def _with_identity(weight: Tensor) -> Tensor:
     return weight
 
 
-def _cells_first(x: Tensor) -> Tensor:
-    """``(B, heads, d, sh, sw)`` to ``(B, sh, sw, heads, d)``."""
-    return x.permute(0, 3, 4, 1, 2)
+def _unfold(parts: list[Tensor]) -> Tensor:
+    """Neighbours of several superpixel maps ``(B, heads, d, sh, sw)`` at once, ``(B, sh, sw, heads, 9 * parts, d)``.
+
+    Neighbour n of part i is row ``n * parts + i``.
+    """
+    stacked = torch.stack([part.permute(0, 3, 4, 1, 2) for part in parts], dim=4)  # (B, sh, sw, heads, parts, d)
+    return neighbours(stacked.flatten(4)).unflatten(5, stacked.shape[4:]).flatten(4, 5)
 
 
 class _Gather(torch.autograd.Function):
@@ -86,28 +111,27 @@ class _Gather(torch.autograd.Function):
     def forward(
         ctx: Any, pixels: Tensor, weight: Tensor, bias: Tensor, queries: Tensor, keys: Tensor | None
     ) -> tuple[Tensor, ...]:
-        B, _, h, w = pixels.shape
-        heads, d, *grid = queries.shape[1:]
-        cell = cell_size((h, w), tuple(grid))
-        outside = outside_grid(tuple(grid), pixels.device).permute(1, 2, 0)[:, :, None, None]  # (sh, sw, 1, 1, 9)
-        kernel, scale = _with_identity(weight), d**-0.5
-        similarity = pixels.new_empty(B, heads, 9, h, w)
-        association = pixels.new_empty(B, heads, 9, h, w) if keys is not None else pixels.new_empty(0)
+        heads, d, *edges = queries.shape[1:]
+        B, grid = len(pixels), tuple(edges)
+        cell = cell_size(pixels.shape[2:], grid)
+        outside = outside_grid(grid, pixels.device).permute(1, 2, 0)[:, :, None, None]  # (sh, sw, 1, 1, 9)
+        kernel = _with_identity(weight)
+        parts = [x * d**-0.5 for x in (queries, keys) if x is not None]
+        similarity = pixels.new_empty(B, heads, 9, *pixels.shape[2:])
+        association = torch.empty_like(similarity) if keys is not None else pixels.new_empty(0)
         weights = torch.empty_like(similarity)
         pooled = pixels.new_empty(B, *grid, heads, d)
         for i in range(B):
             one = slice(i, i + 1)
-            cells = _placed_cells(pixels[one], kernel, bias, heads, grid)
-            around = neighbours(_cells_first(queries[one] * scale))
+            cells = to_cells(_placed(pixels[one], kernel, bias).unflatten(1, (heads, d)), grid)
+            around = _unfold([part[one] for part in parts])
+            products = torch.matmul(cells, around.transpose(-1, -2)).unflatten(5, (9, len(parts)))
+            seen = [part.masked_fill(outside, float('-inf')) for part in products.unbind(6)]
+            similarity[one] = from_small_cells(seen[0], cell)
+            weights[one] = window_softmax(similarity[one], grid)
+            pooled[one] = neighbour_sum(torch.matmul(to_small_cells(weights[one], grid), cells))
             if keys is not None:
-                around = torch.cat([around, neighbours(_cells_first(keys[one] * scale))], dim=4)
-            products = torch.matmul(cells, around.transpose(-1, -2))  # (1, sh, sw, heads, p, 9 or 18)
-            similarity[one] = from_small_cells(products[..., :9].masked_fill(outside, float('-inf')), cell)
-            weights[one] = window_softmax(similarity[one], tuple(grid))
-            pooled[one] = neighbour_sum(torch.matmul(to_small_cells(weights[one], tuple(grid)), cells))
-            if keys is not None:
-                shares = products[..., 9:].masked_fill(outside, float('-inf')).softmax(-1)
-                association[one] = from_small_cells(shares, cell)
+                association[one] = from_small_cells(seen[1].softmax(-1), cell)
         ctx.save_for_backward(pixels, weight, bias, queries, keys, weights, association)
         return similarity, pooled.permute(0, 3, 4, 1, 2), association, pixels.view_as(pixels)
 
@@ -117,34 +141,30 @@ class _Gather(torch.autograd.Function):
         ctx: Any, grad_similarity: Tensor, grad_pooled: Tensor, grad_association: Tensor, grad_pixels: Tensor
     ) -> tuple[Tensor | None, ...]:
         pixels, weight, bias, queries, keys, weights, association = ctx.saved_tensors
-        heads, d, *grid = queries.shape[1:]
-        B, C, h, w = pixels.shape
-        cell = cell_size((h, w), tuple(grid))
-        outside = outside_grid(tuple(grid), pixels.device).permute(1, 2, 0)[:, :, None, None]
-        kernel, scale = _with_identity(weight), d**-0.5
+        heads, d, *edges = queries.shape[1:]
+        (B, C), grid = pixels.shape[:2], tuple(edges)
+        cell = cell_size(pixels.shape[2:], grid)
+        outside = outside_grid(grid, pixels.device).repeat_interleave(cell[0], 1).repeat_interleave(cell[1], 2)
+        kernel = _with_identity(weight)
+        parts = [grad_pooled, *(x * d**-0.5 for x in (queries, keys) if x is not None)]
         out = torch.empty_like(pixels, memory_format=torch.channels_last)
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        grads = [pixels.new_empty(B, *grid, heads, d) for _ in range(1 if keys is None else 2)]
+        grad_parts = pixels.new_empty(B, *grid, heads, (len(parts) - 1) * d)
         for i in range(B):
             one = slice(i, i + 1)
-            placed = _placed(pixels[one], kernel, bias)
-            cells = to_cells(placed.unflatten(1, (heads, d)), tuple(grid))
-            grad_around = neighbours(_cells_first(grad_pooled[one]))
-            around = [
-                neighbours(_cells_first(x[one] * scale)) for x in ((queries,) if keys is None else (queries, keys))
-            ]
-            grad_weights = from_small_cells(torch.matmul(cells, grad_around.transpose(-1, -2)), cell)
-            grad_scores = window_softmax_backward(weights[one], grad_weights, tuple(grid)) + grad_similarity[one]
-            scores = [to_small_cells(grad_scores, tuple(grid)).transpose(-1, -2).masked_fill(outside, 0)]
+            cells = to_cells(_placed(pixels[one], kernel, bias).unflatten(1, (heads, d)), grid)
+            around = _unfold([part[one] for part in parts])
+            pooled_around = around.unflatten(4, (9, len(parts)))[..., 0, :]
+            grad_weights = from_small_cells(torch.matmul(cells, pooled_around.transpose(-1, -2)), cell)
+            grad_scores = window_softmax_backward(weights[one], grad_weights, grid) + grad_similarity[one]
+            maps = [weights[one], grad_scores.masked_fill(outside, 0)]
             if keys is not None:
                 product = association[one] * grad_association[one]
-                share = product - association[one] * product.sum(2, keepdim=True)
-                scores.append(to_small_cells(share, tuple(grid)).transpose(-1, -2))
-            shares = to_small_cells(weights[one], tuple(grid)).transpose(-1, -2)
-            grad_cells = torch.matmul(torch.cat([shares, *scores], -1), torch.cat([grad_around, *around], -2))
-            both = torch.matmul(torch.cat(scores, -1).transpose(-1, -2), cells)  # (1, sh, sw, heads, 9 or 18, d)
-            for part, grad in zip(both.split(9, dim=4), grads, strict=True):
-                grad[one] = neighbour_sum(part)
+                maps.append(product - association[one] * product.sum(2, keepdim=True))
+            factors = torch.stack([to_small_cells(x, grid) for x in maps], 5)  # (1, sh, sw, heads, 9, parts, p)
+            grad_cells = torch.matmul(factors.flatten(4, 5).transpose(-1, -2), around)
+            both = torch.matmul(factors[..., 1:, :].flatten(4, 5), cells)  # (1, sh, sw, heads, 9 * (parts - 1), d)
+            grad_parts[one] = neighbour_sum(both.unflatten(4, (9, -1)).flatten(5))
             grad_one, grad_kernel, grad_offset = torch.ops.aten.convolution_backward(
                 from_cells(grad_cells, cell),
                 pixels[one],
@@ -161,19 +181,14 @@ class _Gather(torch.autograd.Function):
             torch.add(grad_one, grad_pixels[one], out=out[one])
             grad_weight += grad_kernel
             grad_bias += grad_offset
-        inputs = [(grad * scale).permute(0, 3, 4, 1, 2) for grad in grads] + [None]
-        return out, grad_weight, grad_bias, inputs[0], inputs[1]
+        grads = [(x * d**-0.5).permute(0, 3, 4, 1, 2) for x in grad_parts.split(d, dim=4)] + [None]
+        return out, grad_weight, grad_bias, grads[0], grads[1]
 
 
 def _placed(pixels: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Pixels with their convolutional position, channels last in memory."""
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     return F.conv2d(pixels, kernel, bias, padding=1, groups=pixels.shape[1])
-
-
-def _placed_cells(pixels: Tensor, kernel: Tensor, bias: Tensor, heads: int, grid: list[int]) -> Tensor:
-    placed = _placed(pixels, kernel, bias)
-    return to_cells(placed.unflatten(1, (heads, placed.shape[1] // heads)), tuple(grid))
 
 
 class _AddLifted(torch.autograd.Function):
