@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmvit_ext.checkpoints import convert
-from mmvit_ext.models.backbones import P2T
+from mmvit_ext.models.backbones import P2T, NesT
 
 DATA = Path(__file__).parent / 'data'
 
@@ -119,5 +119,44 @@ def test_a_p2t_classifier_of_mmpretrain_gives_the_authors_logits(name):
         },
     ).eval()
     classifier.load_state_dict(convert(record['state_dict'], 'p2t'), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(record['input']), record['logits'], atol=1e-5, rtol=0)
+
+
+NEST_ARGUMENTS = ('img_size', 'patch_size', 'block_size')
+
+
+def test_nest_gives_the_recorded_numbers():
+    record = load('nest_64.pt')
+    arch = {key: record['config'][key] for key in ('embed_dims', 'num_heads', 'depths')}
+    arguments = {key: record['config'][key] for key in NEST_ARGUMENTS}
+    converted = convert(record['state_dict'], 'nest')
+    backbone = NesT(arch, final_norm=False, **arguments).eval()
+    backbone.load_state_dict(
+        {key.removeprefix('backbone.'): value for key, value in converted.items() if key.startswith('backbone.')},
+        strict=True,
+    )
+    with torch.no_grad():
+        features = backbone(record['input'])
+    for ours, theirs in zip(features, record['features'], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_nest_classifier_of_mmpretrain_gives_the_recorded_logits():
+    models = pytest.importorskip('mmpretrain.models')
+    record = load('nest_64.pt')
+    arch = {key: record['config'][key] for key in ('embed_dims', 'num_heads', 'depths')}
+    arguments = {key: record['config'][key] for key in NEST_ARGUMENTS}
+    classifier = models.ImageClassifier(
+        data_preprocessor={'type': 'mmpretrain.ClsDataPreprocessor'},
+        backbone={'type': 'mmvit_ext.NesT', 'arch': arch, 'out_indices': (2,), **arguments},
+        neck={'type': 'mmpretrain.GlobalAveragePooling'},
+        head={
+            'type': 'mmpretrain.LinearClsHead',
+            'num_classes': record['config']['num_classes'],
+            'in_channels': arch['embed_dims'][-1],
+        },
+    ).eval()
+    classifier.load_state_dict(convert(record['state_dict'], 'nest'), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(classifier(record['input']), record['logits'], atol=1e-5, rtol=0)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmvit_ext.models.backbones import ShrunkViT, SPFormer, ViT
+from mmvit_ext.models.backbones import P2T, NesT, ShrunkViT, SPFormer, ViT
 
 PRIME_SIZE = (41, 67)
 """Height and width in pixels: neither equal nor divided by any stride, so that no swapped axis passes."""
@@ -167,5 +167,102 @@ BACKBONES: dict[str, Backbone] = {
         ),
         reordered=((-1, 0), (1, 0)),
         other_size={'img_size': (64, 64)},
+    ),
+    'P2T': Backbone(
+        build=P2T,
+        tiny={
+            'arch': {
+                'embed_dims': (8, 12, 20, 24),
+                'num_heads': (1, 2, 5, 3),
+                'depths': (1, 2, 1, 1),
+                'mlp_ratios': (2, 3, 2, 4),
+            },
+            'pool_ratios': ((2, 3, 5), (2, 3), (1, 2, 3, 4), (1, 2)),
+            'drop_path_rate': 0.0,
+        },
+        channels=(8, 12, 20, 24),
+        strides=(4, 8, 16, 32),
+        options=(
+            {
+                'arch': {
+                    'embed_dims': (8, 12, 20, 24),
+                    'num_heads': (2, 3, 4, 6),
+                    'depths': (1, 2, 1, 1),
+                    'mlp_ratios': (2, 3, 2, 4),
+                }
+            },
+            {'in_channels': 1},
+            {'pool_ratios': ((4, 3, 5), (2, 3), (1, 2, 3, 4), (1, 2))},
+            {'pool_type': 'max'},
+            {'with_rpe': False},
+            {'ffn_type': 'mlp'},
+            {'overlapped': False},
+            {'qkv_bias': False},
+            {'drop_rate': 0.3},
+            {'attn_drop_rate': 0.3},
+            {'drop_path_rate': 0.5},
+            {'norm_cfg': {'type': 'LN', 'eps': 0.5}},
+            {'act_cfg': {'type': 'GELU'}},
+            {'frozen_stages': 0},
+            {'frozen_stages': 2},
+        ),
+        reordered=((-1, 0, 2), (3, 0, 2)),
+        other_size={},
+        parameters=(
+            # arXiv 2106.12011, table 2, and the released code; less the classifier's 1000 rows and biases.
+            ({'arch': 'tiny'}, 11_590_840 - 385_000),
+            ({'arch': 'small'}, 24_079_848 - 513_000),
+            ({'arch': 'base'}, 36_066_408 - 513_000),
+            ({'arch': 'large'}, 54_477_096 - 641_000),
+        ),
+        multiply_adds=(
+            ({'arch': 'tiny'}, (224, 224), 1.8),
+            ({'arch': 'small'}, (224, 224), 3.7),
+            ({'arch': 'base'}, (224, 224), 6.5),
+            ({'arch': 'large'}, (224, 224), 9.8),
+        ),
+    ),
+    'NesT': Backbone(
+        build=NesT,
+        tiny={
+            'arch': {'embed_dims': (8, 12, 20), 'num_heads': (1, 2, 5), 'depths': (1, 2, 1)},
+            'img_size': (48, 64),
+            'block_size': 3,
+            'drop_path_rate': 0.0,
+        },
+        channels=(8, 12, 20),
+        strides=(4, 8, 16),
+        options=(
+            {'arch': {'embed_dims': (8, 12, 20), 'num_heads': (2, 3, 4), 'depths': (1, 2, 1)}},
+            {'img_size': 64},
+            {'patch_size': 2},
+            {'block_size': 5},
+            {'multi_query': True},
+            {'in_channels': 1},
+            {'extra_dims': 28, 'out_indices': (0, 1, 2, 3)},
+            {'final_norm': False},
+            {'qkv_bias': False},
+            {'drop_rate': 0.3},
+            {'attn_drop_rate': 0.3},
+            {'drop_path_rate': 0.5},
+            {'norm_cfg': {'type': 'LN', 'eps': 0.5}},
+            {'act_cfg': {'type': 'ReLU'}},
+            {'interpolate_mode': 'nearest'},
+            {'frozen_stages': 0},
+            {'frozen_stages': 2},
+        ),
+        reordered=((-1, 0), (2, 0)),
+        other_size={'img_size': (64, 64)},
+        parameters=(
+            # arXiv 2105.12723, table 2, and the released weights; less the classifier's 1000 rows and biases.
+            ({'arch': 'tiny'}, 17_057_608 - 385_000),
+            ({'arch': 'small'}, 38_351_176 - 385_000),
+            ({'arch': 'base'}, 67_723_368 - 513_000),
+        ),
+        multiply_adds=(
+            ({'arch': 'tiny'}, (224, 224), 5.8),
+            ({'arch': 'small'}, (224, 224), 10.4),
+            ({'arch': 'base'}, (224, 224), 17.9),
+        ),
     ),
 }

@@ -7,22 +7,32 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from .nest import convert_nest, describe_nest
 from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
+from .tnt import convert_tnt, describe_tnt
 from .vit import convert_vit
 
 __all__ = ['METHODS', 'convert', 'describe']
 
 METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = MappingProxyType(
     {
+        'nest': convert_nest,
         'p2t': convert_p2t,
         'segvit': convert_segvit,
+        'tnt': convert_tnt,
         'vit': convert_vit,
     }
 )
-"""Converters by name: ``p2t``, ``segvit``: released models; ``vit``: AugReg and DeiT backbones in timm's names."""
+"""Converters by name.
 
-_DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType({'p2t': describe_p2t})
+``p2t``, ``segvit``: released models; ``nest``: classifiers in timm's names; ``vit``: AugReg and DeiT backbones in
+timm's names.
+"""
+
+_DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType(
+    {'nest': describe_nest, 'p2t': describe_p2t}
+)
 
 
 def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Backbones: image in, feature maps out. They need torch, mmengine and mmcv only."""
 
+from .nest import NesT
 from .p2t import P2T
 from .shrunk_vit import ShrunkViT
 from .spformer import SPFormer
 from .vit import ViT
 
-__all__ = ['P2T', 'SPFormer', 'ShrunkViT', 'ViT']
+__all__ = ['P2T', 'NesT', 'SPFormer', 'ShrunkViT', 'ViT']

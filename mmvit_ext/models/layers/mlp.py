@@ -58,14 +58,14 @@ def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, act: Activation) -> Tensor:
     tensors: tuple[Any, ...] = (x.reshape(-1, x.shape[-1]), fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     dtype = autocast_dtype(x)
     if dtype is None:
-        out = _apply(*tensors, act)
+        out = _apply(act, *tensors)
     else:
         with torch.autocast(x.device.type, enabled=False):
-            out = _apply(*(tensor.to(dtype) for tensor in tensors), act)
+            out = _apply(act, *(tensor.to(dtype) for tensor in tensors))
     return out.unflatten(0, x.shape[:-1]) if x.ndim != 2 else out
 
 
-def _apply(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, act: Activation) -> Tensor:
+def _apply(act: Activation, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight1, bias1, weight2, bias2)):
         return _MLP.apply(x, weight1, bias1, weight2, bias2, act)
     return _forward(x, weight1, bias1, weight2, bias2, act, None)
