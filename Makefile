@@ -47,7 +47,7 @@ types: ready  ## Check the types
 	$(PY) -m mypy
 
 bench: ready  ## Measure speed and memory against the plain references; fails at the end if a goal was missed
-	@status=0; for file in $$(grep -l 'arguments(__doc__' benchmarks/*.py); do \
+	@status=0; for file in $$(grep -l ' = arguments(__doc__' benchmarks/*.py); do \
 		name=$$(basename $$file .py); \
 		echo "$(PY) -m benchmarks.$$name $(ARGS)"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; \
 	done; exit $$status

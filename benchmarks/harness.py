@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Goal:
-    """Limit of a ratio ours / reference (``time``, ``memory``), or ``share`` of the GEMM rate that ours has to reach."""
+    """Limit of a ratio ours / reference (``time``, ``memory``), or ``share`` of the GEMM rate that ours must reach."""
 
     case: str
     figure: str

@@ -7,12 +7,7 @@ Runs that are there already are not repeated.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import torch
@@ -22,35 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import describe_machine
+from benchmarks.mini_runs import ROOT, Run, each, run_arguments, spread, train
 from mmvit_ext.evaluation import count_flops
 
-ROOT = Path(__file__).parents[1]
 STEPS = {'(a) last layer': 'layer6', '(b) QD': 'qd', '(c) QD + QU': 'shrunk'}
 
 
 def config_of(step: str) -> Path:
     """The step's config."""
     return ROOT / 'configs' / 'segvit' / f'segvit-{STEPS[step]}_vit-ti16_1xb8-400_mini-ade20k-192x192.py'
-
-
-def train(step: str, seed: int, data: Path, out: Path) -> dict:
-    """Mean IoU after training, in per cent, and the minutes it took; taken from an earlier run if there is one."""
-    record = out / f'{STEPS[step]}_seed{seed}.json'
-    if not record.exists():
-        work_dir = out / f'{STEPS[step]}_seed{seed}'
-        data_root = data / 'ade' / 'ADEChallengeData2016'
-        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config_of(step)), '--work-dir', str(work_dir)]
-        start = time.monotonic()
-        subprocess.run(
-            [*command, '--seed', str(seed), '--cfg-options', f'data_root={data_root}'],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        minutes = (time.monotonic() - start) / 60
-        scalars = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1].read_text().splitlines()
-        miou = [json.loads(line)['mIoU'] for line in scalars if 'mIoU' in line][-1]
-        record.write_text(json.dumps({'mIoU': miou, 'minutes': round(minutes, 2)}))
-    return json.loads(record.read_text())
 
 
 def multiply_adds(step: str) -> float:
@@ -66,29 +41,19 @@ def multiply_adds(step: str) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--data', type=Path, default=Path('data/mini'), help='mini dataset (default: data/mini)')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/shrunk_ladder'), help='folder of the runs')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = run_arguments(__doc__ or '', 'work_dirs/shrunk_ladder')
+    data_root = args.data / 'ade' / 'ADEChallengeData2016'
     table = Table(title='Shrunk ladder, ViT-Ti/16 with 6 layers, mini dataset, 400 iterations')
     for name in ('step', 'mIoU', 'of each seed', 'GFLOPs', 'minutes of training'):
         table.add_column(name, justify='left' if name == 'step' else 'right')
-    runs = {step: [] for step in STEPS}
+    runs: dict[str, list[Run]] = {step: [] for step in STEPS}
     for seed in args.seeds:
-        for step in STEPS:
-            runs[step].append(train(step, seed, args.data, args.out))
+        for step, name in STEPS.items():
+            runs[step].append(train(config_of(step), name, seed, args.out, [f'data_root={data_root}']))
     for step, results in runs.items():
-        mious = [result['mIoU'] for result in results]
-        spread = statistics.stdev(mious) if len(mious) > 1 else 0.0
-        table.add_row(
-            step,
-            f'{statistics.mean(mious):.1f} ± {spread:.1f}',
-            ', '.join(f'{miou:.1f}' for miou in mious),
-            f'{multiply_adds(step):.2f}',
-            f'{statistics.mean(result["minutes"] for result in results):.1f}',
-        )
+        mious = [run.metrics['mIoU'] for run in results]
+        minutes = statistics.mean(run.minutes for run in results)
+        table.add_row(step, spread(mious), each(mious), f'{multiply_adds(step):.2f}', f'{minutes:.1f}')
     console = Console(width=120)
     console.print(table)
     console.print(', '.join(f'{key}: {value}' for key, value in describe_machine(torch.device('cpu')).items()))
