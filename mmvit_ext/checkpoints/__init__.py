@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from .deit import convert_deit, describe_deit
 from .nest import convert_nest, describe_nest
 from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
@@ -17,6 +18,7 @@ __all__ = ['METHODS', 'convert', 'describe']
 
 METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = MappingProxyType(
     {
+        'deit': convert_deit,
         'nest': convert_nest,
         'p2t': convert_p2t,
         'segvit': convert_segvit,
@@ -27,11 +29,11 @@ METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = Map
 """Converters by name.
 
 ``p2t``, ``segvit``: released models; ``nest``: classifiers in timm's names; ``vit``: AugReg and DeiT backbones in
-timm's names.
+timm's names, for ``mmvit_ext.ViT``; ``deit``: the same DeiT files as a start for ``mmvit_ext.SPFormer``.
 """
 
 _DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType(
-    {'nest': describe_nest, 'p2t': describe_p2t}
+    {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t}
 )
 
 
