@@ -171,6 +171,28 @@ def test_s32_needs_fewer_operations_than_deit_tiny_and_would_not_with_projected_
     assert small(pixel_qkv='shared') > deit_tiny
 
 
+@pytest.mark.parametrize(
+    ('arch', 'widths', 'pixel_stride', 'edge', 'tokens'),
+    [
+        ('tiny', (192, 3, 2), 4, 224, 14),
+        ('small', (384, 6, 2), 4, 224, 14),
+        ('base', (768, 12, 3), 4, 224, 14),
+        ('small', (384, 6, 2), 8, 224, 7),
+        ('small', (384, 6, 2), 8, 448, 14),
+    ],
+)
+def test_published_variants_have_their_widths_heads_and_tokens(arch, widths, pixel_stride, edge, tokens):
+    with torch.device('meta'):
+        model = SPFormer(arch, pixel_stride=pixel_stride, img_size=edge, out_association=True).eval()
+        feature, similarity = model(torch.empty(1, 3, edge, edge))
+    assert feature.shape == (1, widths[0], tokens, tokens)
+    assert similarity.shape == (1, widths[2], 9, 4 * tokens, 4 * tokens)
+    assert {layer.attn.attn.num_heads for layer in model.layers} == {widths[1]}
+    assert len(model.layers) == 12
+    assert [len(module.iterations) for module in model.sca] == [2, 2]
+    assert model.out_strides == (4 * pixel_stride,)
+
+
 @variants
 def test_every_parameter_in_training_gets_a_gradient_in_every_variant(variant):
     for out_indices in ((0, 2), (0,)):

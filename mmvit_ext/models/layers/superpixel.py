@@ -192,10 +192,10 @@ def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 def _window_weights(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     cells = _by_cell(similarity, grid)
-    peak = shift(cells.detach().amax((4, 6)), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
+    peak = shift(cells.detach().amax(4).amax(5), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
     peak = peak.masked_fill(peak == float('-inf'), 0)
     weights = (cells - shift(peak, 1, 0.0)[:, :, :, :, None, :, None]).exp()
-    total = shift(weights.sum((4, 6)), -1, 0.0).sum(2, keepdim=True)
+    total = shift(weights.sum(4).sum(5), -1, 0.0).sum(2, keepdim=True)
     total = total.masked_fill(total == 0, 1)
     return (weights / shift(total, 1, 1.0)[:, :, :, :, None, :, None]).view_as(similarity)
 
@@ -219,7 +219,7 @@ class _WindowSoftmax(torch.autograd.Function):
 def window_softmax_backward(weights: Tensor, grad: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Gradient of the similarity from the weights and their gradient, all ``(B, heads, 9, h, w)``."""
     product = weights * grad
-    mean = shift(_by_cell(product, grid).sum((4, 6)), -1, 0.0).sum(2, keepdim=True)
+    mean = shift(_by_cell(product, grid).sum(4).sum(5), -1, 0.0).sum(2, keepdim=True)
     mean = shift(mean, 1, 0.0)[:, :, :, :, None, :, None]
     return product - (_by_cell(weights, grid) * mean).reshape(weights.shape)
 

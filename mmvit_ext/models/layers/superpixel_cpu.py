@@ -131,16 +131,22 @@ class _Gather(torch.autograd.Function):
             weights[one] = window_softmax(similarity[one], grid)
             pooled[one] = neighbour_sum(torch.matmul(to_small_cells(weights[one], grid), cells))
             if keys is not None:
-                association[one] = from_small_cells(seen[1].softmax(-1), cell)
+                association[one] = from_small_cells(seen[1], cell).softmax(2)
         ctx.save_for_backward(pixels, weight, bias, queries, keys, weights, association)
+        ctx.set_materialize_grads(False)  # zeros for an output that nobody reads would be a whole map
         return similarity, pooled.permute(0, 3, 4, 1, 2), association, pixels.view_as(pixels)
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_similarity: Tensor, grad_pooled: Tensor, grad_association: Tensor, grad_pixels: Tensor
+        ctx: Any,
+        grad_similarity: Tensor | None,
+        grad_pooled: Tensor | None,
+        grad_association: Tensor | None,
+        grad_pixels: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         pixels, weight, bias, queries, keys, weights, association = ctx.saved_tensors
+        grad_pooled = torch.zeros_like(queries) if grad_pooled is None else grad_pooled
         heads, d, *edges = queries.shape[1:]
         (B, C), grid = pixels.shape[:2], tuple(edges)
         cell = cell_size(pixels.shape[2:], grid)
@@ -156,11 +162,16 @@ class _Gather(torch.autograd.Function):
             around = _unfold([part[one] for part in parts])
             pooled_around = around.unflatten(4, (9, len(parts)))[..., 0, :]
             grad_weights = from_small_cells(torch.matmul(cells, pooled_around.transpose(-1, -2)), cell)
-            grad_scores = window_softmax_backward(weights[one], grad_weights, grid) + grad_similarity[one]
+            grad_scores = window_softmax_backward(weights[one], grad_weights, grid)
+            if grad_similarity is not None:
+                grad_scores = grad_scores + grad_similarity[one]
             maps = [weights[one], grad_scores.masked_fill(outside, 0)]
             if keys is not None:
-                product = association[one] * grad_association[one]
-                maps.append(product - association[one] * product.sum(2, keepdim=True))
+                if grad_association is None:
+                    maps.append(torch.zeros_like(grad_scores))
+                else:
+                    product = association[one] * grad_association[one]
+                    maps.append(product - association[one] * product.sum(2, keepdim=True))
             factors = torch.stack([to_small_cells(x, grid) for x in maps], 5)  # (1, sh, sw, heads, 9, parts, p)
             grad_cells = torch.matmul(factors.flatten(4, 5).transpose(-1, -2), around)
             both = torch.matmul(factors[..., 1:, :].flatten(4, 5), cells)  # (1, sh, sw, heads, 9 * (parts - 1), d)
@@ -178,7 +189,10 @@ class _Gather(torch.autograd.Function):
                 C,
                 [True, True, True],
             )
-            torch.add(grad_one, grad_pixels[one], out=out[one])
+            if grad_pixels is None:
+                out[one] = grad_one
+            else:
+                torch.add(grad_one, grad_pixels[one], out=out[one])
             grad_weight += grad_kernel
             grad_bias += grad_offset
         grads = [(x * d**-0.5).permute(0, 3, 4, 1, 2) for x in grad_parts.split(d, dim=4)] + [None]

@@ -91,6 +91,18 @@ def test_inputs_are_left_as_they_are_and_their_memory_layout_does_not_matter():
     torch.testing.assert_close(torch.autograd.grad(weighted(expected), pixels)[0], last.grad)
 
 
+@pytest.mark.parametrize('used', [(0,), (1,), (2,), (3,), (0, 2), (1, 3)], ids=str)
+def test_outputs_that_nobody_reads_need_no_gradient(used):
+    inputs = make((2, 3), (2, 2))
+    results = []
+    for run in (gather, plain_gather):
+        outputs = run(*inputs)
+        loss = weighted([out if index in used else None for index, out in enumerate(outputs)])
+        results.append(torch.autograd.grad(loss, inputs, allow_unused=True))
+    for a, b, x in zip(*results, inputs, strict=True):
+        torch.testing.assert_close(torch.zeros_like(x) if a is None else a, torch.zeros_like(x) if b is None else b)
+
+
 def saved_bytes(run):
     """Bytes of the distinct tensors that a call keeps for the backward pass."""
     kept = {}
