@@ -9,9 +9,10 @@ from importlib.util import find_spec
 __all__: list[str] = []
 
 if find_spec('mmcv') is not None:
+    from .distortions import PasteOccluder, RotateImage
     from .transforms import LoadImageFromFile
 
-    __all__ += ['LoadImageFromFile']
+    __all__ += ['LoadImageFromFile', 'PasteOccluder', 'RotateImage']
 
 if find_spec('mmcv') is not None and find_spec('mmseg') is not None:
     from .seg_transforms import LoadSegAnnotations

@@ -3,5 +3,13 @@
 from .amp import CPUAmpOptimWrapper
 from .errors import UserError
 from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
+from .superpixel_hook import SuperpixelVisualizationHook
 
-__all__ = ['BatchSizeHook', 'CPUAmpOptimWrapper', 'LabelRangeHook', 'UserError', 'WeightsReportHook']
+__all__ = [
+    'BatchSizeHook',
+    'CPUAmpOptimWrapper',
+    'LabelRangeHook',
+    'SuperpixelVisualizationHook',
+    'UserError',
+    'WeightsReportHook',
+]

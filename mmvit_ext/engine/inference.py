@@ -306,9 +306,8 @@ class Predictor:
 def _build_model(cfg: Config) -> nn.Module:
     config = copy.deepcopy(cfg.model)
     discard_pretrained(config)
-    config['train_cfg'] = None if cfg.get('default_scope') == 'mmseg' else config.get('train_cfg')
-    if config['train_cfg'] is None and cfg.get('default_scope') != 'mmseg':
-        del config['train_cfg']
+    if cfg.get('default_scope') == 'mmseg' or config.get('train_cfg') is None:
+        config.pop('train_cfg', None)  # not every model has that argument
     if 'data_preprocessor' not in config and cfg.get('data_preprocessor'):
         preprocessor = copy.deepcopy(cfg.data_preprocessor)
         if cfg.get('default_scope') == 'mmpretrain':

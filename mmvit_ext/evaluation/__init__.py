@@ -1,5 +1,17 @@
 """What is measured of a model: metrics, and the computation it takes."""
 
+from importlib.util import find_spec
+
 from .compute import count_flops
 
 __all__ = ['count_flops']
+
+if find_spec('mmcv') is not None:
+    from .superpixel_quality import SuperpixelQuality
+
+    __all__ += ['SuperpixelQuality']
+
+if find_spec('mmseg') is not None:
+    from .trimap_iou import TrimapIoUMetric
+
+    __all__ += ['TrimapIoUMetric']

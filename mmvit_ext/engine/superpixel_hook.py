@@ -1,0 +1,121 @@
+"""Watching superpixels come into being: pictures of the same images again and again during training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ..registry import HOOKS
+from .errors import UserError
+
+__all__ = ['SuperpixelVisualizationHook']
+
+
+@HOOKS.register_module()
+class SuperpixelVisualizationHook(Hook):
+    """Draws the superpixels of some validation images before the training and during it.
+
+    The pictures are the montages of ``tools/visualize_superpixels.py``, over the image as the network sees it. They go
+    to the visualizer of the run: with its usual ``LocalVisBackend`` to ``vis_data/vis_image/superpixels_NAME_STEP.png``
+    in the run's folder, with a ``TensorboardVisBackend`` to TensorBoard.
+
+    Args:
+        interval: Iterations between pictures, or epochs, at least 1.
+        by_epoch: Whether the interval counts epochs.
+        indices: Which images of the validation dataset are drawn, from 0.
+        edge: Longer edge of each picture of a montage in pixels, 16 to 4096.
+
+    Raises:
+        ValueError: An argument is out of range.
+        UserError: The model has no superpixels, or there are no such validation images.
+    """
+
+    priority = 'LOW'
+
+    def __init__(
+        self, interval: int = 1000, by_epoch: bool = False, indices: Sequence[int] = (0, 1), edge: int = 300
+    ) -> None:
+        if interval < 1 or not 16 <= edge <= 4096:
+            raise ValueError(
+                f'interval must be at least 1 and edge 16 to 4096 pixels, got interval={interval} and edge={edge}'
+            )
+        if not indices or min(indices) < 0:
+            raise ValueError(f'indices must name images of the validation dataset, from 0, got {tuple(indices)}')
+        self.interval, self.by_epoch, self.indices, self.edge = interval, by_epoch, tuple(indices), edge
+
+    def before_train(self, runner: Runner) -> None:
+        """Check model and data on every process, and draw."""
+        from mmvit_ext.interpret.superpixels import find_spformer
+
+        find_spformer(_bare(runner.model), 'SuperpixelVisualizationHook: this model')
+        loader = runner.val_dataloader
+        if loader is None or isinstance(loader, Mapping):
+            raise UserError(
+                'SuperpixelVisualizationHook draws validation images and this run has none: add val_dataloader, '
+                'val_cfg and val_evaluator to the config, or take the hook out'
+            )
+        if max(self.indices) >= len(loader.dataset):
+            raise UserError(
+                f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has '
+                f'{len(loader.dataset)} images, counted from 0'
+            )
+        if not getattr(runner.visualizer, '_vis_backends', None):
+            runner.logger.warning(
+                'SuperpixelVisualizationHook: the visualizer has no backend, so no picture is kept; give it '
+                "vis_backends=[dict(type='LocalVisBackend')]"
+            )
+        self._draw(runner, runner.epoch if self.by_epoch else runner.iter)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Draw every ``interval`` iterations."""
+        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
+            self._draw(runner, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw every ``interval`` epochs."""
+        if self.by_epoch and self.every_n_epochs(runner, self.interval):
+            self._draw(runner, runner.epoch + 1)
+
+    @master_only
+    def _draw(self, runner: Runner, step: int) -> None:
+        # Drawing is imported late: the run of another model should not depend on it.
+        from mmvit_ext.interpret.superpixels import draw_montage, picture_of_inputs, superpixels_of_inputs
+
+        model: Any = _bare(runner.model)
+        dataset = cast('Any', runner.val_dataloader).dataset
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            for index in self.indices:
+                sample = dataset[index]
+                seen = sample['inputs']
+                name = f'{index}_{Path(str(sample["data_samples"].metainfo.get("img_path", ""))).stem}'
+                inputs = model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
+                size = (int(seen.shape[-2]), int(seen.shape[-1]))
+                found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), size)
+                unit = 'epoch' if self.by_epoch else 'iteration'
+                montage = draw_montage(found, edge=self.edge, title=f'{unit} {step}')
+                runner.visualizer.add_image(f'superpixels_{name}', np.array(montage), step=step)
+        finally:
+            # Frozen parts are in evaluation mode while the rest trains, so each module gets its own mode back.
+            for module, training in modes:
+                module.training = training
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model):
+        model = cast('nn.Module', model.module)
+    return model

@@ -1,0 +1,144 @@
+"""The table of superpixel quality: the model's superpixels, head by head, beside plain patches and SLIC."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmvit_ext.engine.config import load_config
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.inference import Predictor, resolve_device
+from mmvit_ext.evaluation.loop import build_test_loader, evaluate
+
+__all__ = ['extractor_config', 'quality_rows', 'quality_table', 'superpixel_quality']
+
+Row = tuple[str, float, float]
+"""Kind of regions, best mIoU in per cent, mean number of regions of an image."""
+
+
+def extractor_config(cfg: Config, source: str | Path) -> Config:
+    """A config that measures the superpixels of another one's backbone on its test data.
+
+    Args:
+        cfg: A segmentation config, or one whose model is a ``SuperpixelExtractor``.
+        source: Its file, for messages.
+
+    Returns:
+        A config with a ``SuperpixelExtractor``, and ``SuperpixelQuality`` for each kind of regions where it had other
+        metrics.
+
+    Raises:
+        UserError: There are no superpixels or no label maps.
+    """
+    cfg = copy.deepcopy(cfg)
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if not str(backbone.get('type')).endswith('SPFormer'):
+        raise UserError(
+            f'{source} has the backbone {backbone.get("type")} and no superpixels to measure: expected a '
+            'mmvit_ext.SPFormer, such as the configs in configs/spformer'
+        )
+    if cfg.get('default_scope') != 'mmseg':
+        raise UserError(
+            f'{source} is of scope {cfg.get("default_scope")} and its data has no label maps to measure superpixels '
+            'on: use this checkpoint with a config such as configs/spformer/superpixel-quality_*.py'
+        )
+    if not str(cfg.model.get('type')).endswith('SuperpixelExtractor'):
+        preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+        cfg.model = ConfigDict(
+            type='mmvit_ext.SuperpixelExtractor',
+            backbone=dict(backbone, init_cfg=None),
+            data_preprocessor=preprocessor,
+        )
+    evaluators = cfg.get('test_evaluator')
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    if not all(str((entry or {}).get('type')).endswith('SuperpixelQuality') for entry in evaluators):
+        edge = backbone.get('cell_size', 4) * backbone.get('pixel_stride', 4)
+        kinds: tuple[dict[str, Any], ...] = (
+            {},
+            {'regions': 'patches', 'patch_size': edge},
+            {'regions': 'slic', 'patch_size': edge},
+        )
+        cfg.test_evaluator = [ConfigDict(type='mmvit_ext.SuperpixelQuality', **kind) for kind in kinds]
+    return cfg
+
+
+def quality_rows(results: Mapping[str, float], evaluators: Any) -> list[Row]:
+    """Results of ``SuperpixelQuality`` as rows.
+
+    Args:
+        results: Results by name.
+        evaluators: Configs of the metrics that gave them.
+
+    Returns:
+        The rows, in the order of the metrics; those of single heads behind their mean.
+    """
+    rows: list[Row] = []
+    for entry in evaluators if isinstance(evaluators, list) else [evaluators]:
+        kind = entry.get('regions', 'superpixels')
+        prefix = entry.get('prefix') or kind
+        number, best = results[f'{prefix}/regions'], results[f'{prefix}/mIoU']
+        edge = entry.get('patch_size', 16)
+        if kind != 'superpixels':
+            rows.append((f'patches {edge}x{edge}' if kind == 'patches' else 'SLIC', best, number))
+            continue
+        heads = [name for name in results if name.startswith(f'{prefix}/mIoU_head')]
+        named = prefix if prefix != kind else 'superpixels'
+        rows.append((f'{named}, mean of {len(heads)} heads', best, number))
+        rows += [(f'{named}, head {index}', results[name], number) for index, name in enumerate(heads, 1)]
+        rows.append((f'{named}, heads merged', results[f'{prefix}/mIoU_merged'], number))
+    return rows
+
+
+def quality_table(rows: list[Row]) -> str:
+    """Rows as a Markdown table.
+
+    Args:
+        rows: What :func:`quality_rows` returned.
+
+    Returns:
+        The table.
+    """
+    lines = ['| regions | best mIoU | regions per image |', '|---|---|---|']
+    return '\n'.join(lines + [f'| {name} | {best:.2f} | {number:.1f} |' for name, best, number in rows])
+
+
+def superpixel_quality(
+    config: str | Path,
+    checkpoint: str | Path,
+    *,
+    images: int | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> list[Row]:
+    """Measure the superpixels of a model against label maps.
+
+    Args:
+        config: A config with an ``SPFormer`` and label maps.
+        checkpoint: The checkpoint file, of that config or of the classifier whose backbone it has.
+        images: How many test images, the first ones; all when not given.
+        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The rows of the table.
+
+    Raises:
+        UserError: The arguments, the config, the data or the checkpoint are wrong.
+    """
+    if images is not None and images < 1:
+        raise UserError(f'--images must be at least 1, got {images}')
+    cfg = extractor_config(load_config(config, cfg_options), config)
+    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+    loader = build_test_loader(cfg, images=images)
+    results = evaluate(predictor, loader, cfg.test_evaluator, title='measuring superpixels', progress=progress)
+    return quality_rows(results, cfg.test_evaluator)

@@ -1,0 +1,411 @@
+"""Pictures of the superpixels inside SPFormer: their edges, every head on its own and all heads merged.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.1 and figures 1, 4 and 5: a pixel belongs to the one of its 9
+neighbours with the largest association.
+
+Shapes: M superpixel cross attention modules (SCA), I iterations of each, A = heads + 1 associations, merged heads last,
+(h, w) pixel features, (H, W) pixels of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor, nn
+
+from mmvit_ext.engine.checkpoint_io import atomic_path
+from mmvit_ext.engine.config import load_config
+from mmvit_ext.engine.drawing import load_font, make_palette
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
+from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.models.backbones.spformer import SPFormer
+from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
+
+__all__ = [
+    'Superpixels',
+    'colour_superpixels',
+    'draw_boundaries',
+    'draw_means',
+    'draw_montage',
+    'draw_table',
+    'find_spformer',
+    'picture_of_inputs',
+    'superpixels_of',
+    'superpixels_of_inputs',
+    'visualize_superpixels',
+]
+
+CELL = 400
+"""Longer edge of each picture of a montage in pixels."""
+
+MAX_CELL = 4096
+"""A montage of larger pictures would take gigabytes."""
+
+LEAST_EDGE = 480
+"""Longer edge in pixels below which a picture of its own is enlarged, so that lines leave something to see."""
+
+LINE, HALO = (255, 230, 0), (0, 0, 0)
+"""Edges of superpixels: a bright line between dark ones can be seen on any image."""
+
+_COLOURS = 4
+"""Superpixels as many cells apart never touch, so a square of this edge of colours keeps neighbours apart."""
+
+
+@dataclass(frozen=True)
+class Superpixels:
+    """Superpixels of an image, of every SCA module, iteration and head.
+
+    Args:
+        image: The image (H, W, 3), RGB.
+        similarity: Similarities (M, I, heads, 9, h, w), as ``SPFormer.run`` gives them.
+        cell_size: Edge of a superpixel's cell in pixel features.
+        pixel_stride: Stride of the pixel features in pixels of the network's input.
+        input_size: Height and width of the image in the network's input, padding not counted.
+    """
+
+    image: np.ndarray
+    similarity: Tensor
+    cell_size: int
+    pixel_stride: int
+    input_size: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the superpixels, those of the padding included."""
+        h, w = (int(edge) for edge in self.similarity.shape[-2:])
+        return -(-h // self.cell_size), -(-w // self.cell_size)
+
+    @property
+    def steps(self) -> list[str]:
+        """Name of each module and iteration, in the order in which they run, counted from 1."""
+        modules, iterations = self.similarity.shape[:2]
+        return [f'SCA {m}, iteration {i}' for m in range(1, modules + 1) for i in range(1, iterations + 1)]
+
+    @property
+    def heads(self) -> list[str]:
+        """Name of each association."""
+        return [f'head {number}' for number in range(1, self.similarity.shape[2] + 1)] + ['merged']
+
+    def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The superpixel of each pixel.
+
+        Args:
+            size: Height and width of the map; those of the image when not given.
+
+        Returns:
+            Index of the superpixel, row by row from 0 (M, I, A, H, W).
+        """
+        H, W = size or (self.image.shape[0], self.image.shape[1])
+        (height, width), device = self.input_size, self.similarity.device
+        times = max(1, -(-H // height), -(-W // width))
+        rows = ((torch.arange(H, device=device) + 0.5) * (height * times / H)).long()
+        columns = ((torch.arange(W, device=device) + 0.5) * (width * times / W)).long()
+        factor = self.pixel_stride * times
+        maps = []
+        for similarity in self.similarity.flatten(0, 1):
+            association = fine_association(with_merged_head(similarity[None]), self.cell_size, factor)
+            found = hard_superpixels(association, self.cell_size, factor)[0]  # (A, h * factor, w * factor)
+            maps.append(found[:, rows[:, None], columns].to(torch.int32).cpu())
+        return torch.stack(maps).unflatten(0, self.similarity.shape[:2]).numpy()
+
+
+# What there is to show
+
+
+def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
+    """The part of a model that has superpixels.
+
+    Args:
+        model: A segmentor, detector or classifier.
+        source: The config, for the message.
+
+    Returns:
+        Its backbone.
+
+    Raises:
+        UserError: The backbone is another one.
+    """
+    backbone = getattr(model, 'backbone', model)
+    if not isinstance(backbone, SPFormer):
+        raise UserError(
+            f'{source} has the backbone {type(backbone).__name__} and no superpixels to show: expected a '
+            'mmvit_ext.SPFormer, such as the configs in configs/spformer'
+        )
+    return backbone
+
+
+@torch.no_grad()
+def superpixels_of_inputs(
+    backbone: SPFormer, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]
+) -> Superpixels:
+    """Superpixels of an image that is ready for the network.
+
+    Args:
+        backbone: The network; it is used as it is, in training or evaluation mode.
+        inputs: Normalised image (1, 3, h, w), perhaps padded below and on the right.
+        image: The image that is drawn on (H, W, 3), RGB, of any size.
+        input_size: Height and width of the image in the inputs, padding not counted.
+
+    Returns:
+        The superpixels.
+    """
+    history = backbone.run(inputs)[1]
+    similarity = torch.stack([torch.stack(similarities) for similarities in history])[:, :, 0]
+    return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
+
+
+def superpixels_of(predictor: Predictor, path: str | Path, source: str | Path) -> Superpixels:
+    """Superpixels of an image file.
+
+    Args:
+        predictor: A model with an ``SPFormer``.
+        path: The image file.
+        source: The config, for the message.
+
+    Returns:
+        The superpixels over the image. Of a classifier, whose test pipeline cuts the image, over what is left of it.
+
+    Raises:
+        UserError: The file cannot be read, or the model has no superpixels.
+    """
+    backbone = find_spformer(predictor.model, source)
+    image, batch = predictor.prepare(path)
+    seen = batch['inputs'][0]
+    if predictor.scope == 'mmpretrain':
+        image = picture_of_inputs(seen)
+    model: Any = predictor.model
+    inputs = model.data_preprocessor(batch, False)['inputs']
+    return superpixels_of_inputs(backbone, inputs, image, (int(seen.shape[-2]), int(seen.shape[-1])))
+
+
+def picture_of_inputs(inputs: Tensor, channel_order: str = 'bgr') -> np.ndarray:
+    """An image as a data loader gives it, as a picture.
+
+    Args:
+        inputs: The image before normalisation (3, H, W), 0 to 255.
+        channel_order: Of the image, ``'bgr'`` or ``'rgb'``.
+
+    Returns:
+        RGB (H, W, 3), 8 bit.
+    """
+    picture = inputs.detach().permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+    return np.ascontiguousarray(picture[..., ::-1] if channel_order == 'bgr' else picture)
+
+
+# Pictures
+
+
+def _edges(labels: np.ndarray) -> np.ndarray:
+    """Pixels whose right or lower neighbour belongs to another superpixel."""
+    edges = np.zeros(labels.shape, dtype=bool)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    return edges
+
+
+def draw_boundaries(image: np.ndarray, labels: np.ndarray, *, width: int = 1) -> Image.Image:
+    """Draw the edges between superpixels over an image.
+
+    Args:
+        image: RGB picture (H, W, 3), 0 to 255.
+        labels: Superpixel of each pixel (H, W).
+        width: Of the bright line in pixels; a dark one of a pixel lies on each of its sides.
+
+    Returns:
+        The picture, of the same size.
+
+    Raises:
+        ValueError: Sizes differ.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
+    picture = Image.fromarray(image)
+    edges = Image.fromarray(_edges(labels).astype(np.uint8) * 255)
+    line = edges.filter(ImageFilter.MaxFilter(2 * (width // 2) + 1))
+    picture.paste(HALO, mask=line.filter(ImageFilter.MaxFilter(3)).point([0] * 255 + [150]))
+    picture.paste(LINE, mask=line)
+    return picture
+
+
+def draw_means(image: np.ndarray, labels: np.ndarray) -> Image.Image:
+    """Paint every superpixel in the mean colour of its pixels.
+
+    Args:
+        image: RGB picture (H, W, 3), 0 to 255.
+        labels: Superpixel of each pixel (H, W).
+
+    Returns:
+        The picture: what is left of the image when only superpixels are seen.
+    """
+    flat = labels.ravel()
+    count = np.maximum(np.bincount(flat), 1)
+    means = np.stack([np.bincount(flat, image[..., channel].ravel()) / count for channel in range(3)], -1)
+    return Image.fromarray(np.rint(means[labels]).astype(np.uint8))
+
+
+def colour_superpixels(labels: np.ndarray, columns: int) -> Image.Image:
+    """Paint superpixels in colours in which neighbours differ.
+
+    Args:
+        labels: Superpixel of each pixel (H, W).
+        columns: Columns of the grid of superpixels.
+
+    Returns:
+        The picture. A colour comes back every fourth superpixel of a row or column.
+    """
+    # Hues of consecutive colours lie far apart, those of consecutive rows too with an odd step.
+    colours = np.array(make_palette(_COLOURS**2), dtype=np.uint8)
+    rows, columns_of = labels // columns, labels % columns
+    return Image.fromarray(colours[rows % _COLOURS * _COLOURS + columns_of % _COLOURS])
+
+
+def draw_table(
+    rows: Sequence[tuple[str, Sequence[Image.Image | None]]],
+    headings: Sequence[str],
+    cell: tuple[int, int],
+    footer: str = '',
+) -> Image.Image:
+    """Pictures in a table with a heading for each row and column.
+
+    Args:
+        rows: Heading and pictures of each row; ``None`` leaves a place empty.
+        headings: Of the columns.
+        cell: Width and height to which the pictures are brought.
+        footer: A line below the table.
+
+    Returns:
+        The table.
+    """
+    size = min(max(max(cell) // 22, 11), 40)
+    font, gap = load_font(size), size // 2
+    names = max(round(font.getlength(name)) for name, _ in rows)
+    widths = [max(cell[0], round(font.getlength(heading))) for heading in headings]
+    lefts = [2 * gap + names + sum(widths[:column]) + column * gap for column in range(len(headings))]
+    top = 2 * gap + size
+    bottom = top + len(rows) * (cell[1] + gap)
+    right = max(lefts[-1] + widths[-1], gap + round(font.getlength(footer))) + gap
+    canvas = Image.new('RGB', (right, bottom + (size + gap if footer else 0)), 'white')
+    draw = ImageDraw.Draw(canvas)
+    for heading, left, width in zip(headings, lefts, widths, strict=True):
+        draw.text((left + width / 2, gap + size / 2), heading, fill='black', font=font, anchor='mm')
+    for number, (name, pictures) in enumerate(rows):
+        y = top + number * (cell[1] + gap)
+        draw.text((gap, y + cell[1] / 2), name, fill='black', font=font, anchor='lm')
+        for picture, left, width in zip(pictures, lefts, widths, strict=True):
+            if picture is not None:
+                shown = picture if picture.size == cell else picture.resize(cell, Image.Resampling.BICUBIC)
+                canvas.paste(shown, (left + (width - cell[0]) // 2, y))
+    if footer:
+        draw.text((gap, bottom + size / 2), footer, fill='black', font=font, anchor='lm')
+    return canvas
+
+
+def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Image.Image:
+    """Superpixels side by side: a row per head and one for all merged, a column per SCA module and iteration.
+
+    Args:
+        found: The superpixels.
+        edge: Longer edge of each picture in pixels.
+        title: Stands in front of the line below.
+
+    Returns:
+        The montage. The last column has the last iteration's superpixels in the mean colour of their pixels.
+    """
+    H, W = found.image.shape[:2]
+    cell = (max(1, round(W * edge / max(H, W))), max(1, round(H * edge / max(H, W))))
+    image = Image.fromarray(found.image).resize(cell, Image.Resampling.BICUBIC)
+    pixels = np.array(image)
+    labels = found.labels((cell[1], cell[0]))  # (M, I, A, H, W)
+    steps = labels.reshape(-1, *labels.shape[2:])
+    rows = []
+    for head, name in enumerate(found.heads):
+        drawn: list[Image.Image] = [draw_boundaries(pixels, step[head]) for step in steps]
+        rows.append((name, [image, *drawn, draw_means(pixels, steps[-1][head])]))
+    sh, sw = found.grid
+    footer = f'{title}{": " if title else ""}{sh} x {sw} superpixels, lines between the largest associations'
+    return draw_table(rows, ['image', *found.steps, 'mean colours, last'], cell, footer)
+
+
+# The command
+
+
+def visualize_superpixels(
+    config: str | Path,
+    checkpoint: str | Path,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    montage_only: bool = False,
+    edge: int = CELL,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Write pictures and label maps of the superpixels of each image.
+
+    Args:
+        config: The config of the training run; its backbone is an ``SPFormer``.
+        checkpoint: The checkpoint file.
+        inputs: Images, folders and patterns.
+        out: Folder of the results: ``montages/NAME.png``, and for each SCA module, iteration and head
+            ``superpixels/NAME/STEP_boundaries.png`` and ``STEP_labels.png``; all label maps in ``arrays/NAME.npy``.
+        montage_only: Whether to write the montages alone.
+        edge: Longer edge of each picture of a montage, 16 to 4096 pixels.
+        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What was written and what failed. One bad image does not keep the others from being done.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+    """
+    if not 16 <= edge <= MAX_CELL:
+        raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
+    cfg = load_config(config, cfg_options)
+    paths = collect_images(inputs)
+    folder = writable_folder(out, '--out')
+    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+    find_spformer(predictor.model, config)
+
+    def work(path: Path, name: str) -> Path:
+        found = superpixels_of(predictor, path, config)
+        if not montage_only:
+            _save_maps(found, folder / 'superpixels' / name, folder / 'arrays' / f'{name}.npy')
+        written = folder / 'montages' / f'{name}.png'
+        with atomic_path(written) as file:
+            draw_montage(found, edge=edge).save(file)
+        return written
+
+    return process_images(paths, work, 'drawing superpixels', progress=progress)
+
+
+def _save_maps(found: Superpixels, folder: Path, array: Path) -> None:
+    H, W = found.image.shape[:2]
+    times = -(-LEAST_EDGE // max(H, W))
+    picture = np.array(Image.fromarray(found.image).resize((W * times, H * times), Image.Resampling.BICUBIC))
+    fine = found.labels((H * times, W * times))
+    width = 3 if max(picture.shape) >= 2 * LEAST_EDGE else 1
+    for module, iteration, head in np.ndindex(fine.shape[:3]):
+        name = f'sca{module + 1}-iteration{iteration + 1}-{found.heads[head].replace(" ", "")}'
+        labels = fine[module, iteration, head]
+        for kind, drawn in (
+            ('boundaries', draw_boundaries(picture, labels, width=width)),
+            ('labels', colour_superpixels(labels, found.grid[1])),
+        ):
+            with atomic_path(folder / f'{name}_{kind}.png') as file:
+                drawn.save(file)
+    with atomic_path(array) as file:
+        np.save(file, found.labels() if times > 1 else fine)

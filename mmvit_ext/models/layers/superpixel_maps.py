@@ -1,0 +1,109 @@
+r"""From the similarity that SPFormer returns to maps of superpixels as pictures and metrics need them.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.1: the superpixel of a pixel is the one of its 9 neighbours
+with the largest association. The similarity is upsampled first, each superpixel's inside its own window, and the
+largest of the 9 is taken after that, so that the edges of superpixels are finer than the pixel features.
+
+Shapes: heads of the superpixel cross attention, (h, w) pixel features, p edge of a cell in pixel features, f how many
+times finer the maps are, (sh, sw) = ceil(h / p), ceil(w / p) superpixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmvit_ext.models.layers.superpixel import upsample_similarity
+
+__all__ = ['fine_association', 'grid_of', 'hard_superpixels', 'neighbour_ids', 'with_merged_head']
+
+
+def with_merged_head(similarity: Tensor) -> Tensor:
+    """Append the similarity of all heads together, their sum over the square root of their number.
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)``.
+
+    Returns:
+        ``(B, heads + 1, 9, h, w)``, at least in float32.
+    """
+    if similarity.dtype in (torch.float16, torch.bfloat16):
+        similarity = similarity.float()
+    return torch.cat([similarity, similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5], 1)
+
+
+def grid_of(similarity: Tensor, cell_size: int) -> tuple[int, int]:
+    """Rows and columns of the superpixels.
+
+    Args:
+        similarity: ``(..., h, w)``; its last cells may be cut.
+        cell_size: edge p of a cell in pixel features.
+
+    Returns:
+        ``(sh, sw)``.
+    """
+    h, w = similarity.shape[-2:]
+    return -(-h // cell_size), -(-w // cell_size)
+
+
+def fine_association(similarity: Tensor, cell_size: int, factor: int = 1) -> Tensor:
+    """Softmax over the 9 neighbours of the upsampled similarity.
+
+    Args:
+        similarity: ``(B, heads, 9, h, w)``, -inf where there is no neighbour; its last cells may be cut.
+        cell_size: edge p of a cell in pixel features.
+        factor: how many times finer the maps get, at least 1.
+
+    Returns:
+        ``(B, heads, 9, h * factor, w * factor)``; sums to 1 over the 9.
+    """
+    h, w = similarity.shape[-2:]
+    if factor > 1:
+        grid = grid_of(similarity, cell_size)
+        cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
+        # What was cut is no pixel: -inf keeps it out of the interpolation.
+        whole = F.pad(similarity, cut, value=float('-inf'))
+        similarity = upsample_similarity(whole, grid, factor)[..., : h * factor, : w * factor]
+    return similarity.softmax(2)
+
+
+def neighbour_ids(
+    size: tuple[int, int], grid: tuple[int, int], cell: int, device: torch.device | None = None
+) -> Tensor:
+    """Which superpixel is neighbour n of each pixel.
+
+    Args:
+        size: ``(H, W)`` of the map.
+        grid: ``(sh, sw)``.
+        cell: edge of a cell in pixels of the map.
+        device: where the answer is wanted.
+
+    Returns:
+        ``(9, H, W)``, the index ``row * sw + column`` from 0; -1 where there is no neighbour.
+    """
+    rows, columns = (torch.arange(edge, device=device) // cell for edge in size)
+    offsets = torch.arange(-1, 2, device=device)
+    y = rows[None, :] + offsets[:, None]  # (3, H)
+    x = columns[None, :] + offsets[:, None]  # (3, W)
+    inside = ((y >= 0) & (y < grid[0]))[:, None, :, None] & ((x >= 0) & (x < grid[1]))[None, :, None, :]
+    ids = y[:, None, :, None] * grid[1] + x[None, :, None, :]  # (3, 3, H, W)
+    return ids.masked_fill(~inside, -1).flatten(0, 1)
+
+
+def hard_superpixels(association: Tensor, cell_size: int, factor: int = 1) -> Tensor:
+    """The superpixel of each pixel, the one with the largest association.
+
+    Args:
+        association: ``(B, heads, 9, H, W)`` of :func:`fine_association`.
+        cell_size: edge p of a cell in pixel features.
+        factor: what the association was upsampled by.
+
+    Returns:
+        ``(B, heads, H, W)``, the index ``row * sw + column`` from 0.
+    """
+    cell = cell_size * factor
+    size = (int(association.shape[-2]), int(association.shape[-1]))
+    ids = neighbour_ids(size, grid_of(association, cell), cell, association.device)
+    chosen = association.argmax(2, keepdim=True)  # (B, heads, 1, H, W)
+    return ids.expand(*association.shape[:2], *ids.shape).gather(2, chosen).squeeze(2)
