@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmvit_ext.checkpoints import convert
-from mmvit_ext.models.backbones import P2T, NesT
+from mmvit_ext.models.backbones import P2T, TNT, NesT
 
 DATA = Path(__file__).parent / 'data'
 
@@ -158,5 +158,53 @@ def test_a_nest_classifier_of_mmpretrain_gives_the_recorded_logits():
         },
     ).eval()
     classifier.load_state_dict(convert(record['state_dict'], 'nest'), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(record['input']), record['logits'], atol=1e-5, rtol=0)
+
+
+def tnt_arguments(config):
+    names = ('embed_dims_outer', 'embed_dims_inner', 'num_heads_outer', 'num_heads_inner')
+    return {
+        'arch': {**{name: config[name] for name in names}, 'num_layers': config['depth']},
+        'img_size': config['img_size'],
+        'patch_size': config['patch_size'],
+        'inner_stride': config['inner_stride'],
+    }
+
+
+@pytest.mark.parametrize('name', ['tnt_64.pt', 'tnt_stride8.pt'])
+def test_tnt_gives_the_authors_words_tokens_and_maps(name):
+    record = load(name)
+    converted = convert(record['state_dict'], 'tnt')
+    backbone = TNT(**tnt_arguments(record['config']), out_indices=tuple(range(record['config']['depth']))).eval()
+    backbone.load_state_dict(
+        {key.removeprefix('backbone.'): value for key, value in converted.items() if key.startswith('backbone.')},
+        strict=True,
+    )
+    with torch.no_grad():
+        words, tokens, grid = backbone.embed(record['input'])
+        for index, (inner, outer) in enumerate(zip(record['inner_tokens'], record['outer_tokens'], strict=True)):
+            words, tokens = backbone.run_block(index, words, tokens)
+            torch.testing.assert_close(words, inner, atol=1e-5, rtol=0)
+            torch.testing.assert_close(tokens, outer, atol=1e-5, rtol=0)
+        maps = backbone(record['input'])
+    for feature, theirs in zip(maps, [*record['outer_tokens'][:-1], record['final_norm']], strict=True):
+        torch.testing.assert_close(feature, theirs[:, 1:].transpose(1, 2).unflatten(2, grid), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('name', ['tnt_64.pt', 'tnt_stride8.pt'])
+def test_a_tnt_classifier_of_mmpretrain_gives_the_authors_logits(name):
+    models = pytest.importorskip('mmpretrain.models')
+    record = load(name)
+    classifier = models.ImageClassifier(
+        data_preprocessor={'type': 'mmpretrain.ClsDataPreprocessor'},
+        backbone={'type': 'mmvit_ext.TNT', **tnt_arguments(record['config']), 'out_type': 'cls_token'},
+        head={
+            'type': 'mmpretrain.LinearClsHead',
+            'num_classes': record['config']['num_classes'],
+            'in_channels': record['config']['embed_dims_outer'],
+        },
+    ).eval()
+    classifier.load_state_dict(convert(record['state_dict'], 'tnt'), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(classifier(record['input']), record['logits'], atol=1e-5, rtol=0)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmvit_ext.models.backbones import P2T, NesT, ShrunkViT, SPFormer, ViT
+from mmvit_ext.models.backbones import P2T, TNT, NesT, ShrunkViT, SPFormer, ViT
 
 PRIME_SIZE = (41, 67)
 """Height and width in pixels: neither equal nor divided by any stride, so that no swapped axis passes."""
@@ -263,6 +263,73 @@ BACKBONES: dict[str, Backbone] = {
             ({'arch': 'tiny'}, (224, 224), 5.8),
             ({'arch': 'small'}, (224, 224), 10.4),
             ({'arch': 'base'}, (224, 224), 17.9),
+        ),
+    ),
+    'TNT': Backbone(
+        build=TNT,
+        tiny={
+            'arch': {
+                'embed_dims_outer': 24,
+                'embed_dims_inner': 12,
+                'num_layers': 3,
+                'num_heads_outer': 3,
+                'num_heads_inner': 2,
+            },
+            'img_size': (48, 64),
+            'patch_size': 8,
+            'mlp_ratio': 2,
+            'out_indices': (0, 2),
+        },
+        channels=(24, 24),
+        strides=(8, 8),
+        options=(
+            {
+                'arch': {
+                    'embed_dims_outer': 24,
+                    'embed_dims_inner': 12,
+                    'num_layers': 3,
+                    'num_heads_outer': 4,
+                    'num_heads_inner': 2,
+                }
+            },
+            {'num_heads_inner': 3},
+            {'img_size': 64},
+            {'patch_size': 16},
+            {'inner_stride': 2},
+            {'in_channels': 1},
+            {'tnt_block_indices': (0, -1)},
+            {'with_patch_pos': False},
+            {'with_word_pos': False},
+            {'word_padding': 'image'},
+            {'word_norm': 'word'},
+            {'with_se': True},
+            {'with_cls_token': False},
+            {'mlp_ratio': 3},
+            {'qkv_bias': True},
+            {'drop_rate': 0.3},
+            {'attn_drop_rate': 0.3},
+            {'drop_path_rate': 0.5},
+            {'norm_cfg': {'type': 'LN', 'eps': 0.5}},
+            {'act_cfg': {'type': 'ReLU'}},
+            {'final_norm': False},
+            {'interpolate_mode': 'nearest'},
+            {'out_type': 'cls_token'},
+            {'out_type': 'avg_featmap'},
+            {'frozen_stages': 0},
+            {'frozen_stages': 1},
+        ),
+        reordered=((-1, 0), (1, 0)),
+        other_size={'img_size': (64, 64)},
+        parameters=(
+            # The authors' code without its unused buffer, less the classifier's 1000 rows and biases.
+            ({'arch': 'small'}, 23_768_584 - 385_000),
+            ({'arch': 'base'}, 65_428_680 - 641_000),
+        ),
+        multiply_adds=(
+            # arXiv 2103.00112, table 1.
+            ({'arch': 'tiny'}, (224, 224), 1.4),
+            ({'arch': 'small'}, (224, 224), 5.2),
+            ({'arch': 'base'}, (224, 224), 14.1),
         ),
     ),
 }

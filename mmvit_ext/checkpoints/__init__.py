@@ -28,12 +28,13 @@ METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = Map
 )
 """Converters by name.
 
-``p2t``, ``segvit``: released models; ``nest``: classifiers in timm's names; ``vit``: AugReg and DeiT backbones in
-timm's names, for ``mmvit_ext.ViT``; ``deit``: the same DeiT files as a start for ``mmvit_ext.SPFormer``.
+``p2t``, ``segvit``: released models; ``tnt``: classifiers in the authors', timm's and mmpretrain's names; ``nest``:
+classifiers in timm's names; ``vit``: AugReg and DeiT backbones in timm's names, for ``mmvit_ext.ViT``; ``deit``: the
+same DeiT files as a start for ``mmvit_ext.SPFormer``.
 """
 
 _DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType(
-    {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t}
+    {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
 )
 
 

@@ -1,0 +1,436 @@
+r"""Transformer in transformer: patches that listen to the words inside them.
+
+Paper: Transformer in Transformer, Han et al., NeurIPS 2021, arXiv 2103.00112.
+
+Each patch (a "sentence") of 16 x 16 pixels is also a sequence of words, 16 of them of 4 x 4 pixels by default. In each
+block an inner transformer runs on the words of every patch, the words are projected and added to the token of their
+patch, and an outer transformer runs on these tokens.
+
+Choices where the paper leaves one, and those of the released weights: the convolution that embeds the words sees zeros
+beyond the border of its patch; the words of a patch are normalised together before they are projected, and their
+projection again. The weights that timm calls legacy, which are also mmpretrain's, differ in both
+(``word_padding='image'``, ``word_norm='word'``). The paper does not describe its squeeze and excitation: here it is
+that of arXiv 1709.01507 on the output of the outer MLP, with a quarter of the width.
+
+Shapes: B batch, H and W input size in pixels, (h, w) = ceil(H / patch), ceil(W / patch), n = h w patches, m words of
+each, c width of the words, C width of the patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.drop import DropPath
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvit_ext.models.layers.mlp import MLP
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.short_attention import SelfAttention
+from mmvit_ext.models.layers.words import (
+    WORD_NORMS,
+    WORD_PADDINGS,
+    SqueezeExcitation,
+    WordEmbedding,
+    WordProjection,
+)
+from mmvit_ext.registry import MODELS
+
+__all__ = ['TNT']
+
+OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
+
+
+class TNTLayer(nn.Module):
+    """Pre-norm transformer layer, inner or outer: ``x + MSA(LN(x))``, then ``x + MLP(LN(x))``.
+
+    Args:
+        embed_dims: width of the tokens.
+        num_heads: number of heads; divides the width.
+        hidden_channels: hidden width of the MLP.
+        qkv_bias: whether queries, keys and values have a bias.
+        drop_rate: dropout after the attention's projection and inside the MLP, a probability.
+        attn_drop_rate: dropout of attention weights, a probability.
+        drop_path_rate: stochastic depth of both branches, a probability.
+        with_se: whether the output of the MLP is gated by squeeze and excitation.
+        norm_cfg: both norms, mmcv style.
+        act_cfg: activation of the MLP, mmcv style.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        hidden_channels: int,
+        *,
+        qkv_bias: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        with_se: bool,
+        norm_cfg: Mapping[str, Any],
+        act_cfg: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
+        self.attn = SelfAttention(
+            embed_dims, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate
+        )
+        self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
+        self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate)
+        self.se = SqueezeExcitation(embed_dims) if with_se else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.se(self.ffn(self.norm2(x))))
+
+
+class TNTBlock(nn.Module):
+    """Inner layer on words, their projection added to the patches' tokens, outer layer on these tokens.
+
+    Args:
+        inner: layer on words, or None for a plain ViT block.
+        projection: words to patches, or None for a plain ViT block.
+        outer: layer on patches.
+    """
+
+    def __init__(self, inner: nn.Module | None, projection: nn.Module | None, outer: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.projection = projection
+        self.outer = outer
+
+    def forward(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Words ``(B*n, m, c)`` and tokens ``(B, [1 +] n, C)`` to the same."""
+        if self.inner is not None and self.projection is not None:
+            words = self.inner(words)
+            B, N, C = tokens.shape
+            message = self.projection(words).view(B, -1, C)  # (B, n, C)
+            first = N - message.shape[1]  # the class token hears nothing
+            tokens = tokens + message if first == 0 else torch.cat((tokens[:, :1], tokens[:, 1:] + message), dim=1)
+        return words, self.outer(tokens)
+
+
+@MODELS.register_module()
+class TNT(BaseModule):
+    r"""Transformer in transformer that returns feature maps of chosen blocks.
+
+    With the words :math:`Y^i` of patch i and the tokens Z, block l computes (arXiv 2103.00112, equations 4 to 9)
+
+    .. math::
+        Y'_l = Y_{l-1} + \mathrm{MSA}(\mathrm{LN}(Y_{l-1})), \qquad Y_l = Y'_l + \mathrm{MLP}(\mathrm{LN}(Y'_l)), \\
+        Z^i_{l-1} \leftarrow Z^i_{l-1} + \mathrm{LN}(W\,\mathrm{LN}(\mathrm{vec}(Y^i_l))), \\
+        Z'_l = Z_{l-1} + \mathrm{MSA}(\mathrm{LN}(Z_{l-1})), \qquad Z_l = Z'_l + \mathrm{MLP}(\mathrm{LN}(Z'_l))
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims_outer`` (C), ``embed_dims_inner`` (c),
+            ``num_layers``, ``num_heads_outer`` and ``num_heads_inner``.
+        num_heads_inner: heads of the inner transformer instead of those of ``arch``; divides c.
+        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        patch_size: edge of a patch in pixels.
+        inner_stride: edge of a word in pixels; divides ``patch_size``. 2, 4 and 8 give 64, 16 and 4 words.
+        in_channels: image channels.
+        tnt_block_indices: blocks that have an inner transformer, the others being plain ViT blocks; negative values
+            count from the end, and None means all. The paper counts from 1: its blocks 1, 4, 8, 12 are 0, 3, 7, 11.
+        with_patch_pos: whether patches have a position embedding.
+        with_word_pos: whether words have one, the same in every patch.
+        word_padding: what the embedding of words sees beyond its patch: zeros (``'patch'``) or the next patch
+            (``'image'``).
+        word_norm: before projection, words are normalised together and their projection again (``'sentence'``), or
+            each by itself (``'word'``, with a bias in the projection).
+        with_se: whether the output of the outer MLPs is gated by squeeze and excitation.
+        with_cls_token: whether a class token takes part.
+        mlp_ratio: hidden width of both MLPs over their width.
+        qkv_bias: whether queries, keys and values have a bias.
+        drop_rate: dropout, a probability.
+        attn_drop_rate: dropout of attention weights, a probability.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
+            paper trains with 0.1.
+        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
+        act_cfg: activation of the MLPs; ``dict(type='GELU')`` when not given.
+        final_norm: whether the last block's output is normalised.
+        interpolate_mode: interpolation of the patches' position embedding.
+        out_indices: blocks whose output is returned, in this order; negative values count from the end.
+        out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
+            ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
+        frozen_stages: -1 trains everything, 0 freezes the embeddings, k the first k blocks too.
+        with_cp: activation checkpointing of every block.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, in_channels, H, W)``, any H and W: zeros below and on the right fill up the last patches; outputs
+        ``(B, C, ceil(H / patch), ceil(W / patch))`` each, contiguous in memory.
+
+    Raises:
+        ValueError: for unknown names, heads that do not divide their width, a stride that does not divide the patch, an
+            index outside the blocks or twice the same one, ``out_type='cls_token'`` without class token.
+
+    Note:
+        The inner transformers cost 6 % of the operations of TNT-S. For classification with mmpretrain take
+        ``out_type='cls_token'`` and ``LinearClsHead`` without a neck.
+    """
+
+    ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+        # arXiv 2103.00112, table 1.
+        {
+            name: MappingProxyType(
+                {
+                    'embed_dims_outer': outer,
+                    'embed_dims_inner': inner,
+                    'num_layers': 12,
+                    'num_heads_outer': heads_outer,
+                    'num_heads_inner': heads_inner,
+                }
+            )
+            for name, outer, inner, heads_outer, heads_inner in (
+                ('tiny', 192, 12, 3, 2),
+                ('small', 384, 24, 6, 4),
+                ('base', 640, 40, 10, 4),
+            )
+        }
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, int] = 'small',
+        *,
+        num_heads_inner: int | None = None,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        inner_stride: int = 4,
+        in_channels: int = 3,
+        tnt_block_indices: Sequence[int] | None = None,
+        with_patch_pos: bool = True,
+        with_word_pos: bool = True,
+        word_padding: str = 'patch',
+        word_norm: str = 'sentence',
+        with_se: bool = False,
+        with_cls_token: bool = True,
+        mlp_ratio: float = 4,
+        qkv_bias: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any] | None = None,
+        act_cfg: Mapping[str, Any] | None = None,
+        final_norm: bool = True,
+        interpolate_mode: str = 'bicubic',
+        out_indices: int | Sequence[int] = -1,
+        out_type: str = 'featmap',
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        for name, value, known in (
+            ('word_padding', word_padding, WORD_PADDINGS),
+            ('word_norm', word_norm, WORD_NORMS),
+            ('out_type', out_type, OUT_TYPES),
+        ):
+            if value not in known:
+                raise ValueError(f'{name} must be one of {known}, got {value!r}')
+        if out_type == 'cls_token' and not with_cls_token:
+            raise ValueError("out_type='cls_token' needs with_cls_token=True")
+        if inner_stride < 1 or patch_size % inner_stride:
+            raise ValueError(f'inner_stride must divide patch_size={patch_size}, got {inner_stride}')
+        settings = self._arch_settings(arch)
+        C, c, depth = settings['embed_dims_outer'], settings['embed_dims_inner'], settings['num_layers']
+        if not -1 <= frozen_stages <= depth:
+            raise ValueError(f'frozen_stages must lie between -1 and {depth}, got {frozen_stages}')
+        self.embed_dims, self.word_dims, self.num_layers = C, c, depth
+        self.patch_size, self.inner_stride = patch_size, inner_stride
+        self.out_indices = self._blocks('out_indices', out_indices)
+        if not self.out_indices:
+            raise ValueError('out_indices must name at least one block, got none')
+        self.out_type, self.frozen_stages = out_type, frozen_stages
+        self.interpolate_mode, self.with_cp = interpolate_mode, with_cp
+        edges = (img_size,) if isinstance(img_size, int) else tuple(img_size)
+        if len(edges) not in (1, 2) or min(edges) < 1:
+            raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
+        self.grid = (-(-edges[0] // patch_size), -(-edges[-1] // patch_size))
+        norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
+
+        m = (patch_size // inner_stride) ** 2
+        self.word_embed = WordEmbedding(
+            in_channels, c, stride=inner_stride, patch_size=patch_size, padding=word_padding
+        )
+        self.word_pos = nn.Parameter(torch.zeros(1, m, c)) if with_word_pos else None
+        self.patch_embed = WordProjection(m, c, C, norm='sentence', bias=True, norm_cfg=norm_cfg)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, C)) if with_cls_token else None
+        num_tokens = with_cls_token + self.grid[0] * self.grid[1]
+        self.patch_pos = nn.Parameter(torch.zeros(1, num_tokens, C)) if with_patch_pos else None
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+        def layer(index: int, width: int, heads: int, se: bool) -> TNTLayer:
+            return TNTLayer(
+                width,
+                heads,
+                int(mlp_ratio * width),
+                qkv_bias=qkv_bias,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=drop_path_rate * index / max(depth - 1, 1),
+                with_se=se,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+            )
+
+        nested = range(depth) if tnt_block_indices is None else self._blocks('tnt_block_indices', tnt_block_indices)
+        self.blocks = nn.ModuleList(
+            TNTBlock(
+                layer(index, c, num_heads_inner or settings['num_heads_inner'], False) if index in nested else None,
+                WordProjection(m, c, C, norm=word_norm, bias=word_norm == 'word', norm_cfg=norm_cfg)
+                if index in nested
+                else None,
+                layer(index, C, settings['num_heads_outer'], with_se),
+            )
+            for index in range(depth)
+        )
+        self.norm = build_norm_layer(norm_cfg, C)[1] if final_norm and depth - 1 in self.out_indices else None
+        self._freeze()
+        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+
+    @classmethod
+    def _arch_settings(cls, arch: str | Mapping[str, int]) -> Mapping[str, int]:
+        if not isinstance(arch, Mapping):
+            if arch not in cls.ARCHS:
+                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
+            return cls.ARCHS[arch]
+        names = set(cls.ARCHS['small'])
+        if set(arch) != names:
+            raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
+        return arch
+
+    def _blocks(self, name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
+        """Indices of blocks, counted from the first."""
+        listed = (indices,) if isinstance(indices, int) else tuple(indices)
+        resolved = tuple(i + self.num_layers if i < 0 else i for i in listed)
+        if any(not 0 <= i < self.num_layers for i in resolved) or len(set(resolved)) < len(resolved):
+            raise ValueError(f'{name} must name distinct blocks of {self.num_layers}, got {indices!r}')
+        return resolved
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.word_embed, self.patch_embed, self.drop_after_pos, *self.blocks[: self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for module in (*self._frozen_modules(), *self.blocks[max(self.out_indices) + 1 :]):
+            module.requires_grad_(False)
+        if self.frozen_stages >= 0:
+            for parameter in (self.word_pos, self.cls_token, self.patch_pos):
+                if parameter is not None:
+                    parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> TNT:
+        """Set the mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Before any load: fit the patches' position embedding; leave out what this network does not have."""
+        name = f'{prefix}patch_pos'
+        stored = state_dict.get(name)
+        if stored is not None and self.patch_pos is not None and stored.ndim == 3:
+            prefix_tokens = int(f'{prefix}cls_token' in state_dict)
+            if stored.shape[1] - prefix_tokens != self.grid[0] * self.grid[1]:
+                grid = square_grid(stored.shape[1] - prefix_tokens, name)
+                stored = resize_position_embedding(
+                    stored, grid, self.grid, num_prefix_tokens=prefix_tokens, mode=self.interpolate_mode
+                )
+            state_dict[name] = stored[:, 1:] if prefix_tokens and self.cls_token is None else stored
+        if self.cls_token is None:
+            state_dict.pop(f'{prefix}cls_token', None)
+        if self.norm is None:
+            for part in ('weight', 'bias'):
+                state_dict.pop(f'{prefix}norm.{part}', None)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Width of each output."""
+        return (self.embed_dims,) * len(self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output map in pixels."""
+        return (self.patch_size,) * len(self.out_indices)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, or initialise as a plain ViT; the convolution keeps torch's own values."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        for parameter in (self.word_pos, self.cls_token, self.patch_pos):
+            if parameter is not None:
+                trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self._is_init = True
+
+    def embed(self, img: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Image ``(B, 3, H, W)`` to words ``(B*n, m, c)``, tokens ``(B, [1 +] n, C)`` and the grid ``(h, w)``."""
+        B, _, H, W = img.shape
+        img = F.pad(img, (0, -W % self.patch_size, 0, -H % self.patch_size))
+        grid = (img.shape[2] // self.patch_size, img.shape[3] // self.patch_size)
+        words = self.word_embed(img)
+        if self.word_pos is not None:
+            words = words + self.word_pos
+        tokens = self.patch_embed(words).view(B, grid[0] * grid[1], -1)  # (B, n, C)
+        if self.cls_token is not None:
+            tokens = torch.cat((self.cls_token.to(tokens.dtype).expand(B, -1, -1), tokens), dim=1)
+        if self.patch_pos is not None:
+            tokens = tokens + resize_position_embedding(
+                self.patch_pos,
+                self.grid,
+                grid,
+                num_prefix_tokens=int(self.cls_token is not None),
+                mode=self.interpolate_mode,
+            )
+        return words, self.drop_after_pos(tokens), grid
+
+    def run_block(self, index: int, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Words ``(B*n, m, c)`` and tokens ``(B, [1 +] n, C)`` after block ``index``, not normalised."""
+        if self.with_cp and self.training:
+            return checkpoint(self.blocks[index], words, tokens, use_reentrant=False)
+        return self.blocks[index](words, tokens)
+
+    def words_as_map(self, words: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Words ``(B*n, m, c)`` of patches on a grid ``(h, w)`` as a map ``(B, c, H / s, W / s)``, s = inner_stride."""
+        h, w = grid
+        edge = self.patch_size // self.inner_stride
+        cells = words.view(-1, h, w, edge, edge, self.word_dims)
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.word_dims, h * edge, w * edge)
+
+    def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.out_type == 'cls_token':
+            return tokens[:, 0]
+        patches = tokens[:, self.cls_token is not None :]  # (B, n, C)
+        if self.out_type == 'avg_featmap':
+            return patches.mean(1)
+        # mmcv's RoIAlign reads a map's memory as if it were contiguous.
+        return patches.transpose(1, 2).unflatten(2, grid).contiguous()
+
+    def forward(self, img: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of the blocks named by ``out_indices``; see the class."""
+        words, tokens, grid = self.embed(img)
+        outs = {}
+        for index in range(max(self.out_indices) + 1):
+            words, tokens = self.run_block(index, words, tokens)
+            if index in self.out_indices:
+                norm = self.norm if index == self.num_layers - 1 else None
+                outs[index] = self._output(tokens if norm is None else norm(tokens), grid)
+        return tuple(outs[index] for index in self.out_indices)
