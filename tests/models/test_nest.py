@@ -1,0 +1,244 @@
+"""NesT: blocks, attention, padding, arguments; the contract of every backbone is in test_backbone_contract.py."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.plain_nest import plain_levels, plain_nest
+from mmvit_ext.models.backbones.nest import BlockAggregation, BlockAttention, NesT
+from mmvit_ext.models.layers.blocks import block_groups
+from tests.zoo import BACKBONES, PRIME_SIZE
+
+ROW = BACKBONES['NesT']
+TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
+UNIT = 48
+"""Pixels that hold whole blocks at every level of the row: patch 4, block 3, three levels."""
+
+
+def image(size=PRIME_SIZE, batch=2):
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def attention(num_heads=3, *, multi_query=False):
+    torch.manual_seed(0)
+    return BlockAttention(12, num_heads, multi_query=multi_query, qkv_bias=True, attn_drop=0.0, proj_drop=0.0)
+
+
+def constant_positions(model):
+    """The same position embedding everywhere: resizing it to another map gives the same again."""
+    for level in model.levels:
+        level.pos_embed.data[:] = level.pos_embed.data[:, :1]
+    return model
+
+
+@pytest.mark.parametrize('multi_query', [False, True])
+@pytest.mark.parametrize('size', [(48, 96), PRIME_SIZE, (4, 5), (1, 100)], ids=str)
+def test_network_and_gradients_equal_the_padded_and_masked_formulation(size, multi_query):
+    model, img = ROW.make(multi_query=multi_query).train(), image(size)
+    results = []
+    for forward in (model, lambda img: plain_nest(model, img)):
+        outs = forward(img)
+        sum((out**2).mean() for out in outs).backward()
+        results.append(([out.detach() for out in outs], [p.grad.clone() for p in model.parameters()]))
+        model.zero_grad()
+    for ours, plain in zip(*results, strict=True):
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_a_padded_image_gives_what_the_image_alone_gives_wherever_the_padding_is_out_of_reach():
+    model, img = constant_positions(ROW.make(final_norm=False).eval()), image((2 * UNIT, 2 * UNIT))
+    alone = model(img)
+    padded = model(nn.functional.pad(img, (0, UNIT, 0, UNIT)))
+    # Level 1: blocks end where the image ends. Then the convolution looks one token across the border, and attention
+    # carries that through the block it lands in: the last of four blocks, and the last of two.
+    for a, b, same in zip(alone, padded, (24, 9, 3), strict=True):
+        edge = a.shape[-1]
+        torch.testing.assert_close(a[..., :same, :same], b[..., :same, :same], atol=1e-5, rtol=1e-5)
+        if same < edge:
+            assert (a[..., same:] - b[..., :edge, same:edge]).abs().amin() > 0
+
+
+@pytest.mark.parametrize('size', [(41, 67), (45, 61)], ids=str)
+def test_what_lies_beyond_the_border_changes_nothing(size):
+    model, img = constant_positions(ROW.make(final_norm=False).eval()), image(size)
+    for a, b in zip(model(img), plain_levels(model, img), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_do_not_see_each_other_below_the_first_aggregation():
+    model, img = ROW.make().eval(), image((UNIT, 2 * UNIT))
+    changed = img.clone()
+    changed[:, :, 13, 29] += 1  # token (3, 7), in the block of rows 3 to 5 and columns 6 to 8
+    difference = [(a - b).abs().amax((0, 1)) for a, b in zip(model(img), model(changed), strict=True)]
+    inside = torch.zeros(12, 24, dtype=torch.bool)
+    inside[3:6, 6:9] = True
+    assert torch.equal(difference[0] > 0, inside)
+    assert (difference[1] > 0).sum() > 9, 'the aggregation does not cross the borders of blocks'
+
+
+def test_attention_to_equal_tokens_returns_their_value():
+    attn = attention(1)
+    x = torch.randn(1, 12).expand(35, 12).contiguous()
+    value = attn.qkv(x)[:, 24:]
+    torch.testing.assert_close(attn(x, block_groups((5, 7), 3), 1), attn.proj(value), atol=1e-5, rtol=1e-5)
+
+
+def test_channels_leave_the_attention_with_the_heads_innermost():
+    attn = attention(3)
+    x = torch.randn(1, 12).expand(9, 12).contiguous()
+    value = attn.qkv(x)[0, 24:]  # head 0: channels 0 to 3, and so on
+    innermost = value[[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]
+    out = attn(x, block_groups((3, 3), 3), 1)
+    torch.testing.assert_close(out[0], attn.proj(innermost), atol=1e-5, rtol=1e-5)
+
+
+def test_shared_keys_and_values_equal_the_same_ones_in_every_head():
+    shared, split = attention(3, multi_query=True), attention(3)
+    split.load_state_dict(split.state_dict() | {f'proj.{k}': v for k, v in shared.proj.state_dict().items()})
+    for name in ('weight', 'bias'):
+        q, k, v = getattr(shared.qkv, name).data.split((12, 4, 4))
+        getattr(split.qkv, name).data = torch.cat([q, k, k, k, v, v, v])
+    x, groups = torch.randn(2 * 35, 12), block_groups((5, 7), 3)
+    torch.testing.assert_close(shared(x, groups, 2), split(x, groups, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('size', 'expected'),
+    [((4, 4), [[1, 3], [9, 11]]), ((3, 5), [[1, 3, 5], [11, 13, 15]]), ((1, 2), [[1]]), ((1, 1), [[1]])],
+)
+@pytest.mark.parametrize('sign', [1, -1])
+def test_pooling_starts_at_the_first_token_and_never_takes_the_padding(size, expected, sign):
+    aggregation = BlockAggregation(1, 1, norm_cfg={'type': 'LN'})
+    aggregation.norm = nn.Identity()
+    nn.init.zeros_(aggregation.conv.weight)
+    nn.init.zeros_(aggregation.conv.bias)
+    aggregation.conv.weight.data[0, 0, 1, 1] = 1
+    H, W = size
+    x = sign * torch.arange(1.0, H * W + 1).reshape(1, 1, H, W)
+    if sign > 0:  # the last token of a window instead of the first one
+        rows, columns = ([min(2 * i + 2, n - 1) for i in range(-(-n // 2))] for n in size)
+        expected = [[r * W + c + 1 for c in columns] for r in rows]
+    out = aggregation(x.contiguous(memory_format=torch.channels_last))
+    assert (sign * out[0, 0]).tolist() == expected
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_a_level_is_copied_into_blocks_and_back_once(batch):
+    model, img = ROW.make().eval(), image((UNIT, 2 * UNIT), batch)
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, record_shapes=True) as profile, torch.no_grad():
+        outs = model(img)
+    assert all(out.is_contiguous() for out in outs), 'RoIAlign of mmcv reads other layouts wrongly on a CPU'
+    events = [event for event in profile.key_averages(group_by_input_shape=True) for _ in range(event.count)]
+    copied = [event.input_shapes[:2] for event in events if event.key == 'aten::copy_']
+    sizes = sorted(torch.Size(to).numel() for to, source in copied if to == source and to[0] == batch)
+    # The image to channels-last, every level back from blocks, every output to the layout that others expect.
+    assert sizes == sorted([img.numel(), *(out.numel() for out in outs), *(out.numel() for out in outs)])
+    blocks = [event for event in events if event.key == 'aten::add' and len(event.input_shapes[0]) == 6]
+    assert len(blocks) == 3, 'position embedding and order of blocks in one pass'
+
+
+def test_level_maps_lie_on_the_way_to_the_top():
+    model = ROW.make(out_indices=-1).eval()
+    maps = model.level_maps(image())
+    outs = ROW.make().eval()(image())
+    gradients = torch.autograd.grad(model.normalize(maps[-1]).square().mean(), maps)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    torch.testing.assert_close(tuple(maps[:2]), outs[:2])
+    torch.testing.assert_close(model.normalize(maps[-1]), outs[-1])
+
+
+def test_the_extra_map_is_an_aggregation_of_the_top_before_its_norm():
+    model = ROW.make(extra_dims=28, out_indices=(0, 3, 2)).eval()
+    outs = model(image())
+    assert model.out_channels == (8, 28, 20)
+    assert model.out_strides == (4, 32, 16)
+    assert [tuple(out.shape[2:]) for out in outs] == [(11, 17), (2, 3), (3, 5)]
+    top = model.level_maps(image())[-1]
+    torch.testing.assert_close(outs[1], model.extra_aggregation(top))
+    torch.testing.assert_close(outs[2], model.norm(top.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+def test_positions_are_resized_along_each_axis_of_the_plane():
+    level = ROW.make().levels[0]
+    assert level.grid == (12, 16)
+    ramp = torch.arange(12.0)[:, None].expand(12, 16).reshape(1, -1, 1).expand(-1, -1, 8)
+    other = ROW.make(img_size=(64, 64)).levels[0]
+    other.load_state_dict(other.state_dict() | {'pos_embed': torch.zeros(1, 16 * 16, 8)})
+    with pytest.raises(ValueError, match='no square number'):
+        other.load_state_dict(other.state_dict() | {'pos_embed': ramp})
+    square = torch.arange(16.0)[:, None].expand(16, 16).reshape(1, -1, 1).expand(-1, -1, 8)
+    level.load_state_dict(level.state_dict() | {'pos_embed': square})
+    plane = level.pos_embed.data.reshape(12, 16, 8)
+    assert torch.equal(plane, plane[:, :1].expand_as(plane))
+    assert (plane[1:, 0] > plane[:-1, 0]).all()
+
+
+def test_a_stored_final_norm_is_left_out_where_there_is_none():
+    ROW.make(final_norm=False).load_state_dict(ROW.make().state_dict(), strict=True)
+
+
+@pytest.mark.parametrize('arch', ['cifar-tiny', 'cifar-small', 'cifar-base'])
+def test_networks_for_small_images_have_four_levels_of_one_width(arch):
+    with torch.device('meta'):
+        model = NesT(arch, out_indices=(0, 1, 2, 3))
+    dims = {'cifar-tiny': 192, 'cifar-small': 384, 'cifar-base': 768}[arch]
+    outs = model(torch.empty(2, 3, 32, 32, device='meta'))
+    assert [tuple(out.shape) for out in outs] == [(2, dims, edge, edge) for edge in (32, 16, 8, 4)]
+    assert [level.grid for level in model.levels] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+    assert all(layer.attn.qkv.out_features == dims + 128 for level in model.levels for layer in level.layers)
+
+
+def test_stochastic_depth_grows_linearly_over_all_layers():
+    model = ROW.make(drop_path_rate=0.3)
+    rates = [layer.drop_path.drop_prob for level in model.levels for layer in level.layers]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 3])
+def test_frozen_levels_stay_as_they_are_in_training(frozen):
+    model = ROW.make(frozen_stages=frozen, drop_path_rate=0.5).train()
+    assert all(p.requires_grad == (frozen < 0) for p in model.patch_embed.parameters())
+    for index, level in enumerate(model.levels):
+        trains = index >= frozen
+        assert all(p.requires_grad == trains for p in level.parameters())
+        assert all(module.training == trains for module in level.modules())
+
+
+def test_what_no_output_needs_is_not_trained():
+    model = ROW.make(out_indices=1, extra_dims=28)
+    trained = {name.split('.')[0] + name.split('.')[1] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {'patch_embedprojection', 'levels0', 'levels1'}
+    assert len(model.level_maps(image())) == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'arch': 'huge'}, "arch must be one of .* got 'huge'"),
+        ({'arch': {'embed_dims': (8, 8)}}, 'arch: missing .*depths'),
+        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1)}}, 'must have one value per level'),
+        ({'arch': {'embed_dims': (), 'num_heads': (), 'depths': ()}}, 'must have one value per level'),
+        ({'arch': {**ROW.tiny['arch'], 'num_heads': (1, 5, 5)}}, 'num_heads must divide embed_dims'),
+        ({'img_size': (1, 2, 3)}, r'img_size must be an edge or \(H, W\) of at least 4 pixels, got'),
+        ({'img_size': (64, 3)}, r'img_size must be an edge or \(H, W\) of at least 4 pixels, got'),
+        ({'block_size': 0}, 'block_size must be at least 1, got 4 and 0'),
+        ({'extra_dims': 0}, 'extra_dims must be a width of at least 1 or None, got 0'),
+        ({'frozen_stages': 4}, 'frozen_stages must be -1 to 3, got 4'),
+        ({'out_indices': (0, 3)}, 'out_indices must name distinct levels of 3'),
+        ({'out_indices': (1, -2)}, 'out_indices must name distinct levels of 3'),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ROW.build(**{**ROW.tiny, **arguments})
+
+
+@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the network whole')
+def test_compiling_gives_the_same_numbers_without_graph_breaks():
+    torch._dynamo.reset()
+    model, img = ROW.make().train(), image()
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    for a, b in zip(compiled(img), model(img), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
