@@ -124,7 +124,7 @@ class NesTLayer(nn.Module):
     def forward(self, x: Tensor, groups: Sequence[BlockGroup], batch: int) -> Tensor:
         """Rows ``(R, C)`` of the blocks of ``groups`` to the same, for ``batch`` images."""
         x = x + self.drop_path(self.attn(self.norm1(x), groups, batch), groups, batch)
-        return x + self.drop_path(self.mlp(self.norm2(x)), groups, batch)
+        return x + self.drop_path(self.mlp(x, self.norm2), groups, batch)
 
 
 class BlockAggregation(nn.Module):

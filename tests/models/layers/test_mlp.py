@@ -27,36 +27,46 @@ def layers(dtype=torch.float32, inner=11):
     return maps
 
 
+def layer_norm(dtype=torch.float32):
+    torch.manual_seed(3)
+    norm = nn.LayerNorm(5, eps=0.1).to(dtype)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
 def tokens(dtype=torch.float32):
     return torch.randn(7, 67, 5, generator=torch.Generator().manual_seed(1), dtype=dtype).requires_grad_()
 
 
 @pytest.mark.parametrize(
-    ('limit', 'expected'), [(1, 1), (13 * 44, 13), (300 * 44, 235), (ROWS * 44, ROWS), (2**30, ROWS)]
+    ('limit', 'expected'), [(1, 16), (32 * 44, 32), (300 * 44, 240), (ROWS * 44, 480), (2**30, 480)]
 )
-def test_pieces_are_about_equal_and_hold_what_the_limit_allows(limit, expected, monkeypatch):
+def test_pieces_are_about_equal_multiples_of_16_rows_near_the_limit(limit, expected, monkeypatch):
     monkeypatch.setattr(module, 'PIECE_BYTES', limit)
     assert piece_rows(torch.empty(ROWS, 5), 11) == expected
 
 
+@pytest.mark.parametrize('norm', [None, layer_norm()], ids=['bare', 'normalised'])
 @pytest.mark.parametrize('act', ACTIVATIONS.values(), ids=ACTIVATIONS)
-def test_pieces_give_the_numbers_and_gradients_of_the_whole(act, piece_bytes):
+def test_pieces_give_the_numbers_and_gradients_of_the_whole(act, norm, piece_bytes):
     maps, x = layers(), tokens()
-    leaves = [x, *(parameter for layer in maps for parameter in layer.parameters())]
-    outs = [compute(x, *maps, act) for compute in (mlp, plain_mlp)]
+    parts = maps if norm is None else (*maps, norm)
+    leaves = [x, *(parameter for layer in parts for parameter in layer.parameters())]
+    outs = [compute(x, *maps, act, norm) for compute in (mlp, plain_mlp)]
     torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-5)
     weights = torch.randn(outs[0].shape, generator=torch.Generator().manual_seed(2))
     ours, plain = (torch.autograd.grad((out * weights).sum(), leaves) for out in outs)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(mlp(x, *maps, act), outs[1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mlp(x, *maps, act, norm), outs[1], atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_agree_with_finite_differences(piece_bytes):
-    maps, x = layers(torch.float64), tokens(torch.float64)
-    network = nn.Sequential(*maps)
-    network.forward = lambda x: mlp(x, *maps, F.gelu)
+    maps, norm, x = layers(torch.float64), layer_norm(torch.float64), tokens(torch.float64)
+    network = nn.Sequential(*maps, norm)
+    network.forward = lambda x: mlp(x, *maps, F.gelu, norm)
     names = [name for name, _ in network.named_parameters()]
 
     def run(x, *parameters):
@@ -87,9 +97,9 @@ def test_one_wide_tensor_is_kept_where_the_plain_form_keeps_two():
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
         ):
-            compute(x, *maps, F.gelu)
-        kept[compute] = sum(size == 40 * ROWS for size in sizes)
-    assert kept == {mlp: 1, plain_mlp: 2}
+            compute(x, *maps, F.gelu, layer_norm())
+        kept[compute] = [sum(size == width * ROWS for size in sizes) for width in (40, 5)]
+    assert kept == {mlp: [1, 1], plain_mlp: [2, 2]}
 
 
 def test_nothing_is_kept_without_gradients():
@@ -108,14 +118,15 @@ def test_an_empty_batch_gives_an_empty_output():
     assert mlp(torch.empty(0, 67, 5), *layers(), F.gelu).shape == (0, 67, 3)
 
 
-def test_autocast_is_as_exact_as_for_the_plain_form_and_keeps_gradients_in_float32():
+@pytest.mark.parametrize('norm', [None, layer_norm()], ids=['bare', 'normalised'])
+def test_autocast_is_as_exact_as_for_the_plain_form_and_keeps_gradients_in_float32(norm):
     maps, x = layers(), tokens()
-    leaves = (x, maps[0].weight)
-    exact = torch.autograd.grad(plain_mlp(x, *maps, F.gelu).sum(), leaves)
+    leaves = (x, maps[0].weight, *([] if norm is None else [norm.weight]))
+    exact = torch.autograd.grad(plain_mlp(x, *maps, F.gelu, norm).sum(), leaves)
     errors = []
     for compute in (mlp, plain_mlp):
         with torch.autocast('cpu', dtype=torch.bfloat16):
-            out = compute(x, *maps, F.gelu)
+            out = compute(x, *maps, F.gelu, norm)
         rough = torch.autograd.grad(out.float().sum(), leaves)
         assert out.dtype == torch.bfloat16
         assert all(gradient.dtype == torch.float32 for gradient in rough)
@@ -131,6 +142,8 @@ def test_the_module_computes_the_same_by_either_way(act_cfg):
     out.sum().backward()
     torch.testing.assert_close(out, module_.fc2(module_.act(module_.fc1(x))))
     assert all(parameter.grad is not None for parameter in module_.parameters())
+    for norm in (layer_norm(), nn.LayerNorm(5, elementwise_affine=False), nn.Softmax(-1)):
+        torch.testing.assert_close(module_(x, norm), module_(norm(x)), atol=1e-5, rtol=1e-5)
 
 
 def test_dropout_acts_inside_and_on_the_output_in_training_only():
