@@ -117,8 +117,8 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight1, weight2, *norm_weights = ctx.saved_tensors[:5]
-        kept = ctx.saved_tensors[5:]
+        x, weight1, weight2, norm_weight, norm_bias, *kept = ctx.saved_tensors  # checkpointing lets them be read once
+        norm_weights = (norm_weight, norm_bias)
         rows = len(kept[0])
         grad = grad.contiguous()
         grad_x = torch.empty_like(x) if len(kept) > 1 else None
@@ -140,7 +140,7 @@ class _MLP(torch.autograd.Function):
             if grad_x is not None:
                 grad_x[piece] = narrow
             totals = [total.add_(part) for total, part in zip(totals, grads, strict=True)] if totals else grads
-        no_norm = [] if norm_weights[0] is not None else [None, None]
+        no_norm = [] if norm_weight is not None else [None, None]
         return (narrow if grad_x is None else grad_x, *totals, *no_norm, None, None)
 
 
