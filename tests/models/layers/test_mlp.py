@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers import mlp as module
 from mmvit_ext.models.layers.linear import Linear, linear_backward
@@ -154,3 +155,14 @@ def test_dropout_acts_inside_and_on_the_output_in_training_only():
     kept = out != 0
     assert not torch.allclose(out[kept], 2 * module_.eval()(x)[kept])
     assert torch.equal(module_(x), module_(x))
+
+
+def test_gradients_are_the_same_under_activation_checkpointing():
+    maps, norm = layers(), layer_norm()
+    gradients = []
+    for wrapped in (False, True):
+        x = tokens()
+        out = checkpoint(mlp, x, *maps, F.gelu, norm, use_reentrant=False) if wrapped else mlp(x, *maps, F.gelu, norm)
+        gradients.append(torch.autograd.grad(out.square().sum(), (x, maps[0].weight, norm.bias)))
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
