@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from mmvit_ext.evaluation import count_flops
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
+CONFIGS = sorted(
+    path
+    for path in (ROOT / 'configs').glob('*/*.py')
+    # What measures superpixels trains nothing; tests/tools/test_superpixel_commands.py looks after it.
+    if path.parent.name != '_base_' and not path.stem.startswith('superpixel-quality')
+)
 EDGE = 64
 """Edge of crops and sliding windows in pixels."""
 WIDTH, HEADS = 24, 3
@@ -129,6 +134,8 @@ def shrink_model(model: dict) -> None:
     if model['backbone']['type'] == 'mmvit_ext.P2T':
         model['backbone']['arch'] = dict(PYRAMID)
         shrink_pyramid_heads(model)
+    elif model['backbone']['type'] == 'mmvit_ext.SPFormer':
+        shrink_superpixel_model(model)
     else:
         shrink_plain_segmentor(model)
 
@@ -158,6 +165,20 @@ def shrink_pyramid_heads(model: dict) -> None:
         model['test_cfg']['rcnn'].update(score_thr=0.0, max_per_img=10)
 
 
+def shrink_superpixel_model(model: dict) -> None:
+    """SPFormer with a classifier or with what classifies superpixels."""
+    model['backbone'].update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2)
+    model['decode_head' if 'decode_head' in model else 'head']['in_channels'] = WIDTH
+    shrink_sliding_windows(model)
+
+
+def shrink_sliding_windows(model: dict) -> None:
+    """Windows of :data:`EDGE` pixels with an overlap, where inference slides."""
+    test_cfg = model.get('test_cfg') or {}
+    if test_cfg.get('mode') == 'slide':
+        test_cfg.update(crop_size=(EDGE, EDGE), stride=(EDGE * 3 // 4,) * 2)
+
+
 def shrink_plain_segmentor(model: dict) -> None:
     """A plain or windowed backbone with a decoder of tokens."""
     backbone, head = model['backbone'], model['decode_head']
@@ -165,7 +186,7 @@ def shrink_plain_segmentor(model: dict) -> None:
         factor = backbone['embed_dims'] // WIDTH
         backbone.update(embed_dims=WIDTH, depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
     else:
-        factor = {'tiny': 192, 'base': 768, 'large': 1024}[backbone['arch']] / WIDTH
+        factor = {'tiny': 192, 'small': 384, 'base': 768, 'large': 1024}[backbone['arch']] / WIDTH
         backbone.update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2)
     widths = head['in_channels']
     head['in_channels'] = [round(w / factor) for w in widths] if isinstance(widths, list) else round(widths / factor)
@@ -174,8 +195,7 @@ def shrink_plain_segmentor(model: dict) -> None:
         head['num_heads'] = HEADS
     if 'img_size' in head:
         head['img_size'] = EDGE
-    if model['test_cfg']['mode'] == 'slide':
-        model['test_cfg'].update(crop_size=(EDGE, EDGE), stride=(EDGE * 3 // 4,) * 2)
+    shrink_sliding_windows(model)
 
 
 def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:

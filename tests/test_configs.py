@@ -1,4 +1,5 @@
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -8,15 +9,21 @@ pytest.importorskip('mmseg')
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 
+from mmvit_ext.checkpoints import convert
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.engine.config import load_config
 from mmvit_ext.engine.errors import UserError
-from mmvit_ext.models.segmentors import ScoreTTAModel
+from mmvit_ext.evaluation import count_flops
+from mmvit_ext.models.backbones import ViT
 from tests.config_tools import (
     BEST,
     CONFIGS,
+    EDGE,
+    HEADS,
     ROOT,
+    WIDTH,
     build_on_meta,
     first_stage_attention,
     multiply_adds,
@@ -143,18 +150,30 @@ def test_config_trains_an_iteration_and_predicts_on_the_mini_data(path, mini_dat
     assert list(tmp_path.glob(f'{BEST[cfg.default_scope]}.pth'))
 
 
-@pytest.mark.parametrize('start', ['sem-fpn_p2t-s_', 'retinanet_p2t-s_', 'mask-rcnn_p2t-s_'])
-def test_a_backbone_trained_here_on_images_begins_a_segmentor_or_detector(start, classifier, mini_data, tmp_path):
+@pytest.mark.parametrize(
+    ('start', 'trained'),
+    [
+        ('sem-fpn_p2t-s_', 'p2t-s_'),
+        ('retinanet_p2t-s_', 'p2t-s_'),
+        ('mask-rcnn_p2t-s_', 'p2t-s_'),
+        ('setr-superpixel_spformer-s16_', 'spformer-s16_'),
+    ],
+)
+def test_a_backbone_trained_here_on_images_begins_a_segmentor_or_detector(
+    start, trained, classifiers, mini_data, tmp_path
+):
     """Everything of the backbone matches, says the report of the run, and everything is what the file holds."""
+    classifier = classifiers(trained)
     cfg = pretrained_config(start, classifier, mini_data, tmp_path)
     cfg.optim_wrapper.optimizer.lr = 0.0
     cfg.param_scheduler = None
     runner = Runner.from_cfg(cfg)
     runner.train()
-    loaded = runner.model.backbone.state_dict()
+    loaded = dict(runner.model.backbone.named_parameters())
+    counted = [name for name in runner.model.backbone.state_dict() if not name.endswith('num_batches_tracked')]
     (log,) = tmp_path.rglob('*.log')
     expected = (
-        f'{classifier} -> backbone: {len(loaded)} of {len(loaded)} parameters matched, 0 missing, 0 unexpected, 0 of'
+        f'{classifier} -> backbone: {len(counted)} of {len(counted)} parameters matched, 0 missing, 0 unexpected, 0 of'
     )
     assert expected in log.read_text()
     stored = torch.load(classifier, map_location='cpu', weights_only=False)['state_dict']
@@ -162,8 +181,8 @@ def test_a_backbone_trained_here_on_images_begins_a_segmentor_or_detector(start,
         assert torch.equal(value, stored[f'backbone.{name}']), name
 
 
-def test_a_checkpoint_of_which_nothing_fits_is_refused(classifier, mini_data, tmp_path):
-    cfg = pretrained_config('sem-fpn_p2t-s_', classifier, mini_data, tmp_path)
+def test_a_checkpoint_of_which_nothing_fits_is_refused(classifiers, mini_data, tmp_path):
+    cfg = pretrained_config('sem-fpn_p2t-s_', classifiers('p2t-s_'), mini_data, tmp_path)
     del cfg.model.backbone.init_cfg.prefix
     with pytest.raises(UserError, match=r'0 of \d+ parameters matched'):
         Runner.from_cfg(cfg).train()
@@ -179,11 +198,16 @@ def pretrained_config(start, checkpoint, data, work_dir):
 
 
 @pytest.fixture(scope='module')
-def classifier(mini_data, tmp_path_factory):
-    """What a run of the classification config saves."""
-    work_dir = tmp_path_factory.mktemp('classifier')
-    Runner.from_cfg(small_config(config_named('p2t-s_'), mini_data, work_dir)).train()
-    return work_dir / 'epoch_1.pth'
+def classifiers(mini_data, tmp_path_factory):
+    """What a run of a classification config saves, by the beginning of its name."""
+
+    @cache
+    def train(start):
+        work_dir = tmp_path_factory.mktemp('classifier')
+        Runner.from_cfg(small_config(config_named(start), mini_data, work_dir)).train()
+        return work_dir / 'epoch_1.pth'
+
+    return train
 
 
 @pytest.mark.parametrize(
@@ -193,14 +217,17 @@ def classifier(mini_data, tmp_path_factory):
         'segvit-shrunk_vit-l16_8xb2-80k_pascal-context-59',
         'sem-fpn_p2t-s_',
         'sem-fpn_p2t-mini_',
+        'setr-superpixel_spformer-s16_8xb2-160k_ade20k',
+        'setr-naive_deit-mini_',
     ],
 )
 def test_multi_scale_testing_averages_the_scores_of_twelve_views(name, mini_data, tmp_path, monkeypatch):
     (path,) = [path for path in CONFIGS if path.stem.startswith(name)]
     cfg = small_config(path, mini_data, tmp_path)
     views = []
-    merge = ScoreTTAModel.merge_preds
-    monkeypatch.setattr(ScoreTTAModel, 'merge_preds', lambda self, x: views.extend(map(len, x)) or merge(self, x))
+    kind = MODELS.get(cfg.tta_model.type)
+    merge = kind.merge_preds
+    monkeypatch.setattr(kind, 'merge_preds', lambda self, x: views.extend(map(len, x)) or merge(self, x))
     cfg.model = dict(cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     metrics = Runner.from_cfg(cfg).test()
@@ -303,6 +330,135 @@ def test_the_switches_of_an_ablation_can_be_set_in_a_segmentor(path):
     segmentor, classifier = build_on_meta(cfg), build_on_meta(Config.fromfile(path))
     shapes = [{k: v.shape for k, v in model.backbone.state_dict().items()} for model in (segmentor, classifier)]
     assert shapes[0] == shapes[1]
+
+
+SPFORMER = [path for path in CONFIGS if path.parent.name == 'spformer' and 'mini' not in path.stem]
+SUPERPIXEL_SETR = [path for path in SPFORMER if path.stem.startswith('setr-superpixel')]
+SPFORMER_ABLATIONS = {
+    'one-iteration': dict(sca_iterations=1),
+    'sca-at-start': dict(depths=(12,)),
+    'one-head': dict(sca_heads=1),
+    'learnable-positions': dict(positions='learnable'),
+    'conv-stem': dict(stem='conv'),
+}
+
+
+@pytest.mark.parametrize('path', SPFORMER, ids=lambda path: path.stem)
+def test_network_and_recipe_of_spformer_are_what_the_name_says(path):
+    cfg = Config.fromfile(path)
+    backbone = cfg.model.backbone
+    kind, size, stride = re.search(r'(spformer|deit)-([tsb])(16|32)', path.stem).groups()
+    assert backbone.type == {'spformer': 'mmvit_ext.SPFormer', 'deit': 'mmvit_ext.ViT'}[kind]
+    assert backbone.arch == {'t': 'tiny', 's': 'small', 'b': 'base'}[size]
+    superpixel = backbone.get('pixel_stride', 4) * 4 if kind == 'spformer' else backbone.patch_size
+    assert superpixel == int(stride)
+    edge = int(re.search(r'-(\d+)x\1$', path.stem).group(1))
+    assert backbone.img_size in (edge, (edge, edge))
+    optimizer = cfg.optim_wrapper.optimizer
+    if cfg.default_scope == 'mmpretrain':
+        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-3, 0.05)
+        assert cfg.train_cfg.max_epochs == 300
+        assert backbone.drop_path_rate == {'tiny': 0.1, 'small': 0.1, 'base': 0.6}[backbone.arch]
+        train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
+        assert (train[1].scale, test[1].scale, test[2].crop_size) == (edge, round(edge / 0.875), edge)
+    else:
+        assert dict(optimizer) == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0)
+        iterations = {'ade20k': 160000, 'pascal-context': 80000}[re.search(r'k_(.*)-\d', path.stem).group(1)]
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == iterations
+        assert cfg.model.test_cfg == dict(mode='slide', crop_size=(edge, edge), stride=(edge * 2 // 3,) * 2)
+        assert backbone.drop_path_rate == 0.1
+        checkpoint = None if 'scratch' in path.stem else f'pretrain/{kind}_{backbone.arch}.pth'
+        assert (backbone.init_cfg or {}).get('checkpoint') == checkpoint
+
+
+@pytest.mark.parametrize('path', SUPERPIXEL_SETR, ids=lambda path: path.stem)
+def test_the_baseline_of_spformer_differs_from_it_in_backbone_and_head_alone(path):
+    ours = Config.fromfile(path).to_dict()
+    baseline = Config.fromfile(
+        path.with_name(path.name.replace('setr-superpixel_spformer', 'setr-naive_deit'))
+    ).to_dict()
+    assert ours['model']['decode_head'].pop('num_classes') == baseline['model']['decode_head'].pop('num_classes')
+    assert ours['model']['decode_head'].pop('loss_decode') == baseline['model']['decode_head'].pop('loss_decode')
+    for name in ('img_size', 'drop_path_rate', 'norm_cfg', 'arch'):
+        assert ours['model']['backbone'].pop(name) == baseline['model']['backbone'].pop(name)
+    for cfg in (ours, baseline):
+        del cfg['model']['backbone'], cfg['model']['decode_head']
+    assert ours == baseline
+
+
+def test_the_baseline_on_the_mini_data_has_the_same_budget():
+    """And as many blocks of the same width."""
+    paths = [config_named(f'setr-{kind}-mini') for kind in ('superpixel_spformer', 'naive_deit')]
+    ours, baseline = (Config.fromfile(path).to_dict() for path in paths)
+    networks = [build_on_meta(Config.fromfile(path)).backbone for path in paths]
+    assert len({(len(network.layers), network.embed_dims, network.out_strides) for network in networks}) == 1
+    for cfg in (ours, baseline):
+        del cfg['model']['backbone'], cfg['model']['decode_head']
+    assert ours == baseline
+
+
+@pytest.mark.parametrize('name', SPFORMER_ABLATIONS)
+def test_an_ablation_of_spformer_differs_from_the_full_network_in_its_switch_alone(name):
+    full, ablated = (Config.fromfile(config_named(f'spformer-s32{end}_')) for end in ('', f'-{name}'))
+    ablated, full = ablated.to_dict(), full.to_dict()
+    for switch, value in SPFORMER_ABLATIONS[name].items():
+        assert switch not in full['model']['backbone']
+        assert ablated['model']['backbone'].pop(switch) == value
+    assert ablated == full
+
+
+def test_training_from_scratch_differs_in_the_start_alone():
+    for path in SUPERPIXEL_SETR:
+        if 'scratch' not in path.stem:
+            scratch = Config.fromfile(path.with_name(re.sub('16_', '16-scratch_', path.name))).to_dict()
+            assert scratch['model']['backbone'].pop('init_cfg') is None
+            pretrained = Config.fromfile(path).to_dict()
+            assert pretrained['model']['backbone'].pop('init_cfg')['prefix'] == 'backbone.'
+            assert scratch == pretrained
+
+
+def test_spformer_s32_needs_fewer_operations_than_deit_tiny():
+    """Which the paper states, and which decides that pixels are not projected inside SCA."""
+    cfg = Config.fromfile(config_named('spformer-s32_8xb128-300e_imagenet-224'))
+    with torch.device('meta'):
+        deit = ViT('tiny', patch_bias=True).eval()
+    counted = count_flops(lambda: deit(torch.empty(1, 3, 224, 224, device='meta'))) / 2e9
+    assert multiply_adds(cfg, build_on_meta(cfg).eval(), (224, 224)) < counted == pytest.approx(1.25, abs=0.01)
+    cfg.model.backbone.pixel_qkv = 'shared'
+    assert multiply_adds(cfg, build_on_meta(cfg).eval(), (224, 224)) > counted
+
+
+def test_deit_begins_spformer(mini_data, tmp_path):
+    """A converted file takes the place of a checkpoint of the classification config."""
+    cfg = small_config(config_named('setr-superpixel_spformer-s16_'), mini_data, tmp_path)
+    deit = ViT('small', embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2, img_size=EDGE * 2, patch_bias=True)
+    deit.init_weights()
+    names = [
+        ('attn.attn.in_proj_', 'attn.qkv.'),
+        ('attn.attn.out_proj', 'attn.proj'),
+        ('ffn.layers.0.0', 'mlp.fc1'),
+        ('ffn.layers.1', 'mlp.fc2'),
+        ('layers', 'blocks'),
+        ('ln', 'norm'),
+        ('patch_embed.projection', 'patch_embed.proj'),
+    ]
+    theirs = {}
+    for key, value in deit.state_dict().items():
+        for ours, name in names:
+            key = key.replace(ours, name)
+        theirs[key] = value
+    file = tmp_path / 'deit.pth'
+    torch.save({'state_dict': convert(theirs, 'deit')}, file)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(file), prefix='backbone.')
+    cfg.custom_hooks = [dict(type='mmvit_ext.WeightsReportHook')]
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    cfg.param_scheduler = None
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    (log,) = tmp_path.rglob('*.log')
+    assert f'{file} -> backbone: 150 of 201 parameters matched' in log.read_text()
+    last = dict(runner.model.backbone.named_parameters())['layers.11.ffn.layers.1.weight']
+    assert torch.equal(last, deit.layers[11].ffn.layers[1].weight)
 
 
 PRETRAINED = [

@@ -86,6 +86,7 @@ COUNTS_OF_P2T = {
     'GFLOPs here, without stage 1 attention': counted('GFLOPs without stage 1 attention'),
     'GFLOPs here': counted('GFLOPs counted here'),
 }
+COUNTS = {name: counted(name) for name in ('Parameters counted here', 'GFLOPs counted here')}
 #: Columns of a results table after config and dataset, by collection and task: what stands in a row.
 COLUMNS = {
     ('SegViT', 'Semantic Segmentation'): {
@@ -114,6 +115,17 @@ COLUMNS = {
         **{f'published {name}': published(name) for name in ('box AP', 'box AP50', 'mask AP', 'mask AP50')},
         **COUNTS_OF_P2T,
         'box and mask AP measured here': measured,
+    },
+    ('SPFormer', 'Image Classification'): {
+        'published top-1': published('Top 1 Accuracy'),
+        **{f'published, over {other}': published(f'Top 1 Accuracy over {other}') for other in ('S/16', 'S/32')},
+        **COUNTS,
+        'top-1 measured here': measured,
+    },
+    ('SPFormer', 'Semantic Segmentation'): {
+        'published mIoU over DeiT-S': published('mIoU over DeiT-S'),
+        **COUNTS,
+        'mIoU measured here': measured,
     },
 }
 
