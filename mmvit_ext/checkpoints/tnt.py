@@ -33,7 +33,7 @@ def _by_block(theirs: str, pairs: Mapping[str, str]) -> tuple[Rule, ...]:
     return tuple((rf'{theirs}\.(\d+)\.{name}\.{_P}', rf'blocks.\1.{ours}.\2') for name, ours in pairs.items())
 
 
-# Queries and keys share a matrix in the first two styles; ``part`` is taken out again when they are joined.
+# Queries and keys share a matrix in the first two styles, and are joined with the values afterwards.
 _COMMON: tuple[Rule, ...] = (
     (r'cls_token', 'cls_token'),
     (rf'norm\.{_P}', r'norm.\1'),
@@ -56,8 +56,8 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
                     for part in ('inner', 'outer')
                     for theirs, ours in (
                         ('norm1', 'norm1'),
-                        (r'attn\.qk', 'attn.part.qk'),
-                        (r'attn\.v', 'attn.part.v'),
+                        (r'attn\.qk', 'attn.qk'),
+                        (r'attn\.v', 'attn.v'),
                         (r'attn\.proj', 'attn.proj'),
                         ('norm2', 'norm2'),
                         (r'mlp\.fc1', 'ffn.fc1'),
@@ -84,8 +84,8 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
                     for part, end, short in (('inner', '_in', '_in'), ('outer', '_out', ''))
                     for theirs, ours in (
                         ('norm{}', 'norm1'),
-                        (r'attn{}\.qk', 'attn.part.qk'),
-                        (r'attn{}\.v', 'attn.part.v'),
+                        (r'attn{}\.qk', 'attn.qk'),
+                        (r'attn{}\.v', 'attn.v'),
                         (r'attn{}\.proj', 'attn.proj'),
                         (f'norm_mlp{short}', 'norm2'),
                         (rf'mlp{short}\.fc1', 'ffn.fc1'),
@@ -211,10 +211,10 @@ def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if style == 'mmpretrain' and 'pixel_pos' in state_dict:
         state_dict = {key if key.startswith('head.') else f'backbone.{key}': v for key, v in state_dict.items()}
     renamed = apply_rules(state_dict, _STYLES[style], METHOD)
-    for name in [name for name in renamed if '.part.qk.' in name]:
-        values = name.replace('.part.qk.', '.part.v.')
+    for name in [name for name in renamed if '.attn.qk.' in name]:
+        values = name.replace('.attn.qk.', '.attn.v.')
         require_keys(renamed, [values], METHOD)
-        renamed[name.replace('.part.qk.', '.qkv.')] = torch.cat((renamed.pop(name), renamed.pop(values)))
+        renamed[name.replace('.attn.qk.', '.attn.qkv.')] = torch.cat((renamed.pop(name), renamed.pop(values)))
     if 'pixel_pos' in renamed:
         words = renamed.pop('pixel_pos')
         if words.ndim == 4:  # (1, c, edge, edge)

@@ -91,7 +91,7 @@ class TNTLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.se(self.ffn(self.norm2(x))))
+        return x + self.drop_path(self.se(self.ffn(x, self.norm2)))
 
 
 class TNTBlock(nn.Module):
@@ -244,6 +244,8 @@ class TNT(BaseModule):
             raise ValueError(f'inner_stride must divide patch_size={patch_size}, got {inner_stride}')
         settings = self._arch_settings(arch)
         C, c, depth = settings['embed_dims_outer'], settings['embed_dims_inner'], settings['num_layers']
+        if depth < 1:
+            raise ValueError(f'arch: num_layers must be at least 1, got {depth}')
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f'frozen_stages must lie between -1 and {depth}, got {frozen_stages}')
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth

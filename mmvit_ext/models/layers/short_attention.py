@@ -1,7 +1,7 @@
 """Self-attention of very many very short sequences with narrow heads, such as the 16 words of a patch in TNT.
 
-A fused kernel runs two matrix products for each head of each sequence, of 16 x 6 by 6 x 16 numbers there, and its
-blocks are far larger than that. On a CPU it is quicker to do all of them in one batched product, with queries, keys and
+A fused kernel runs two matrix products for each head of each sequence, of 16 x 6 by 6 x 16 numbers there, for which it
+was not made. On a CPU it is quicker to do all of them in one batched product, with queries, keys and
 values stored transposed, ``(C / h, N)`` for each head: then every product of both passes has N columns instead of
 C / h, which fills the vector registers. Only the input is kept for the backward pass, where it is projected again.
 Measured figures are in docs/benchmarks.md.
@@ -25,11 +25,11 @@ from mmvit_ext.models.layers.linear import Linear, linear_backward
 
 __all__ = ['SelfAttention', 'short_attention']
 
-MAX_TOKENS = 16
-"""Longest sequence for which this is quicker than the fused kernel (measured with 4, 16 and 64 tokens)."""
+MIN_TOKENS, MAX_TOKENS = 8, 64
+"""Lengths for which this is quicker than the fused kernel (measured: slower with 4 tokens, quicker with 16 and 64)."""
 
 PIECE_WEIGHTS = 2**18
-"""Attention weights handled at once: what a cache holds (measured between 2**16 and 2**20)."""
+"""Attention weights handled at once: what a cache holds (measured between 2**16 and 2**22)."""
 
 
 def short_attention(x: Tensor, weight: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
@@ -157,5 +157,5 @@ class SelfAttention(nn.Module):
             and x.device.type == 'cpu'
             and x.dtype in (torch.float32, torch.float64)
             and autocast_dtype(x) is None
-            and x.shape[1] <= MAX_TOKENS
+            and MIN_TOKENS <= x.shape[1] <= MAX_TOKENS
         )

@@ -43,7 +43,7 @@ def embed_words(img: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int
     margin = weight.shape[-1] // 2
     gutter = -(-margin // stride) * stride  # a multiple of the stride: windows keep their place in every patch
     cell = patch_size + gutter
-    strips = img.new_zeros(B, h, C, patch_size, w * cell + gutter + margin + 1 - stride)
+    strips = img.new_zeros(B, h, C, patch_size, w * cell + max(gutter + margin + 1 - stride, 0))
     patches = img.view(B, C, h, patch_size, w, patch_size).permute(0, 2, 1, 3, 4, 5)
     strips[..., : w * cell].unflatten(-1, (w, cell))[..., gutter:] = patches
     rows = strips.flatten(0, 1)[..., gutter - margin :]  # (B*h, C', patch, *)

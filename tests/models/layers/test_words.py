@@ -1,0 +1,71 @@
+"""Cutting words out of patches and projecting them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.plain_tnt import plain_words
+from mmvit_ext.models.layers.words import SqueezeExcitation, WordEmbedding, WordProjection, embed_words
+
+
+@pytest.mark.parametrize(
+    ('patch_size', 'stride', 'kernel'),
+    [(16, 4, 7), (16, 8, 7), (16, 2, 7), (16, 16, 7), (6, 3, 5), (5, 1, 3), (8, 2, 1)],
+)
+def test_words_and_gradients_are_those_of_patches_cut_out_one_by_one(patch_size, stride, kernel):
+    results = []
+    for function in (embed_words, plain_words):
+        torch.manual_seed(0)
+        img = torch.randn(2, 3, 3 * patch_size, 5 * patch_size, requires_grad=True)
+        weight, bias = torch.randn(7, 3, kernel, kernel, requires_grad=True), torch.randn(7, requires_grad=True)
+        words = function(img, weight, bias, stride=stride, patch_size=patch_size)
+        results.append([words, *torch.autograd.grad(words.square().sum(), (img, weight, bias))])
+    assert results[0][0].shape == (30, (patch_size // stride) ** 2, 7)
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-3)
+
+
+def test_a_word_in_the_corner_sees_the_sixteen_pixels_that_its_kernel_has_inside_the_patch():
+    """Ones under a kernel of ones: 7 x 7 pixels in the middle, 4 x 7 at an upper or left edge, 4 x 4 in the corner."""
+    words = embed_words(torch.ones(1, 1, 32, 32), torch.ones(1, 1, 7, 7), None, stride=4, patch_size=16)
+    seen = torch.tensor([4.0, 7.0, 7.0, 7.0])
+    assert torch.equal(words.view(4, 4, 4), torch.outer(seen, seen).expand(4, 4, 4))
+
+
+def test_words_hear_nothing_of_the_patch_beside_them():
+    embed = WordEmbedding(3, 5, stride=4, patch_size=16, padding='patch')
+    img = torch.randn(1, 3, 32, 48)
+    changed = img.clone()
+    changed[:, :, 16:, 16:32] += 1
+    moved = (embed(changed) != embed(img)).flatten(1).any(1)
+    assert moved.tolist() == [False, False, False, False, True, False]
+
+
+@pytest.mark.parametrize('stride', [2, 4, 8])
+def test_with_the_padding_of_the_image_words_are_those_of_one_convolution(stride):
+    embed = WordEmbedding(3, 5, stride=stride, patch_size=16, padding='image')
+    img = torch.randn(2, 3, 32, 48)
+    whole, edge = embed.projection(img), 16 // stride
+    words = embed(img).view(2, 2, 3, edge, edge, 5)
+    for row in range(2):
+        for column in range(3):
+            part = whole[:, :, row * edge : (row + 1) * edge, column * edge : (column + 1) * edge]
+            assert torch.equal(words[:, row, column], part.permute(0, 2, 3, 1))
+
+
+def test_words_are_normalised_together_or_each_by_itself():
+    words = torch.randn(3, 4, 5) * torch.tensor([1.0, 10.0, 100.0, 1000.0]).view(4, 1)
+    for norm, shape in (('sentence', (20,)), ('word', (5,))):
+        projection = WordProjection(4, 5, 7, norm=norm, bias=True, norm_cfg={'type': 'LN'})
+        normalised = F.layer_norm(words.flatten(1) if norm == 'sentence' else words, shape).flatten(1)
+        expected = projection.proj(normalised)
+        expected = F.layer_norm(expected, (7,)) if norm == 'sentence' else expected
+        torch.testing.assert_close(projection(words), expected)
+
+
+def test_squeeze_and_excitation_gates_channels_by_the_mean_token():
+    se = SqueezeExcitation(8)
+    x = torch.randn(2, 5, 8)
+    gate = torch.sigmoid(se.fc2(torch.relu(se.fc1(x.mean(1)))))
+    torch.testing.assert_close(se(x), x * gate[:, None])
+    assert gate.shape == (2, 8)
