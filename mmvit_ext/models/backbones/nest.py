@@ -26,16 +26,14 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.blocks import (
+    BlockAttention,
     BlockDropPath,
     BlockGroup,
     block_groups,
     from_blocks,
-    group_rows,
     to_blocks,
 )
-from mmvit_ext.models.layers.linear import Linear, linear
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.registry import MODELS
@@ -43,61 +41,6 @@ from mmvit_ext.registry import MODELS
 __all__ = ['NesT']
 
 MLP_RATIO = 4
-
-
-class BlockAttention(nn.Module):
-    r"""Self-attention among the tokens of each block, with weights that all blocks share.
-
-    Per block, :math:`\mathrm{softmax}(Q K^\top / \sqrt{C/h}) V` of every head (arXiv 2105.12723, equation 1); with
-    multi-query attention all heads share one head of keys and values, as in the paper's networks for CIFAR.
-
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads h; divides C.
-        multi_query: whether the heads share their keys and values.
-        qkv_bias: whether queries, keys and values have a bias.
-        attn_drop: dropout of attention weights, a probability.
-        proj_drop: dropout of the output, a probability.
-    """
-
-    def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        multi_query: bool,
-        qkv_bias: bool,
-        attn_drop: float,
-        proj_drop: float,
-    ) -> None:
-        super().__init__()
-        check_heads(embed_dims, num_heads)
-        self.num_heads = num_heads
-        self.multi_query = multi_query
-        self.kv_dims = embed_dims // num_heads if multi_query else embed_dims
-        self.qkv = Linear(embed_dims, embed_dims + 2 * self.kv_dims, bias=qkv_bias)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = Linear(embed_dims, embed_dims)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x: Tensor, groups: Sequence[BlockGroup], batch: int) -> Tensor:
-        """Rows ``(R, C)`` of the blocks of ``groups`` to the same, for ``batch`` images."""
-        parts = self.qkv(x).split(group_rows(groups, batch))
-        outs = [self._attend(part.unflatten(0, (-1, group.tokens))) for part, group in zip(parts, groups, strict=True)]
-        # The released weights expect the output's channels with the heads innermost: columns are moved, not tokens.
-        weight = self.proj.weight.unflatten(1, (-1, self.num_heads)).transpose(1, 2).flatten(1)  # (C, C)
-        return self.proj_drop(linear(outs[0] if len(outs) == 1 else torch.cat(outs), weight, self.proj.bias))
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Projections ``(blocks, n, C + 2 kv)`` of blocks of one size to ``(blocks n, C)``."""
-        q, k, v = qkv.split((qkv.shape[-1] - 2 * self.kv_dims, self.kv_dims, self.kv_dims), dim=-1)
-        dropout = self.attn_drop.p if self.training else 0.0
-        if not self.multi_query:
-            return multihead_attention(q, k, v, self.num_heads, dropout).flatten(0, 1)
-        q = q.unflatten(-1, (self.num_heads, self.kv_dims)).transpose(1, 2)  # (blocks, h, n, C/h)
-        k, v = (shared.unsqueeze(1).expand_as(q) for shared in (k, v))
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return out.transpose(1, 2).reshape(-1, q.shape[1] * self.kv_dims)
 
 
 class NesTLayer(nn.Module):
@@ -233,7 +176,8 @@ class NesT(BaseModule):
         block_size: edge of a block in tokens.
         multi_query: whether the heads of an attention share one head of keys and values.
         in_channels: image channels.
-        out_indices: levels whose map is returned, in this order; negative values count from the top.
+        out_indices: levels whose map is returned, in this order; negative values count from the top. All of them when
+            not given.
         extra_dims: width of one more map on top, at twice the stride, made by an aggregation without layers; it is the
             last level for ``out_indices``. None for no such map.
         final_norm: whether the map of the last level that has layers is normalised when it is returned, as classifiers
@@ -299,7 +243,7 @@ class NesT(BaseModule):
         block_size: int | None = None,
         multi_query: bool | None = None,
         in_channels: int = 3,
-        out_indices: int | Sequence[int] = (0, 1, 2),
+        out_indices: int | Sequence[int] | None = None,
         extra_dims: int | None = None,
         final_norm: bool = True,
         qkv_bias: bool = True,
@@ -405,8 +349,10 @@ class NesT(BaseModule):
             raise ValueError(f'img_size must be an edge or (H, W) of at least {patch_size} pixels, got {img_size!r}')
         return -(-size[0] // patch_size), -(-size[-1] // patch_size)
 
-    def _output_levels(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+    def _output_levels(self, out_indices: int | Sequence[int] | None) -> tuple[int, ...]:
         count = len(self.embed_dims)
+        if out_indices is None:
+            return tuple(range(count))
         indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         resolved = tuple(i + count if i < 0 else i for i in indices)
         if not resolved or any(not 0 <= i < count for i in resolved) or len(set(resolved)) < len(resolved):
@@ -465,8 +411,8 @@ class NesT(BaseModule):
     def level_maps(self, img: Tensor) -> list[Tensor]:
         """Maps of the levels from the lowest to the highest that an output needs, before the final norm.
 
-        Unlike the outputs of :meth:`forward` these lie on the way to the higher levels, so that a gradient with respect
-        to any of them can be taken of whatever :meth:`normalize` and a classifier make of the last one.
+        Unlike the outputs of :meth:`forward` these lie on the way to the higher levels: whatever is computed from
+        :meth:`outputs` of them has a gradient with respect to each.
 
         Args:
             img: ``(B, in_channels, H, W)``.
@@ -482,17 +428,17 @@ class NesT(BaseModule):
             maps.append(x)
         return maps
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """The final norm of the top level's map, ``(B, C, H, W)``; the map itself without one."""
-        return x if self.norm is None else self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def outputs(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What :meth:`forward` returns, from what :meth:`level_maps` returned."""
+        outs = dict(enumerate(maps))
+        top = self.num_levels - 1
+        if top + 1 in self.out_indices:
+            outs[top + 1] = self.extra_aggregation(maps[top])
+        if top in self.out_indices and self.norm is not None:
+            outs[top] = self.norm(maps[top].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        # mmcv's RoIAlign reads a map's memory as if it were contiguous, and convolutions in between keep the layout.
+        return tuple(outs[index].contiguous() for index in self.out_indices)
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Maps of the levels named by ``out_indices``; see the class."""
-        maps = self.level_maps(img)
-        top = self.num_levels - 1
-        if top + 1 in self.out_indices:
-            maps.append(self.extra_aggregation(maps[top]))
-        if top in self.out_indices:
-            maps[top] = self.normalize(maps[top])
-        # mmcv's RoIAlign reads a map's memory as if it were contiguous, and convolutions in between keep the layout.
-        return tuple(maps[index].contiguous() for index in self.out_indices)
+        return self.outputs(self.level_maps(img))

@@ -3,7 +3,8 @@
 A map that the block's edge does not divide has smaller blocks at its right and bottom instead of padding. Blocks of one
 size form a group, and attention runs over one group after the other.
 
-Shapes: B batch, H and W the map's size, C width, e edge of a block in tokens, R = B H W rows.
+Shapes: B batch, H and W the map's size, C width, e edge of a block in tokens, n tokens of a block, h heads, R = B H W
+rows.
 """
 
 from __future__ import annotations
@@ -12,11 +13,23 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.compiling import is_compiling
+from mmvit_ext.models.layers.linear import Linear, linear
 
-__all__ = ['BlockDropPath', 'BlockGroup', 'Span', 'block_groups', 'from_blocks', 'group_rows', 'to_blocks']
+__all__ = [
+    'BlockAttention',
+    'BlockDropPath',
+    'BlockGroup',
+    'Span',
+    'block_groups',
+    'from_blocks',
+    'group_rows',
+    'to_blocks',
+]
 
 
 class Span(NamedTuple):
@@ -184,3 +197,58 @@ class BlockDropPath(nn.Module):
             return x
         kept = (torch.rand(batch, 1, device=x.device) >= self.drop_prob).to(x.dtype) / (1 - self.drop_prob)
         return x * torch.cat([kept.expand(-1, group.blocks * group.tokens).reshape(-1, 1) for group in groups])
+
+
+class BlockAttention(nn.Module):
+    r"""Self-attention among the tokens of each block, with weights that all blocks share.
+
+    Per block, :math:`\mathrm{softmax}(Q K^\top / \sqrt{C/h}) V` of every head (arXiv 2105.12723, equation 1); with
+    multi-query attention all heads share one head of keys and values, as in the paper's networks for CIFAR.
+
+    Args:
+        embed_dims: width C.
+        num_heads: number of heads h; divides C.
+        multi_query: whether the heads share their keys and values.
+        qkv_bias: whether queries, keys and values have a bias.
+        attn_drop: dropout of attention weights, a probability.
+        proj_drop: dropout of the output, a probability.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        multi_query: bool,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+    ) -> None:
+        super().__init__()
+        check_heads(embed_dims, num_heads)
+        self.num_heads = num_heads
+        self.multi_query = multi_query
+        self.kv_dims = embed_dims // num_heads if multi_query else embed_dims
+        self.qkv = Linear(embed_dims, embed_dims + 2 * self.kv_dims, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, groups: Sequence[BlockGroup], batch: int) -> Tensor:
+        """Rows ``(R, C)`` of the blocks of ``groups`` to the same, for ``batch`` images."""
+        parts = self.qkv(x).split(group_rows(groups, batch))
+        outs = [self._attend(part.unflatten(0, (-1, group.tokens))) for part, group in zip(parts, groups, strict=True)]
+        # The released weights expect the output's channels with the heads innermost: columns are moved, not tokens.
+        weight = self.proj.weight.unflatten(1, (-1, self.num_heads)).transpose(1, 2).flatten(1)  # (C, C)
+        return self.proj_drop(linear(outs[0] if len(outs) == 1 else torch.cat(outs), weight, self.proj.bias))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Projections ``(blocks, n, C + 2 kv)`` of blocks of one size to ``(blocks n, C)``."""
+        q, k, v = qkv.split((qkv.shape[-1] - 2 * self.kv_dims, self.kv_dims, self.kv_dims), dim=-1)
+        dropout = self.attn_drop.p if self.training else 0.0
+        if not self.multi_query:
+            return multihead_attention(q, k, v, self.num_heads, dropout).flatten(0, 1)
+        q = q.unflatten(-1, (self.num_heads, self.kv_dims)).transpose(1, 2)  # (blocks, h, n, C/h)
+        k, v = (shared.unsqueeze(1).expand_as(q) for shared in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return out.transpose(1, 2).reshape(-1, q.shape[1] * self.kv_dims)
