@@ -134,6 +134,7 @@ class Task:
         images: Folder of the held-out images below the dataset.
         length: Unit of the training's length, as its argument is named, and the key that holds it in ``train_cfg``.
         best: Pattern of the best checkpoint's name.
+        evaluation: Title of that step.
         figures: The figures of the evaluation, name and pattern; the first one has to reach the goal.
         unit: Number by which figures are multiplied to be in per cent.
         goal: In per cent.
@@ -148,6 +149,7 @@ class Task:
     images: str
     length: tuple[str, str]
     best: str
+    evaluation: str
     figures: Mapping[str, str]
     unit: float
     goal: float
@@ -164,6 +166,7 @@ TASKS = {
         images='images/validation',
         length=('iterations', 'max_iters'),
         best='best_mIoU_iter_*.pth',
+        evaluation='Evaluate on held-out images (classes that do not occur are left out of the table)',
         figures={'mIoU': r'mIoU: ([0-9.]+)'},
         unit=1,
         goal=60,
@@ -178,6 +181,7 @@ TASKS = {
         images='val2017',
         length=('epochs', 'max_epochs'),
         best='best_coco_bbox_mAP_epoch_*.pth',
+        evaluation='Evaluate on held-out images',
         figures={
             'box AP50': r'coco/bbox_mAP_50: (-?[0-9.]+)',
             'box AP': r'coco/bbox_mAP: (-?[0-9.]+)',
@@ -235,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     checkpoint = max(work_dir.glob(task.best), key=lambda path: path.stat().st_mtime)
     evaluation = run(
-        'Evaluate on held-out images (classes that do not occur are left out of the table)',
+        task.evaluation,
         'test.py', config, checkpoint, '--work-dir', args.out / 'evaluation', '--cfg-options', *options,
     )  # fmt: skip
     figures = {}
