@@ -45,6 +45,9 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['TNT']
 
+RECOMPUTED_WIDTH = 64
+"""Up to this width the MLP computes everything again backwards: memory that is not kept need not be fetched either."""
+
 OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
 
 
@@ -84,7 +87,8 @@ class TNTLayer(nn.Module):
             embed_dims, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate
         )
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate)
+        keep = embed_dims > RECOMPUTED_WIDTH
+        self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate, keep=keep)
         self.se = SqueezeExcitation(embed_dims) if with_se else nn.Identity()
         self.drop_path = DropPath(drop_path_rate)
 

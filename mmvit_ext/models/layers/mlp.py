@@ -2,8 +2,9 @@
 
 Written out, a training step keeps two tensors of the inner width, what the activation and the second linear map read,
 and the normalised input. Here one is kept, the output of the first map; norm and activation are computed again
-backwards. On a CPU the rows are taken in pieces whose inner width a cache holds, so that the activation reads and
-writes no main memory. Measured figures are in docs/benchmarks.md.
+backwards, and the first map too where its input is so narrow that this costs less than keeping what it gave. On a CPU
+the rows are taken in pieces whose inner width a cache holds, so that the activation reads and writes no main memory.
+Measured figures are in docs/benchmarks.md.
 
 Shapes: R rows (tokens of all images), C input width, D inner width, E output width.
 """
@@ -44,7 +45,9 @@ def plain_mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, act: Activation, norm: 
     return fc2(act(fc1(x if norm is None else norm(x))))
 
 
-def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, act: Activation, norm: nn.LayerNorm | None = None) -> Tensor:
+def mlp(
+    x: Tensor, fc1: nn.Linear, fc2: nn.Linear, act: Activation, norm: nn.LayerNorm | None = None, keep: bool = True
+) -> Tensor:
     """``fc2(act(fc1(norm(x))))``.
 
     Args:
@@ -53,6 +56,7 @@ def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, act: Activation, norm: nn.Lay
         fc2: linear map from D to E, with bias.
         act: element-wise activation without parameters, not in place.
         norm: layer norm over the last dimension, with weight and bias; None for no norm.
+        keep: whether the output of ``fc1`` is kept for the backward pass rather than computed again.
 
     Returns:
         ``(..., E)``. Differentiable once.
@@ -68,7 +72,7 @@ def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, act: Activation, norm: nn.Lay
     tensors = (rows, *weights, *norm_weights)
     with torch.autocast(x.device.type, enabled=False) if dtype is not None else nullcontext():
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            out = _MLP.apply(*tensors, eps, act)
+            out = _MLP.apply(*tensors, eps, act, keep)
         else:
             out = _forward(tensors, eps, act, None)
     return out.unflatten(0, x.shape[:-1]) if x.ndim != 2 else out
@@ -102,32 +106,33 @@ def _normalize(
 
 
 class _MLP(torch.autograd.Function):
-    """What ``fc1`` gave is kept for the backward pass."""
+    """What ``fc1`` gave is kept for the backward pass, or nothing."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, eps, act = arguments
+        *tensors, eps, act, keep = arguments
         kept: list[Tensor] = []
-        out = _forward(tensors, eps, act, kept)
-        x, weight1, _, weight2, _, *norm_weights = tensors
-        ctx.save_for_backward(x, weight1, weight2, *norm_weights, *kept)
+        out = _forward(tensors, eps, act, kept if keep else None)
+        x, weight1, bias1, weight2, _, *norm_weights = tensors
+        ctx.save_for_backward(x, weight1, bias1, weight2, *norm_weights, *kept)
         ctx.eps, ctx.act = eps, act
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight1, weight2, norm_weight, norm_bias, *kept = ctx.saved_tensors  # checkpointing lets them be read once
+        # Checkpointing lets them be read once.
+        x, weight1, bias1, weight2, norm_weight, norm_bias, *kept = ctx.saved_tensors
         norm_weights = (norm_weight, norm_bias)
-        rows = len(kept[0])
+        rows = len(kept[0]) if kept else piece_rows(x, len(bias1))
         grad = grad.contiguous()
-        grad_x = torch.empty_like(x) if len(kept) > 1 else None
+        grad_x = torch.empty_like(x) if rows < len(x) else None
         narrow = x
         totals: list[Tensor] = []
-        for index, wide in enumerate(kept):
-            piece = slice(index * rows, index * rows + rows)
+        for index, start in enumerate(range(0, max(len(x), 1), max(rows, 1))):
+            piece = slice(start, start + rows)
             part, statistics = _normalize(x[piece], norm_weights, ctx.eps, weight1.dtype)
-            leaf, active = activate(wide, ctx.act)
+            leaf, active = activate(kept[index] if kept else linear(part, weight1, bias1), ctx.act)
             grad_wide, *grads2 = linear_backward(grad[piece], active.detach(), weight2)
             (grad_wide,) = torch.autograd.grad(active, leaf, grad_wide)
             narrow, *grads1 = linear_backward(grad_wide, part, weight1)
@@ -141,7 +146,7 @@ class _MLP(torch.autograd.Function):
                 grad_x[piece] = narrow
             totals = [total.add_(part) for total, part in zip(totals, grads, strict=True)] if totals else grads
         no_norm = [] if norm_weight is not None else [None, None]
-        return (narrow if grad_x is None else grad_x, *totals, *no_norm, None, None)
+        return (narrow if grad_x is None else grad_x, *totals, *no_norm, None, None, None)
 
 
 class MLP(nn.Module):
@@ -152,15 +157,26 @@ class MLP(nn.Module):
         hidden_channels: inner width D.
         act_cfg: activation, mmcv style.
         drop: dropout of the activation and of the output, a probability.
+        keep: whether the output of the first map is kept for the backward pass rather than computed again; not to keep
+            it is quicker on a CPU where C is a few dozen.
     """
 
-    def __init__(self, embed_dims: int, hidden_channels: int, *, act_cfg: Mapping[str, Any], drop: float = 0.0) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_channels: int,
+        *,
+        act_cfg: Mapping[str, Any],
+        drop: float = 0.0,
+        keep: bool = True,
+    ) -> None:
         super().__init__()
         self.fc1 = Linear(embed_dims, hidden_channels)
         self.fc2 = Linear(hidden_channels, embed_dims)
         self.act = build_activation_layer(dict(act_cfg))
         self.plain = any(True for _ in self.act.parameters()) or getattr(self.act, 'inplace', False)
         self.drop = nn.Dropout(drop)
+        self.keep = keep
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """``(..., C)`` to ``(..., C)``; a ``norm`` is applied first, and not kept for the backward pass if it may."""
@@ -174,4 +190,4 @@ class MLP(nn.Module):
         if not by_pieces:
             return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
         # Not the module itself: its hooks would fire a second time when the activation is computed again.
-        return mlp(x, self.fc1, self.fc2, self.act.forward, fused)
+        return mlp(x, self.fc1, self.fc2, self.act.forward, fused, self.keep)

@@ -103,6 +103,24 @@ def test_one_wide_tensor_is_kept_where_the_plain_form_keeps_two():
     assert kept == {mlp: [1, 1], plain_mlp: [2, 2]}
 
 
+@pytest.mark.parametrize('norm', [None, layer_norm()], ids=['bare', 'normalised'])
+def test_a_first_map_that_is_not_kept_gives_the_same_gradients(norm, piece_bytes):
+    maps, x = layers(), tokens()
+    parts = maps if norm is None else (*maps, norm)
+    leaves = [x, *(parameter for layer in parts for parameter in layer.parameters())]
+    weights = torch.randn(7, 67, 3, generator=torch.Generator().manual_seed(2))
+    results, kept = [], []
+    for keep in (True, False):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, keep=keep: (kept.append((keep, t.numel())), t)[1], lambda t: t
+        ):
+            out = mlp(x, *maps, F.gelu, norm, keep)
+        results.append([out, *torch.autograd.grad((out * weights).sum(), leaves)])
+    assert sum(size for keep, size in kept if keep) - sum(size for keep, size in kept if not keep) == 11 * ROWS
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)
+
+
 def test_nothing_is_kept_without_gradients():
     maps, kept = layers(), []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
