@@ -1,6 +1,6 @@
 """Watching superpixels come into being: pictures of the same images again and again during training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,16 +55,17 @@ class SuperpixelVisualizationHook(Hook):
         from mmvit_ext.interpret.superpixels import find_spformer
 
         find_spformer(_bare(runner.model), 'SuperpixelVisualizationHook: this model')
-        loader = runner.val_dataloader
-        if loader is None or isinstance(loader, Mapping):
+        loop = runner.val_loop
+        if loop is None:
             raise UserError(
                 'SuperpixelVisualizationHook draws validation images and this run has none: add val_dataloader, '
                 'val_cfg and val_evaluator to the config, or take the hook out'
             )
-        if max(self.indices) >= len(loader.dataset):
+        number = len(loop.dataloader.dataset)
+        if max(self.indices) >= number:
             raise UserError(
-                f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has '
-                f'{len(loader.dataset)} images, counted from 0'
+                f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has {number} images, '
+                'counted from 0'
             )
         if not getattr(runner.visualizer, '_vis_backends', None):
             runner.logger.warning(
@@ -95,7 +96,7 @@ class SuperpixelVisualizationHook(Hook):
         from mmvit_ext.interpret.superpixels import draw_montage, picture_of_inputs, superpixels_of_inputs
 
         model: Any = _bare(runner.model)
-        dataset = cast('Any', runner.val_dataloader).dataset
+        dataset: Any = runner.val_dataloader.dataset
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
@@ -105,7 +106,11 @@ class SuperpixelVisualizationHook(Hook):
                 name = f'{index}_{Path(str(sample["data_samples"].metainfo.get("img_path", ""))).stem}'
                 inputs = model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
                 size = (int(seen.shape[-2]), int(seen.shape[-1]))
-                found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), size)
+                try:
+                    found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), size)
+                except UserError as error:  # a picture is no reason to end a run
+                    runner.logger.warning(f'SuperpixelVisualizationHook, image {name}: {error}')
+                    continue
                 unit = 'epoch' if self.by_epoch else 'iteration'
                 montage = draw_montage(found, edge=self.edge, title=f'{unit} {step}')
                 runner.visualizer.add_image(f'superpixels_{name}', np.array(montage), step=step)

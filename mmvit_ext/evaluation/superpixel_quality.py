@@ -232,6 +232,11 @@ class SuperpixelQuality(BaseMetric):
             if not -number <= value < number:
                 raise UserError(f'SuperpixelQuality({name}={value}): the model has {number}, counted from 0')
         similarity = found['similarity'][self.sca_module, self.iteration][None].to(device)
+        if similarity.isnan().any():
+            raise UserError(
+                f'the similarities of {sample.get("img_path", "an image")} are not a number (NaN): the training of '
+                'this checkpoint has diverged, take an earlier one'
+            )
         cell, stride = int(found['cell_size']), int(found['pixel_stride'])
         association = fine_association(with_merged_head(similarity), cell, stride)[0, ..., : size[0], : size[1]]
         ids = neighbour_ids((size[0], size[1]), grid_of(similarity, cell), cell * stride, device)

@@ -35,6 +35,7 @@ __all__ = [
     'draw_means',
     'draw_montage',
     'draw_table',
+    'enlarged',
     'find_spformer',
     'picture_of_inputs',
     'superpixels_of',
@@ -155,9 +156,17 @@ def superpixels_of_inputs(
 
     Returns:
         The superpixels.
+
+    Raises:
+        UserError: The network computes no numbers.
     """
     history = backbone.run(inputs)[1]
     similarity = torch.stack([torch.stack(similarities) for similarities in history])[:, :, 0]
+    if similarity.isnan().any():
+        raise UserError(
+            'the superpixels cannot be told, similarities are not a number (NaN): the training has diverged, take an '
+            'earlier checkpoint or train with a lower learning rate'
+        )
     return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
 
 
@@ -307,6 +316,22 @@ def draw_table(
     return canvas
 
 
+def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its label maps, made larger by a whole number where the image is small.
+
+    Args:
+        found: The superpixels.
+        least: Longer edge in pixels that the picture shall have at least.
+
+    Returns:
+        RGB picture (H, W, 3) and superpixel of each of its pixels (M, I, A, H, W).
+    """
+    H, W = found.image.shape[:2]
+    times = -(-least // max(H, W))
+    picture = np.array(Image.fromarray(found.image).resize((W * times, H * times), Image.Resampling.BICUBIC))
+    return picture, found.labels((H * times, W * times))
+
+
 def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Image.Image:
     """Superpixels side by side: a row per head and one for all merged, a column per SCA module and iteration.
 
@@ -393,10 +418,7 @@ def visualize_superpixels(
 
 
 def _save_maps(found: Superpixels, folder: Path, array: Path) -> None:
-    H, W = found.image.shape[:2]
-    times = -(-LEAST_EDGE // max(H, W))
-    picture = np.array(Image.fromarray(found.image).resize((W * times, H * times), Image.Resampling.BICUBIC))
-    fine = found.labels((H * times, W * times))
+    picture, fine = enlarged(found)
     width = 3 if max(picture.shape) >= 2 * LEAST_EDGE else 1
     for module, iteration, head in np.ndindex(fine.shape[:3]):
         name = f'sca{module + 1}-iteration{iteration + 1}-{found.heads[head].replace(" ", "")}'
@@ -408,4 +430,4 @@ def _save_maps(found: Superpixels, folder: Path, array: Path) -> None:
             with atomic_path(folder / f'{name}_{kind}.png') as file:
                 drawn.save(file)
     with atomic_path(array) as file:
-        np.save(file, found.labels() if times > 1 else fine)
+        np.save(file, fine if picture.shape == found.image.shape else found.labels())

@@ -25,6 +25,8 @@ RECIPES = {
 }
 DETECTION = ('coco_detection', 'coco_instance')
 CLASSIFICATION = ('imagenet_224',)
+#: What superpixels are measured on; tests/tools/test_superpixel_commands.py reads them.
+QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +57,7 @@ def step(pipeline, kind):
 
 
 def test_every_base_config_is_listed_here():
-    assert {path.stem for path in FOLDER.glob('*.py')} == {*RECIPES, *DETECTION, *CLASSIFICATION}
+    assert {path.stem for path in FOLDER.glob('*.py')} == {*RECIPES, *DETECTION, *CLASSIFICATION, *QUALITY}
 
 
 def test_the_recipe_stands_in_the_config(name, config):

@@ -252,6 +252,11 @@ def test_slic_sees_the_colours_of_the_image_and_not_their_mirror():
 
 REFUSED = {
     'no superpixels': ({}, sample_of(np.zeros((4, 4), int)), r'mmvit_ext\.SuperpixelExtractor'),
+    'diverged': (
+        {},
+        sample_of(np.zeros((4, 4), int), torch.full((1, 1, 9, 2, 2), float('nan'))),
+        r'similarities of x\.jpg are not a number',
+    ),
     'no labels': ({}, {'img_path': 'x.jpg'}, r'labels of x\.jpg.*LoadSegAnnotations'),
     'other classes': ({}, sample_of(np.full((4, 4), 3)), r'x\.png has the value 3, expected 0 to 2 or 255'),
 }

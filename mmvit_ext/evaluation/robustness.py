@@ -1,0 +1,319 @@
+"""How a model's figures fall as its test images are turned or covered, and what its superpixels do meanwhile.
+
+Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.3 and figure 6.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmvit_ext.datasets.distortions import MAX_AREA, PasteOccluder
+from mmvit_ext.engine.checkpoint_io import atomic_path
+from mmvit_ext.engine.config import load_config
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.inference import Predictor, resolve_device
+from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.evaluation.loop import build_test_loader, evaluate
+from mmvit_ext.evaluation.superpixel_quality import best_labels, intersection_and_union, patch_regions
+from mmvit_ext.interpret.superpixels import (
+    Superpixels,
+    draw_boundaries,
+    draw_table,
+    enlarged,
+    picture_of_inputs,
+    superpixels_of_inputs,
+)
+from mmvit_ext.models.backbones.spformer import SPFormer
+from mmvit_ext.models.layers.superpixel_maps import fine_association, neighbour_ids, with_merged_head
+
+__all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way of changing images.
+
+    Args:
+        transform: Type of the transform.
+        argument: Name of its argument.
+        label: What the argument is, for axes and tables.
+        low: Least value.
+        high: Largest value.
+        default: Values that are measured when none are named.
+    """
+
+    transform: str
+    argument: str
+    label: str
+    low: float
+    high: float
+    default: tuple[float, ...]
+
+
+KINDS: dict[str, Kind] = {
+    'rotation': Kind('mmvit_ext.RotateImage', 'angle', 'angle in degrees', -360, 360, (0, 15, 30, 45, 60, 75, 90)),
+    'occlusion': Kind(
+        'mmvit_ext.PasteOccluder', 'area', 'covered share of the image', 0, MAX_AREA, (0, 0.05, 0.1, 0.2, 0.3, 0.5)
+    ),
+}
+"""Kinds of changes by name."""
+
+PREFERRED = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP')
+"""The metric that is drawn, the first of these that there is."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was measured of one model.
+
+    Args:
+        model: Name of the model.
+        metric: Name of the metric.
+        x: Angles or areas.
+        y: The metric at each of them.
+        everything: All metrics at each of them.
+    """
+
+    model: str
+    metric: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    everything: tuple[dict[str, float], ...] = field(default=())
+
+
+def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str:
+    """Which metric is drawn.
+
+    Args:
+        results: Metrics by name.
+        wanted: The name that the user gave.
+
+    Returns:
+        That name, or the usual one of segmentation, classification or detection, or else the first.
+
+    Raises:
+        UserError: There is no such metric.
+    """
+    if wanted is not None and wanted not in results:
+        raise UserError(f'--metric {wanted} is none of what the config measures: {", ".join(results)}')
+    return wanted or next((name for name in PREFERRED if name in results), next(iter(results)))
+
+
+def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int = 16) -> torch.Tensor:
+    """How well regions can tell an occluder from the image.
+
+    Args:
+        found: Superpixels, whose last merged association is taken; without them squares are.
+        covered: Which pixels of the network's input are covered (h, w).
+        patch: Edge of the squares in pixels.
+
+    Returns:
+        Pixels in both and in either of the occluder and the regions that mostly lie in it ``(2,)``; their quotient is
+        an IoU.
+    """
+    truth = torch.from_numpy(covered.astype(np.int64))
+    if found is None:
+        regions = patch_regions((truth.shape[0], truth.shape[1]), patch)[None]
+        weights = torch.ones(1, *truth.shape)
+    else:
+        merged = with_merged_head(found.similarity[-1, -1][None])[:, -1:]
+        association = fine_association(merged, found.cell_size, found.pixel_stride)[0, 0].cpu()
+        weights = association[:, : truth.shape[0], : truth.shape[1]]
+        cell = found.cell_size * found.pixel_stride
+        regions = neighbour_ids((truth.shape[0], truth.shape[1]), found.grid, cell)
+    predicted = best_labels(weights, regions, truth, 2)
+    return torch.stack(intersection_and_union(predicted, truth, 2))[:, 1]
+
+
+class _Observer:
+    """Looks at the superpixels of the images that pass through a model."""
+
+    def __init__(self, backbone: SPFormer, preprocessor: Any, area: float | None, pictures: int) -> None:
+        self.backbone, self.preprocessor, self.pictures = backbone, preprocessor, pictures
+        self.occluder = PasteOccluder(area) if area else None
+        self.edge = backbone.cell_size * backbone.pixel_stride
+        self.overlap = torch.zeros(2, 2, dtype=torch.int64)  # superpixels and squares, both and either
+        self.drawn: list[tuple[str, Image.Image]] = []
+
+    def __call__(self, batch: Any, outputs: Any) -> None:
+        if self.occluder is None and len(self.drawn) >= self.pictures:
+            return
+        inputs = self.preprocessor(batch, False)['inputs']
+        for index, seen in enumerate(batch['inputs']):
+            size = (int(seen.shape[-2]), int(seen.shape[-1]))
+            image = picture_of_inputs(seen)
+            found = superpixels_of_inputs(self.backbone, inputs[index : index + 1], image, size)
+            path = str(outputs[index].metainfo.get('img_path', index))
+            if self.occluder is not None:
+                covered = self.occluder.mask(path, size)
+                self.overlap += torch.stack(
+                    [occluder_overlap(found, covered), occluder_overlap(None, covered, self.edge)]
+                )
+            if len(self.drawn) < self.pictures:
+                picture, labels = enlarged(found)
+                self.drawn.append((Path(path).stem, draw_boundaries(picture, labels[-1, -1, -1])))
+
+
+def measure_robustness(
+    kind: str,
+    models: Sequence[tuple[str, str | Path, str | Path]],
+    out: str | Path,
+    *,
+    values: Sequence[float] | None = None,
+    metric: str | None = None,
+    images: int | None = None,
+    pictures: int = 4,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> list[Curve]:
+    """Measure models on changed test images, and write figures, a plot and pictures of superpixels.
+
+    Args:
+        kind: ``'rotation'`` or ``'occlusion'``.
+        models: Name, config and checkpoint of each model.
+        out: Folder of the results: ``KIND.json``, ``KIND.png`` and, of models with superpixels, ``KIND_MODEL.png``.
+        values: Angles in degrees, clockwise, or covered shares of the image; the usual ones when not given.
+        metric: Which metric is drawn; mIoU or top-1 accuracy when not given.
+        images: How many test images, the first ones; all when not given.
+        pictures: How many images are drawn with their superpixels.
+        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        cfg_options: Overrides of the configs, by dotted key.
+        allow_partial: Go on when a checkpoint does not fit its model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        A curve for each model.
+
+    Raises:
+        UserError: The arguments, a config, its data or a checkpoint are wrong.
+    """
+    how = KINDS[kind]
+    values = tuple(how.default if values is None else values)
+    option = {'rotation': '--angles', 'occlusion': '--areas'}[kind]
+    wrong = [value for value in values if not how.low <= value <= how.high]
+    if wrong or not values:
+        raise UserError(f'{option} must be {how.low} to {how.high} ({how.label}), got {wrong[0] if wrong else "none"}')
+    for name, number, least in (('--images', images, 1), ('--pictures', pictures, 0)):
+        if number is not None and number < least:
+            raise UserError(f'{name} must be at least {least}, got {number}')
+    folder = writable_folder(out, '--out')
+    names = [name for name, _, _ in models]
+    if len(set(names)) < len(names):
+        raise UserError(f'two of the models are called {max(names, key=names.count)}: give them names, NAME=CONFIG')
+    loaded = []
+    for name, config, checkpoint in models:
+        cfg = load_config(config, cfg_options)
+        predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+        loaded.append((name, cfg, predictor))
+    curves = []
+    for name, cfg, predictor in loaded:
+        curve, rows = _measure(name, cfg, predictor, how, values, metric, images, pictures, progress)
+        curves.append(curve)
+        if rows:
+            headings = [f'{value:g}' for value in values]
+            footer = f'{name}: superpixels of the last SCA iteration, heads merged; columns: {how.label}'
+            width, height = max((picture.size for _, row in rows for picture in row), key=lambda size: size[0])
+            with atomic_path(folder / f'{kind}_{_file_name(name)}.png') as file:
+                draw_table(rows, headings, (width, height), footer).save(file)
+    with atomic_path(folder / f'{kind}.json') as file:
+        file.write_text(json.dumps([asdict(curve) for curve in curves], indent=2) + '\n')
+    with atomic_path(folder / f'{kind}.png') as file:
+        draw_curves(curves, how.label, file)
+    return curves
+
+
+def _file_name(name: str) -> str:
+    return ''.join(letter if letter.isalnum() or letter in '-_.' else '_' for letter in name)
+
+
+def _measure(
+    name: str,
+    cfg: Config,
+    predictor: Predictor,
+    how: Kind,
+    values: Sequence[float],
+    metric: str | None,
+    images: int | None,
+    pictures: int,
+    progress: bool,
+) -> tuple[Curve, list[tuple[str, list[Image.Image]]]]:
+    model: Any = predictor.model
+    backbone = getattr(model, 'backbone', None)
+    everything: list[dict[str, float]] = []
+    drawn: list[list[tuple[str, Image.Image]]] = []
+    for value in values:
+        loader = build_test_loader(cfg, images=images, last_step={'type': how.transform, how.argument: value})
+        observer: Callable[[Any, Any], None] | None = None
+        if isinstance(backbone, SPFormer):
+            area = value if how.argument == 'area' else None
+            observer = _Observer(backbone, model.data_preprocessor, area, pictures)
+        title = f'{name}, {how.argument} {value:g}'
+        results = evaluate(predictor, loader, cfg.test_evaluator, title=title, on_batch=observer, progress=progress)
+        if isinstance(observer, _Observer):
+            drawn.append(observer.drawn)
+            for regions, (both, either) in zip(('superpixels', 'patches'), observer.overlap.tolist(), strict=True):
+                if either:
+                    results[f'occluder IoU of {regions}'] = 100 * both / either
+        everything.append(results)
+    chosen = plotted_name(everything[0], metric)
+    curve = Curve(name, chosen, tuple(values), tuple(entry[chosen] for entry in everything), tuple(everything))
+    rows = [(stems[0][0], [picture for _, picture in stems]) for stems in zip(*drawn, strict=True)] if drawn else []
+    return curve, rows
+
+
+def curves_table(curves: Sequence[Curve]) -> str:
+    """Curves as a Markdown table, with what regions can tell of the occluder where that was measured.
+
+    Args:
+        curves: What :func:`measure_robustness` returned.
+
+    Returns:
+        The table.
+    """
+    head = ['model', 'metric', *(f'{value:g}' for value in curves[0].x)]
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+    for curve in curves:
+        extra = [name for name in curve.everything[-1] if name.startswith('occluder IoU')] if curve.everything else []
+        for name in [curve.metric, *extra]:
+            column = curve.y if name == curve.metric else [entry.get(name) for entry in curve.everything]
+            cells = ['' if entry is None else f'{entry:.2f}' for entry in column]
+            lines.append('| ' + ' | '.join([curve.model, name, *cells]) + ' |')
+    return '\n'.join(lines)
+
+
+def draw_curves(curves: Sequence[Curve], label: str, file: Path) -> None:
+    """Plot curves.
+
+    Args:
+        curves: What was measured.
+        label: Of the horizontal axis.
+        file: Where to write the picture (.png).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout='constrained')
+    FigureCanvasAgg(figure)  # without pyplot, which looks for a screen
+    axes = figure.add_subplot()
+    for curve, marker in zip(curves, 'os^Dvpx*' * len(curves), strict=False):
+        axes.plot(curve.x, curve.y, marker=marker, label=curve.model)
+    axes.set_xticks(curves[0].x)
+    axes.set_xlabel(label)
+    axes.set_ylabel(' / '.join(dict.fromkeys(curve.metric for curve in curves)))
+    axes.set_ylim(0, 1.1 * max(1e-9, *(value for curve in curves for value in curve.y)))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file)
