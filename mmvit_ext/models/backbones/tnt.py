@@ -157,8 +157,8 @@ class TNT(BaseModule):
         qkv_bias: whether queries, keys and values have a bias.
         drop_rate: dropout, a probability.
         attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
-            paper trains with 0.1.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; drawn
+            for every image in the outer and for every patch in the inner transformer; the paper trains with 0.1.
         norm_cfg: normalisation; ``dict(type='LN')`` when not given.
         act_cfg: activation of the MLPs; ``dict(type='GELU')`` when not given.
         final_norm: whether the last block's output is normalised.
