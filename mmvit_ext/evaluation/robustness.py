@@ -67,7 +67,7 @@ KINDS: dict[str, Kind] = {
 }
 """Kinds of changes by name."""
 
-PREFERRED = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP')
+PREFERRED = ('mIoU', 'accuracy/top1')
 """The metric that is drawn, the first of these that there is."""
 
 
@@ -98,7 +98,7 @@ def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str
         wanted: The name that the user gave.
 
     Returns:
-        That name, or the usual one of segmentation, classification or detection, or else the first.
+        That name, or the usual one of segmentation or classification, or else the first.
 
     Raises:
         UserError: There is no such metric.
@@ -216,6 +216,11 @@ def measure_robustness(
     loaded = []
     for name, config, checkpoint in models:
         cfg = load_config(config, cfg_options)
+        if cfg.get('default_scope') not in ('mmseg', 'mmpretrain'):
+            raise UserError(
+                f'{config} is of scope {cfg.get("default_scope")}: expected a segmentation (mmseg) or classification '
+                '(mmpretrain) config, boxes are not turned'
+            )
         predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
         loaded.append((name, cfg, predictor))
     curves = []

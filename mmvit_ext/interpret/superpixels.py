@@ -55,6 +55,9 @@ LEAST_EDGE = 480
 LINE, HALO = (255, 230, 0), (0, 0, 0)
 """Edges of superpixels: a bright line between dark ones can be seen on any image."""
 
+FINEST = 1 << 21
+"""Pixels up to which associations are computed one by one; larger maps repeat them, as memory is not without end."""
+
 _COLOURS = 4
 """Superpixels as many cells apart never touch, so a square of this edge of colours keeps neighbours apart."""
 
@@ -101,20 +104,24 @@ class Superpixels:
             size: Height and width of the map; those of the image when not given.
 
         Returns:
-            Index of the superpixel, row by row from 0 (M, I, A, H, W).
+            Index of the superpixel, row by row from 0 (M, I, A, H, W). Lines are as fine as the map, up to about two
+            million pixels.
         """
         H, W = size or (self.image.shape[0], self.image.shape[1])
         (height, width), device = self.input_size, self.similarity.device
-        times = max(1, -(-H // height), -(-W // width))
+        times = min(max(-(-H // height), -(-W // width)), int((FINEST / (height * width)) ** 0.5))
+        times = max(times, 1)
         rows = ((torch.arange(H, device=device) + 0.5) * (height * times / H)).long()
         columns = ((torch.arange(W, device=device) + 0.5) * (width * times / W)).long()
         factor = self.pixel_stride * times
+        similarity = with_merged_head(self.similarity.flatten(0, 1)).flatten(0, 1)  # (M * I * A, 9, h, w)
         maps = []
-        for similarity in self.similarity.flatten(0, 1):
-            association = fine_association(with_merged_head(similarity[None]), self.cell_size, factor)
-            found = hard_superpixels(association, self.cell_size, factor)[0]  # (A, h * factor, w * factor)
-            maps.append(found[:, rows[:, None], columns].to(torch.int32).cpu())
-        return torch.stack(maps).unflatten(0, self.similarity.shape[:2]).numpy()
+        for one in similarity:  # all at once would take that many times the memory
+            association = fine_association(one[None, None], self.cell_size, factor)
+            found = hard_superpixels(association, self.cell_size, factor)[0, 0]  # (h * factor, w * factor)
+            maps.append(found[rows[:, None], columns].to(torch.int32).cpu())
+        modules, iterations = self.similarity.shape[:2]
+        return torch.stack(maps).unflatten(0, (modules, iterations, -1)).numpy()
 
 
 # What there is to show

@@ -82,6 +82,15 @@ def test_a_larger_picture_gets_finer_lines_and_not_coarser_ones():
     assert (blocks != blocks[..., :1]).any(-1).mean() > 0.05  # lines run through small pixels
 
 
+def test_a_map_beyond_the_finest_repeats_pixels(monkeypatch):
+    found = found_in(image=(40, 56))
+    monkeypatch.setattr('mmvit_ext.interpret.superpixels.FINEST', 4 * 10 * 14)
+    half = found.labels((20, 28))
+    assert np.array_equal(found.labels(), half.repeat(2, -1).repeat(2, -2))
+    monkeypatch.setattr('mmvit_ext.interpret.superpixels.FINEST', 1)
+    assert np.array_equal(found.labels((20, 28)), found.labels((10, 14)).repeat(2, -1).repeat(2, -2))
+
+
 def test_names_count_from_one_in_the_order_of_running():
     found = found_in()
     assert found.heads == ['head 1', 'head 2', 'merged']
