@@ -376,6 +376,13 @@ def test_label_maps_of_another_dataset_are_refused(
     refused(run_tool('superpixel_quality', config, weights), 'image_1.png has the value 7, expected 0 to 2 or 255')
 
 
+def test_detectors_are_refused_because_boxes_are_not_turned(
+    make_config: Callable[..., str], segmentor: tuple[str, str], run_tool: Run
+) -> None:
+    config = make_config(MODEL, "default_scope = 'mmdet'", name='detector')
+    refused(run_tool('robustness', 'rotation', config, segmentor[1], '--out', 'out'), 'scope mmdet', 'boxes')
+
+
 def test_models_of_one_name_and_unknown_metrics_are_refused(segmentor: tuple[str, str], run_tool: Run) -> None:
     first = ['robustness', 'rotation', *segmentor, '--out', 'out', '--angles', '0']
     refused(run_tool(*first, '--compare', *segmentor), 'two of the models are called', 'NAME=CONFIG')
