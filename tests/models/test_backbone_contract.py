@@ -30,6 +30,7 @@ def test_maps_have_the_promised_width_and_stride_at_any_size(row, size):
     assert model.out_strides == row.strides
     for out, width, stride in zip(outputs, row.channels, row.strides, strict=True):
         assert out.shape == (2, width, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+        assert out.is_contiguous(), "mmcv's RoIAlign reads any map as if it were contiguous"
 
 
 @rows
