@@ -16,8 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from mmvit_ext.engine.arguments import add_model_arguments, model_options
 from mmvit_ext.engine.errors import run_command
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
@@ -49,19 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument(
             '--pictures', type=int, default=4, metavar='N', help='draw the superpixels of N images (default: 4)'
         )
-        sub.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-        sub.add_argument(
-            '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the configs'
-        )
-        sub.add_argument(
-            '--allow-partial-weights', action='store_true', help='go on when a checkpoint does not fit its model'
-        )
-        sub.add_argument(
-            '--trust-source',
-            action='store_true',
-            help='read a checkpoint that holds more than tensors; this runs code from the file',
-        )
-        sub.add_argument('--traceback', action='store_true', help='show where an error came from')
+        add_model_arguments(sub)
     return parser
 
 
@@ -81,10 +68,7 @@ def _run(argv: Sequence[str] | None) -> int:
         metric=args.metric,
         images=args.images,
         pictures=args.pictures,
-        device=args.device,
-        cfg_options=args.cfg_options,
-        allow_partial=args.allow_partial_weights,
-        trust=args.trust_source,
+        **model_options(args),
     )
     print(curves_table(curves))
     print(f'results in {args.out}')

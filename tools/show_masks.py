@@ -14,8 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
+from mmvit_ext.engine.arguments import add_image_arguments, add_model_arguments, model_options
 from mmvit_ext.engine.errors import run_command
 from mmvit_ext.engine.inference import report_failures
 from mmvit_ext.interpret.atm_masks import CELL, TOP, show_masks
@@ -24,10 +23,7 @@ from mmvit_ext.interpret.atm_masks import CELL, TOP, show_masks
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(description='Show the masks of each stage of an Attention-to-Mask head.')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file (.pth)')
-    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|GLOB', help='what to show')
-    parser.add_argument('--out', required=True, help='folder for the results')
+    add_image_arguments(parser, 'what to show')
     parser.add_argument(
         '--classes', nargs='+', metavar='NAME', help='classes to show, in quotes where they have spaces'
     )
@@ -35,23 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         '--top', type=int, metavar='K', help=f'show the K classes with the largest predicted area (default: {TOP})'
     )
     parser.add_argument('--save-masks', action='store_true', help='write the arrays, too')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument(
         '--opacity', type=float, default=1.0, help='of the colours over the grey image, 0 to 1 (default: 1)'
     )
     parser.add_argument(
         '--size', type=int, default=CELL, help=f'longer edge of each picture in pixels (default: {CELL})'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
-    parser.add_argument(
-        '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
-    )
-    parser.add_argument(
-        '--trust-source',
-        action='store_true',
-        help='read a checkpoint that holds more than tensors; this runs code from the file',
-    )
-    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+    add_model_arguments(parser)
     return parser
 
 
@@ -67,10 +53,7 @@ def _run(argv: Sequence[str] | None) -> int:
         save_masks=args.save_masks,
         opacity=args.opacity,
         edge=args.size,
-        device=args.device,
-        cfg_options=args.cfg_options,
-        allow_partial=args.allow_partial_weights,
-        trust=args.trust_source,
+        **model_options(args),
     )
     print(f'masks of {len(outcome.written)} images drawn, results in {args.out}')
     return report_failures(outcome, 'show_masks')

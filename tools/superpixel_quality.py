@@ -14,8 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
+from mmvit_ext.engine.arguments import add_model_arguments, model_options
 from mmvit_ext.engine.checkpoint_io import atomic_path
 from mmvit_ext.engine.errors import UserError, run_command
 from mmvit_ext.evaluation.quality_table import quality_table, superpixel_quality
@@ -28,17 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint', help='checkpoint file (.pth)')
     parser.add_argument('--images', type=int, metavar='N', help='only the first N test images')
     parser.add_argument('--out', metavar='FILE.json', help='write the figures, too')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
-    parser.add_argument(
-        '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
-    )
-    parser.add_argument(
-        '--trust-source',
-        action='store_true',
-        help='read a checkpoint that holds more than tensors; this runs code from the file',
-    )
-    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+    add_model_arguments(parser)
     return parser
 
 
@@ -50,10 +39,7 @@ def _run(argv: Sequence[str] | None) -> int:
         args.config,
         args.checkpoint,
         images=args.images,
-        device=args.device,
-        cfg_options=args.cfg_options,
-        allow_partial=args.allow_partial_weights,
-        trust=args.trust_source,
+        **model_options(args),
     )
     print(quality_table(rows))
     if args.out:

@@ -15,8 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
+from mmvit_ext.engine.arguments import add_image_arguments, add_model_arguments, model_options
 from mmvit_ext.engine.errors import run_command
 from mmvit_ext.engine.inference import report_failures
 from mmvit_ext.interpret.superpixels import CELL, visualize_superpixels
@@ -25,25 +24,12 @@ from mmvit_ext.interpret.superpixels import CELL, visualize_superpixels
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(description='Show the superpixels that an SPFormer sees in images.')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file (.pth)')
-    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|GLOB', help='what to show')
-    parser.add_argument('--out', required=True, help='folder for the results')
+    add_image_arguments(parser, 'what to show')
     parser.add_argument('--montage-only', action='store_true', help='no single pictures and no arrays')
     parser.add_argument(
         '--size', type=int, default=CELL, help=f'longer edge of each picture of a montage in pixels (default: {CELL})'
     )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
-    parser.add_argument(
-        '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
-    )
-    parser.add_argument(
-        '--trust-source',
-        action='store_true',
-        help='read a checkpoint that holds more than tensors; this runs code from the file',
-    )
-    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+    add_model_arguments(parser)
     return parser
 
 
@@ -56,10 +42,7 @@ def _run(argv: Sequence[str] | None) -> int:
         args.out,
         montage_only=args.montage_only,
         edge=args.size,
-        device=args.device,
-        cfg_options=args.cfg_options,
-        allow_partial=args.allow_partial_weights,
-        trust=args.trust_source,
+        **model_options(args),
     )
     print(f'superpixels of {len(outcome.written)} images drawn, results in {args.out}')
     return report_failures(outcome, 'visualize_superpixels')

@@ -1,0 +1,60 @@
+"""Arguments that several commands share, and what the package's functions call them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mmengine.config import DictAction
+
+__all__ = ['add_image_arguments', 'add_model_arguments', 'model_options']
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a trained model is read and run.
+
+    Args:
+        parser: The command's parser; it gets ``--device``, ``--cfg-options``, ``--allow-partial-weights``,
+            ``--trust-source`` and ``--traceback``.
+    """
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument(
+        '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
+    )
+    parser.add_argument(
+        '--trust-source',
+        action='store_true',
+        help='read a checkpoint that holds more than tensors; this runs code from the file',
+    )
+    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+
+
+def add_image_arguments(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add a config, a checkpoint, images and a folder for the results.
+
+    Args:
+        parser: The command's parser; it gets ``config``, ``checkpoint``, ``images`` and ``--out``.
+        purpose: What is done with the images, for the help text.
+    """
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file (.pth)')
+    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|GLOB', help=purpose)
+    parser.add_argument('--out', required=True, help='folder for the results')
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of :func:`add_model_arguments` under the names that the package's functions have for them.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        ``device``, ``cfg_options``, ``allow_partial`` and ``trust``.
+    """
+    return {
+        'device': args.device,
+        'cfg_options': args.cfg_options,
+        'allow_partial': args.allow_partial_weights,
+        'trust': args.trust_source,
+    }
