@@ -5,19 +5,16 @@ iterations, a few minutes on two CPU cores. What it reaches is in docs/demo.md.
 Command: python tools/train.py configs/segvit/segvit_vit-ti16_1xb8-600_mini-ade20k-192x192.py
 """
 
-_base_ = ['../_base_/models/segvit_vit-b16.py', '../_base_/datasets/ade20k_512x512.py', '../_base_/default_runtime.py']
+_base_ = ['../_base_/models/segvit_vit-b16.py', '../_base_/mini/ade20k_192x192.py', '../_base_/default_runtime.py']
 
-data_root = 'data/mini/ade/ADEChallengeData2016'
-crop_size = (192, 192)
-img_scale = (896, 224)
 max_iters = 600
 
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=dict(size={{_base_.crop_size}}),
     backbone=dict(
         arch='tiny',
         num_layers=6,
-        img_size=crop_size,
+        img_size={{_base_.crop_size}},
         out_indices=(1, 3, 5),
         drop_path_rate=0.0,
         init_cfg=None,
@@ -25,24 +22,6 @@ model = dict(
     decode_head=dict(in_channels=[192, 192, 192], channels=96, num_heads=3, num_classes=150, dropout_ratio=0.0),
     test_cfg=dict(mode='whole'),
 )
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].update(scale=img_scale, ratio_range=(0.75, 1.5))
-train_pipeline[3].update(crop_size=crop_size)
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale=img_scale)
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1]['transforms'][0] = [
-    dict(type='Resize', scale=(int(img_scale[0] * ratio), int(img_scale[1] * ratio)), keep_ratio=True)
-    for ratio in _base_.img_ratios
-]
-train_dataloader = dict(
-    batch_size=8, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=train_pipeline)
-)
-val_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=test_pipeline)
-)
-test_dataloader = val_dataloader
-
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
