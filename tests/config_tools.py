@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -31,8 +34,34 @@ BOX_PROPOSALS, MASK_PROPOSALS = 1000, 100
 """Proposals for which the heads of a two-stage detector are counted: all of the first stage, and a tenth of them."""
 LEAST_BATCH = 2
 """Images of a training step."""
-BEST = {'mmseg': 'best_mIoU_iter_1', 'mmdet': 'best_coco_bbox_mAP_epoch_1', 'mmpretrain': 'best_accuracy_top1_epoch_1'}
-"""The best checkpoint after one iteration, by scope."""
+BEST = {'mmseg': 'best_mIoU', 'mmdet': 'best_coco_bbox_mAP', 'mmpretrain': 'best_accuracy_top1'}
+"""How the name of the best checkpoint begins, by scope."""
+
+
+def write_cifar(root: Path, images: int = 4) -> dict[str, Path]:
+    """Random images in the files of both CIFAR datasets, as many in each file.
+
+    Args:
+        root: Folder to write into.
+        images: Number per file.
+
+    Returns:
+        ``data_root`` by the name of mmpretrain's class, which has to be kept from comparing checksums.
+    """
+    rng = np.random.default_rng(0)
+    layouts = {
+        'CIFAR10': ('cifar-10-batches-py', [*(f'data_batch_{n}' for n in range(1, 6)), 'test_batch'], 'labels', 10),
+        'CIFAR100': ('cifar-100-python', ['train', 'test', 'meta'], 'fine_labels', 100),
+    }
+    for name, (folder, files, labels, classes) in layouts.items():
+        (root / name / folder).mkdir(parents=True)
+        for file in files:
+            entry = {
+                'data': rng.integers(0, 256, (images, 3 * 32 * 32), dtype=np.uint8),
+                labels: rng.integers(0, classes, images).tolist(),
+            }
+            (root / name / folder / file).write_bytes(pickle.dumps(entry))
+    return {name: root / name for name in layouts}
 
 
 def walk(node: Any) -> Any:
@@ -89,10 +118,10 @@ def multiply_adds(cfg: Config, model: nn.Module, size: tuple[int, int]) -> float
 def _two_stages(model: nn.Module, img: Tensor) -> None:
     model.rpn_head(model.extract_feat(img))
     heads = model.roi_head
-    for extractor, head, proposals in (
-        (heads.bbox_roi_extractor, heads.bbox_head, BOX_PROPOSALS),
-        (heads.mask_roi_extractor, heads.mask_head, MASK_PROPOSALS),
-    ):
+    counted = [(heads.bbox_roi_extractor, heads.bbox_head, BOX_PROPOSALS)]
+    if heads.with_mask:
+        counted.append((heads.mask_roi_extractor, heads.mask_head, MASK_PROPOSALS))
+    for extractor, head, proposals in counted:
         edges = extractor.roi_layers[0].output_size
         head(torch.empty(proposals, extractor.out_channels, *edges, device='meta'))
 
@@ -120,7 +149,7 @@ def shrink_transforms(cfg: Config) -> None:
             node['scale'] = (4 * EDGE, EDGE)
         elif kind in ('ResizeShortestEdge', 'ResizeEdge', 'RandomResizedCrop'):
             node['scale'] = EDGE
-        elif kind in ('RandomCrop', 'CenterCrop'):
+        elif kind in ('RandomCrop', 'CenterCrop') and 'padding' not in node:  # CIFAR's images are small as they are
             node['crop_size'] = (EDGE, EDGE)
 
 
@@ -131,23 +160,79 @@ def shrink_model(model: dict) -> None:
         model['data_preprocessor']['size'] = (EDGE, EDGE)
         if 'norm_cfg' in model['decode_head']:
             model['decode_head']['norm_cfg'] = dict(type='BN')  # the synchronised one needs a GPU
-    if model['backbone']['type'] == 'mmvit_ext.P2T':
-        model['backbone']['arch'] = dict(PYRAMID)
-        shrink_pyramid_heads(model)
-    elif model['backbone']['type'] == 'mmvit_ext.SPFormer':
+    backbone = model['backbone']
+    if backbone['type'] == 'mmvit_ext.P2T':
+        backbone['arch'] = dict(PYRAMID)
+        shrink_what_follows(model, PYRAMID['embed_dims'])
+    elif backbone['type'] == 'mmvit_ext.NesT':
+        shrink_what_follows(model, shrink_nest(backbone))
+    elif backbone['type'] == 'mmvit_ext.TNT':
+        shrink_what_follows(model, shrink_tnt(backbone))
+    elif backbone['type'] == 'mmvit_ext.SPFormer':
         shrink_superpixel_model(model)
     else:
-        shrink_plain_segmentor(model)
+        shrink_plain_model(model)
+    shrink_sliding_windows(model)
 
 
-def shrink_pyramid_heads(model: dict) -> None:
-    """What follows a backbone with four maps, of any of the three libraries."""
-    if model['neck']['type'] == 'FPN':
-        model['neck'].update(in_channels=list(PYRAMID['embed_dims']), out_channels=WIDTH)
+def shrink_tnt(backbone: dict) -> list[int]:
+    """Narrow layers in as many blocks; returns the widths of the maps."""
+    layers = backbone['arch']['num_layers'] if isinstance(backbone['arch'], dict) else 12
+    # 24 is divided by every number of inner heads that a config has.
+    backbone['arch'] = dict(
+        embed_dims_outer=WIDTH, embed_dims_inner=24, num_layers=layers, num_heads_outer=HEADS, num_heads_inner=4
+    )
+    backbone['img_size'] = EDGE
+    indices = backbone.get('out_indices', -1)
+    return [WIDTH] * (1 if isinstance(indices, int) else len(indices))
+
+
+def shrink_nest(backbone: dict) -> list[int]:
+    """A layer in each of as many narrow levels; returns the widths of the maps."""
+    if str(backbone['arch']).startswith('cifar'):
+        widths = [8] * 4
+        backbone.update(img_size=32, patch_size=1, block_size=4, multi_query=True)
     else:
-        model['head']['in_channels'] = PYRAMID['embed_dims'][3]
+        widths = [8, 16, 24]
+        backbone.update(img_size=EDGE, block_size=4)
+    backbone['arch'] = dict(embed_dims=list(widths), num_heads=[2] * len(widths), depths=[1] * len(widths))
+    if 'extra_dims' in backbone:
+        backbone['extra_dims'] = 32
+        widths.append(32)
+    indices = backbone['out_indices']
+    return [widths[index] for index in ([indices] if isinstance(indices, int) else indices)]
+
+
+def shrink_what_follows(model: dict, widths: Sequence[int]) -> None:
+    """Necks and heads of any of the three libraries.
+
+    Args:
+        model: The model's config.
+        widths: Those of the backbone's maps.
+    """
+    necks = model.get('neck') or []
+    for neck in necks if isinstance(necks, list) else [necks]:
+        if 'in_channels' in neck:
+            neck['in_channels'] = list(widths) if isinstance(neck['in_channels'], list) else widths[-1]
+        if 'out_channels' in neck:
+            neck['out_channels'] = WIDTH
+        if 'norm_cfg' in neck:
+            neck['norm_cfg'] = dict(type='BN')
+    if 'head' in model:
+        model['head']['in_channels'] = widths[-1]
     if 'decode_head' in model:
-        model['decode_head'].update(in_channels=[WIDTH] * 4, channels=WIDTH // 2)
+        head = model['decode_head']
+        if isinstance(head['in_channels'], list):
+            head['in_channels'] = [WIDTH] * len(head['in_channels']) if necks else list(widths)
+        else:
+            head['in_channels'] = widths[-1]
+        head['channels'] = WIDTH // 2
+        if 'mla_channels' in head:
+            head.update(mla_channels=WIDTH // 4, channels=WIDTH)
+        if 'num_heads' in head:
+            head['num_heads'] = HEADS
+        if 'img_size' in head:
+            head['img_size'] = EDGE
     for name in ('bbox_head', 'rpn_head'):
         if name in model:
             model[name].update(in_channels=WIDTH, feat_channels=WIDTH)
@@ -156,10 +241,11 @@ def shrink_pyramid_heads(model: dict) -> None:
         model['test_cfg'].update(nms_pre=50, score_thr=0.0)
     if 'roi_head' in model:
         parts = model['roi_head']
-        for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
-            parts[name]['out_channels'] = WIDTH
+        parts['bbox_roi_extractor']['out_channels'] = WIDTH
         parts['bbox_head'].update(in_channels=WIDTH, fc_out_channels=WIDTH)
-        parts['mask_head'].update(in_channels=WIDTH, conv_out_channels=WIDTH, num_convs=1)
+        if parts['mask_head'] is not None:
+            parts['mask_roi_extractor']['out_channels'] = WIDTH
+            parts['mask_head'].update(in_channels=WIDTH, conv_out_channels=WIDTH, num_convs=1)
         model['train_cfg']['rpn_proposal'].update(nms_pre=50, max_per_img=20)
         model['test_cfg']['rpn'].update(nms_pre=50, max_per_img=20)
         model['test_cfg']['rcnn'].update(score_thr=0.0, max_per_img=10)
@@ -169,7 +255,6 @@ def shrink_superpixel_model(model: dict) -> None:
     """SPFormer with a classifier or with what classifies superpixels."""
     model['backbone'].update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2)
     model['decode_head' if 'decode_head' in model else 'head']['in_channels'] = WIDTH
-    shrink_sliding_windows(model)
 
 
 def shrink_sliding_windows(model: dict) -> None:
@@ -179,9 +264,9 @@ def shrink_sliding_windows(model: dict) -> None:
         test_cfg.update(crop_size=(EDGE, EDGE), stride=(EDGE * 3 // 4,) * 2)
 
 
-def shrink_plain_segmentor(model: dict) -> None:
-    """A plain or windowed backbone with a decoder of tokens."""
-    backbone, head = model['backbone'], model['decode_head']
+def shrink_plain_model(model: dict) -> None:
+    """A plain or windowed backbone with a decoder of tokens or a classifier."""
+    backbone, head = model['backbone'], model['decode_head' if 'decode_head' in model else 'head']
     if backbone['type'] == 'SwinTransformer':
         factor = backbone['embed_dims'] // WIDTH
         backbone.update(embed_dims=WIDTH, depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
@@ -189,13 +274,9 @@ def shrink_plain_segmentor(model: dict) -> None:
         factor = {'tiny': 192, 'small': 384, 'base': 768, 'large': 1024}[backbone['arch']] / WIDTH
         backbone.update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS, mlp_ratio=2)
     widths = head['in_channels']
-    head['in_channels'] = [round(w / factor) for w in widths] if isinstance(widths, list) else round(widths / factor)
-    head['channels'] = WIDTH // 2
-    if 'num_heads' in head:
-        head['num_heads'] = HEADS
-    if 'img_size' in head:
-        head['img_size'] = EDGE
-    shrink_sliding_windows(model)
+    shrink_what_follows(
+        model, [round(w / factor) for w in widths] if isinstance(widths, list) else [round(widths / factor)]
+    )
 
 
 def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:

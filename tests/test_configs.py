@@ -1,5 +1,6 @@
 import re
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ import yaml
 pytest.importorskip('mmseg')
 
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS as DATASET_REGISTRY
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
@@ -28,7 +32,9 @@ from tests.config_tools import (
     first_stage_attention,
     multiply_adds,
     published_size,
+    scope_of,
     small_config,
+    write_cifar,
 )
 
 configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -41,14 +47,30 @@ DATASETS = {
     'ImageNet': 'imagenet',
 }
 #: Parameters of the released classification models, one by one.
-CLASSIFIERS = {'p2t-ti': 11_590_840, 'p2t-s': 24_079_848, 'p2t-b': 36_066_408, 'p2t-l': 54_477_096}
+CLASSIFIERS = {
+    'p2t-ti': 11_590_840,
+    'p2t-s': 24_079_848,
+    'p2t-b': 36_066_408,
+    'p2t-l': 54_477_096,
+    'tnt-s': 23_768_584,
+    'tnt-b': 65_428_680,
+    'nest-t': 17_057_608,
+    'nest-s': 38_351_176,
+    'nest-b': 67_723_368,
+}
 
 
 @pytest.fixture(scope='session')
 def mini_data(tmp_path_factory):
     root = tmp_path_factory.mktemp('mini') / 'data'
     make_mini_dataset(root, images=4, size=(60, 80), seed=0)
-    return {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()}
+    return {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()} | write_cifar(root)
+
+
+@pytest.fixture(autouse=True)
+def _cifar_without_checksums(monkeypatch):
+    if find_spec('mmpretrain') is not None:
+        monkeypatch.setattr('mmpretrain.datasets.cifar.check_md5', lambda *_: True)
 
 
 @pytest.fixture(autouse=True)
@@ -147,12 +169,14 @@ def test_config_trains_an_iteration_and_predicts_on_the_mini_data(path, mini_dat
         name for name, p in runner.model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])
     ]
     assert len(changed) > len(before) // 2
-    assert list(tmp_path.glob(f'{BEST[cfg.default_scope]}.pth'))
+    assert list(tmp_path.glob(f'{BEST[cfg.default_scope]}_*_1.pth'))
 
 
 @pytest.mark.parametrize(
     ('start', 'trained'),
     [
+        ('faster-rcnn_tnt-s_', 'tnt-s_'),
+        ('setr-mla_tnt-s_', 'tnt-s_'),
         ('sem-fpn_p2t-s_', 'p2t-s_'),
         ('retinanet_p2t-s_', 'p2t-s_'),
         ('mask-rcnn_p2t-s_', 'p2t-s_'),
@@ -459,6 +483,149 @@ def test_deit_begins_spformer(mini_data, tmp_path):
     assert f'{file} -> backbone: 150 of 201 parameters matched' in log.read_text()
     last = dict(runner.model.backbone.named_parameters())['layers.11.ffn.layers.1.weight']
     assert torch.equal(last, deit.layers[11].ffn.layers[1].weight)
+
+
+TNT_ABLATIONS = {
+    'inner-heads1': dict(num_heads_inner=1),
+    'inner-heads2': dict(num_heads_inner=2),
+    'inner-heads6': dict(num_heads_inner=6),
+    'inner-heads8': dict(num_heads_inner=8),
+    'words64': dict(inner_stride=2),
+    'words4': dict(inner_stride=8),
+    'no-positions': dict(with_patch_pos=False, with_word_pos=False),
+    'patch-positions': dict(with_word_pos=False),
+    'word-positions': dict(with_patch_pos=False),
+    'se': dict(with_se=True),
+    'blocks1-4-8-12': dict(tnt_block_indices=(0, 3, 7, 11)),
+    'block1': dict(tnt_block_indices=(0,)),
+}
+TNT_DOWNSTREAM = [path for path in CONFIGS if re.match(r'(?!tnt)\S+_tnt-s_', path.stem)]
+NEST_DOWNSTREAM = [path for path in CONFIGS if re.match(r'(?!nest)\S+_nest-t_', path.stem)]
+
+
+def test_every_ablation_of_tnt_is_listed_here():
+    assert {path.stem.split('_')[0] for path in CONFIGS if path.stem.startswith('tnt-s-')} == {
+        f'tnt-s-{name}' for name in TNT_ABLATIONS
+    }
+
+
+@pytest.mark.parametrize('name', TNT_ABLATIONS)
+def test_an_ablation_of_tnt_differs_from_the_full_network_in_its_switches_alone(name):
+    full, ablated = (Config.fromfile(config_named(f'tnt-s{end}_')).to_dict() for end in ('', f'-{name}'))
+    for switch, value in TNT_ABLATIONS[name].items():
+        assert switch not in full['model']['backbone']
+        assert ablated['model']['backbone'].pop(switch) == value
+    if name == 'no-positions':
+        assert full['optim_wrapper']['paramwise_cfg']['custom_keys'].pop('_pos') == dict(decay_mult=0.0)
+    assert ablated == full
+
+
+@pytest.mark.parametrize('start', ['tnt-ti_', 'tnt-s_', 'tnt-b_'])
+def test_recipe_of_tnt_is_the_published_one(start):
+    """Epochs, optimiser, batch and drop path of arXiv 2103.00112; what has no direction does not decay."""
+    cfg = Config.fromfile(config_named(start))
+    assert dict(cfg.optim_wrapper.optimizer, betas=None) == dict(type='AdamW', lr=1e-3, betas=None, weight_decay=0.05)
+    assert (cfg.train_cfg.max_epochs, cfg.auto_scale_lr.base_batch_size) == (300, 1024)
+    assert (cfg.model.backbone.drop_path_rate, cfg.model.backbone.out_type) == (0.1, 'cls_token')
+    model = build_on_meta(cfg)
+    with torch.device('meta'):
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {names[id(group['params'][0])]: group['weight_decay'] == 0.05 for group in groups}
+    expected = {name: p.ndim > 1 and not re.search('_pos|cls_token', name) for name, p in model.named_parameters()}
+    assert decayed == expected
+    assert sum(not value for value in expected.values()) > 3
+
+
+@pytest.mark.parametrize(
+    ('start', 'warmup', 'batch', 'drop_path'),
+    [
+        ('nest-t_', 20, 1024, 0.2),
+        ('nest-s_', 20, 1024, 0.3),
+        ('nest-b_', 20, 1024, 0.5),
+        *(
+            (f'nest-cifar-{size}_1xb256-300e_cifar{classes}-', 5, 256, rate)
+            for size, rate in (('t', 0.2), ('s', 0.3), ('b', 0.5))
+            for classes in (10, 100)
+        ),
+    ],
+)
+def test_recipe_of_nest_is_the_published_one(start, warmup, batch, drop_path):
+    """That of arXiv 2105.12723: rates by batch, decay of all but the position embeddings, augmentation."""
+    cfg = Config.fromfile(config_named(start))
+    optimizer, (first, then) = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 2.5e-4 * batch / 256, 0.05)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(custom_keys=dict(pos_embed=dict(decay_mult=0.0)))
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert (first.type, first.end, then.type, then.begin, then.end) == (
+        'LinearLR',
+        warmup,
+        'CosineAnnealingLR',
+        warmup,
+        300,
+    )
+    assert cfg.train_cfg.max_epochs == 300
+    assert cfg.model.backbone.drop_path_rate == drop_path
+    size = {'t': 'tiny', 's': 'small', 'b': 'base'}[re.search(r'-([tsb])_', start).group(1)]
+    assert cfg.model.backbone.arch == (f'cifar-{size}' if 'cifar' in start else size)
+    steps = {step['type']: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert [steps['ColorJitter'][name] for name in ('brightness', 'contrast', 'saturation')] == [0.3] * 3
+    assert (steps['RandAugment']['num_policies'], steps['RandAugment']['magnitude_level']) == (2, 9)
+    assert (steps['RandAugment']['magnitude_std'], steps['RandomErasing']['erase_prob']) == (0.5, 0.25)
+    assert cfg.train_dataloader.sampler.type == 'DefaultSampler'
+    assert [(mix.type, mix.alpha) for mix in cfg.model.train_cfg.augments] == [('Mixup', 0.8), ('CutMix', 0.8)]
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+
+
+@pytest.mark.parametrize('path', [*TNT_DOWNSTREAM, *NEST_DOWNSTREAM], ids=lambda path: path.stem)
+def test_a_segmentor_or_detector_begins_with_weights_of_its_backbone(path):
+    kind = re.search(r'_(tnt|nest)-', path.stem).group(1)
+    backbone = Config.fromfile(path).model.backbone
+    arch = {'tnt': 'small', 'nest': 'tiny'}[kind]
+    assert backbone.arch == arch
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'pretrain/{kind}_{arch}.pth', prefix='backbone.')
+
+
+def test_every_head_that_was_asked_for_has_a_config():
+    assert {path.stem.split('_tnt')[0] for path in TNT_DOWNSTREAM} == {
+        *('setr-naive', 'setr-pup', 'setr-mla', 'sem-fpn', 'sem-fpn-simple', 'segvit'),
+        *('retinanet', 'mask-rcnn', 'faster-rcnn'),
+    }
+    assert {path.stem.split('_nest')[0] for path in NEST_DOWNSTREAM} == {'sem-fpn', 'segvit', 'retinanet', 'mask-rcnn'}
+
+
+@pytest.mark.parametrize('start', ['sem-fpn_tnt-s_', 'retinanet_tnt-s_', 'mask-rcnn_tnt-s_', 'faster-rcnn_tnt-s_'])
+def test_blocks_3_6_9_and_12_of_tnt_come_to_strides_4_to_32(start):
+    cfg = Config.fromfile(config_named(start))
+    assert cfg.model.backbone.out_indices == (2, 5, 8, 11)
+    model = build_on_meta(cfg)
+    maps = model.neck[0](model.backbone(torch.empty(1, 3, 64, 96, device='meta')))
+    assert [tuple(level.shape[2:]) for level in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize('starts', [('setr-naive_tnt-mini', 'setr-naive_vit-mini'), ('nest-mini', 'vit-mini')])
+def test_a_baseline_on_the_mini_data_has_the_same_budget_and_size(starts):
+    """Data, schedule and all else; parameters of the networks within 2 %."""
+    paths = [config_named(start) for start in starts]
+    ours, baseline = (Config.fromfile(path).to_dict() for path in paths)
+    sizes = [
+        sum(parameter.numel() for parameter in build_on_meta(Config.fromfile(path)).backbone.parameters())
+        for path in paths
+    ]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+    for cfg in (ours, baseline):
+        del cfg['model']['backbone']
+        cfg['model'].get('head', {}).pop('in_channels', None)
+    assert ours == baseline
+
+
+def test_training_images_of_the_mini_classifiers_can_be_cut_with_one_option(mini_data):
+    for start in ('nest-mini', 'vit-mini'):
+        options = {'data_root': str(mini_data['ImageNet']), 'train_dataloader.dataset.indices': 3}
+        cfg = load_config(config_named(start), options)
+        init_default_scope(scope_of(cfg))
+        assert len(DATASET_REGISTRY.build(cfg.train_dataloader.dataset)) == 3
+        assert len(DATASET_REGISTRY.build(cfg.val_dataloader.dataset)) == 4
 
 
 PRETRAINED = [

@@ -128,6 +128,22 @@ COLUMNS = {
         'mIoU measured here': measured,
     },
 }
+for name in ('TNT', 'NesT'):
+    COLUMNS[name, 'Image Classification'] = {
+        'published top-1': published('Top 1 Accuracy'),
+        'published parameters (M)': counted('Parameters'),
+        'parameters here': counted('Parameters counted here'),
+        'published GFLOPs': counted('GFLOPs'),
+        'GFLOPs here': counted('GFLOPs counted here'),
+        'top-1 measured here': measured,
+    }
+    COLUMNS[name, 'Semantic Segmentation'] = {**COUNTS, 'mIoU measured here': measured}
+    COLUMNS[name, 'Object Detection'] = {
+        **({'published box AP': published('box AP')} if name == 'TNT' else {}),
+        **COUNTS,
+        'box AP measured here': measured,
+    }
+    COLUMNS[name, 'Instance Segmentation'] = {**COUNTS, 'box and mask AP measured here': measured}
 
 
 def line(cells):

@@ -12,6 +12,9 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, MINI_CLASSES, make_mini_dataset
 from mmvit_ext.engine.config import load_config
+from mmvit_ext.engine.data_checks import check_datasets
+from mmvit_ext.engine.errors import UserError
+from tests.config_tools import write_cifar
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
 #: Per segmentation file: layout, classes, crop, (longer, shorter) side of the training resize before its random factor.
@@ -24,7 +27,8 @@ RECIPES = {
     'pascal-context_480x480': ('pascal_context', 60, 480, (520, 520)),
 }
 DETECTION = ('coco_detection', 'coco_instance')
-CLASSIFICATION = ('imagenet_224',)
+CLASSIFICATION = ('imagenet_224', 'imagenet-tnt_224', 'imagenet-nest_224')
+CIFAR = ('cifar10_32', 'cifar100_32')
 #: What superpixels are measured on; tests/tools/test_superpixel_commands.py reads them.
 QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
 
@@ -57,7 +61,7 @@ def step(pipeline, kind):
 
 
 def test_every_base_config_is_listed_here():
-    assert {path.stem for path in FOLDER.glob('*.py')} == {*RECIPES, *DETECTION, *CLASSIFICATION, *QUALITY}
+    assert {path.stem for path in FOLDER.glob('*.py')} == {*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *QUALITY}
 
 
 def test_the_recipe_stands_in_the_config(name, config):
@@ -94,7 +98,7 @@ def test_scales_of_test_time_augmentation(name, config):
     assert [flip.prob for flip in flips] == [0, 1]
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION])
+@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR])
 def test_a_dumped_config_reads_back_equal(name, tmp_path):
     config = Config.fromfile(FOLDER / f'{name}.py')
     config.dump(tmp_path / 'dumped.py')
@@ -244,3 +248,75 @@ def test_the_real_imagenet_class_reads_the_mini_dataset(classification, mini):
         samples = [dataset[index] for index in range(len(dataset))]
         assert {tuple(sample['inputs'].shape) for sample in samples} == {(3, 224, 224)}
         assert {sample['data_samples'].gt_label.item() for sample in samples} == things
+
+
+def test_colour_jitter_and_no_repetition_are_all_that_nest_has_over_deit(classification):
+    nest = Config.fromfile(FOLDER / 'imagenet-nest_224.py').to_dict()
+    deit = classification.to_dict()
+    jitter = nest['train_dataloader']['dataset']['pipeline'].pop(3)
+    assert jitter == dict(type='ColorJitter', brightness=0.3, contrast=0.3, saturation=0.3)
+    assert nest['train_dataloader'].pop('sampler') == dict(type='DefaultSampler', shuffle=True)
+    deit['train_dataloader'].pop('sampler')
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        assert nest[loader] == deit[loader]
+
+
+def test_a_larger_test_image_is_all_that_tnt_has_other_than_deit(classification):
+    tnt = Config.fromfile(FOLDER / 'imagenet-tnt_224.py').to_dict()
+    deit = classification.to_dict()
+    for loader in ('val_dataloader', 'test_dataloader'):
+        assert tnt[loader]['dataset']['pipeline'][1].pop('scale') == 248
+        assert deit[loader]['dataset']['pipeline'][1].pop('scale') == 256
+        assert tnt[loader] == deit[loader]
+    assert tnt['train_dataloader'] == deit['train_dataloader']
+
+
+# CIFAR
+
+
+@pytest.fixture(params=CIFAR)
+def cifar(request):
+    pytest.importorskip('mmpretrain')
+    return Config.fromfile(FOLDER / f'{request.param}.py')
+
+
+def test_the_real_cifar_class_reads_files_of_its_layout(cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmpretrain.datasets.cifar.check_md5', lambda *_: True)
+    root = write_cifar(tmp_path)[cifar.dataset_type]
+    classes = {'CIFAR10': 10, 'CIFAR100': 100}[cifar.dataset_type]
+    files = {'CIFAR10': 5, 'CIFAR100': 1}[cifar.dataset_type]
+    for loader, images in (('train_dataloader', 4 * files), ('val_dataloader', 4)):
+        cifar[loader].dataset.data_root = str(root)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            dataset = DATASETS.build(cifar[loader].dataset)
+        assert len(dataset) == images
+        assert len(dataset.CLASSES) == classes == cifar.num_classes
+        assert {tuple(dataset[index]['inputs'].shape) for index in range(images)} == {(3, 32, 32)}
+
+
+def test_cifar_is_painted_and_normalised_with_its_own_colours(cifar):
+    """Which are red first here, in all places."""
+    steps = cifar.train_dataloader.dataset.pipeline
+    assert [step['type'] for step in steps] == [
+        *('RandomCrop', 'RandomFlip', 'ColorJitter', 'RandAugment', 'RandomErasing', 'PackInputs')
+    ]
+    assert (steps[4].fill_color, steps[4].fill_std) == (cifar.mean, cifar.std)
+    assert steps[3].hparams.pad_val == [round(value) for value in cifar.mean]
+    assert cifar.mean[0] > cifar.mean[1] > cifar.mean[2]
+
+
+def test_cifar_is_never_downloaded(cifar, tmp_path, monkeypatch):
+    def download(*_, **__):
+        raise AssertionError('downloaded')
+
+    monkeypatch.setattr('mmpretrain.datasets.cifar.download_and_extract_archive', download)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        dataset = dict(cifar[loader].dataset, data_root=str(tmp_path))
+        with DefaultScope.overwrite_default_scope('mmpretrain'), pytest.raises(RuntimeError, match=str(tmp_path)):
+            DATASETS.build(dataset)
+
+
+def test_a_missing_folder_of_cifar_is_named_before_anything_is_built(cifar, tmp_path):
+    cifar.train_dataloader.dataset.data_root = str(tmp_path / 'absent')
+    with pytest.raises(UserError, match=r'absent.*does not exist'):
+        check_datasets(cifar, ['train'])

@@ -1,0 +1,20 @@
+"""Semantic FPN, TNT-S, ADE20K.
+
+Paper: arXiv 2103.00112; the paper has no row for it. Blocks 3, 6, 9 and 12 are brought to strides 4 to 32 as the paper
+does for detection. Data: ADE20K, 512x512 crops. Recipe: that of P2T (arXiv 2106.12011), 8 GPUs x 2 images, 80k
+iterations from ImageNet weights of the classification config here or the converted ones of the authors. Not trained
+here.
+Command: tools/dist_train.sh configs/tnt/sem-fpn_tnt-s_8xb2-80k_ade20k-512x512.py 8
+"""
+
+_base_ = [
+    '../_base_/models/sem-fpn_tnt.py',
+    '../_base_/datasets/ade20k-multiple32_512x512.py',
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/sem-fpn_80k.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size={{_base_.crop_size}}),
+    decode_head=dict(num_classes={{_base_.num_classes}}),
+)
