@@ -15,5 +15,3 @@ default_hooks = dict(
 
 visualizer = dict(type='SegLocalVisualizer', name='visualizer', vis_backends={{_base_.vis_backends}})
 log_processor = dict(by_epoch=False)
-
-tta_model = dict(type='mmvit_ext.ScoreTTAModel')

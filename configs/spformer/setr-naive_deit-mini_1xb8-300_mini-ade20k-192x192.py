@@ -25,4 +25,3 @@ model = dict(
 val_evaluator = [dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='mmvit_ext.TrimapIoUMetric')]
 test_evaluator = val_evaluator
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=150, max_keep_ckpts=1))
-tta_model = dict(type='SegTTAModel')

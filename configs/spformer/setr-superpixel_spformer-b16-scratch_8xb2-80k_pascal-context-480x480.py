@@ -23,4 +23,3 @@ model = dict(
     decode_head=dict(in_channels=768, num_classes={{_base_.num_classes}}),
     test_cfg=dict(crop_size=crop_size, stride=(320, 320)),
 )
-tta_model = dict(type='SegTTAModel')

@@ -3,10 +3,12 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmvit_ext.models.segmentors import ScoreTTAModel
+from tests.config_tools import CONFIGS
 
 
 def view(scores):
@@ -22,3 +24,12 @@ def test_views_are_averaged_as_scores_not_after_a_softmax():
     torch.testing.assert_close(merged.seg_logits.data, (first + second) / 2)
     assert merged.pred_sem_seg.data.tolist() == [[[1, 0]]]
     assert merged.img_path == 'a.jpg'
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_config_averages_scores_or_logits_as_its_head_gives_them(path):
+    cfg = Config.fromfile(path)
+    if cfg.default_scope != 'mmseg':
+        return
+    scores = cfg.model.decode_head.type in ('mmvit_ext.ATMHead', 'mmvit_ext.ShrunkATMHead')
+    assert cfg.tta_model.type == ('mmvit_ext.ScoreTTAModel' if scores else 'SegTTAModel')

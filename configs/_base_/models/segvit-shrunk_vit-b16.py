@@ -10,3 +10,5 @@ model = dict(
     backbone=dict(type='mmvit_ext.ShrunkViT', shrink_index=6, out_indices=(5, 11)),
     decode_head=dict(type='mmvit_ext.ShrunkATMHead', in_channels=[768, 768], in_index=[0, 1]),
 )
+# What the head gives are scores, which the paper's multi-scale figures average as they are.
+tta_model = dict(type='mmvit_ext.ScoreTTAModel')

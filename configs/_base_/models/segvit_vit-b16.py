@@ -33,3 +33,5 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='slide'),
 )
+# What the head gives are scores, which the paper's multi-scale figures average as they are.
+tta_model = dict(type='mmvit_ext.ScoreTTAModel')
