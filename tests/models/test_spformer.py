@@ -259,6 +259,7 @@ def test_a_classifier_of_mmpretrain_takes_the_average_without_a_neck():
     model = MODELS.build(
         {
             'type': 'mmpretrain.ImageClassifier',
+            'data_preprocessor': {'type': 'mmpretrain.ClsDataPreprocessor'},
             'backbone': {**backbone, 'out_type': 'avg_featmap'},
             'head': {'type': 'mmpretrain.LinearClsHead', 'num_classes': 5, 'in_channels': 12},
         }
