@@ -43,4 +43,3 @@ model = dict(
     ),
     test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )
-tta_model = dict(type='SegTTAModel')

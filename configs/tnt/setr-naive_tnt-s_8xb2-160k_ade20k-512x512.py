@@ -22,4 +22,3 @@ model = dict(
     decode_head=dict(num_classes={{_base_.num_classes}}),
     test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )
-tta_model = dict(type='SegTTAModel')

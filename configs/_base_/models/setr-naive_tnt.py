@@ -33,3 +33,4 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='slide'),
 )
+tta_model = dict(type='SegTTAModel')

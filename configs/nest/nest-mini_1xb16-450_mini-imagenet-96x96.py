@@ -1,9 +1,9 @@
 """A small NesT, from scratch, on the mini dataset in ImageNet's layout.
 
 No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 16 images of
-96x96 pixels, 300 iterations. The same budget as vit-mini, and as many parameters. With fewer training images, in as
+96x96 pixels, 450 iterations. The same budget as vit-mini, and as many parameters. With fewer training images, in as
 many iterations: --cfg-options train_dataloader.dataset.indices=30 takes the first 30.
-Command: python tools/train.py configs/nest/nest-mini_1xb16-300_mini-imagenet-96x96.py
+Command: python tools/train.py configs/nest/nest-mini_1xb16-450_mini-imagenet-96x96.py
 """
 
 _base_ = [
@@ -15,7 +15,7 @@ _base_ = [
 data_root = 'data/mini/imagenet'
 img_size = 96
 test_size = 110
-max_iters = 300
+max_iters = 450
 arch = dict(embed_dims=(64, 128, 256), num_heads=(2, 4, 8), depths=(2, 2, 3))
 
 model = dict(
@@ -53,7 +53,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=30)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=45)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05))
