@@ -56,7 +56,7 @@ def test_a_quadrupled_level_is_what_deconvolutions_by_hand_give():
     nn.init.constant_(norm.norm.bias, 2.0)  # of a single channel the norm leaves 0, then the bias
     (level,) = neck([torch.tensor([[[[3.0, -1.0]]]])])
     assert isinstance(act, nn.GELU)
-    torch.testing.assert_close(level, torch.full((1, 1, 4, 8), 2 * 0.97724986805), rtol=1e-6, atol=0)
+    torch.testing.assert_close(level, torch.full((1, 1, 4, 8), 2 * 0.97724986805), rtol=1e-3, atol=0)
 
 
 def test_every_parameter_gets_a_gradient():
