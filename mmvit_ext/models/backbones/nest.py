@@ -34,6 +34,7 @@ from mmvit_ext.models.layers.blocks import (
     from_blocks,
     to_blocks,
 )
+from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.registry import MODELS
@@ -276,7 +277,8 @@ class NesT(BaseModule):
         if extra_dims is not None and extra_dims < 1:
             raise ValueError(f'extra_dims must be a width of at least 1 or None, got {extra_dims}')
         self.embed_dims = (*settings['embed_dims'], *([] if extra_dims is None else [extra_dims]))
-        self.out_indices = self._output_levels(out_indices)
+        count = len(self.embed_dims)
+        self.out_indices = resolve_indices(range(count) if out_indices is None else out_indices, count, 'levels')
         self.frozen_stages = frozen_stages
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
         act_cfg = dict(act_cfg or {'type': 'GELU'})
@@ -348,16 +350,6 @@ class NesT(BaseModule):
         if len(size) not in (1, 2) or min(size) < patch_size:
             raise ValueError(f'img_size must be an edge or (H, W) of at least {patch_size} pixels, got {img_size!r}')
         return -(-size[0] // patch_size), -(-size[-1] // patch_size)
-
-    def _output_levels(self, out_indices: int | Sequence[int] | None) -> tuple[int, ...]:
-        count = len(self.embed_dims)
-        if out_indices is None:
-            return tuple(range(count))
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        resolved = tuple(i + count if i < 0 else i for i in indices)
-        if not resolved or any(not 0 <= i < count for i in resolved) or len(set(resolved)) < len(resolved):
-            raise ValueError(f'out_indices must name distinct levels of {count}, got {out_indices!r}')
-        return resolved
 
     def _frozen_parts(self) -> list[nn.Module]:
         return [] if self.frozen_stages < 0 else [self.patch_embed, *self.levels[: self.frozen_stages]]

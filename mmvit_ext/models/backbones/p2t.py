@@ -27,8 +27,10 @@ from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.compiling import is_compiling
+from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.inverted_residual import inverted_residual, plain_inverted_residual
 from mmvit_ext.models.layers.linear import Linear
+from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
 
 __all__ = ['P2T', 'pooled_size']
@@ -146,26 +148,12 @@ class InvertedResidualFFN(nn.Module):
         return self.drop(as_tokens(out))
 
 
-class PlainFFN(nn.Module):
-    """FFN without the depthwise convolution: the paper's ablation of the inverted bottleneck.
+class PlainFFN(MLP):
+    """FFN without the depthwise convolution: the paper's ablation of the inverted bottleneck."""
 
-    Args:
-        embed_dims: width C.
-        hidden_channels: inner width r C.
-        act_cfg: activation, mmcv style.
-        drop: dropout of the output, a probability.
-    """
-
-    def __init__(self, embed_dims: int, hidden_channels: int, *, act_cfg: Mapping[str, Any], drop: float) -> None:
-        super().__init__()
-        self.fc1 = Linear(embed_dims, hidden_channels)
-        self.fc2 = Linear(hidden_channels, embed_dims)
-        self.act = build_activation_layer(dict(act_cfg))
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """``(B, H*W, C)`` to ``(B, H*W, C)``; ``size`` is not needed."""
-        return self.drop(self.fc2(self.act(self.fc1(x))))
+        return super().forward(x)
 
 
 FFNS = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
@@ -323,7 +311,7 @@ class P2T(BaseModule):
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
         self.embed_dims = tuple(settings['embed_dims'])
-        self.out_indices = self._output_stages(out_indices, num_stages)
+        self.out_indices = resolve_indices(out_indices, num_stages, 'stages')
         self.overlapped = overlapped
         self.frozen_stages = frozen_stages
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
@@ -383,14 +371,6 @@ class P2T(BaseModule):
             if len(values) != len(PATCH_STRIDES):
                 raise ValueError(f'arch: {name} must have {len(PATCH_STRIDES)} values, one per stage, got {values!r}')
         return arch
-
-    @staticmethod
-    def _output_stages(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        resolved = tuple(i + num_stages if i < 0 else i for i in indices)
-        if not resolved or any(not 0 <= i < num_stages for i in resolved) or len(set(resolved)) < len(resolved):
-            raise ValueError(f'out_indices must name distinct stages of {num_stages}, got {out_indices!r}')
-        return resolved
 
     def _frozen_parts(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.backbones.vit import ViTLayer
+from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.models.layers.superpixel_attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
@@ -206,7 +207,7 @@ class SPFormer(BaseModule):
         self.interpolate_mode, self.bridge_from = interpolate_mode, bridge_from
         self.with_cp = with_cp
         self.grid = self._training_grid(img_size)
-        self.out_indices = self._output_blocks(out_indices)
+        self.out_indices = resolve_indices(out_indices, sum(self.depths), 'blocks')
         self.out_type, self.out_association = out_type, out_association
         if out_type == 'avg_featmap' and (out_association or len(self.out_indices) > 1):
             raise ValueError(
@@ -278,13 +279,6 @@ class SPFormer(BaseModule):
             raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
         stride = self.pixel_stride * self.cell_size
         return -(-int(size[0]) // stride), -(-int(size[-1]) // stride)
-
-    def _output_blocks(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        indices, count = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices), sum(self.depths)
-        resolved = tuple(i + count if i < 0 else i for i in indices)
-        if not resolved or any(not 0 <= i < count for i in resolved) or len(set(resolved)) < len(resolved):
-            raise ValueError(f'out_indices must name distinct blocks of {count}, got {out_indices!r}')
-        return resolved
 
     @property
     def num_stages_run(self) -> int:

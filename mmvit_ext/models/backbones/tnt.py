@@ -31,6 +31,7 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.models.layers.short_attention import SelfAttention
@@ -254,7 +255,7 @@ class TNT(BaseModule):
             raise ValueError(f'frozen_stages must lie between -1 and {depth}, got {frozen_stages}')
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth
         self.patch_size, self.inner_stride = patch_size, inner_stride
-        self.out_indices = self._blocks('out_indices', out_indices)
+        self.out_indices = resolve_indices(out_indices, self.num_layers, 'blocks')
         if not self.out_indices:
             raise ValueError('out_indices must name at least one block, got none')
         self.out_type, self.frozen_stages = out_type, frozen_stages
@@ -290,7 +291,8 @@ class TNT(BaseModule):
                 act_cfg=act_cfg,
             )
 
-        nested = range(depth) if tnt_block_indices is None else self._blocks('tnt_block_indices', tnt_block_indices)
+        wanted = range(depth) if tnt_block_indices is None else tnt_block_indices
+        nested = resolve_indices(wanted, depth, 'blocks', name='tnt_block_indices', may_be_empty=True)
         self.blocks = nn.ModuleList(
             TNTBlock(
                 layer(index, c, num_heads_inner or settings['num_heads_inner'], False) if index in nested else None,
@@ -315,14 +317,6 @@ class TNT(BaseModule):
         if set(arch) != names:
             raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
         return arch
-
-    def _blocks(self, name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
-        """Indices of blocks, counted from the first."""
-        listed = (indices,) if isinstance(indices, int) else tuple(indices)
-        resolved = tuple(i + self.num_layers if i < 0 else i for i in listed)
-        if any(not 0 <= i < self.num_layers for i in resolved) or len(set(resolved)) < len(resolved):
-            raise ValueError(f'{name} must name distinct blocks of {self.num_layers}, got {indices!r}')
-        return resolved
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.registry import MODELS
@@ -254,7 +255,7 @@ class ViT(BaseModule):
             raise ValueError(f'img_size {self.img_size} is smaller than a patch of {patch_size} pixels')
         if output_cls_token and not with_cls_token:
             raise ValueError('output_cls_token=True needs with_cls_token=True')
-        self.out_indices = self._output_layers(out_indices)
+        self.out_indices = resolve_indices(out_indices, self.num_layers, 'layers')
         self.out_origin = out_origin
         self.with_cls_token = with_cls_token
         self.output_cls_token = output_cls_token
@@ -320,13 +321,6 @@ class ViT(BaseModule):
         if len(size) not in (1, 2):
             raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
         return int(size[0]), int(size[-1])
-
-    def _output_layers(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        resolved = tuple(i + self.num_layers if i < 0 else i for i in indices)
-        if not resolved or any(not 0 <= i < self.num_layers for i in resolved) or len(set(resolved)) < len(resolved):
-            raise ValueError(f'out_indices must name distinct layers of {self.num_layers}, got {out_indices!r}')
-        return resolved
 
     def _build_layer(self, index: int, **settings: Any) -> nn.Module:
         """Layer ``index``; the place where a subclass puts another kind of layer."""

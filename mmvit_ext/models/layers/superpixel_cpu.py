@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmvit_ext.models.layers.autocast import autocast_dtype
 from mmvit_ext.models.layers.compiling import is_compiling
 from mmvit_ext.models.layers.superpixel import (
     cell_size,
@@ -42,15 +43,8 @@ def applies_to(pixels: Tensor) -> bool:
         pixels.device.type == 'cpu'
         and pixels.dtype in (torch.float32, torch.float64)
         and not is_compiling()
-        and not _is_autocasting()
+        and autocast_dtype(pixels) is None
     )
-
-
-def _is_autocasting() -> bool:
-    try:
-        return torch.is_autocast_enabled('cpu')
-    except TypeError:  # torch < 2.4 has another name for the question
-        return torch.is_autocast_cpu_enabled()
 
 
 def gather(
