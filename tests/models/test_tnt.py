@@ -183,7 +183,7 @@ def test_what_lies_behind_the_last_output_is_not_trained():
         ({'img_size': (1, 2, 3)}, 'img_size must be an edge or'),
         ({'tnt_block_indices': (0, 3)}, r'tnt_block_indices must name distinct blocks of 3, got \(0, 3\)'),
         ({'out_indices': (2, -1)}, 'out_indices must name distinct blocks'),
-        ({'out_indices': ()}, 'out_indices must name at least one block'),
+        ({'out_indices': ()}, r'out_indices must name distinct blocks of 3, got \(\)'),
         ({'word_padding': 'zeros'}, "word_padding must be one of .* got 'zeros'"),
         ({'word_norm': 'none'}, "word_norm must be one of .* got 'none'"),
         ({'out_type': 'raw'}, "out_type must be one of .* got 'raw'"),

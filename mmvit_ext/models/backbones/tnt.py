@@ -256,8 +256,6 @@ class TNT(BaseModule):
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth
         self.patch_size, self.inner_stride = patch_size, inner_stride
         self.out_indices = resolve_indices(out_indices, self.num_layers, 'blocks')
-        if not self.out_indices:
-            raise ValueError('out_indices must name at least one block, got none')
         self.out_type, self.frozen_stages = out_type, frozen_stages
         self.interpolate_mode, self.with_cp = interpolate_mode, with_cp
         edges = (img_size,) if isinstance(img_size, int) else tuple(img_size)
