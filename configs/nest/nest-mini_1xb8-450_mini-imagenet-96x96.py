@@ -1,9 +1,9 @@
 """A small NesT, from scratch, on the mini dataset in ImageNet's layout.
 
-No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 16 images of
-96x96 pixels, 450 iterations. The same budget as vit-mini, and as many parameters. With fewer training images, in as
+No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 8 images of 96x96
+pixels, 450 iterations. The same budget as vit-mini, and as many parameters. With fewer training images, in as
 many iterations: --cfg-options train_dataloader.dataset.indices=30 takes the first 30.
-Command: python tools/train.py configs/nest/nest-mini_1xb16-450_mini-imagenet-96x96.py
+Command: python tools/train.py configs/nest/nest-mini_1xb8-450_mini-imagenet-96x96.py
 """
 
 _base_ = [
@@ -42,14 +42,14 @@ test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=test_size)
 test_pipeline[2].update(crop_size=img_size)
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     dataset=dict(data_root=data_root, indices=None, pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=16, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=test_pipeline)
+    batch_size=8, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
 
@@ -61,7 +61,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=20, end=max_iters),
 ]
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=max_iters, max_keep_ckpts=1),

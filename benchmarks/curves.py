@@ -1,0 +1,54 @@
+"""Curves of several seeds, as a picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one model reached.
+
+    Args:
+        name: of the model.
+        places: on the horizontal axis.
+        values: at each place, one of each seed.
+    """
+
+    name: str
+    places: Sequence[float]
+    values: Sequence[Sequence[float]]
+
+
+def draw_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]]) -> Path:
+    """Draw panels side by side: the mean of the seeds as a line, every seed as a dot.
+
+    Args:
+        path: the picture to write.
+        panels: title, horizontal axis, vertical axis and curves of each.
+
+    Returns:
+        The path.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False, layout='constrained')
+    for axis, (title, horizontal, vertical, curves) in zip(axes[0], panels, strict=True):
+        for color, curve in zip(('tab:orange', 'tab:blue', 'tab:green', 'tab:red'), curves, strict=False):
+            means = [statistics.mean(values) for values in curve.values]
+            axis.plot(curve.places, means, color=color, label=curve.name)
+            for place, values in zip(curve.places, curve.values, strict=True):
+                axis.plot([place] * len(values), values, '.', color=color, alpha=0.5)
+        axis.set(title=title, xlabel=horizontal, ylabel=vertical)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
