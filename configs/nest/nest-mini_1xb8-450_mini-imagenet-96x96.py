@@ -1,7 +1,7 @@
 """A small NesT, from scratch, on the mini dataset in ImageNet's layout.
 
-No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 8 images of 96x96
-pixels, 450 iterations. The same budget as vit-mini, and as many parameters. With fewer training images, in as
+No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 8 images of
+96x96 pixels, 450 iterations. The same budget as vit-mini, and as many parameters. With fewer training images, in as
 many iterations: --cfg-options train_dataloader.dataset.indices=30 takes the first 30.
 Command: python tools/train.py configs/nest/nest-mini_1xb8-450_mini-imagenet-96x96.py
 """

@@ -1,7 +1,7 @@
 """A small plain ViT, from scratch, on the mini dataset in ImageNet's layout: the baseline of nest-mini.
 
-No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 8 images of 96x96
-pixels, 450 iterations. Fewer training images as in nest-mini.
+No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 8 images of
+96x96 pixels, 450 iterations. Fewer training images as in nest-mini.
 Command: python tools/train.py configs/nest/vit-mini_1xb8-450_mini-imagenet-96x96.py
 """
 
