@@ -69,6 +69,12 @@ def train(config: Path, name: str, seed: int, out: Path, options: Sequence[str] 
     return Run(kept['history'][-1], kept['minutes'], kept['history'], work_dir)
 
 
+def course(runs: Sequence[Run], metric: str) -> tuple[list[int], list[list[float]]]:
+    """The iterations of the evaluations, and a metric at each of them, one of each run."""
+    steps = [int(line['step']) for line in runs[0].history]
+    return steps, [[run.history[place][metric] for run in runs] for place in range(len(steps))]
+
+
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and standard deviation, as one text."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.curves import Curve, draw_curves
 from benchmarks.harness import describe_machine
-from benchmarks.mini_runs import ROOT, Run, each, run_arguments, spread, train
+from benchmarks.mini_runs import ROOT, Run, course, each, run_arguments, spread, train
 
 BUDGET = '1xb8-450_mini-imagenet-96x96.py'
 CONFIGS = ROOT / 'configs' / 'nest'
@@ -49,22 +49,16 @@ def main() -> int:
         Curve(model, list(IMAGES), [[run.metrics[METRIC] for run in runs[model, images]] for images in IMAGES])
         for model in MODELS
     ]
-    course = []
-    for model in MODELS:
-        histories = [run.history for run in runs[model, IMAGES[-1]]]
-        steps = [int(line['step']) for line in histories[0]]
-        values = [[history[place][METRIC] for history in histories] for place in range(len(steps))]
-        course.append(Curve(model, steps, values))
+    courses = [Curve(model, *course(runs[model, IMAGES[-1]], METRIC)) for model in MODELS]
     path = draw_curves(
         args.out / 'nest_evidence.png',
         [
             ('After 450 iterations', 'training images', 'top-1 in %', ends),
-            (f'With all {IMAGES[-1]} images', 'iterations', 'top-1 in %', course),
+            (f'With all {IMAGES[-1]} images', 'iterations', 'top-1 in %', courses),
         ],
     )
-    console.print(
-        f'curves in {path}; ' + ', '.join(f'{k}: {v}' for k, v in describe_machine(torch.device('cpu')).items())
-    )
+    machine = ', '.join(f'{key}: {value}' for key, value in describe_machine(torch.device('cpu')).items())
+    console.print(f'curves in {path}; {machine}')
     return 0
 
 
