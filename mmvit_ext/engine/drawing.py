@@ -1,18 +1,22 @@
 """Predictions as pictures: class colours over the image with a legend, or boxes and masks with names."""
 
 import colorsys
+import functools
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-__all__ = ['draw_instances', 'draw_overlay', 'label_image', 'load_font', 'make_palette']
+__all__ = ['colour_mask', 'draw_instances', 'draw_overlay', 'label_image', 'load_font', 'make_palette']
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 _GOLDEN_RATIO = 0.618033988749895
 _NAMED_SIDE = 480
 """Longer side in pixels below which a picture is too small for names."""
+COLOUR_MAP = 'viridis'
+"""Its lightness grows evenly with the value, so that a mask can be read in grey and by colour-blind eyes."""
 
 
 def make_palette(count: int) -> list[Colour]:
@@ -31,6 +35,23 @@ def make_palette(count: int) -> list[Colour]:
         red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
         colours.append((round(red * 255), round(green * 255), round(blue * 255)))
     return colours
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    return (matplotlib.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def colour_mask(mask: np.ndarray) -> np.ndarray:
+    """Colours of a mask.
+
+    Args:
+        mask: Values from 0 to 1, any shape.
+
+    Returns:
+        RGB, with a last axis of 3.
+    """
+    return _colours()[np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)]
 
 
 def draw_overlay(

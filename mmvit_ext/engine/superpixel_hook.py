@@ -93,7 +93,8 @@ class SuperpixelVisualizationHook(Hook):
     @master_only
     def _draw(self, runner: Runner, step: int) -> None:
         # Drawing is imported late: the run of another model should not depend on it.
-        from mmvit_ext.interpret.superpixels import draw_montage, picture_of_inputs, superpixels_of_inputs
+        from mmvit_ext.interpret.inputs import picture_of_inputs
+        from mmvit_ext.interpret.superpixels import draw_montage, superpixels_of_inputs
 
         model: Any = _bare(runner.model)
         dataset: Any = runner.val_dataloader.dataset

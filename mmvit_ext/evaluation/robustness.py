@@ -24,12 +24,12 @@ from mmvit_ext.engine.inference import Predictor, resolve_device
 from mmvit_ext.engine.launch import writable_folder
 from mmvit_ext.evaluation.loop import build_test_loader, evaluate
 from mmvit_ext.evaluation.superpixel_quality import best_labels, intersection_and_union, patch_regions
+from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import (
     Superpixels,
     draw_boundaries,
     draw_table,
     enlarged,
-    picture_of_inputs,
     superpixels_of_inputs,
 )
 from mmvit_ext.models.backbones.spformer import SPFormer

@@ -13,13 +13,11 @@ Shapes: N classes = queries, S stages (or decoder layers), K chosen classes, (h,
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,7 +27,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.engine.checkpoint_io import atomic_path
 from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.drawing import draw_overlay, load_font
+from mmvit_ext.engine.drawing import colour_mask, draw_overlay, load_font
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
 from mmvit_ext.engine.launch import writable_folder
@@ -37,7 +35,7 @@ from mmvit_ext.engine.type_names import nearest
 from mmvit_ext.models.backbones.vit import ViT
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
-__all__ = ['ClassMasks', 'class_masks', 'colour_mask', 'draw_sheet', 'find_classes', 'show_masks', 'stage_names']
+__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'find_classes', 'show_masks', 'stage_names']
 
 TOP = 4
 """Classes that are shown when none are named."""
@@ -47,9 +45,6 @@ CELL = 320
 
 MAX_CELL = 4096
 """A sheet of larger pictures would take gigabytes."""
-
-COLOUR_MAP = 'viridis'
-"""Its lightness grows evenly with the value, so that a mask can be read in grey and by colour-blind eyes."""
 
 PALENESS = 0.25
 """What is left of the prediction's colours outside the class of a row."""
@@ -238,23 +233,6 @@ def class_masks(
 
 
 # The picture
-
-
-@functools.cache
-def _colours() -> np.ndarray:
-    return (matplotlib.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-
-
-def colour_mask(mask: np.ndarray) -> np.ndarray:
-    """Colours of a mask.
-
-    Args:
-        mask: Values from 0 to 1, any shape.
-
-    Returns:
-        RGB, with a last axis of 3.
-    """
-    return _colours()[np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)]
 
 
 def draw_sheet(

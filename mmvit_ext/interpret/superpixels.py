@@ -25,6 +25,7 @@ from mmvit_ext.engine.drawing import load_font, make_palette
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
 from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.interpret.inputs import network_inputs
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
 
@@ -37,7 +38,6 @@ __all__ = [
     'draw_table',
     'enlarged',
     'find_spformer',
-    'picture_of_inputs',
     'superpixels_of',
     'superpixels_of_inputs',
     'visualize_superpixels',
@@ -192,27 +192,8 @@ def superpixels_of(predictor: Predictor, path: str | Path, source: str | Path) -
         UserError: The file cannot be read, or the model has no superpixels.
     """
     backbone = find_spformer(predictor.model, source)
-    image, batch = predictor.prepare(path)
-    seen = batch['inputs'][0]
-    if predictor.scope == 'mmpretrain':
-        image = picture_of_inputs(seen)
-    model: Any = predictor.model
-    inputs = model.data_preprocessor(batch, False)['inputs']
-    return superpixels_of_inputs(backbone, inputs, image, (int(seen.shape[-2]), int(seen.shape[-1])))
-
-
-def picture_of_inputs(inputs: Tensor, channel_order: str = 'bgr') -> np.ndarray:
-    """An image as a data loader gives it, as a picture.
-
-    Args:
-        inputs: The image before normalisation (3, H, W), 0 to 255.
-        channel_order: Of the image, ``'bgr'`` or ``'rgb'``.
-
-    Returns:
-        RGB (H, W, 3), 8 bit.
-    """
-    picture = inputs.detach().permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(picture[..., ::-1] if channel_order == 'bgr' else picture)
+    image, inputs, input_size = network_inputs(predictor, path)
+    return superpixels_of_inputs(backbone, inputs, image, input_size)
 
 
 # Pictures

@@ -18,10 +18,11 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
+from mmvit_ext.engine.drawing import colour_mask
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.interpret import atm_masks
-from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, colour_mask, draw_sheet, find_classes, stage_names
+from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, draw_sheet, find_classes, stage_names
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('wall', 'swivel chair', 'bed ', 'sky', 'sea')

@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.superpixel_hook import SuperpixelVisualizationHook
+from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import (
     HALO,
     LINE,
@@ -29,7 +30,6 @@ from mmvit_ext.interpret.superpixels import (
     draw_table,
     enlarged,
     find_spformer,
-    picture_of_inputs,
     superpixels_of_inputs,
 )
 from mmvit_ext.models.backbones.spformer import SPFormer
