@@ -24,3 +24,4 @@ model = dict(
     ),
     head=dict(in_channels=192),
 )
+optim_wrapper = dict(optimizer=dict(lr=5e-4))  # why another one: see nest-mini
