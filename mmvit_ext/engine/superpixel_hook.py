@@ -22,7 +22,7 @@ __all__ = ['SuperpixelVisualizationHook']
 class SuperpixelVisualizationHook(Hook):
     """Draws the superpixels of some validation images before the training and during it.
 
-    The pictures are the montages of ``tools/visualize_superpixels.py``, over the image as the network sees it. They go
+    The pictures are the montages of ``tools/explain.py superpixels``, over the image as the network sees it. They go
     to the visualizer of the run: with its usual ``LocalVisBackend`` to ``vis_data/vis_image/superpixels_NAME_STEP.png``
     in the run's folder, with a ``TensorboardVisBackend`` to TensorBoard.
 

@@ -26,16 +26,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.config import load_config
 from mmvit_ext.engine.drawing import colour_mask, draw_overlay, load_font
 from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
-from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.engine.type_names import nearest
+from mmvit_ext.interpret.report import Explanation
+from mmvit_ext.interpret.run import Explainer, check_cell
 from mmvit_ext.models.backbones.vit import ViT
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
-__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'find_classes', 'show_masks', 'stage_names']
+__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'find_classes', 'stage_names']
 
 TOP = 4
 """Classes that are shown when none are named."""
@@ -43,8 +43,11 @@ TOP = 4
 CELL = 320
 """Longer edge of each picture of a sheet in pixels."""
 
-MAX_CELL = 4096
-"""A sheet of larger pictures would take gigabytes."""
+LEGEND = (
+    'A mask is shown as the model uses it: resized to the input of the network, sigmoid, padding removed, resized to '
+    'the image. p is the probability that the query of the class gives to its class.'
+)
+"""How a sheet is read."""
 
 PALENESS = 0.25
 """What is left of the prediction's colours outside the class of a row."""
@@ -334,77 +337,71 @@ def _lay_out(
     return canvas
 
 
-# The command
+# Explaining images
 
 
-def show_masks(
-    config: str | Path,
-    checkpoint: str | Path,
-    inputs: Iterable[str | Path],
-    out: str | Path,
+def explain_masks(
+    predictor: Predictor,
+    folder: Path,
+    source: str | Path,
     *,
     classes: Sequence[str] | None = None,
     top: int | None = None,
     save_masks: bool = False,
     opacity: float = 1.0,
     edge: int = CELL,
-    device: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-    allow_partial: bool = False,
-    trust: bool = False,
-    progress: bool = True,
-) -> Outcome:
-    """Write a sheet of masks for each image.
+) -> Explainer:
+    """The masks of each image as a sheet.
 
     Args:
-        config: The config of the training run; its head is an ``ATMHead``.
-        checkpoint: The checkpoint file.
-        inputs: Images, folders and patterns.
-        out: Folder of the results: ``masks/NAME.png`` and, with ``save_masks``, ``arrays/NAME.npz``.
+        predictor: A segmentor whose head is an ``ATMHead``.
+        folder: Of the results: ``NAME.png`` and, with ``save_masks``, ``NAME.npz``.
+        source: The config, for messages.
         classes: Names of the classes to show; ``None`` takes those with the largest predicted area of each image.
         top: How many, if none are named; 4 by default.
         save_masks: Whether to write the arrays that the pictures were drawn from.
         opacity: Of the colours over the image in grey, 0 to 1.
         edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
 
     Returns:
-        What was written and what failed. One bad image does not keep the others from being done.
+        What explains an image.
 
     Raises:
-        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+        UserError: An argument is wrong, or the model has no such masks.
     """
     if not 0 <= opacity <= 1:
         raise UserError(f'--opacity must be 0 to 1, got {opacity}')
-    if not 16 <= edge <= MAX_CELL:
-        raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
+    check_cell(edge)
     if top is not None and top < 1:
         raise UserError(f'--top must be at least 1, got {top}')
     if top is not None and classes is not None:
         raise UserError('--top is for the largest classes and --classes for named ones: leave one of them out')
-    cfg = load_config(config, cfg_options)
-    paths = collect_images(inputs)
-    folder = writable_folder(out, '--out')
-    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
-    _require_atm_head(predictor.model, config)
+    _require_atm_head(predictor.model, source)
     chosen = None if classes is None else find_classes(classes, predictor.classes)
     stages = stage_names(predictor.model)
 
-    def work(path: Path, name: str) -> Path:
+    def explain(path: Path, name: str) -> Explanation:
         result = class_masks(predictor, path, chosen, top=TOP if top is None else top)
         sheet = draw_sheet(result, stages, predictor.classes, predictor.palette, opacity=opacity, edge=edge)
-        written = folder / 'masks' / f'{name}.png'
-        with atomic_path(written) as file:
+        with atomic_path(folder / f'{name}.png') as file:
             sheet.save(file)
             if save_masks:
-                _save_arrays(folder / 'arrays' / f'{name}.npz', result, stages, predictor.classes)
-        return written
+                _save_arrays(folder / f'{name}.npz', result, stages, predictor.classes)
+        rows = [
+            {
+                'class': predictor.classes[index],
+                'share of the image': float((result.labels == index).mean()),
+                **{f'p, {stage}': float(p) for stage, p in zip(stages, result.probabilities[:, row], strict=True)},
+            }
+            for row, index in enumerate(result.classes)
+        ]
+        return Explanation(
+            [('a row per class, a column per stage, behind them the prediction', folder / f'{name}.png')],
+            {'classes': rows},
+            (folder / f'{name}.npz',) if save_masks else (),
+        )
 
-    return process_images(paths, work, 'drawing masks', progress=progress)
+    return Explainer('Masks of the class queries', LEGEND, explain)
 
 
 def _save_arrays(path: Path, result: ClassMasks, stages: Sequence[str], classes: Sequence[str]) -> None:

@@ -187,6 +187,7 @@ _STYLE = """
 body { margin: 0 auto; max-width: 78rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
 h1 { font-size: 1.5rem; line-height: 1.2 } h2 { font-size: 1.2rem; margin: 0 0 .5rem }
+h3 { font-size: 1rem; margin: .5rem 0 0 }
 a { color: inherit }
 section { border-top: 1px solid var(--line); padding: 1.2rem 0 }
 nav { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .75rem; margin: 1rem 0 }
@@ -199,8 +200,9 @@ figure { margin: 0 0 1.2rem } figcaption { color: var(--faint); font-size: .9rem
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; margin: .25rem 0 .75rem }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-td table { margin: 0 } .faint { color: var(--faint); font-size: .9rem }
-@media (max-width: 40rem) { .wide img { max-width: none; width: 46rem } }
+td table { margin: 0 } th, td.number { overflow-wrap: normal }
+tr.record td { white-space: nowrap }
+@media (max-width: 40rem) { .wide img { max-width: none; width: 56rem } }
 """
 
 
@@ -244,7 +246,7 @@ def write_page(
         parts.append(f'<p>{html.escape(legend)}</p>')
     if failed:
         parts.append('<section>\n<h2>Failed</h2>')
-        parts.append(_value([{'image': str(source), 'reason': reason} for source, reason in failed]))
+        parts.append(_value({str(source): reason for source, reason in failed}))
         parts.append('</section>')
     if len(entries) > 1:
         links = (
@@ -275,8 +277,7 @@ def _explanation(found: Explanation, folder: Path) -> Iterator[str]:
         kind = 'picture wide' if shape > WIDE else 'picture'
         shown = f'<a href="{_link(picture, folder)}">{_image(address, caption)}</a>'
         yield f'<figure><div class="{kind}">{shown}</div><figcaption>{html.escape(caption)}</figcaption></figure>'
-    if found.facts:
-        yield _value(plain(found.facts))
+    yield from _facts(plain(found.facts))
     if found.data:
         links = (f'<a href="{_link(file, folder)}">{html.escape(Path(file).name)}</a>' for file in found.data)
         yield f'<p class="faint">Files: {", ".join(links)}</p>'
@@ -292,15 +293,29 @@ def _link(file: str | Path, folder: Path) -> str:
     return html.escape('./' + quote(os.fsencode(relative.replace(os.sep, '/'))))
 
 
+def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Single values in a table, then a table of its own for each list of records."""
+    single = {key: value for key, value in facts.items() if not _is_records(value)}
+    if single:
+        yield _value(single)
+    for key in (key for key in facts if key not in single):
+        yield f'<h3>{html.escape(str(key))}</h3>\n{_value(facts[key])}'
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
+
+
 def _value(value: Any) -> str:
     """A value as text or as a table."""
     if isinstance(value, Mapping):
         rows = ''.join(f'<tr><th scope="row">{html.escape(str(key))}</th>{_cell(value[key])}</tr>' for key in value)
         return f'<div class="table"><table>{rows}</table></div>' if rows else ''
-    if isinstance(value, list | tuple) and value and all(isinstance(entry, Mapping) for entry in value):
+    if _is_records(value):
         keys = list(dict.fromkeys(key for entry in value for key in entry))
         head = ''.join(f'<th scope="col">{html.escape(str(key))}</th>' for key in keys)
-        rows = ''.join(f'<tr>{"".join(_cell(entry.get(key)) for key in keys)}</tr>' for entry in value)
+        cells = (''.join(_cell(entry.get(key)) for key in keys) for entry in value)
+        rows = ''.join(f'<tr class="record">{row}</tr>' for row in cells)
         return f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
     return html.escape(_text(value))
 

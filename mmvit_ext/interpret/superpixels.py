@@ -9,7 +9,7 @@ Shapes: M superpixel cross attention modules (SCA), I iterations of each, A = he
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor, nn
 
 from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.config import load_config
 from mmvit_ext.engine.drawing import load_font, make_palette
 from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Outcome, Predictor, collect_images, process_images, resolve_device
-from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.interpret.inputs import network_inputs
+from mmvit_ext.interpret.report import Explanation
+from mmvit_ext.interpret.run import Explainer, check_cell
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
 
@@ -37,17 +37,21 @@ __all__ = [
     'draw_montage',
     'draw_table',
     'enlarged',
+    'explain_superpixels',
     'find_spformer',
     'superpixels_of',
     'superpixels_of_inputs',
-    'visualize_superpixels',
 ]
 
 CELL = 400
 """Longer edge of each picture of a montage in pixels."""
 
-MAX_CELL = 4096
-"""A montage of larger pictures would take gigabytes."""
+LEGEND = (
+    'A line separates pixels whose largest association is with different superpixels. The merged association is the '
+    'sum over the heads before the softmax. The last column has the last superpixels in the mean colour of their '
+    'pixels.'
+)
+"""How the montages are read."""
 
 LEAST_EDGE = 480
 """Longer edge in pixels below which a picture of its own is enlarged, so that lines leave something to see."""
@@ -346,76 +350,68 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
     return draw_table(rows, ['image', *found.steps, 'mean colours, last'], cell, footer)
 
 
-# The command
+# Explaining images
 
 
-def visualize_superpixels(
-    config: str | Path,
-    checkpoint: str | Path,
-    inputs: Iterable[str | Path],
-    out: str | Path,
+def explain_superpixels(
+    predictor: Predictor,
+    folder: Path,
+    source: str | Path,
     *,
     montage_only: bool = False,
     edge: int = CELL,
-    device: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-    allow_partial: bool = False,
-    trust: bool = False,
-    progress: bool = True,
-) -> Outcome:
-    """Write pictures and label maps of the superpixels of each image.
+) -> Explainer:
+    """The superpixels of each image as pictures and label maps.
 
     Args:
-        config: The config of the training run; its backbone is an ``SPFormer``.
-        checkpoint: The checkpoint file.
-        inputs: Images, folders and patterns.
-        out: Folder of the results: ``montages/NAME.png``, and for each SCA module, iteration and head
-            ``superpixels/NAME/STEP_boundaries.png`` and ``STEP_labels.png``; all label maps in ``arrays/NAME.npy``.
+        predictor: A model whose backbone is an ``SPFormer``.
+        folder: Of the results: ``NAME.png``, the montage; for each SCA module, iteration and head
+            ``NAME/STEP_boundaries.png`` and ``STEP_labels.png``; all label maps in ``NAME.npy``.
+        source: The config, for messages.
         montage_only: Whether to write the montages alone.
         edge: Longer edge of each picture of a montage, 16 to 4096 pixels.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
 
     Returns:
-        What was written and what failed. One bad image does not keep the others from being done.
+        What explains an image.
 
     Raises:
-        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+        UserError: An argument is out of range, or the model has no superpixels.
     """
-    if not 16 <= edge <= MAX_CELL:
-        raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
-    cfg = load_config(config, cfg_options)
-    paths = collect_images(inputs)
-    folder = writable_folder(out, '--out')
-    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
-    find_spformer(predictor.model, config)
+    check_cell(edge)
+    find_spformer(predictor.model, source)
 
-    def work(path: Path, name: str) -> Path:
-        found = superpixels_of(predictor, path, config)
+    def explain(path: Path, name: str) -> Explanation:
+        found = superpixels_of(predictor, path, source)
+        montage, array = folder / f'{name}.png', folder / f'{name}.npy'
+        facts: dict[str, Any] = {'grid of superpixels': ' x '.join(map(str, found.grid))}
         if not montage_only:
-            _save_maps(found, folder / 'superpixels' / name, folder / 'arrays' / f'{name}.npy')
-        written = folder / 'montages' / f'{name}.png'
-        with atomic_path(written) as file:
+            labels = _save_maps(found, folder / name, array)
+            facts['superpixels that have pixels'] = [
+                {'step': step, **{head: len(np.unique(own)) for head, own in zip(found.heads, maps, strict=True)}}
+                for step, maps in zip(found.steps, labels.reshape(-1, *labels.shape[2:]), strict=True)
+            ]
+        with atomic_path(montage) as file:
             draw_montage(found, edge=edge).save(file)
-        return written
+        caption = 'a row per head and one for all merged, a column per module and iteration'
+        return Explanation([(caption, montage)], facts, () if montage_only else (array,))
 
-    return process_images(paths, work, 'drawing superpixels', progress=progress)
+    return Explainer('Superpixels', LEGEND, explain)
 
 
-def _save_maps(found: Superpixels, folder: Path, array: Path) -> None:
+def _save_maps(found: Superpixels, folder: Path, array: Path) -> np.ndarray:
+    """Write single pictures and label maps; returns the label maps."""
     picture, fine = enlarged(found)
     width = 3 if max(picture.shape) >= 2 * LEAST_EDGE else 1
     for module, iteration, head in np.ndindex(fine.shape[:3]):
         name = f'sca{module + 1}-iteration{iteration + 1}-{found.heads[head].replace(" ", "")}'
-        labels = fine[module, iteration, head]
+        shown = fine[module, iteration, head]
         for kind, drawn in (
-            ('boundaries', draw_boundaries(picture, labels, width=width)),
-            ('labels', colour_superpixels(labels, found.grid[1])),
+            ('boundaries', draw_boundaries(picture, shown, width=width)),
+            ('labels', colour_superpixels(shown, found.grid[1])),
         ):
             with atomic_path(folder / f'{name}_{kind}.png') as file:
                 drawn.save(file)
+    labels = fine if picture.shape == found.image.shape else found.labels()
     with atomic_path(array) as file:
-        np.save(file, fine if picture.shape == found.image.shape else found.labels())
+        np.save(file, labels)
+    return labels

@@ -1,6 +1,7 @@
 """Masks of an ATM head: their values against slow computations, their place in the picture, files, errors."""
 
 import errno
+import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -137,7 +138,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def run(*arguments: Any) -> int:
-    code = runpy.run_path(str(ROOT / 'tools' / 'show_masks.py'))['main']([str(argument) for argument in arguments])
+    code = runpy.run_path(str(ROOT / 'tools' / 'explain.py'))['main'](['atm', *map(str, arguments)])
     assert isinstance(code, int)
     return code
 
@@ -392,15 +393,15 @@ def test_the_command_writes_a_sheet_and_the_arrays_of_each_image(
     code = run(config, checkpoint, folder, '--out', out, '--save-masks', '--classes', 'sea', 'BED')
     output = capsys.readouterr()
     assert code == 2
-    assert 'masks of 3 images drawn' in output.out
-    assert 'show_masks: error: 1 images failed' in output.err
+    assert '3 images explained' in output.out
+    assert 'explain: error: 1 images failed' in output.err
     assert f'{folder / "cut.jpg"}: ' in output.err
-    assert {path.name for path in (out / 'masks').iterdir()} == {f'{name}.png' for name in names}
-    assert {path.name for path in (out / 'arrays').iterdir()} == {f'{name}.npz' for name in names}
+    written = {path.relative_to(out).as_posix() for path in out.rglob('*.*')}
+    assert written == {'atm.html'} | {f'atm/{name}.{kind}' for name in names for kind in ('png', 'npz', 'json')}
     expected = class_masks(
         Predictor(Config.fromfile(config), checkpoint, torch.device('cpu')), folder / 'b.png', (4, 2)
     )
-    with np.load(out / 'arrays' / 'b.npz') as arrays:
+    with np.load(out / 'atm' / 'b.npz') as arrays:
         assert arrays['masks'].shape == (2, 2, 67, 41)
         np.testing.assert_array_equal(arrays['masks'], expected.masks)
         np.testing.assert_array_equal(arrays['probabilities'], expected.probabilities)
@@ -408,6 +409,10 @@ def test_the_command_writes_a_sheet_and_the_arrays_of_each_image(
         assert arrays['classes'].tolist() == ['sea', 'bed ']
         assert arrays['class_indices'].tolist() == [4, 2]
         assert arrays['stages'].tolist() == ['stage 1 (layer 3)', 'stage 2 (layer 1)']
+    facts = json.loads((out / 'atm' / 'b.json').read_text())['classes']
+    assert [fact['class'] for fact in facts] == ['sea', 'bed ']
+    assert facts[0]['share of the image'] == pytest.approx((expected.labels == 4).mean())
+    assert facts[1]['p, stage 2 (layer 1)'] == pytest.approx(expected.probabilities[1, 1])
 
 
 def test_without_named_classes_top_says_how_many_rows_there_are(
@@ -416,8 +421,8 @@ def test_without_named_classes_top_says_how_many_rows_there_are(
     heights = {}
     for top in (1, 2):
         assert run(*files(), photo, '--out', tmp_path / str(top), '--top', top, '--size', 64) == 0
-        assert [path.name for path in (tmp_path / str(top)).rglob('*.*')] == ['photo.png']  # and no arrays
-        heights[top] = Image.open(tmp_path / str(top) / 'masks' / 'photo.png').height
+        assert list((tmp_path / str(top)).rglob('*.npz')) == []
+        heights[top] = Image.open(tmp_path / str(top) / 'atm' / 'photo.png').height
     # A row is the picture (64 pixels wide, 39 high), a line of text and the gaps.
     assert 39 < heights[2] - heights[1] < 80
 
@@ -462,7 +467,7 @@ def test_bad_arguments_end_in_one_sentence_and_write_nothing(
     paths = files(FCN if case == 'no ATM head' else '')
     assert run(*paths, photo, '--out', tmp_path / 'out', *arguments) == 2
     output = capsys.readouterr().err
-    assert output.startswith('show_masks: error: ')
+    assert output.startswith('explain: error: ')
     assert 'Traceback' not in output
     for part in expected:
         assert part in output

@@ -1,4 +1,4 @@
-"""``tools/visualize_superpixels.py``, ``superpixel_quality.py`` and ``robustness.py``: files, figures, refusals."""
+"""``tools/explain.py superpixels``, ``superpixel_quality.py`` and ``robustness.py``: files, figures, refusals."""
 
 import json
 from collections.abc import Callable
@@ -78,20 +78,20 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-# visualize_superpixels
+# explain superpixels
 
 
 def test_pictures_and_arrays_of_every_step_and_head_are_written(
     segmentor: tuple[str, str], photos: Path, run_tool: Run
 ) -> None:
     (photos / 'cut.jpg').write_bytes(b'\xff\xd8\xff')
-    code, output = run_tool('visualize_superpixels', *segmentor, photos, '--out', 'out', '--size', '64')
+    code, output = run_tool('explain', 'superpixels', *segmentor, photos, '--out', 'out', '--size', '64')
     assert code == 2
-    assert 'superpixels of 3 images drawn' in output
+    assert '3 images explained' in output
     assert f'{photos / "cut.jpg"}: ' in output
     names = {'a_png', 'a_bmp', 'b'}
-    assert {path.stem for path in Path('out/montages').iterdir()} == names
-    assert {path.stem for path in Path('out/arrays').iterdir()} == names
+    files = {path.name for path in Path('out/superpixels').glob('*.*')}
+    assert files == {f'{name}.{kind}' for name in names for kind in ('png', 'npy', 'json')}
     expected = {
         f'sca{m}-iteration{i}-{head}_{kind}.png'
         for m in (1, 2)
@@ -101,19 +101,21 @@ def test_pictures_and_arrays_of_every_step_and_head_are_written(
     }
     for name in names:
         assert {path.name for path in Path('out/superpixels', name).iterdir()} == expected
-    array = np.load('out/arrays/b.npy')
+    array = np.load('out/superpixels/b.npy')
     predictor = Predictor(Config.fromfile(segmentor[0]), segmentor[1], torch.device('cpu'))
     assert array.shape == (2, 2, 3, 53, 41)
     assert np.array_equal(array, superpixels_of(predictor, photos / 'b.png', 'config').labels())
     assert len(np.unique(array[1, 1, 2])) > 10
+    facts = json.loads(Path('out/superpixels/b.json').read_text())
+    assert facts['superpixels that have pixels'][3]['merged'] == len(np.unique(array[1, 1, 2]))
     picture = Image.open('out/superpixels/b/sca1-iteration1-head1_boundaries.png')
     assert picture.size == (41 * 10, 53 * 10)  # enlarged to at least 480 pixels
 
 
 def test_montages_alone_can_be_asked_for(segmentor: tuple[str, str], photos: Path, run_tool: Run) -> None:
-    code, _ = run_tool('visualize_superpixels', *segmentor, photos / 'b.png', '--out', 'out', '--montage-only')
+    code, _ = run_tool('explain', 'superpixels', *segmentor, photos / 'b.png', '--out', 'out', '--montage-only')
     assert code == 0
-    assert [path.name for path in Path('out').rglob('*.*')] == ['b.png']
+    assert {path.name for path in Path('out').rglob('*.*')} == {'b.png', 'b.json', 'superpixels.html'}
 
 
 # superpixel_quality
@@ -319,16 +321,16 @@ def test_classifiers_are_measured_and_shown_too(classifier: tuple[str, str], tmp
     assert all(value in (0, 25, 50, 75, 100) for value in curve['y'])
     assert 'occluder IoU of superpixels' in curve['everything'][1]
     image = tmp_path / 'classes' / 'a' / '0.JPEG'
-    assert run_tool('visualize_superpixels', *classifier, image, '--out', 'shown')[0] == 0
-    assert np.load('shown/arrays/0.npy').shape == (2, 2, 3, 32, 32)  # what the middle crop leaves
+    assert run_tool('explain', 'superpixels', *classifier, image, '--out', 'shown')[0] == 0
+    assert np.load('shown/superpixels/0.npy').shape == (2, 2, 3, 32, 32)  # what the middle crop leaves
 
 
 # Refusals
 
 
 REFUSED: dict[str, tuple[str, list[str], list[str]]] = {
-    'visualize, size': ('visualize_superpixels', ['photos', '--out', 'out', '--size', '8'], ['--size', '8']),
-    'visualize, no image': ('visualize_superpixels', ['absent.png', '--out', 'out'], ['absent.png']),
+    'superpixels, size': ('superpixels', ['photos', '--out', 'out', '--size', '8'], ['--size', '8']),
+    'superpixels, no image': ('superpixels', ['absent.png', '--out', 'out'], ['absent.png']),
     'quality, images': ('superpixel_quality', ['--images', '0'], ['--images must be at least 1, got 0']),
     'quality, out': ('superpixel_quality', ['--out', 'x.txt'], ['x.txt', '.json']),
     'angle': ('rotation', ['--angles', '400', '--out', 'out'], ['--angles must be -360 to 360', 'got 400']),
@@ -344,7 +346,8 @@ def test_bad_arguments_end_in_one_sentence(
 ) -> None:
     (tmp_path / 'taken').write_text('')
     tool, arguments, expected = REFUSED[case]
-    first = ['robustness', tool] if tool in ('rotation', 'occlusion') else [tool]
+    owners = {'rotation': ['robustness'], 'occlusion': ['robustness'], 'superpixels': ['explain']}
+    first = [*owners.get(tool, []), tool]
     refused(run_tool(*first, *segmentor, *arguments), *expected)
 
 
@@ -359,7 +362,7 @@ def refused(outcome: tuple[int, str], *expected: str) -> None:
 
 def test_models_without_superpixels_are_refused_by_what_shows_them(trained: Path, photos: Path, run_tool: Run) -> None:
     files: list[Any] = [trained / 'config.py', trained / 'work_dir' / 'iter_2.pth']
-    refused(run_tool('visualize_superpixels', *files, photos, '--out', 'out'), 'VisionTransformer', 'configs/spformer')
+    refused(run_tool('explain', 'superpixels', *files, photos, '--out', 'out'), 'VisionTransformer', 'configs/spformer')
     refused(run_tool('superpixel_quality', *files), 'VisionTransformer', 'no superpixels to measure')
 
 

@@ -1,0 +1,113 @@
+"""Where the patches of all images lie in the space of features: t-SNE plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmvit_ext.engine.drawing import make_palette
+
+__all__ = ['COLOURINGS', 'FEWEST', 'Patches', 'draw_planes', 'embed_in_plane']
+
+PERPLEXITY = 30.0
+"""Neighbours that t-SNE keeps a patch near to, about; fewer where there are not three times as many patches."""
+
+FEWEST = 8
+"""With fewer patches than this there is nothing to arrange."""
+
+NAMED = 12
+"""Colours up to which a plot has a legend."""
+
+COLOURINGS = ('image', 'place', 'class')
+"""What colours can stand for: the image of a patch, its place in it, its predicted class."""
+
+
+@dataclass
+class Patches:
+    """Patches of several images after one block.
+
+    Args:
+        label: Which model and block.
+        features: Of each image (n, C).
+        places: Row and column of the patches as shares of the height and width, of each image (n, 2).
+        images: Number of the image, of each image (n).
+        classes: Predicted class, of each image (n); empty where colours stand for something else.
+    """
+
+    label: str
+    features: list[np.ndarray] = field(default_factory=list)
+    places: list[np.ndarray] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
+    classes: list[np.ndarray] = field(default_factory=list)
+
+
+def embed_in_plane(features: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
+    """Arrange features in a plane by t-SNE (van der Maaten and Hinton, JMLR 2008), neighbours near each other.
+
+    Args:
+        features: (N, C), at least 8.
+        seed: Of what is random in it.
+
+    Returns:
+        Places (N, 2), perplexity, and the Kullback-Leibler divergence that is left.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    # Distances hardly change, and what comes after costs a fraction.
+    components = min(50, *features.shape)
+    reduced = PCA(components, svd_solver='full').fit_transform(features)
+    found = TSNE(perplexity=perplexity, init='pca', learning_rate='auto', random_state=seed)
+    return found.fit_transform(reduced), perplexity, float(found.kl_divergence_)
+
+
+def draw_planes(
+    rows: Sequence[Sequence[tuple[Patches, np.ndarray]]],
+    colouring: str,
+    names: Sequence[str],
+    classes: Sequence[str],
+    file: Path,
+) -> None:
+    """Plot arranged patches.
+
+    Args:
+        rows: For each model its plots: the patches and their places in the plane (N, 2).
+        colouring: One of :data:`COLOURINGS`.
+        names: Of the images.
+        classes: Names of the classes.
+        file: The picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(3.6 * columns, 3.6 * len(rows) + 0.6), dpi=130, layout='constrained')
+    FigureCanvasAgg(figure)  # without pyplot, which looks for a screen
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    texts = {'image': names, 'place': (), 'class': classes}[colouring]
+    palette = np.array(make_palette(max(len(texts), 1))) / 255
+    groups: set[int] = set()
+    for line, row in zip(axes, rows, strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, (patches, plane) in zip(line, row, strict=False):
+            if colouring == 'place':
+                down, right = np.concatenate(patches.places).T
+                colours = np.stack([down, 0.5 * (1 - down) + 0.5 * right, 1 - right], 1)
+            else:
+                group = np.concatenate(patches.images if colouring == 'image' else patches.classes)
+                groups.update(group.tolist())
+                colours = palette[group]
+            axis.scatter(*plane.T, c=colours, s=9, linewidths=0)
+            axis.set_title(patches.label, fontsize=9)
+            axis.set_aspect('equal', adjustable='datalim')
+    if 0 < len(groups) <= NAMED:
+        marks = [
+            figure.axes[0].scatter([], [], color=palette[group], s=20, label=texts[group]) for group in sorted(groups)
+        ]
+        figure.legend(handles=marks, loc='outside lower center', ncols=min(len(marks), 2 * columns), fontsize=8)
+    figure.savefig(file)
