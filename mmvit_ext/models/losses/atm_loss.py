@@ -41,7 +41,7 @@ class StageOutput(NamedTuple):
 class ATMLoss(nn.Module):
     r"""Sum of query classification, focal mask loss and dice loss over the stages of an ATM decoder.
 
-    Per stage, with the matched masks counted over the whole batch of all processes:
+    Per stage, with the matched masks and the weights of the queries counted over the whole batch of all processes:
 
     .. math:: L = \lambda_{ce} L_{ce} + \lambda_{mask} L_{focal} + \lambda_{dice} L_{dice}
 
@@ -57,7 +57,9 @@ class ATMLoss(nn.Module):
         see :meth:`forward`.
 
     Note:
-        With no labelled pixel in the batch the mask losses are 0 and everything stays finite.
+        With no labelled pixel in the batch the mask losses are 0 and everything stays finite. Because both counts are
+        those of all processes, several processes have the gradients that one with their batches put together has; the
+        published training counted the weights of the queries, unlike the masks, in each process alone.
     """
 
     def __init__(
@@ -93,12 +95,12 @@ class ATMLoss(nn.Module):
         """
         num_classes = stages[-1].logits.shape[1]
         image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
-        num_masks = self._num_masks(image_index)
+        num_masks, total_weight = self._counts(present)
         focal, dice = self._mask_losses(stages, label, image_index, class_index, ignore_index)
         losses: dict[str, Tensor] = {}
         for index, stage in enumerate(stages):
             suffix = '' if index == len(stages) - 1 else f'_{index}'
-            losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present)
+            losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present, total_weight)
             losses[f'loss_mask{suffix}'] = self.mask_weight * focal[index] / num_masks
             losses[f'loss_dice{suffix}'] = self.dice_weight * dice[index] / num_masks
         losses['acc_seg'] = self._accuracy(stages[-1], label, ignore_index)
@@ -120,12 +122,14 @@ class ATMLoss(nn.Module):
         image_index, class_index = present.nonzero(as_tuple=True)
         return image_index, class_index, present
 
-    @staticmethod
-    def _num_masks(image_index: Tensor) -> Tensor:
-        """Matched masks per process, averaged over all processes, at least 1."""
-        count = torch.tensor(float(image_index.numel()), device=image_index.device)
-        all_reduce(count)
-        return (count / get_world_size()).clamp(min=1)
+    def _counts(self, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Matched masks and summed weights of the queries: per process, averaged over all processes, above 0."""
+        counts = torch.stack([present.sum(), present.new_tensor(present.numel(), dtype=torch.int64)]).float()
+        all_reduce(counts)
+        num_masks, num_queries = counts
+        total_weight = num_masks + self.no_object_weight * (num_queries - num_masks)
+        # At least one in all processes, not in each: otherwise a single mask would count less with more of them.
+        return num_masks.clamp(min=1) / get_world_size(), total_weight / get_world_size()
 
     def _mask_losses(
         self, stages: Sequence[StageOutput], label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int
@@ -141,13 +145,13 @@ class ATMLoss(nn.Module):
                 None if self.ignore_as_negative else ignore_index,
             )
 
-    def _classification_loss(self, logits: Tensor, present: Tensor) -> Tensor:
+    def _classification_loss(self, logits: Tensor, present: Tensor, total_weight: Tensor) -> Tensor:
         num_classes = logits.shape[1]
         target = torch.arange(num_classes, device=logits.device).expand_as(present)
         target = target.masked_fill(~present, num_classes)
         weight = logits.new_ones(num_classes + 1)
         weight[-1] = self.no_object_weight
-        return F.cross_entropy(logits.transpose(1, 2), target, weight=weight)
+        return F.cross_entropy(logits.transpose(1, 2), target, weight=weight, reduction='sum') / total_weight
 
     @staticmethod
     @torch.no_grad()
