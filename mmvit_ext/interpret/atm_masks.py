@@ -29,13 +29,13 @@ from mmvit_ext.engine.checkpoint_io import atomic_path
 from mmvit_ext.engine.drawing import colour_mask, draw_overlay, load_font
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.engine.type_names import nearest
+from mmvit_ext.interpret.classes import find_classes
 from mmvit_ext.interpret.report import Explanation
 from mmvit_ext.interpret.run import Explainer, check_cell
 from mmvit_ext.models.backbones.vit import ViT
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
-__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'find_classes', 'stage_names']
+__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'stage_names']
 
 TOP = 4
 """Classes that are shown when none are named."""
@@ -76,36 +76,6 @@ class ClassMasks:
 
 
 # What there is to show
-
-
-def find_classes(wanted: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
-    """Indices of classes.
-
-    Args:
-        wanted: Names as a user writes them, in any case; repeated ones count once.
-        classes: Names of all classes.
-
-    Returns:
-        Indices, in the order of the names.
-
-    Raises:
-        UserError: There is no such class.
-    """
-    known: dict[str, int] = {}
-    for index, name in enumerate(classes):
-        known.setdefault(_plain(name), index)
-    found: dict[int, None] = {}
-    for name in wanted:
-        if _plain(name) not in known:
-            near = nearest(name.strip(), [entry.strip() for entry in classes])
-            hint = f'did you mean {" or ".join(map(repr, near))}?' if near else 'names with spaces need quotes'
-            raise UserError(f"--classes '{name}' is none of the {len(classes)} classes of this model: {hint}")
-        found[known[_plain(name)]] = None
-    return tuple(found)
-
-
-def _plain(name: str) -> str:
-    return ' '.join(name.split()).casefold()
 
 
 def stage_names(model: nn.Module) -> list[str]:

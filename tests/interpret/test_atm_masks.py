@@ -23,7 +23,8 @@ from mmvit_ext.engine.drawing import colour_mask
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.interpret import atm_masks
-from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, draw_sheet, find_classes, stage_names
+from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, draw_sheet, stage_names
+from mmvit_ext.interpret.classes import find_classes
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('wall', 'swivel chair', 'bed ', 'sky', 'sea')

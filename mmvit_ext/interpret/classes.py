@@ -1,0 +1,68 @@
+"""Classes as a user names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.type_names import nearest
+
+__all__ = ['choose_classes', 'find_classes']
+
+
+def find_classes(wanted: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    """Indices of classes.
+
+    Args:
+        wanted: Names as a user writes them, in any case; repeated ones count once.
+        classes: Names of all classes.
+
+    Returns:
+        Indices, in the order of the names.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    return _find(wanted, classes, numbers=False)
+
+
+def choose_classes(wanted: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
+    """Indices of classes that are given by name or by number.
+
+    Args:
+        wanted: Names, in any case, and numbers from 0; what could be both is a name. Repeated ones count once.
+        classes: Names of all classes.
+
+    Returns:
+        Indices, in the order given.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    return _find([str(entry) for entry in wanted], classes, numbers=True)
+
+
+def _find(wanted: Sequence[str], classes: Sequence[str], *, numbers: bool) -> tuple[int, ...]:
+    known: dict[str, int] = {}
+    for index, name in enumerate(classes):
+        known.setdefault(_plain(name), index)
+    found: dict[int, None] = {}
+    for name in wanted:
+        index = known.get(_plain(name), -1)
+        if index < 0 and numbers and name.strip().lstrip('+-').isdecimal():
+            index = int(name)
+            if not 0 <= index < len(classes):
+                raise UserError(
+                    f'there is no class {index}, this model has {len(classes)}: expected 0 to {len(classes) - 1} or '
+                    'a name'
+                )
+        if index < 0:
+            near = nearest(name.strip(), [entry.strip() for entry in classes])
+            hint = f'did you mean {" or ".join(map(repr, near))}?' if near else 'names with spaces need quotes'
+            raise UserError(f"--classes '{name}' is none of the {len(classes)} classes of this model: {hint}")
+        found[index] = None
+    return tuple(found)
+
+
+def _plain(name: str) -> str:
+    return ' '.join(name.split()).casefold()
