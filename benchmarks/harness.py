@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmvit_ext.engine.machine import describe_hardware, peak_bytes
 from mmvit_ext.evaluation.compute import count_flops
 
 Step = Callable[[], object]
@@ -83,24 +83,6 @@ def convolution_rate(device: torch.device, repeats: int = 7) -> float:
     convolve = torch.nn.functional.conv2d
     times = [seconds_of(lambda: convolve(image, weight), device) for _ in range(repeats + 2)][2:]
     return 2 * GEMM_EDGE**3 / statistics.median(times)
-
-
-def peak_bytes(step: Step, device: torch.device) -> int:
-    """Highest number of bytes that a call has allocated at one time, beyond what was allocated before it."""
-    if device.type == 'cuda':
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
-    current = peak = 0
-    for event in sorted(changes, key=lambda event: event.start_ns()):
-        current += event.nbytes()
-        peak = max(peak, current)
-    return peak
 
 
 def compare(case: str, ours: Step, reference: Step, device: torch.device, repeats: int) -> list[Measurement]:
@@ -169,16 +151,9 @@ def report(
 
 def describe_machine(device: torch.device) -> dict[str, str]:
     """What the figures depend on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        names = [line.split(':', 1)[1].strip() for line in cpuinfo.read_text().splitlines() if 'model name' in line]
-        model = names[0] if names else model
     return {
         'date': datetime.date.today().isoformat(),
-        'processor': model,
-        'threads': str(torch.get_num_threads()),
-        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu',
+        **describe_hardware(device),
         'torch': torch.__version__,
         'float32 GEMM': f'{gemm_rate(device) / 1e9:.0f} GFLOP/s',
         'the same as a 1x1 convolution': f'{convolution_rate(device) / 1e9:.0f} GFLOP/s',

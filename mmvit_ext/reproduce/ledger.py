@@ -1,0 +1,370 @@
+"""The ledger: every published row, read from ``model-index.yml`` and the metafiles that it names.
+
+A row is a model of a metafile that has a result. Beside what other tools read there (``Config``, ``Metadata``,
+``Results`` with ``Metrics``), the ledger knows
+
+- of a collection, ``Checkpoints``: ``Where`` the authors put theirs, their ``Licence`` and the ``Converter`` of
+  :mod:`mmvit_ext.checkpoints` that reads them;
+- of a model, ``Weights`` (the address of a checkpoint) and ``SHA256`` (its first digits at least);
+- of a result, ``Split``, ``Table`` (of the paper), ``Tolerance`` in points, ``Baseline`` (the row that a published
+  difference is to) and, for rows that no paper has, ``Reference``: the record that others are compared with.
+
+``Rows without a config`` lists what is published and has no config here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from mmvit_ext.engine.errors import UserError
+
+__all__ = ['METRICS', 'Collection', 'Ledger', 'Metric', 'Row', 'find_root', 'read_ledger']
+
+TOLERANCE = 0.2
+"""Points by which a measured value may differ from the published one, where the ledger says nothing else."""
+NOT_IN_SOURCES = 'not in our sources'
+INDEX = 'model-index.yml'
+_HASH = re.compile(r'[0-9a-f]{8,64}')
+_DIFFERENCE = re.compile(r'(?P<metric>.+) over (?P<other>.+)')
+_SCHEDULES = {'Iterations', 'Epochs'}
+_RESULT_KEYS = {'Task', 'Dataset', 'Split', 'Metrics', 'Table', 'Tolerance', 'Baseline', 'Reference'}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as papers name it and as it is measured.
+
+    Args:
+        key: The evaluator's name for it.
+        factor: What brings the evaluator's value to per cent.
+        multi_scale: Whether it belongs to test-time augmentation.
+    """
+
+    key: str
+    factor: float = 1.0
+    multi_scale: bool = False
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        'mIoU': Metric('mIoU'),
+        'aAcc': Metric('aAcc'),
+        'mAcc': Metric('mAcc'),
+        'mIoU(ms+flip)': Metric('mIoU', multi_scale=True),
+        'Top 1 Accuracy': Metric('accuracy/top1'),
+        'box AP': Metric('coco/bbox_mAP', 100),
+        'box AP50': Metric('coco/bbox_mAP_50', 100),
+        'box AP75': Metric('coco/bbox_mAP_75', 100),
+        'mask AP': Metric('coco/segm_mAP', 100),
+        'mask AP50': Metric('coco/segm_mAP_50', 100),
+    }
+)
+"""The metrics of metafiles by name."""
+MAIN_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        'Semantic Segmentation': ('mIoU',),
+        'Image Classification': ('Top 1 Accuracy',),
+        'Object Detection': ('box AP',),
+        'Instance Segmentation': ('box AP', 'mask AP'),
+    }
+)
+"""What is measured of a row by task, whether it is published or not."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A method and where its authors' checkpoints are.
+
+    Args:
+        name: The method.
+        title: Of its paper.
+        url: Of its paper.
+        readme: Its model zoo page, relative to the root.
+        where: Where the authors put their checkpoints, in words.
+        licence: Under which they did.
+        converter: Name of the converter that reads them, ``None`` where there is none.
+    """
+
+    name: str
+    title: str
+    url: str
+    readme: str
+    where: str = NOT_IN_SOURCES
+    licence: str = NOT_IN_SOURCES
+    converter: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Args:
+        name: Of its config, without the ending; names the row.
+        collection: The method it belongs to.
+        task: Semantic Segmentation, Image Classification, Object Detection or Instance Segmentation.
+        dataset: Name of the dataset.
+        split: What was evaluated.
+        published: The authors' values by metric, in per cent, or in points where the name is that of a difference.
+        metadata: Parameters, operations, batch and schedule.
+        config: Path of the config relative to the root; ``None`` where there is none.
+        table: The paper's table.
+        tolerance: Points.
+        baseline: The row that a published difference is to.
+        reference: The record that a row of ours is compared with, relative to the root.
+        weights: Address of a checkpoint.
+        sha256: First digits of its SHA-256.
+        note: Why there is no config.
+    """
+
+    name: str
+    collection: Collection
+    task: str
+    dataset: str
+    split: str
+    published: Mapping[str, float]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
+    table: str = NOT_IN_SOURCES
+    tolerance: float = TOLERANCE
+    baseline: str | None = None
+    reference: str | None = None
+    weights: str | None = None
+    sha256: str | None = None
+    note: str = ''
+
+    @property
+    def mini(self) -> bool:
+        """Whether the row is one of ours, on the mini data."""
+        return self.dataset.startswith('mini ')
+
+    @property
+    def absolute(self) -> dict[str, float]:
+        """What is published of it, without the differences to other rows."""
+        return {name: value for name, value in self.published.items() if name in METRICS}
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """The published differences to :attr:`baseline`, by metric."""
+        matches = {name: _DIFFERENCE.fullmatch(name) for name in self.published if name not in METRICS}
+        return {match['metric']: self.published[name] for name, match in matches.items() if match}
+
+    @property
+    def multi_scale_only(self) -> bool:
+        """Whether only values with test-time augmentation are published."""
+        return bool(self.absolute) and all(METRICS[name].multi_scale for name in self.absolute)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All rows.
+
+    Args:
+        root: The folder in which ``configs/`` and ``results/`` are.
+        rows: With and without a config, in the order of the metafiles.
+    """
+
+    root: Path
+    rows: tuple[Row, ...]
+
+    def find(self, name: str) -> Row:
+        """The row of a name.
+
+        Args:
+            name: Of the config, with or without ``.py`` and folder.
+
+        Returns:
+            The row.
+
+        Raises:
+            UserError: There is none, or it has no config; names the nearest ones.
+        """
+        stem = Path(name).name.removesuffix('.py')
+        for row in self.rows:
+            if row.name == stem:
+                if row.config is None:
+                    raise UserError(f'the row {stem} is published but has no config here: {row.note}')
+                return row
+        names = [row.name for row in self.rows if row.config]
+        close = [other for other in names if stem and stem in other][:3] or get_close_matches(stem, names, 3, 0.5)
+        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        raise UserError(f'there is no row {name}{hint}; tools/reproduce.py --list shows all of them')
+
+    def select(self, method: str | None = None, dataset: str | None = None) -> list[Row]:
+        """Rows by method and dataset.
+
+        Args:
+            method: Beginning of the method's name; case and hyphens do not matter.
+            dataset: A part of the dataset's name; case and hyphens do not matter.
+
+        Returns:
+            The rows.
+
+        Raises:
+            UserError: There is none.
+        """
+        chosen = [
+            row
+            for row in self.rows
+            if (method is None or _plain(row.collection.name).startswith(_plain(method)))
+            and (dataset is None or _plain(dataset) in _plain(row.dataset))
+        ]
+        if not chosen:
+            methods = ', '.join(dict.fromkeys(row.collection.name for row in self.rows))
+            datasets = ', '.join(dict.fromkeys(row.dataset for row in self.rows))
+            raise UserError(
+                f'no row has --method {method or "(any)"} and --dataset {dataset or "(any)"}: the methods are '
+                f'{methods}, the datasets {datasets}'
+            )
+        return chosen
+
+
+def _plain(text: str) -> str:
+    return re.sub(r'[^a-z0-9]', '', text.lower())
+
+
+def find_root() -> Path:
+    """The folder with the model index: the checkout, or what an installed package carries.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: There is neither.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent, package / '.mim'):
+        if (folder / INDEX).is_file():
+            return folder
+    raise UserError(f'there is no {INDEX} beside or inside {package}: install the package again, or use a checkout')
+
+
+def read_ledger(root: Path | None = None) -> Ledger:
+    """Read and check every metafile.
+
+    Args:
+        root: Folder with ``model-index.yml``; by default that of the package.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        UserError: A metafile is missing or says something that is not understood; names file, row and key.
+    """
+    root = find_root() if root is None else Path(root)
+    rows: list[Row] = []
+    for path in _load(root / INDEX).get('Import') or []:
+        rows += _read_metafile(root, str(path))
+    seen: set[str] = set()
+    for row in rows:
+        if row.name in seen:
+            raise UserError(f'two rows are called {row.name}: names of configs have to be unique')
+        seen.add(row.name)
+    for row in rows:
+        if row.baseline is not None and row.baseline not in seen:
+            raise UserError(
+                f'the row {row.name} has the Baseline {row.baseline}, which is no row: correct the metafile'
+            )
+    return Ledger(root, tuple(rows))
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}; {INDEX} names it') from error
+    except yaml.YAMLError as error:
+        raise UserError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{path} holds a {type(content).__name__}: expected keys such as Collections and Models')
+    return content
+
+
+def _read_metafile(root: Path, name: str) -> list[Row]:
+    content = _load(root / name)
+    collections = {}
+    for entry in content.get('Collections') or []:
+        paper, ours = entry.get('Paper') or {}, entry.get('Checkpoints') or {}
+        collections[entry['Name']] = Collection(
+            name=entry['Name'],
+            title=paper.get('Title', ''),
+            url=paper.get('URL', ''),
+            readme=entry.get('README', ''),
+            where=ours.get('Where', NOT_IN_SOURCES),
+            licence=ours.get('Licence', NOT_IN_SOURCES),
+            converter=ours.get('Converter'),
+        )
+    rows = []
+    for model in content.get('Models') or []:
+        if model.get('Results'):
+            rows.append(_row(root, name, model, collections, model['Results']))
+    for model in content.get('Rows without a config') or []:
+        if not model.get('Note'):
+            raise UserError(f'{name}: {model.get("Name")} of "Rows without a config" has no Note that says why')
+        rows.append(_row(root, name, model, collections, [model.get('Result') or {}]))
+    return rows
+
+
+def _row(
+    root: Path, file: str, model: Mapping[str, Any], collections: Mapping[str, Collection], results: Sequence[Any]
+) -> Row:
+    where = f'{file}, {model.get("Name")}'
+    if model.get('In Collection') not in collections:
+        raise UserError(
+            f'{where}: In Collection is {model.get("In Collection")!r}, expected one of {list(collections)}'
+        )
+    if len(results) != 1:
+        raise UserError(f'{where}: {len(results)} results where one is expected: give each dataset its own config')
+    result = results[0]
+    unknown = set(result) - _RESULT_KEYS
+    absent = {'Task', 'Dataset', 'Split'} - set(result)
+    if unknown or absent:
+        raise UserError(f'{where}: the result has {sorted(unknown)} too many and lacks {sorted(absent)}')
+    published = {str(key): value for key, value in (result.get('Metrics') or {}).items()}
+    for key, value in published.items():
+        difference = _DIFFERENCE.fullmatch(key)
+        if key not in METRICS and not (difference and (difference['metric'] in METRICS or 'Config' not in model)):
+            raise UserError(f'{where}: the metric {key!r} is not known; expected one of {sorted(METRICS)}')
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f'{where}: {key} is {value!r}, expected a number')
+        if difference and 'Config' in model and not result.get('Baseline'):
+            raise UserError(f'{where}: {key} is a difference and no Baseline says to which row')
+    tolerance = result.get('Tolerance', TOLERANCE)
+    if not isinstance(tolerance, int | float) or not tolerance > 0:
+        raise UserError(f'{where}: Tolerance is {tolerance!r}, expected points above 0')
+    config = model.get('Config')
+    if config is not None and not (root / config).is_file():
+        raise UserError(f'{where}: there is no config {config}')
+    sha256 = model.get('SHA256')
+    if sha256 is not None and not _HASH.fullmatch(str(sha256).lower()):
+        raise UserError(f'{where}: SHA256 is {sha256!r}, expected 8 to 64 hexadecimal digits in quotes')
+    reference = result.get('Reference')
+    if reference is not None and not (root / reference).is_file():
+        raise UserError(f'{where}: there is no record {reference}')
+    metadata = model.get('Metadata') or {}
+    if config is not None and not _SCHEDULES & set(metadata):
+        raise UserError(f'{where}: the Metadata has neither Iterations nor Epochs')
+    return Row(
+        name=str(model['Name']),
+        collection=collections[model['In Collection']],
+        task=result['Task'],
+        dataset=result['Dataset'],
+        split=result['Split'],
+        published=MappingProxyType(published),
+        metadata=MappingProxyType(metadata),
+        config=config,
+        table=str(result.get('Table', NOT_IN_SOURCES)),
+        tolerance=float(tolerance),
+        baseline=result.get('Baseline'),
+        reference=reference,
+        weights=model.get('Weights'),
+        sha256=None if sha256 is None else str(sha256).lower(),
+        note=str(model.get('Note', '')),
+    )

@@ -1,0 +1,84 @@
+"""A web server on this machine that misbehaves on request."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves ``content`` under any path and keeps what it was asked for in ``ranges``.
+
+    Args:
+        content: The file.
+        drop_after: Bytes after which each answer breaks off, one entry per answer; ``None`` lets it end.
+        ranges_work: Whether a range is honoured; otherwise the whole file comes with status 200.
+        statuses: Status of the first answers, which have no body where they are errors.
+        kind: The content type.
+        etag: Entity tag of this version of the file.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self, content, drop_after=(), ranges_work=True, statuses=(), kind='application/octet-stream', etag=None
+    ):
+        self.content, self.ranges_work, self.kind, self.etag = content, ranges_work, kind, etag
+        self.drop_after, self.statuses = list(drop_after), list(statuses)
+        self.ranges: list[str | None] = []
+        super().__init__(('127.0.0.1', 0), _Handler)
+
+    @property
+    def address(self) -> str:
+        return f'http://127.0.0.1:{self.server_address[1]}'
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get('Range')
+        server.ranges.append(asked)
+        if server.statuses and (status := server.statuses.pop(0)) != 200:
+            self.send_error(status)
+            return
+        body, start = server.content, 0
+        unchanged = self.headers.get('If-Range') in (None, server.etag)
+        if asked and server.ranges_work and unchanged:
+            start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1])
+            if start >= len(body):
+                self.send_response(416)
+                self.send_header('Content-Range', f'bytes */{len(body)}')
+                self.send_header('Content-Length', '0')
+                self.end_headers()
+                return
+            self.send_response(206)
+            self.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
+        else:
+            self.send_response(200)
+        if server.etag:
+            self.send_header('ETag', server.etag)
+        self.send_header('Content-Type', server.kind)
+        self.send_header('Content-Length', str(len(body) - start))
+        self.end_headers()
+        limit = server.drop_after.pop(0) if server.drop_after else None
+        self.wfile.write(body[start:] if limit is None else body[start : start + limit])
+        self.close_connection = True
+
+
+@contextmanager
+def serving(content: bytes, **behaviour) -> Iterator[FileServer]:
+    """A running server, stopped at the end of the block."""
+    server = FileServer(content, **behaviour)
+    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
