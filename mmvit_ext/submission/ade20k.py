@@ -1,0 +1,93 @@
+"""ADE20K scene parsing: predicting the test images into the archive that the benchmark takes.
+
+Rules: https://github.com/CSAILVision/sceneparsing: a PNG with the name of each image, labels from 1 to 150.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmvit_ext.engine.checkpoint_io import atomic_path
+from mmvit_ext.engine.config import iter_dataset_cfgs, load_config
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.inference import Outcome, collect_images
+
+from .run import FinishedImages, check_target, image_folder, load_predictor, open_member, predict_missing
+
+__all__ = ['CLASSES', 'submit_ade20k']
+
+CLASSES = 150
+"""Classes of the benchmark, labelled from 1; 0 is 'other' in the annotations and does not count."""
+
+
+def submit_ade20k(
+    config: str | Path,
+    checkpoint: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    tta: bool = False,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> tuple[Path, Outcome]:
+    """Predict the test images of ADE20K and write the archive for the benchmark.
+
+    Args:
+        config: The config of the training run, of mmseg, for the 150 classes of the benchmark.
+        checkpoint: The checkpoint file.
+        images: The folder of the test images; all of them are predicted.
+        out: The archive.
+        tta: Whether to merge several views of each image, as the config says.
+        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The archive, and what became of the images. Where images failed, no archive has been written; the finished ones
+        are kept, and the same call goes on from there.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong.
+    """
+    cfg = load_config(config, cfg_options)
+    if cfg.get('default_scope') != 'mmseg':
+        raise UserError(f'{config} is of scope {cfg.get("default_scope")}: scene parsing needs a config of mmseg')
+    for key, dataset in iter_dataset_cfgs((cfg.get('test_dataloader') or {}).get('dataset'), 'test_dataloader.dataset'):
+        if dataset.get('reduce_zero_label') is False:
+            raise UserError(
+                f'{key}.reduce_zero_label of {config} is False: the model counts its classes from another label than '
+                'the benchmark, a config with the 150 classes and reduce_zero_label=True is needed'
+            )
+    archive = check_target(out)
+    paths = collect_images([image_folder(images)])
+    predictor = load_predictor(cfg, checkpoint, tta=tta, device=device, allow_partial=allow_partial, trust=trust)
+    if len(predictor.classes) != CLASSES:
+        raise UserError(
+            f'the model of {config} has {len(predictor.classes)} classes, the benchmark has {CLASSES}: a model that '
+            'was trained on ADE20K is needed'
+        )
+    finished = FinishedImages(archive, '.png', cfg, checkpoint, {'benchmark': 'ade20k', '--tta': tta})
+
+    def write(path: Path, file: Path) -> None:
+        labels = predictor.segment(path)[1] + 1
+        Image.fromarray(labels.astype(np.uint8)).save(file)
+
+    outcome = predict_missing(paths, finished, write, progress=progress)
+    if not outcome.failed:
+        with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, 'w') as opened:
+            for file in sorted(outcome.written):
+                with open_member(opened, file.name) as stream:
+                    stream.write(file.read_bytes())
+        finished.remove()
+    return archive, outcome
