@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from benchmarks.shrunk_ladder import config_of
-from mmvit_ext.engine.checkpoint_io import allow_training_state, extract_state_dict, read_checkpoint
+from mmvit_ext.engine.checkpoint_io import extract_state_dict, read_checkpoint
 from mmvit_ext.models.layers.attention import PackedAttention
 
 
@@ -72,7 +72,6 @@ def main() -> int:
     ]
     img = torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() for image in images])
     img = (img - 127.5) / 127.5
-    allow_training_state()
     for checkpoint in [None, *args.checkpoints]:
         if checkpoint is not None:
             model.load_state_dict(extract_state_dict(read_checkpoint(checkpoint), checkpoint))

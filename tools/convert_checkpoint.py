@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('destination', help='the file to write (.pth)')
     parser.add_argument('--force', action='store_true', help='overwrite the destination')
     parser.add_argument(
-        '--trust-source',
+        '--trust',
         action='store_true',
         help='read a source that holds more than tensors and plain values; this runs code from the file',
     )
@@ -44,7 +44,7 @@ def _run(argv: Sequence[str] | None) -> int:
         raise UserError(f'{destination} is the source itself: choose another name for the result')
     if destination.exists() and not args.force:
         raise UserError(f'{destination} exists already: choose another name or pass --force')
-    state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust_source), source)
+    state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust), source)
     try:
         converted = convert(state, args.method)
         description = describe(state, args.method)

@@ -27,6 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint', help='checkpoint file (.pth)')
     parser.add_argument('out', help='file to write: .pt2 (torch.export) or .onnx')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="pixels (default: the config's crop)")
+    parser.add_argument(
+        '--trust', action='store_true', help='read a checkpoint that holds more than tensors; this runs code from it'
+    )
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
     return parser
 
@@ -46,7 +49,7 @@ def _run(argv: Sequence[str] | None) -> int:
         raise UserError('--size must name height and width in pixels, for example --size 512 512')
     discard_pretrained(cfg.model)
     model = MODELS.build(cfg.model)
-    state = extract_state_dict(read_checkpoint(args.checkpoint), args.checkpoint)
+    state = extract_state_dict(read_checkpoint(args.checkpoint, trust=args.trust), args.checkpoint)
     check_report(load_weights(model, state), args.checkpoint, 'the model', strict=True)
     write_exported(export_segmentor(model, (size[0], size[1])), args.out)
     print(f'{args.out}: images (1, 3, {size[0]}, {size[1]}) to scores (1, {model.out_channels}, {size[0]}, {size[1]})')

@@ -8,6 +8,12 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
+default_hooks = dict(
+    # A loss or gradient that is NaN ends the run; max_skips=N leaves up to N such updates out instead.
+    nonfinite=dict(type='mmvit_ext.NonFiniteHook'),
+    # Checkpoints are read without running code from them; trust=True allows it.
+    safe_files=dict(type='mmvit_ext.SafeFilesHook'),
+)
 log_level = 'INFO'
 load_from = None
 resume = False

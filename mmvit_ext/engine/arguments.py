@@ -15,7 +15,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
     Args:
         parser: The command's parser; it gets ``--device``, ``--cfg-options``, ``--allow-partial-weights``,
-            ``--trust-source`` and ``--traceback``.
+            ``--trust`` and ``--traceback``.
     """
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
@@ -23,7 +23,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
     )
     parser.add_argument(
-        '--trust-source',
+        '--trust',
         action='store_true',
         help='read a checkpoint that holds more than tensors; this runs code from the file',
     )
@@ -56,5 +56,5 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         'device': args.device,
         'cfg_options': args.cfg_options,
         'allow_partial': args.allow_partial_weights,
-        'trust': args.trust_source,
+        'trust': args.trust,
     }

@@ -1,30 +1,48 @@
-"""Reading and writing checkpoint files: bad files named in one sentence, results written whole or not at all."""
+"""Reading and writing checkpoint files: bad files named in one sentence, results written whole or not at all.
 
+A pickle can run any code while it is read, so a file is read with ``weights_only=True`` and a short list of harmless
+types that mmengine stores besides tensors. What needs more than these is refused unless the user says that the file is
+trusted.
+"""
+
+import hashlib
 import os
 import pickle
+import re
 import tempfile
+import types
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from mmengine.utils import digit_version
 
 from .errors import UserError
 
 __all__ = [
-    'allow_training_state',
     'atomic_path',
     'check_checkpoint_file',
     'extract_state_dict',
     'is_remote',
+    'load_without_code',
+    'metafile_hash',
+    'named_hash',
     'read_checkpoint',
+    'verify_hash',
 ]
+
+# PyTorch's own convention and OpenMMLab's: the first digits of the file's SHA-256 behind the last hyphen.
+_HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin)(?:\.tar)?$')
+_DATE = re.compile(r'^(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$')
+_SHA256 = re.compile(r'^[0-9a-f]{8,64}$')
 
 _LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began before PyTorch 1.6
 _ZIP_MAGIC = b'PK\x03\x04'
-HAS_SAFE_GLOBALS = hasattr(torch.serialization, 'safe_globals')  # PyTorch 2.5 and later
 
 
 def is_remote(path: str) -> bool:
@@ -72,74 +90,263 @@ def _cut_off(path: Path, role: str) -> str:
     return f'the {role} {path} is cut off ({size} bytes, the end of the archive is missing): download or copy it again'
 
 
-def read_checkpoint(path: str | Path, role: str = 'checkpoint', *, trust: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path,
+    role: str = 'checkpoint',
+    *,
+    trust: bool = False,
+    expected_hash: str | None = None,
+    map_location: Any = 'cpu',
+) -> dict[str, Any]:
     """Read a checkpoint without running code from it.
 
     Args:
         path: The file.
         role: What the file is to the caller, for the message.
-        trust: Read it with pickle if that is the only way. Pickle runs code from the file. Before PyTorch 2.5 it is
-            the only way for every checkpoint that mmengine wrote.
+        trust: Read it with pickle if that is the only way. Pickle runs code from the file.
+        expected_hash: First digits of the file's SHA-256, where something else than its name tells them.
+        map_location: Where the tensors go, as in :func:`torch.load`.
 
     Returns:
         The dictionary in it.
 
     Raises:
-        UserError: The file is missing, cut off, no checkpoint, or only pickle could read it.
+        UserError: The file is missing, cut off, no checkpoint, has another hash than its name says, or only pickle
+            could read it.
     """
     check_checkpoint_file(path, role)
     path = Path(path).expanduser()
+    verify_hash(path, expected_hash, role)
     try:
-        content = _load_weights_only(path)
+        content = load_without_code(path, map_location)
     except pickle.UnpicklingError as error:
         if not trust:
             reason = ' '.join(str(error).split())[:160]
             raise UserError(
-                f'the {role} {path} holds more than tensors and plain values ({reason}): pass --trust-source if you '
+                f'the {role} {path} holds more than tensors and plain values ({reason}): pass --trust if you '
                 'trust where it comes from, reading it then runs code from the file'
             ) from error
-        content = torch.load(path, map_location='cpu', weights_only=False)
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = ' '.join(str(error).split())[:160]
-        raise UserError(f'the {role} {path} is damaged ({reason}): download or copy it again') from error
+        content = _load_with_pickle(path, role, map_location)
+    except Exception as error:  # damaged bytes fail in every way that a parser has
+        raise UserError(_damaged(path, role, error)) from error
     if not isinstance(content, dict):
         raise UserError(f'the {role} {path} holds a {type(content).__name__}: expected a dictionary of parameters')
     return content
 
 
-def allow_training_state() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine writes besides tensors, in this process.
+def _load_with_pickle(path: Path, role: str, map_location: Any) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=False)
+    except Exception as error:
+        raise UserError(_damaged(path, role, error)) from error
 
-    mmengine's own list leaves numpy types out; it then falls back to a load that runs code from the file, and says so
-    in a long warning at every resume.
+
+def _damaged(path: Path, role: str, error: Exception) -> str:
+    reason = ' '.join(str(error).split())[:160] or type(error).__name__
+    return f'the {role} {path} is damaged ({reason}): download or copy it again'
+
+
+# Reading without running code
+
+
+def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
+    """``torch.load(weights_only=True)`` that knows what mmengine stores besides tensors.
+
+    Args:
+        file: A file, or one that is opened for reading.
+        map_location: Where the tensors go.
+
+    Returns:
+        What is in the file.
+
+    Raises:
+        pickle.UnpicklingError: Something in it is neither a tensor nor a harmless value.
     """
-    if HAS_SAFE_GLOBALS:
-        torch.serialization.add_safe_globals(_harmless_types())
+    if hasattr(torch.serialization, 'safe_globals'):  # PyTorch 2.5 and later
+        with torch.serialization.safe_globals(_safe_globals()):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    return _load_restricted(file, map_location)
 
 
-def _load_weights_only(path: Path) -> Any:
-    with ExitStack() as stack:
-        if HAS_SAFE_GLOBALS:
-            stack.enter_context(torch.serialization.safe_globals(_harmless_types()))
-        return torch.load(path, map_location='cpu', weights_only=True)
+def _load_restricted(file: str | Path | IO[bytes], map_location: Any) -> Any:
+    """The same for older PyTorch, whose list of types cannot be extended: a pickle that looks up the same names."""
+    module: Any = types.ModuleType('mmvit_ext_restricted_pickle')
+    module.Unpickler = _RestrictedUnpickler
+    module.load = lambda stream, **kwargs: _RestrictedUnpickler(stream, **kwargs).load()
+    module.UnpicklingError = pickle.UnpicklingError
+    return torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
 
 
-def _harmless_types() -> list[Any]:
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Looks up nothing but the names of a list, as the standard library's documentation of pickle advises."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A type or function by name, from the list only."""
+        allowed = _restricted_names()
+        module = 'builtins' if module == '__builtin__' else module  # as PyTorch's protocol writes it
+        try:
+            return allowed[f'{module}.{name}']
+        except KeyError:
+            raise pickle.UnpicklingError(f'{module}.{name} is none of the harmless types') from None
+
+
+def _statistics_method(owner: Any, name: str) -> Any:
+    """What ``getattr`` is allowed to do in a checkpoint: find a method of mmengine's log buffers."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('current', 'max', 'mean', 'min'):
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is none of the harmless functions')
+    return getattr(HistoryBuffer, name)
+
+
+# PyTorch compares the names that functions claim with those in the file.
+_statistics_method.__module__, _statistics_method.__qualname__ = 'builtins', 'getattr'
+
+
+def _harmless() -> dict[str, Any]:
+    """Types and functions by the name under which a checkpoint refers to them."""
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
     core = np._core if hasattr(np, '_core') else np.core
-    dtypes = {type(np.dtype(code)) for code in ('float64', 'float32', 'int64', 'int32', 'uint8', 'bool')}
-    return [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        core.multiarray._reconstruct,
-        core.multiarray.scalar,
-        getattr,
-        slice,
-        *dtypes,
-    ]
+    names = {
+        'builtins.getattr': _statistics_method,
+        'builtins.slice': slice,
+        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        'numpy.dtype': np.dtype,
+        'numpy.ndarray': np.ndarray,
+    }
+    for package in ('numpy.core', 'numpy._core'):  # numpy 1 wrote the first, numpy 2 writes the second
+        names[f'{package}.multiarray._reconstruct'] = core.multiarray._reconstruct
+        names[f'{package}.multiarray.scalar'] = core.multiarray.scalar
+    codes = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')
+    kinds = {type(np.dtype(code)) for code in codes}
+    return names | {f'{kind.__module__}.{kind.__qualname__}': kind for kind in kinds}
+
+
+@lru_cache(maxsize=1)
+def _safe_globals() -> list[Any]:
+    names = _harmless()
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
+        return list(dict.fromkeys(names.values()))  # each under its own name only
+    return [(value, name) for name, value in names.items()]
+
+
+@lru_cache(maxsize=1)
+def _restricted_names() -> dict[str, Any]:
+    names = _harmless()
+    names['collections.OrderedDict'] = OrderedDict
+    names['_codecs.encode'] = _encode
+    names['builtins.set'] = set
+    names['torch.Size'], names['torch.device'] = torch.Size, torch.device
+    names['torch.Tensor'] = torch.Tensor
+    names['torch.nn.parameter.Parameter'] = torch.nn.Parameter
+    for function in ('_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2'):
+        names[f'torch._utils.{function}'] = getattr(torch._utils, function)
+    names['torch.serialization._get_layout'] = torch.serialization._get_layout
+    names |= {f'torch.{name}': value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+    storages = [name for name in vars(torch) if name.endswith('Storage')]
+    names |= {f'torch.{name}': getattr(torch, name) for name in storages}
+    names |= {f'torch.storage.{name}': getattr(torch.storage, name) for name in ('TypedStorage', 'UntypedStorage')}
+    return names
+
+
+def _encode(text: str, encoding: str = 'latin1') -> bytes:
+    # Protocol 2 writes bytes so; other codecs are not needed, and some of them decompress.
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'the codec {encoding!r} is not needed in a checkpoint')
+    return text.encode('latin1')
+
+
+# Hashes
+
+
+def named_hash(path: str | Path) -> str | None:
+    """The first digits of its SHA-256 that a file's name carries, as in ``segvit-1a2b3c4d.pth``.
+
+    Args:
+        path: A file or an address.
+
+    Returns:
+        At least eight hexadecimal digits, ``None`` where there are none. Eight digits that read as a date are none.
+    """
+    match = _HASH_IN_NAME.search(str(path).rpartition('/')[2])
+    return None if match is None or _DATE.match(match['hash']) else match['hash']
+
+
+def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
+    """The SHA-256 that the ``metafile.yml`` beside a config has for a checkpoint of this name.
+
+    Args:
+        config: The config file, whose folder is looked into.
+        path: The checkpoint.
+
+    Returns:
+        The value of ``SHA256`` of the model whose ``Weights`` ends in that name, ``None`` where there is none.
+
+    Raises:
+        UserError: The metafile has something else than hexadecimal digits there.
+    """
+    metafile = Path(config).parent / 'metafile.yml' if config else None
+    if metafile is None or not metafile.is_file():
+        return None
+    import yaml
+
+    try:
+        content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # a broken table of results is no reason to keep a model from being used
+    models = content.get('Models') if isinstance(content, dict) else content
+    for model in models if isinstance(models, list) else []:
+        weights = model.get('Weights') if isinstance(model, dict) else None
+        if not isinstance(weights, str) or weights.rpartition('/')[2] != Path(path).name or 'SHA256' not in model:
+            continue
+        digits = str(model['SHA256']).lower()
+        if not _SHA256.match(digits):
+            raise UserError(
+                f'{metafile} has the SHA256 {digits!r} for {weights}: expected 8 to 64 hexadecimal digits in quotes'
+            )
+        return digits
+    return None
+
+
+def verify_hash(path: str | Path, expected: str | None = None, role: str = 'checkpoint') -> None:
+    """Compare a file with the hash that its name carries, and with one that is known from elsewhere.
+
+    Args:
+        path: The file; an address is not checked.
+        expected: First digits of its SHA-256.
+        role: What the file is to the caller, for the message.
+
+    Raises:
+        UserError: The file has another hash.
+    """
+    if is_remote(str(path)):
+        return
+    path = Path(path).expanduser()
+    for digits, source in ((named_hash(path), 'its name'), (expected, 'the metafile or address')):
+        if not digits:
+            continue
+        status = path.stat()
+        actual = _sha256(str(path), status.st_size, status.st_mtime_ns)
+        if not actual.startswith(digits):
+            raise UserError(
+                f'the {role} {path} has the SHA-256 {actual[: len(digits)]}... where {source} says {digits}: download '
+                'it again, or rename it if you changed it on purpose'
+            )
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, modified: int) -> str:
+    # Size and time are in the key so that a file that was replaced is read again.
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# Contents and writing
 
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:

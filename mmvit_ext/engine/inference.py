@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from .checkpoint_io import HAS_SAFE_GLOBALS, atomic_path, extract_state_dict, read_checkpoint
+from .checkpoint_io import atomic_path, extract_state_dict, metafile_hash, read_checkpoint
 from .config import check_types, iter_dataset_cfgs, load_config, prepare_scope
 from .drawing import draw_instances, draw_overlay, label_image, make_palette
 from .errors import EXIT_BAD_INPUT, UserError, describe_failure
@@ -186,8 +186,7 @@ class Predictor:
         init_default_scope(self.scope)
         check_types(cfg, self.scope)
         self.device = device or resolve_device(None)
-        # Before PyTorch 2.5 the harmless extras of mmengine's checkpoints can be read with pickle only.
-        content = read_checkpoint(checkpoint, trust=trust or not HAS_SAFE_GLOBALS)
+        content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
         state = extract_state_dict(content, checkpoint)
         self.model = _build_model(cfg)
         report = load_weights(self.model, state)

@@ -19,11 +19,13 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .checkpoint_io import allow_training_state, atomic_path, check_checkpoint_file, is_remote
+from .checkpoint_io import atomic_path, check_checkpoint_file, is_remote
 from .config import check_num_classes, check_types, load_config, prepare_scope
 from .data_checks import check_datasets
 from .errors import UserError, same_on_every_process
 from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
+from .nonfinite import NonFiniteHook
+from .safe_loading import SafeFilesHook, install_safe_loading
 
 __all__ = [
     'add_common_arguments',
@@ -62,6 +64,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='go on when a checkpoint does not fit the model; only report',
     )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='read checkpoints that hold more than tensors and plain values; this runs code from the files',
+    )
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
     # Old launchers hand the rank over as an argument.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=None, help=argparse.SUPPRESS)
@@ -71,7 +78,6 @@ def _prepare(args: argparse.Namespace) -> tuple[Config, str]:
     """Steps that training and testing share, up to the point where nothing has been built or written."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    allow_training_state()
     cfg = load_config(args.config, args.cfg_options)
     scope = prepare_scope(cfg)
     init_default_scope(scope)
@@ -261,13 +267,16 @@ def run_train(args: argparse.Namespace) -> None:
     """
     with same_on_every_process():
         cfg, lines = prepare_train(args)
-    runner = _build_runner(cfg, [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook()], lines)
+    hooks = [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook(), NonFiniteHook()]
+    runner = _build_runner(cfg, hooks, lines, trust=args.trust)
     runner.train()
     _leave_process_group()
 
 
-def _build_runner(cfg: Config, hooks: Sequence[Hook], lines: Sequence[str]) -> Runner:
+def _build_runner(cfg: Config, hooks: Sequence[Hook], lines: Sequence[str], *, trust: bool) -> Runner:
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    hooks = [*hooks, SafeFilesHook(trust=trust)]
+    install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
     if cfg.default_scope == 'mmseg':
         # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
         hooks = [*hooks, LabelRangeHook()]
@@ -408,7 +417,8 @@ def run_test(args: argparse.Namespace) -> dict[str, float]:
     if args.out and not suffix:
         for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
             evaluator.output_dir = args.out
-    runner = _build_runner(cfg, [WeightsReportHook(allow_partial=args.allow_partial_weights)], lines)
+    hooks = [WeightsReportHook(allow_partial=args.allow_partial_weights)]
+    runner = _build_runner(cfg, hooks, lines, trust=args.trust)
     if suffix in ('.pkl', '.pickle'):
         runner.test_evaluator.metrics.append(_dumper(scope)(out_file_path=args.out))
     metrics = runner.test()

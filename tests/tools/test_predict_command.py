@@ -137,4 +137,4 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'path': Path('x')}, tmp_path / 'code.pth')
     code, output = run_tool('predict', files[0], 'code.pth', photos, '--out', 'out')
     assert code == 2
-    assert '--trust-source' in output
+    assert '--trust' in output

@@ -1,0 +1,284 @@
+"""Checkpoints from elsewhere: no code in them runs, whichever way they are read, and hashes are what names promise."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
+
+from mmvit_ext.engine import checkpoint_io
+from mmvit_ext.engine.checkpoint_io import metafile_hash, named_hash, read_checkpoint, verify_hash
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
+
+
+class Malicious:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.fixture(autouse=True)
+def _own_loaders() -> Iterator[None]:
+    before = dict(CheckpointLoader._schemes)
+    yield
+    CheckpointLoader._schemes = before
+
+
+@pytest.fixture(params=['zip', 'legacy'])
+def malicious(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / 'malicious.pth'
+    content = {'state_dict': {'weight': torch.zeros(2, 3)}, 'meta': {'surprise': Malicious(tmp_path / 'owned')}}
+    torch.save(content, path, _use_new_zipfile_serialization=request.param == 'zip')
+    return path
+
+
+@pytest.fixture(params=['weights_only', 'restricted'])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of reading: PyTorch's own, and the one for versions whose list of types cannot be extended."""
+    if request.param == 'restricted':
+        monkeypatch.setattr(
+            checkpoint_io, 'load_without_code', lambda file, where='cpu': checkpoint_io._load_restricted(file, where)
+        )
+    elif not hasattr(torch.serialization, 'safe_globals'):
+        pytest.skip('this PyTorch has no list of safe types')
+    return request.param
+
+
+def training_state() -> dict[str, Any]:
+    """What a checkpoint of mmengine holds besides tensors."""
+    buffer = HistoryBuffer([0.5, 0.25], [1, 1])
+    hub = {'log_scalars': {'train/loss': buffer}, 'runtime_info': {'iter': 3, 'loss': np.float64(0.5)}}
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    arrays = {kind: np.arange(3).astype(kind) for kind in ('float32', 'uint32', 'int64', 'bool', 'uint8')}
+    return {
+        'state_dict': model.state_dict(),
+        'optimizer': optimizer.state_dict(),
+        'message_hub': hub,
+        'meta': {'iter': 3, 'shape': torch.Size([2, 3]), 'arrays': arrays, 'half': torch.zeros(2).bfloat16()},
+    }
+
+
+def test_a_malicious_checkpoint_runs_nothing(malicious: Path, reader: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'malicious\.pth holds more than tensors and plain values .*pass --trust'):
+        read_checkpoint(malicious)
+    assert not (tmp_path / 'owned').exists()
+
+
+def test_only_trust_reads_it(malicious: Path, tmp_path: Path) -> None:
+    assert read_checkpoint(malicious, trust=True)['state_dict']['weight'].shape == (2, 3)
+    assert (tmp_path / 'owned').exists()
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_checkpoint_of_a_training_run_needs_no_trust(reader: str, legacy: bool, tmp_path: Path) -> None:
+    expected = training_state()
+    torch.save(expected, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    content = read_checkpoint(tmp_path / 'a.pth')
+    assert torch.equal(content['state_dict']['weight'], expected['state_dict']['weight'])
+    state = content['optimizer']['state'][0]
+    assert torch.equal(state['exp_avg'], expected['optimizer']['state'][0]['exp_avg'])
+    assert content['message_hub']['log_scalars']['train/loss'].mean() == 0.375
+    assert content['message_hub']['runtime_info']['loss'] == 0.5
+    assert content['meta']['shape'] == torch.Size([2, 3])
+    for kind, array in expected['meta']['arrays'].items():
+        assert content['meta']['arrays'][kind].dtype == kind
+        assert np.array_equal(content['meta']['arrays'][kind], array)
+
+
+class _GetAttribute:
+    def __init__(self, owner: Any, name: str) -> None:
+        self.arguments = (owner, name)
+
+    def __reduce__(self) -> tuple:
+        return getattr, self.arguments
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'), [(HistoryBuffer, '__init__'), (np.ndarray, 'tofile'), (HistoryBuffer, 'update')]
+)
+def test_getattr_reaches_nothing_but_the_methods_of_log_buffers(
+    reader: str, owner: Any, name: str, tmp_path: Path
+) -> None:
+    torch.save({'a': torch.zeros(1), 'method': _GetAttribute(owner, name)}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='holds more than tensors'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('module', ['numpy.core.multiarray', 'numpy._core.multiarray'])
+def test_arrays_of_numpy_1_and_2_are_both_read(reader: str, module: str, tmp_path: Path) -> None:
+    torch.save(
+        {'a': torch.zeros(1), 'loss': np.float64(0.75)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False
+    )
+    written = (np._core if hasattr(np, '_core') else np.core).multiarray.scalar.__module__
+    content = (tmp_path / 'a.pth').read_bytes()
+    assert f'c{written}\nscalar'.encode() in content
+    (tmp_path / 'a.pth').write_bytes(content.replace(f'c{written}\n'.encode(), f'c{module}\n'.encode()))
+    if reader == 'weights_only' and checkpoint_io.digit_version(torch.__version__) < checkpoint_io.digit_version('2.6'):
+        pytest.skip('this PyTorch knows one name of a type only')
+    assert read_checkpoint(tmp_path / 'a.pth')['loss'] == 0.75
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('seed', range(8))
+def test_damaged_bytes_end_in_one_sentence(seed: int, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / 'a.pth'
+    torch.save(training_state(), path, _use_new_zipfile_serialization=not legacy)
+    content = bytearray(path.read_bytes())
+    generator = np.random.default_rng(seed)
+    start = int(generator.integers(1, len(content) // 2))
+    content[start : start + 40] = generator.integers(0, 256, 40, dtype=np.uint8).tobytes()
+    path.write_bytes(content)
+    message = ''
+    try:
+        assert isinstance(read_checkpoint(path), dict)  # the damage may lie in the numbers of a tensor
+    except UserError as error:
+        message = str(error)
+    assert not message or 'a.pth' in message
+
+
+# Through the libraries' loaders
+
+
+class Layer(BaseModule):
+    """A part of a model with pretrained weights."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.weight = torch.nn.Parameter(torch.ones(2, 3))
+
+
+def test_mmengine_itself_would_run_it(malicious: Path, tmp_path: Path) -> None:
+    # What this is for; should mmengine stop falling back one day, the loaders can go.
+    load_checkpoint(Layer(), str(malicious), map_location='cpu')
+    assert (tmp_path / 'owned').exists()
+
+
+def test_pretrained_weights_are_read_without_running_code(malicious: Path, tmp_path: Path) -> None:
+    layer = Layer(init_cfg={'type': 'Pretrained', 'checkpoint': str(malicious)})
+    with safe_loading(), pytest.raises(UserError, match='pass --trust'):
+        layer.init_weights()
+    assert not (tmp_path / 'owned').exists()
+    with safe_loading(trust=True):
+        layer.init_weights()
+    assert layer.weight.sum() == 0
+
+
+def test_building_the_hook_is_enough_in_any_train_script(malicious: Path, tmp_path: Path) -> None:
+    SafeFilesHook()
+    with pytest.raises(UserError, match='pass --trust'):
+        load_checkpoint(Layer(), str(malicious))
+    assert not (tmp_path / 'owned').exists()
+
+
+def test_after_the_block_the_loaders_are_the_libraries_own() -> None:
+    before = dict(CheckpointLoader._schemes)
+    with safe_loading():
+        assert dict(CheckpointLoader._schemes) != before
+    assert dict(CheckpointLoader._schemes) == before
+
+
+def test_every_scheme_of_the_libraries_is_covered() -> None:
+    before = dict(CheckpointLoader._schemes)
+    install_safe_loading()
+    left = [prefix for prefix, loader in CheckpointLoader._schemes.items() if loader is before.get(prefix)]
+    assert not left
+
+
+def test_addresses_go_through_the_checked_download(malicious: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from mmvit_ext.reproduce import downloads
+
+    monkeypatch.setattr(downloads, 'cache_folder', lambda: tmp_path / 'cache')
+    fetched = []
+
+    def fetch(address: str) -> None:
+        fetched.append(address)
+        target = downloads.cached_path(address, downloads.cache_folder())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(malicious, target)
+
+    monkeypatch.setattr(downloads, 'fetch', fetch)
+    install_safe_loading()
+    for address in ('https://example.org/a.pth', 'torchvision://resnet18', 'open-mmlab://resnet50_v1c'):
+        # Known checkpoints have a hash in their name, and this one is another file.
+        with pytest.raises(UserError, match='pass --trust' if 'example' in address else 'where its name says'):
+            load_checkpoint(Layer(), address)
+    assert fetched[0] == 'https://example.org/a.pth'
+    assert fetched[1].startswith('https://download.pytorch.org/models/resnet18')
+    assert 'resnet50_v1c' in fetched[2]
+    assert not (tmp_path / 'owned').exists()
+    with pytest.raises(UserError, match='no checkpoint that is known by name'):
+        load_checkpoint(Layer(), 'torchvision://resnet')
+
+
+def test_buckets_are_read_without_running_code(malicious: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from mmvit_ext.engine import safe_loading as module
+
+    monkeypatch.setattr(module, 'read_address', lambda address: malicious.read_bytes())
+    install_safe_loading()
+    with pytest.raises(UserError, match=r's3://bucket/a\.pth holds more than tensors'):
+        load_checkpoint(Layer(), 's3://bucket/a.pth')
+    assert not (tmp_path / 'owned').exists()
+
+
+# Hashes
+
+
+def test_a_hash_is_told_from_a_date_and_a_word() -> None:
+    assert named_hash('a/segvit_20220101-1a2b3c4d.pth') == '1a2b3c4d'
+    assert named_hash('https://example.org/deit-cd65a155.pth') == 'cd65a155'
+    assert named_hash('run-20240131.pth') is None
+    assert named_hash('run-20240199.pth') == '20240199'  # no day of a month
+    assert named_hash('segvit-l16.pth') is None
+    assert named_hash('iter_100.pth') is None
+
+
+def test_a_file_is_compared_with_the_hash_in_its_name(tmp_path: Path) -> None:
+    torch.save({'a': torch.zeros(1)}, tmp_path / 'a.pth')
+    digits = hashlib.sha256((tmp_path / 'a.pth').read_bytes()).hexdigest()
+    good, bad = tmp_path / f'a-{digits[:8]}.pth', tmp_path / 'a-00c0ffee.pth'
+    shutil.copy(tmp_path / 'a.pth', good)
+    shutil.copy(tmp_path / 'a.pth', bad)
+    assert list(read_checkpoint(good)) == ['a']
+    with pytest.raises(
+        UserError, match=rf'a-00c0ffee\.pth has the SHA-256 {digits[:8]}\.\.\. where its name says 00c0ffee'
+    ):
+        read_checkpoint(bad, trust=True)
+    torch.save({'a': torch.ones(2)}, good)  # another file of the same name: the earlier result must not count
+    with pytest.raises(UserError, match='download it again'):
+        read_checkpoint(good)
+
+
+def test_the_metafile_beside_a_config_is_asked_for_the_hash(tmp_path: Path) -> None:
+    torch.save({'a': torch.zeros(1)}, tmp_path / 'released.pth')
+    digits = hashlib.sha256((tmp_path / 'released.pth').read_bytes()).hexdigest()
+    metafile = 'Models:\n- Name: x\n- Name: a\n  Weights: https://example.org/v1/released.pth\n  SHA256: "{}"\n'
+    (tmp_path / 'metafile.yml').write_text(metafile.format(digits))
+    config = tmp_path / 'config.py'
+    assert metafile_hash(config, '/elsewhere/released.pth') == digits
+    assert metafile_hash(config, 'other.pth') is None
+    assert metafile_hash(tmp_path / 'folder' / 'config.py', 'released.pth') is None
+    verify_hash(tmp_path / 'released.pth', metafile_hash(config, 'released.pth'))
+    install_safe_loading(config=config)
+    load_checkpoint(torch.nn.Identity(), str(tmp_path / 'released.pth'))
+    (tmp_path / 'metafile.yml').write_text(metafile.format('00c0ffee'))
+    with pytest.raises(UserError, match='where the metafile or address says 00c0ffee'):
+        load_checkpoint(torch.nn.Identity(), str(tmp_path / 'released.pth'))
+    (tmp_path / 'metafile.yml').write_text(metafile.format('not a hash'))
+    with pytest.raises(UserError, match='expected 8 to 64 hexadecimal digits'):
+        metafile_hash(config, 'released.pth')
