@@ -6,13 +6,16 @@ installed but cannot be imported raises here, because a type that is silently mi
 
 from importlib.util import find_spec
 
-__all__: list[str] = []
+from .skip_bad import SkipBadSamples
+
+__all__ = ['SkipBadSamples']
 
 if find_spec('mmcv') is not None:
     from .distortions import PasteOccluder, RotateImage
+    from .placement import LoadBoxes, TrackPlacement
     from .transforms import LoadImageFromFile
 
-    __all__ += ['LoadImageFromFile', 'PasteOccluder', 'RotateImage']
+    __all__ += ['LoadBoxes', 'LoadImageFromFile', 'PasteOccluder', 'RotateImage', 'TrackPlacement']
 
 if find_spec('mmcv') is not None and find_spec('mmseg') is not None:
     from .seg_transforms import LoadSegAnnotations

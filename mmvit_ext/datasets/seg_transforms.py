@@ -53,28 +53,50 @@ class LoadSegAnnotations(LoadAnnotations):
         self.ignore_index = ignore_index
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
-        path = results['seg_map_path']
-        raw = self._decode(path)
+        raw = self.decode(results['seg_map_path'])
+        self.check_size(raw, results)
+        self.check_values(raw, results)
+        results['gt_seg_map'] = self.to_classes(raw, results)
+        results['seg_fields'].append('gt_seg_map')
+
+    def check_size(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
+        """Compare a label map with its image.
+
+        Args:
+            raw: The file's values (H, W).
+            results: The sample, with ``seg_map_path`` and, where the image is loaded, ``ori_shape``.
+
+        Raises:
+            UserError: They are of two sizes.
+        """
         size = results.get('ori_shape')
         if size is not None and tuple(raw.shape) != tuple(size[:2]):
             raise UserError(
-                f'the label map {path} is {_size(raw.shape)} pixels but its image {results.get("img_path")} is '
-                f'{_size(size)}: both must be of one size (an image turned by its EXIF orientation needs a label map '
-                'turned the same way)'
+                f'the label map {results["seg_map_path"]} is {_size(raw.shape)} pixels but its image '
+                f'{results.get("img_path")} is {_size(size)}: both must be of one size (an image turned by its EXIF '
+                'orientation needs a label map turned the same way)'
             )
-        reduce = self._reduces(results)
-        label_map: Mapping[int, int] | None = results.get('label_map')
-        self._check_values(raw, path, reduce, label_map)
+
+    def to_classes(self, raw: np.ndarray, results: Mapping[str, Any]) -> np.ndarray:
+        """Class indices, counted from 0, from a file's values.
+
+        Args:
+            raw: The file's values (H, W).
+            results: The sample, with the dataset's ``reduce_zero_label`` and ``label_map``.
+
+        Returns:
+            The label map (H, W; uint8).
+        """
         labels = raw
-        if reduce:
+        if self._reduces(results):
             labels = np.where((raw == 0) | (raw == self.ignore_index), self.ignore_index, raw - 1)
+        label_map: Mapping[int, int] | None = results.get('label_map')
         if label_map is not None:
             table = np.arange(256)
             for old, new in label_map.items():
                 table[int(old)] = new
             labels = table[np.clip(labels, 0, 255)]
-        results['gt_seg_map'] = labels.astype(np.uint8)
-        results['seg_fields'].append('gt_seg_map')
+        return labels.astype(np.uint8)
 
     def _reduces(self, results: Mapping[str, Any]) -> bool:
         of_dataset = bool(results.get('reduce_zero_label', False))
@@ -87,7 +109,18 @@ class LoadSegAnnotations(LoadAnnotations):
             )
         return self.reduce_zero_label
 
-    def _decode(self, path: str) -> np.ndarray:
+    def decode(self, path: str) -> np.ndarray:
+        """Read a label map.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Its values (H, W), as they are in the file.
+
+        Raises:
+            UserError: The file is missing or unreadable, or no single-channel map.
+        """
         content = read_bytes(path, 'label map', self.backend_args)
         try:
             with Image.open(io.BytesIO(content)) as image:
@@ -106,28 +139,56 @@ class LoadSegAnnotations(LoadAnnotations):
             )
         return raw.astype(np.uint8) if raw.dtype in (np.uint8, np.bool_) else raw.astype(np.int64)
 
-    def _check_values(self, raw: np.ndarray, path: str, reduce: bool, label_map: Mapping[int, int] | None) -> None:
+    def wrong_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> dict[int, int]:
+        """The values outside the classes.
+
+        Args:
+            raw: The file's values (H, W).
+            results: The sample, with the dataset's ``reduce_zero_label`` and ``label_map``.
+
+        Returns:
+            Number of pixels by value; empty without ``num_classes``.
+        """
         count = self.num_classes
         if count is None:
-            return
-        first = 1 if reduce else 0
+            return {}
+        first = 1 if self._reduces(results) else 0
+        label_map: Mapping[int, int] | None = results.get('label_map')
         valid = np.zeros(max(int(raw.max()), 255) + 1, dtype=bool)
         if label_map is not None:
             valid[[int(old) + first for old in label_map if int(old) + first <= 255]] = True
         else:
             valid[first : first + count] = True
         valid[self.ignore_index] = True
-        if reduce:
+        if first:
             valid[0] = True
         # Negative values (32-bit files) would index the table from its end.
         wrong = (raw < 0) | ~valid[np.maximum(raw, 0)]
         if not wrong.any():
-            return
+            return {}
         values, pixels = np.unique(raw[wrong], return_counts=True)
-        listed = [f'{value} ({number} px)' for value, number in zip(values, pixels, strict=True)]
+        return dict(zip(values.tolist(), pixels.tolist(), strict=True))
+
+    def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
+        """Refuse values outside the classes.
+
+        Args:
+            raw: The file's values (H, W).
+            results: The sample, as for :meth:`wrong_values`.
+
+        Raises:
+            UserError: There are some; names them with their pixel counts and the likely remedy.
+        """
+        wrong = self.wrong_values(raw, results)
+        if not wrong:
+            return
+        assert self.num_classes is not None
+        count, reduce, path = self.num_classes, self._reduces(results), results['seg_map_path']
+        listed = [f'{value} ({number} px)' for value, number in wrong.items()]
         shown = ', '.join(listed[:_SHOWN_VALUES])
         if len(listed) > _SHOWN_VALUES:
             shown += f' and {len(listed) - _SHOWN_VALUES} more'
+        first = 1 if reduce else 0
         accepted = f'{first} to {first + count - 1}, {self.ignore_index} = ignored' + (
             ', 0 = ignored' if reduce else ''
         )

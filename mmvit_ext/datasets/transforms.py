@@ -15,7 +15,10 @@ from PIL import Image
 from ..engine.errors import UserError
 from ..registry import TRANSFORMS
 
-__all__ = ['LoadImageFromFile', 'read_bytes']
+__all__ = ['LoadImageFromFile', 'is_cut_off', 'read_bytes']
+
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
+_PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND'
 
 # Pillow turns these modes into 8 bit by clipping, which leaves a nearly white picture.
 _WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
@@ -46,6 +49,34 @@ def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None)
     return content
 
 
+def is_cut_off(content: bytes) -> bool:
+    """Whether a JPEG or PNG file ends before its picture does, found without decoding it.
+
+    OpenCV decodes such a file to a picture whose lower part is grey or black.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        Whether the mark at the end of the picture is missing; ``False`` for other formats.
+    """
+    if content.startswith(_PNG_START):
+        return content.rfind(_PNG_END) < 0
+    if not content.startswith(_JPEG_START):
+        return False
+    # The segments before the picture may hold a thumbnail, which has an end mark of its own.
+    position = len(_JPEG_START)
+    while position + 4 <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        if marker == _JPEG_SCAN:
+            return content.find(_JPEG_END, position) < 0
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], 'big')
+    return True
+
+
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses unreadable files by name.
@@ -57,8 +88,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     Args:
         to_float32: Whether the image becomes float32 instead of uint8.
         color_type: 'color', 'grayscale' or 'unchanged', see :func:`mmcv.imfrombytes`.
-        imdecode_backend: Decoder. Only 'pillow' finds truncated files.
-        ignore_empty: Skip unreadable files instead of raising. The dataset then draws another image.
+        imdecode_backend: Decoder. 'pillow' finds damage anywhere in a file, 'cv2' and 'turbojpeg' only a JPEG or PNG
+            that is cut off.
+        ignore_empty: Skip unreadable files instead of raising. The dataset then draws another image, and nobody counts
+            them; :class:`mmvit_ext.SkipBadSamples` does.
         backend_args: Arguments of the file backend.
 
     Raises:
@@ -104,6 +137,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     def _decode(self, path: str) -> np.ndarray:
         content = read_bytes(path, 'image', self.backend_args)
+        if self.imdecode_backend != 'pillow' and is_cut_off(content):
+            raise UserError(f'the image {path} is cut off ({len(content)} bytes): replace or remove it')
         try:
             if self.imdecode_backend == 'pillow':
                 with Image.open(io.BytesIO(content)) as opened:

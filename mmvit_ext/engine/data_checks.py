@@ -17,7 +17,15 @@ from .checkpoint_io import is_remote
 from .config import iter_dataset_cfgs
 from .errors import UserError, describe_failure
 
-__all__ = ['DatasetSummary', 'check_datasets']
+__all__ = [
+    'DatasetSummary',
+    'build_lazily',
+    'check_datasets',
+    'check_paths',
+    'is_local',
+    'load_samples',
+    'loads_labels',
+]
 
 # Reading a larger annotation file twice would cost more time than an early message is worth.
 _MAX_ANNOTATION_BYTES = 64 * 2**20
@@ -69,14 +77,22 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> list[DatasetSummary]:
     return summaries
 
 
-def _is_local(dataset: Mapping[str, Any]) -> bool:
+def is_local(dataset: Mapping[str, Any]) -> bool:
+    """Whether a dataset's files are on a disk of this machine.
+
+    Args:
+        dataset: Its config.
+
+    Returns:
+        Whether they are.
+    """
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
     root = dataset.get('data_root')
     return backend in ('local', 'disk') and not (isinstance(root, str) and is_remote(root))
 
 
 def _check_dataset(dataset: Mapping[str, Any], key: str) -> DatasetSummary:
-    local = _is_local(dataset)
+    local = is_local(dataset)
     if local:
         root = dataset.get('data_root')
         if isinstance(root, str) and root and not os.path.isdir(root):
@@ -84,17 +100,30 @@ def _check_dataset(dataset: Mapping[str, Any], key: str) -> DatasetSummary:
                 f'the dataset folder {root} ({key}.data_root) does not exist: put the data there or set data_root '
                 'to where it is'
             )
-    built = _build(dataset, key, local)
+    built = build_lazily(dataset, key)
     if built is None:
         return DatasetSummary(key)
     summary = DatasetSummary(key, classes=(getattr(built, 'metainfo', None) or {}).get('classes'))
     if local:
-        _check_paths(getattr(built, 'data_prefix', None), getattr(built, 'ann_file', ''), key)
+        check_paths(getattr(built, 'data_prefix', None), getattr(built, 'ann_file', ''), key)
         _check_samples(built, key, summary)
     return summary
 
 
-def _build(dataset: Mapping[str, Any], key: str, local: bool) -> Any:
+def build_lazily(dataset: Mapping[str, Any], key: str) -> Any:
+    """Build a dataset without loading its annotations.
+
+    Args:
+        dataset: Its config.
+        key: Its dotted key, for messages.
+
+    Returns:
+        The dataset, ``None`` for a class that cannot be built so.
+
+    Raises:
+        UserError: It cannot be built.
+    """
+    local = is_local(dataset)
     try:
         return DATASETS.build({**dataset, 'lazy_init': True})
     except UserError:
@@ -111,16 +140,32 @@ def _build(dataset: Mapping[str, Any], key: str, local: bool) -> Any:
                 if isinstance(value, str)
             }
             ann_file = dataset.get('ann_file') or ''
-            _check_paths(prefixes, os.path.join(root, ann_file) if ann_file else '', key)
+            check_paths(prefixes, os.path.join(root, ann_file) if ann_file else '', key)
         if describe_failure(error):
             raise
+        if isinstance(error, RuntimeError) and 'data_root' in str(error) and not dataset.get('data_root'):
+            # mmpretrain's CIFAR and its kin fetch their files by themselves, into a folder that has to be named.
+            raise UserError(
+                f'the dataset {dataset.get("type")} ({key}) has no data_root: set {key}.data_root to the folder that '
+                'has the data or will get it'
+            ) from error
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise UserError(
             f'the dataset {dataset.get("type")} ({key}) cannot be built: {reason}; correct its arguments or its files'
         ) from error
 
 
-def _check_paths(prefixes: Any, ann_file: Any, key: str) -> None:
+def check_paths(prefixes: Any, ann_file: Any, key: str) -> None:
+    """Check that a dataset's folders and annotation file exist.
+
+    Args:
+        prefixes: Folders by the name of their entry in ``data_prefix``.
+        ann_file: The annotation file, or nothing.
+        key: The dataset's dotted key, for messages.
+
+    Raises:
+        UserError: One does not exist; names the key to change.
+    """
     if isinstance(ann_file, str) and ann_file and not is_remote(ann_file) and not os.path.exists(ann_file):
         raise UserError(
             f'the annotation file {ann_file} ({key}.ann_file) does not exist: put it there or set ann_file '
@@ -154,7 +199,7 @@ def _check_samples(built: Any, key: str, summary: DatasetSummary) -> None:
     # An image without objects is a legitimate sample of a detection dataset, so these are only counted.
     summary.unlabelled = [str(sample.get('img_path')) for sample in samples if sample.get('instances') == []]
     labels = {sample['seg_map_path']: sample for sample in samples if isinstance(sample.get('seg_map_path'), str)}
-    if labels and _loads_labels(built):
+    if labels and loads_labels(built):
         summary.unlabelled = list(_absent(labels))
         if summary.unlabelled:
             example = summary.unlabelled[0]
@@ -164,21 +209,43 @@ def _check_samples(built: Any, key: str, summary: DatasetSummary) -> None:
             )
 
 
-def _loads_labels(built: Any) -> bool:
+def loads_labels(built: Any) -> bool:
+    """Whether a dataset's pipeline loads annotations.
+
+    Args:
+        built: The dataset.
+
+    Returns:
+        Whether it does.
+    """
     steps = getattr(getattr(built, 'pipeline', None), 'transforms', None) or []
     return any('Annotations' in type(step).__name__ for step in steps)
 
 
 def _load_samples(built: Any, key: str) -> list[dict[str, Any]] | None:
     """All samples of a dataset whose listing is cheap, ``None`` for the others."""
-    prefixes = getattr(built, 'data_prefix', None) or {}
     ann_file = getattr(built, 'ann_file', '')
-    segmentation = 'seg_map_path' in prefixes
+    segmentation = 'seg_map_path' in (getattr(built, 'data_prefix', None) or {})
     small = (
         isinstance(ann_file, str) and os.path.isfile(ann_file) and os.path.getsize(ann_file) <= _MAX_ANNOTATION_BYTES
     )
-    if not (segmentation or small):
-        return None
+    return load_samples(built, key) if segmentation or small else None
+
+
+def load_samples(built: Any, key: str) -> list[dict[str, Any]]:
+    """All samples of a dataset, without loading their images.
+
+    Args:
+        built: The dataset.
+        key: Its dotted key, for messages.
+
+    Returns:
+        What its ``load_data_list`` gives.
+
+    Raises:
+        UserError: The annotations cannot be read.
+    """
+    ann_file, prefixes = getattr(built, 'ann_file', ''), getattr(built, 'data_prefix', None) or {}
     try:
         return list(built.load_data_list())
     except UserError:

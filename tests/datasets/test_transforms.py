@@ -36,7 +36,7 @@ def test_without_mmseg_its_types_are_left_out_but_a_broken_one_is_an_error(monke
     find_spec = util.find_spec
     with monkeypatch.context() as patch:
         patch.setattr(util, 'find_spec', lambda name: None if name == 'mmseg' else find_spec(name))
-        assert reload(package).__all__ == ['LoadImageFromFile', 'PasteOccluder', 'RotateImage']
+        assert reload(package).__all__ == ['SkipBadSamples', 'LoadImageFromFile', 'PasteOccluder', 'RotateImage']
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 'mmvit_ext.datasets.seg_transforms', None)
         with pytest.raises(ImportError):

@@ -1,0 +1,140 @@
+"""Going on when a sample cannot be read: another one takes its place, and the bad ones are counted and named."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine import fileio
+from mmengine.logging import print_log
+
+from ..engine.errors import UserError, describe_failure
+from ..registry import DATASETS
+
+__all__ = ['SkipBadSamples']
+
+
+@DATASETS.register_module()
+class SkipBadSamples:
+    """A training dataset around another one, which gives the next sample in place of one that cannot be read.
+
+    Without it the first bad sample ends the run with the file's name. With it each bad sample is named in the log once,
+    and the run ends when there are more than ``limit``. The samples are marked in memory that the workers of a
+    dataloader share, so one is read in vain only once per process of a distributed run, and :attr:`num_skipped` is the
+    number of different bad samples whatever ``num_workers`` is.
+
+    Args:
+        dataset: The dataset, or its config. It must be for training: a metric would count the replacements.
+        limit: Number of different bad samples to put up with, or a fraction of the dataset if below 1. More than 0.
+        check_files: Look whether the JPEG or PNG file is whole before the sample is loaded. OpenCV, which the
+            libraries' pipelines use, decodes a cut off file without a word. It reads the file once more, mostly from
+            the operating system's cache. Pipelines that begin with ``mmvit_ext.LoadImageFromFile`` do it themselves.
+
+    Raises:
+        UserError: There are more bad samples than ``limit``; names the last one.
+    """
+
+    def __init__(self, dataset: Any, limit: float = 0.01, check_files: bool = True) -> None:
+        from mmengine.registry import DATASETS as ALL_DATASETS
+
+        if isinstance(limit, bool) or not limit > 0 or not math.isfinite(limit):
+            raise ValueError(
+                f'limit must be a number of samples or a fraction below 1, more than 0, got {limit!r}; leave the '
+                'wrapper out to stop at the first bad sample'
+            )
+        self.dataset = ALL_DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
+        if getattr(self.dataset, 'test_mode', False):
+            raise UserError(
+                'SkipBadSamples is around a dataset with test_mode=True: a metric would count other samples twice; '
+                'use it for training only and repair the files, which tools/check_dataset.py lists'
+            )
+        self.limit = limit
+        steps = getattr(getattr(self.dataset, 'pipeline', None), 'transforms', None) or []
+        from_us = any(type(step).__module__ == 'mmvit_ext.datasets.transforms' for step in steps)
+        self.check_files = check_files and not from_us
+        self._bad: torch.Tensor | None = None
+        if getattr(self.dataset, '_fully_initialized', True):
+            self._mark_nothing()
+
+    def _mark_nothing(self) -> None:
+        self._bad = torch.zeros(len(self.dataset), dtype=torch.uint8).share_memory_()
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Of the dataset within."""
+        return self.dataset.metainfo
+
+    @property
+    def num_skipped(self) -> int:
+        """Number of different samples that could not be read so far, in all workers of this process."""
+        return 0 if self._bad is None else int(self._bad.sum())
+
+    def full_init(self) -> None:
+        """Load the annotations of the dataset within."""
+        if hasattr(self.dataset, 'full_init'):
+            self.dataset.full_init()
+        if self._bad is None or len(self._bad) != len(self.dataset):
+            self._mark_nothing()
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The annotation of a sample, which samplers ask for.
+
+        Args:
+            idx: Its index.
+        """
+        return self.dataset.get_data_info(idx)
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The classes of a sample, which samplers and class-balanced datasets ask for.
+
+        Args:
+            idx: Its index.
+        """
+        return self.dataset.get_cat_ids(idx)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, idx: int) -> Any:
+        if self._bad is None:
+            self.full_init()
+        assert self._bad is not None
+        size = len(self)
+        for offset in range(size):
+            # The next one, not a random one: which sample it is must not depend on the state of a generator.
+            candidate = (int(idx) + offset) % size
+            if self._bad[candidate]:
+                continue
+            try:
+                self._check_file(candidate)
+                return self.dataset[candidate]
+            except Exception as error:
+                reason = describe_failure(error)
+                if reason is None:
+                    raise  # a fault of the program and not of the sample
+                self._mark(candidate, reason)
+        raise UserError(f'none of the {size} samples of the dataset can be read')
+
+    def _check_file(self, idx: int) -> None:
+        from .transforms import is_cut_off
+
+        if not self.check_files or not hasattr(self.dataset, 'get_data_info'):
+            return
+        path = self.dataset.get_data_info(idx).get('img_path')
+        if not isinstance(path, str):
+            return
+        content = fileio.get(path, backend_args=getattr(self.dataset, 'backend_args', None))
+        if is_cut_off(content):
+            raise UserError(f'the image {path} is cut off ({len(content)} bytes): replace or remove it')
+
+    def _mark(self, idx: int, reason: str) -> None:
+        assert self._bad is not None
+        self._bad[idx] = 1
+        count, allowed = self.num_skipped, self.limit if self.limit >= 1 else self.limit * len(self)
+        if count > allowed:
+            raise UserError(
+                f'{count} of {len(self)} samples could not be read, more than the limit of {self.limit}; the last one: '
+                f'{reason}; tools/check_dataset.py lists them all'
+            )
+        print_log(f'bad sample {count} left out: {reason}', logger='current', level=logging.WARNING)
