@@ -327,9 +327,8 @@ def _cell(value: Any) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        shown = ', '.join(_text(entry) for entry in value[:LONGEST])
-        shown += f', ... ({len(value)})' if len(value) > LONGEST else ''
-        return f'({shown})' if any(isinstance(entry, list | tuple) for entry in value) else shown
+        parts = [f'({_text(entry)})' if isinstance(entry, list | tuple) else _text(entry) for entry in value[:LONGEST]]
+        return ', '.join(parts) + (f', ... ({len(value)})' if len(value) > LONGEST else '')
     if value is None:
         return '-'
     if isinstance(value, bool):

@@ -100,7 +100,9 @@ def _run_spformer(backbone: SPFormer, img: Tensor) -> Iterator[BlockTokens]:
 
 def _run_nest(backbone: NesT, img: Tensor) -> Iterator[BlockTokens]:
     for level, found in enumerate(backbone.level_maps(img)):
-        yield BlockTokens(found[0], backbone.patch_size * 2**level)
+        norm = backbone.norm if level == backbone.num_levels - 1 else None
+        seen = found if norm is None else norm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        yield BlockTokens(seen[0], backbone.patch_size * 2**level)
 
 
 def _run_p2t(backbone: P2T, img: Tensor) -> Iterator[BlockTokens]:
