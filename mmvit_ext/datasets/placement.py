@@ -1,0 +1,196 @@
+"""Where the pixels of an image lie after its pipeline, and true boxes of objects.
+
+Classification pipelines resize and cut images and keep no record of it. A picture whose colours are its coordinates
+goes through the same steps, and from where its colours are found afterwards, scale and shift are read. So every
+pipeline that resizes, cuts, pads or mirrors can be undone, whoever wrote its steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
+
+from ..engine.errors import UserError
+from ..registry import TRANSFORMS
+
+__all__ = ['Box', 'LoadBoxes', 'Placement', 'TrackPlacement', 'find_placement']
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels, the last two exclusive."""
+
+LEVELS = 255
+"""The colour of the right and the bottom edge."""
+
+TRUSTED = (3, 252)
+"""Colours that are fitted: white and black padding is outside, and so is what interpolation overshoots at an edge."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Scale and shift from an image to a network's input: ``x' = scale x + shift``, for each axis.
+
+    Args:
+        scale: of x and y; negative where the image is mirrored.
+        shift: of x and y, in pixels of the input.
+        image_size: height and width of the image.
+        input_size: height and width of the input.
+    """
+
+    scale: tuple[float, float]
+    shift: tuple[float, float]
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+    def to_image(self, box: Sequence[float]) -> Box:
+        """A box of the input in pixels of the image, cut at the image's edges."""
+        return _sorted(
+            [(edge - self.shift[axis % 2]) / self.scale[axis % 2] for axis, edge in enumerate(box)], self.image_size
+        )
+
+    def to_input(self, box: Sequence[float]) -> Box:
+        """A box of the image in pixels of the input, cut at the input's edges."""
+        return _sorted(
+            [edge * self.scale[axis % 2] + self.shift[axis % 2] for axis, edge in enumerate(box)], self.input_size
+        )
+
+
+def _sorted(box: Sequence[float], size: tuple[int, int]) -> Box:
+    (left, right), (top, bottom) = (
+        [min(max(edge, 0.0), float(length)) for edge in sorted(box[axis::2])]
+        for axis, length in ((0, size[1]), (1, size[0]))
+    )
+    return left, top, right, bottom
+
+
+def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int, int]) -> Placement:
+    """Find out where steps of a pipeline put an image.
+
+    Args:
+        steps: The steps; of what they return, ``inputs`` (C, H, W) or ``img`` (H, W, C) is looked at.
+        image_size: Height and width of the image.
+
+    Returns:
+        The placement, to about a hundredth of a pixel.
+
+    Raises:
+        UserError: The steps turn or bend images, change their colours, or leave too little of them.
+    """
+    H, W = image_size
+    picture = np.full((H, W, 3), LEVELS, dtype=np.uint8)
+    picture[..., 0] = np.rint((np.arange(W) + 0.5) * LEVELS / W)
+    picture[..., 1] = np.rint((np.arange(H) + 0.5)[:, None] * LEVELS / H)
+    moved = steps({'img': picture, 'img_shape': (H, W), 'ori_shape': (H, W), 'img_path': '', 'img_id': 0})
+    colours = moved['inputs'].numpy().transpose(1, 2, 0) if 'inputs' in moved else moved['img']
+    height, width = colours.shape[:2]
+    rows, columns = np.nonzero(
+        (colours[..., 2] >= TRUSTED[1])
+        & (colours[..., :2] > TRUSTED[0]).all(-1)
+        & (colours[..., :2] < TRUSTED[1]).all(-1)
+    )
+    if len(set(rows)) < 2 or len(set(columns)) < 2:
+        raise UserError(
+            f'where the test pipeline puts an image of {H}x{W} pixels cannot be told, too little of it is left in '
+            f'{height}x{width} pixels: normalise colours in the data_preprocessor, not in the pipeline'
+        )
+    ones = np.ones(len(rows))
+    fit, *_ = np.linalg.lstsq(
+        np.stack([columns + 0.5, rows + 0.5, ones], 1), colours[rows, columns, :2].astype(np.float64), rcond=None
+    )
+    error = np.stack([columns + 0.5, rows + 0.5, ones], 1) @ fit - colours[rows, columns, :2]
+    # Colours come in whole steps, and a nearest neighbour is off by half a pixel of the image.
+    bound = 2 + 0.5 * LEVELS / np.array([W, H])
+    turned = np.abs([fit[1, 0] * height, fit[0, 1] * width])
+    if (np.sqrt((error**2).mean(0)) > bound).any() or (turned > bound).any():
+        raise UserError(
+            'where the test pipeline puts an image cannot be told: expected steps that resize, cut, pad or mirror it; '
+            'leave out those that turn it or change its colours'
+        )
+    per_input = np.array([fit[0, 0] * W, fit[1, 1] * H]) / LEVELS  # pixels of the image per pixel of the input
+    origin = np.array([fit[2, 0] * W, fit[2, 1] * H]) / LEVELS
+    scale, shift = 1 / per_input, -origin / per_input
+    return Placement((float(scale[0]), float(scale[1])), (float(shift[0]), float(shift[1])), (H, W), (height, width))
+
+
+@TRANSFORMS.register_module()
+class TrackPlacement(BaseTransform):
+    """Runs steps that resize, cut, pad or mirror an image, and notes where they put it.
+
+    The note is a :class:`Placement` under ``placement``; let ``PackInputs`` keep it with
+    ``meta_keys=('placement', ...)``.
+
+    Args:
+        transforms: Configs of the steps; nothing random.
+    """
+
+    def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
+        self.steps = Compose([dict(step) for step in transforms])
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Run the steps.
+
+        Args:
+            results: With ``img`` (H, W, 3).
+
+        Returns:
+            What the steps make of it, with ``placement``.
+        """
+        H, W = results['img'].shape[:2]
+        placement = find_placement(self.steps, (H, W))
+        done = self.steps(results)
+        if done is not None:
+            done['placement'] = placement
+        return done
+
+
+@TRANSFORMS.register_module()
+class LoadBoxes(BaseTransform):
+    """Looks up the true boxes of an image's objects in a file above the image.
+
+    The file is the one that ``tools/make_mini_dataset.py`` writes: ``{"images": {"val/CLASS/NAME.JPEG": {"boxes":
+    [[left, top, right, bottom], ...]}, ...}}``, names relative to the file's folder, pixels of the image, the last two
+    edges exclusive. They come under ``boxes``; let ``PackInputs`` keep them with ``meta_keys=('boxes', ...)``.
+
+    Args:
+        name: Name of the file; the nearest one in the folders above the image counts.
+
+    Raises:
+        UserError: There is no such file, or it says nothing of the image.
+    """
+
+    def __init__(self, name: str = 'boxes.json') -> None:
+        self.name = name
+        self._known: dict[Path, dict[str, Any]] = {}
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the boxes of an image.
+
+        Args:
+            results: With ``img_path``.
+
+        Returns:
+            The same with ``boxes`` (n, 4).
+        """
+        path = Path(results['img_path']).absolute()
+        file = next((folder / self.name for folder in path.parents if (folder / self.name).is_file()), None)
+        if file is None:
+            raise UserError(
+                f'there is no {self.name} in a folder above {path}: true boxes are needed to measure localisation, '
+                'tools/make_mini_dataset.py writes such a file'
+            )
+        if file not in self._known:
+            try:
+                self._known[file] = json.loads(file.read_text())['images']
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f'{file} holds no boxes: expected JSON with "images", write it again') from error
+        name = path.relative_to(file.parent).as_posix()
+        if name not in self._known[file]:
+            raise UserError(f'{file} has no entry for {name}: expected one for each image that is measured')
+        results['boxes'] = np.asarray(self._known[file][name]['boxes'], dtype=np.float64).reshape(-1, 4)
+        return results

@@ -1,0 +1,166 @@
+"""Localisation by a classifier that has seen labels of images only: a box around what a class activation map shows.
+
+Paper: Learning Deep Features for Discriminative Localization, Zhou et al., CVPR 2016, arXiv 1512.04150. The map is
+resized to the network's input; the largest connected piece of what lies above a share of its range gives the box.
+"GT-known" localisation asks whether the box of the true class meets the true box, whatever class was predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch.nn.functional as F
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+from mmvit_ext.datasets.placement import Box
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.registry import METRICS
+
+__all__ = ['THRESHOLD', 'CAMLocalization', 'box_from_map', 'box_iou', 'upsample_map']
+
+THRESHOLD = 0.4
+"""Share of the range of a map above which a place belongs to the object; docs/gradcat.md has the measurements."""
+
+
+def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A class activation map at the size of the network's input.
+
+    Args:
+        cam: ``(h, w)``.
+        size: height and width.
+
+    Returns:
+        ``(H, W)``, interpolated bilinearly.
+    """
+    return F.interpolate(cam[None, None].float(), size, mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
+
+
+def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
+    """The box around the largest connected piece of what a map shows.
+
+    Args:
+        cam: ``(H, W)``, any range.
+        threshold: share of the range, 0 to 1, from the map's least value at which the object begins; places above it
+            count. They are connected along rows, columns and diagonals.
+
+    Returns:
+        left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
+
+    Raises:
+        ValueError: if ``threshold`` is outside [0, 1), or the map is not finite.
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
+    if not np.isfinite(cam).all():
+        raise ValueError(
+            'the class activation map is not finite: the training has diverged, take an earlier checkpoint'
+        )
+    low, high = float(cam.min()), float(cam.max())
+    above = (cam > low + threshold * (high - low)).astype(np.uint8)
+    if not above.any():
+        return 0.0, 0.0, float(cam.shape[1]), float(cam.shape[0])
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    left, top, width, height, _ = pieces[1 + int(pieces[1:, cv2.CC_STAT_AREA].argmax())]
+    return float(left), float(top), float(left + width), float(top + height)
+
+
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes.
+
+    Args:
+        one: left, top, right and bottom.
+        other: the same of the other box.
+
+    Returns:
+        0 to 1; 0 where both are empty.
+    """
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    either = sum(max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0) for box in (one, other)) - both
+    return both / either if either > 0 else 0.0
+
+
+@METRICS.register_module()
+class CAMLocalization(BaseMetric):
+    """How often the box of the true class's activation map meets a true box.
+
+    The model is a ``mmvit_ext.CAMClassifier``, and the test pipeline loads true boxes with ``mmvit_ext.LoadBoxes`` and
+    notes with ``mmvit_ext.TrackPlacement`` where the image lies in the input; boxes are compared in pixels of the
+    image. It gives ``gt_known``, the share of images in per cent whose box has enough IoU with a true one, ``top1``,
+    the share of those whose predicted class is right, too, and ``mean_iou``.
+
+    Args:
+        threshold: of the map, see :func:`box_from_map`.
+        iou: least IoU of a hit, above 0 to 1.
+        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
+        prefix: what the names of the results begin with.
+
+    Raises:
+        ValueError: an argument is out of range.
+        UserError: an image lacks its map, its true boxes or its placement.
+    """
+
+    default_prefix = 'cam'
+
+    def __init__(
+        self,
+        threshold: float = THRESHOLD,
+        *,
+        iou: float = 0.5,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        if not 0 <= threshold < 1:
+            raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
+        if not 0 < iou <= 1:
+            raise ValueError(f'iou must be above 0 to 1, got {iou}')
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.threshold, self.iou = threshold, iou
+
+    def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Compare the boxes of a batch.
+
+        Args:
+            data_batch: what the data loader gave; not needed.
+            data_samples: what the model made of it.
+        """
+        for sample in data_samples:
+            for name, remedy in (
+                ('cam', "take model.type='mmvit_ext.CAMClassifier'"),
+                ('boxes', "load them with mmvit_ext.LoadBoxes and keep them with PackInputs(meta_keys=('boxes', ...))"),
+                (
+                    'placement',
+                    'put the steps that resize and cut into mmvit_ext.TrackPlacement and keep it with '
+                    "PackInputs(meta_keys=('placement', ...))",
+                ),
+            ):
+                if name not in sample:
+                    raise UserError(f'CAMLocalization needs {name} of {sample.get("img_path", "each image")}: {remedy}')
+            placement = sample['placement']
+            cam = upsample_map(sample['cam'], placement.input_size)
+            box = placement.to_image(box_from_map(cam, self.threshold))
+            best = max((box_iou(box, true) for true in sample['boxes']), default=0.0)
+            right = int(sample['pred_label']) == int(sample['gt_label'])
+            self.results.append((best, right))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """The shares over all images.
+
+        Args:
+            results: best IoU of each image and whether its class was right.
+
+        Returns:
+            the results by name.
+        """
+        hits = [best >= self.iou for best, _ in results]
+        both = [hit and right for hit, (_, right) in zip(hits, results, strict=True)]
+        return {
+            'gt_known': 100 * float(np.mean(hits)),
+            'top1': 100 * float(np.mean(both)),
+            'mean_iou': float(np.mean([best for best, _ in results])),
+        }
