@@ -231,10 +231,22 @@ class Predictor:
         """
         loaded = self._load({'img_path': str(path), 'img_id': 0})
         image = np.ascontiguousarray(loaded['img'][..., ::-1])
-        packed = self._transform(loaded)
+        packed = self.transform(loaded)
         if self.scope == 'mmpretrain':
             return image, default_collate([packed])
         return image, {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
+
+    def transform(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Put an image that has been read through the rest of the test pipeline.
+
+        Args:
+            loaded: With ``img`` (H, W, 3; BGR) and what else a loader tells.
+
+        Returns:
+            The sample with ``inputs`` (3, h, w) and ``data_samples``.
+        """
+        packed: dict[str, Any] = self._transform(loaded)
+        return packed
 
     def segment(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         """Predict the classes of an image's pixels.
