@@ -4,15 +4,19 @@ from .amp import CPUAmpOptimWrapper
 from .errors import UserError
 from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
 from .nonfinite import NonFiniteHook
+from .optimizers import MultiOptimWrapperConstructor
 from .safe_loading import SafeFilesHook
+from .sampling_hook import SampleHook
 from .superpixel_hook import SuperpixelVisualizationHook
 
 __all__ = [
     'BatchSizeHook',
     'CPUAmpOptimWrapper',
     'LabelRangeHook',
+    'MultiOptimWrapperConstructor',
     'NonFiniteHook',
     'SafeFilesHook',
+    'SampleHook',
     'SuperpixelVisualizationHook',
     'UserError',
     'WeightsReportHook',

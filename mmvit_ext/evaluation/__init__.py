@@ -3,8 +3,9 @@
 from importlib.util import find_spec
 
 from .compute import count_flops
+from .fid import FID
 
-__all__ = ['count_flops']
+__all__ = ['FID', 'count_flops']
 
 if find_spec('mmcv') is not None:
     from .superpixel_quality import SuperpixelQuality

@@ -1,0 +1,173 @@
+"""Fréchet inception distance between generated and real images, with any classifier in the place of Inception.
+
+Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, arXiv 1706.08500,
+equation 6. Distances by different classifiers, or from different numbers of images, cannot be compared.
+
+Shapes: N images, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from mmvit_ext.registry import METRICS
+
+__all__ = ['FID', 'fid', 'frechet_distance']
+
+
+def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+    r"""Squared Fréchet distance of two normal distributions (arXiv 1706.08500, equation 6).
+
+    .. math:: \|m_1 - m_2\|^2 + \mathrm{tr}\big(C_1 + C_2 - 2 (C_1 C_2)^{1/2}\big)
+
+    The trace of the root is the sum of the roots of the eigenvalues of :math:`C_1^{1/2} C_2 C_1^{1/2}`, which is
+    symmetric, so that covariances of fewer images than features need no special care.
+
+    Args:
+        mean: ``(D,)``.
+        covariance: ``(D, D)``, symmetric and positive semidefinite.
+        other_mean: ``(D,)``.
+        other_covariance: ``(D, D)``.
+
+    Returns:
+        The distance; computed in double precision.
+    """
+    mean, covariance, other_mean, other_covariance = (
+        x.double() for x in (mean, covariance, other_mean, other_covariance)
+    )
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    mixed = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
+    distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * mixed
+    return max(distance.item(), 0.0)
+
+
+def fid(features: Tensor, other_features: Tensor) -> float:
+    """Fréchet distance of the normal distributions that two sets of features have mean and covariance of.
+
+    Args:
+        features: ``(N, D)``, at least 2 rows.
+        other_features: ``(N', D)``, at least 2 rows.
+
+    Returns:
+        The distance.
+
+    Raises:
+        ValueError: there are fewer rows.
+    """
+    if min(len(features), len(other_features)) < 2:
+        raise ValueError(
+            f'a covariance needs at least 2 images of each kind, got {len(features)} and {len(other_features)}'
+        )
+    moments = []
+    for rows in (features.double(), other_features.double()):
+        centred = rows - rows.mean(0)
+        moments += [rows.mean(0), centred.T @ centred / (len(rows) - 1)]
+    return frechet_distance(*moments)
+
+
+@METRICS.register_module()
+class FID(BaseMetric):
+    """Fréchet distance between generated and real images, in the features of a classifier; the smaller the better.
+
+    Features are what the classifier's last linear layer reads. Images are resized for it to the size that it was
+    trained at. It takes what ``mmvit_ext.AdversarialModel`` returns.
+
+    Args:
+        extractor: config file of the classifier, an mmpretrain ``ImageClassifier``.
+        checkpoint: its checkpoint file.
+        input_size: edge in pixels that images are resized to; the ``img_size`` of the classifier's config when not
+            given.
+        mirror: whether every real image counts a second time with left and right exchanged, as for a generator whose
+            training images are flipped at random.
+        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
+
+    Raises:
+        UserError: config or checkpoint are wrong, or the model is no classifier. Both are read at the first image.
+    """
+
+    default_prefix = ''  # the name says it all
+
+    def __init__(
+        self,
+        extractor: str,
+        checkpoint: str,
+        *,
+        input_size: int | None = None,
+        mirror: bool = False,
+        collect_device: str = 'cpu',
+    ) -> None:
+        super().__init__(collect_device=collect_device)
+        self.extractor = extractor
+        self.checkpoint = checkpoint
+        self.input_size = input_size
+        self.mirror = mirror
+        self._classifier: tuple[Any, int] | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Take the features of a batch.
+
+        Args:
+            data_batch: what the data loader gave; not needed.
+            data_samples: what the model made of it: ``real_img`` and ``fake_imgs``.
+        """
+        real = torch.stack([sample['real_img'] for sample in data_samples])
+        fakes = [sample['fake_imgs'] for sample in data_samples]
+        sides = [real, real.flip(3)] if self.mirror else [real]
+        features = torch.stack([self.features(side) for side in sides], dim=1).cpu()  # (B, 1 or 2, D)
+        of_fakes = self.features(torch.cat(fakes)).cpu().split([len(part) for part in fakes])
+        self.results += list(zip(features, of_fakes, strict=True))
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Features of images ``(N, 3, H, W)``, RGB, ``uint8``: ``(N, D)``."""
+        if self._classifier is None:
+            self._classifier = _load_classifier(self.extractor, self.checkpoint, self.input_size, images.device)
+        model, size = self._classifier
+        images = F.interpolate(images.float(), (size, size), mode='bilinear', antialias=True)
+        if getattr(model.data_preprocessor, 'to_rgb', False):  # then it expects BGR
+            images = images.flip(1)
+        inputs = model.data_preprocessor({'inputs': images.clamp(0, 255)}, False)['inputs']
+        return model.extract_feat(inputs, stage='pre_logits')
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """The distance.
+
+        Args:
+            results: features of real and generated images, a pair per real image.
+
+        Returns:
+            ``FID``.
+        """
+        real, fake = (torch.cat([result[side] for result in results]) for side in (0, 1))
+        return {'FID': fid(real, fake)}
+
+
+def _load_classifier(config: str, checkpoint: str, size: int | None, device: torch.device) -> tuple[Any, int]:
+    """A classifier ready for use, and the edge of its images in pixels."""
+    from mmvit_ext.engine.config import load_config
+    from mmvit_ext.engine.errors import UserError
+    from mmvit_ext.engine.inference import Predictor
+
+    cfg = load_config(config)
+    kind = cfg.model.get('type')
+    if cfg.get('default_scope') != 'mmpretrain' or 'head' not in cfg.model:
+        raise UserError(
+            f'{config} (FID.extractor) describes a {kind}: expected the config of an mmpretrain classifier, for '
+            'example configs/nest/nest-mini_1xb8-450_mini-imagenet-96x96.py'
+        )
+    size = size or cfg.get('img_size')
+    if not isinstance(size, int):
+        raise UserError(f'{config} (FID.extractor) has no img_size: tell the edge in pixels as FID.input_size')
+    scopes = dict(DefaultScope._instance_dict)
+    model = Predictor(cfg, checkpoint, device).model
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
+    return model, size

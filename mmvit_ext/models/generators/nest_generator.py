@@ -1,0 +1,238 @@
+"""Generator of images that is NesT turned round: layers inside blocks, and blocks that split into four.
+
+Paper: Nested Hierarchical Transformer: Towards Accurate, Data-Efficient and Interpretable Visual Understanding,
+Zhang et al., AAAI 2022, arXiv 2105.12723.
+
+Published are the transposed hierarchy, PixelShuffle between levels and five levels for 64x64 pixels. Our choices, since
+our source is silent: the sizes of the levels; blocks of 4x4 tokens, with which five levels lead from one block to 64x64
+tokens; the convolution and norm after PixelShuffle, which mirror those of the block aggregation and let information
+cross the borders of blocks; the norm, 3x3 convolution and tanh that end in the image.
+
+Shapes: B batch, Z noise, C width of a level, H and W its map's size, e edge of a block in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvit_ext.models.backbones.nest import MLP_RATIO, NesTLayer
+from mmvit_ext.models.layers.blocks import BlockAttention, block_groups, from_blocks, to_blocks
+from mmvit_ext.models.layers.mlp import MLP
+from mmvit_ext.registry import MODELS
+
+__all__ = ['NesTGenerator']
+
+ARCH_NAMES = frozenset({'embed_dims', 'num_heads', 'depths'})
+
+
+class BlockDeaggregation(nn.Module):
+    """Double a map on the image plane: PixelShuffle, 3x3 convolution, norm. A block becomes four.
+
+    Args:
+        in_dims: width of the map, a multiple of 4.
+        embed_dims: width of the result.
+        norm_cfg: norm, mmcv style.
+    """
+
+    def __init__(self, in_dims: int, embed_dims: int, *, norm_cfg: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dims // 4, embed_dims, 3, padding=1)
+        self.norm = build_norm_layer(dict(norm_cfg), embed_dims)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C')`` to ``(B, 2 H, 2 W, C)``."""
+        x = F.pixel_shuffle(x.permute(0, 3, 1, 2), 2)  # (B, C' / 4, 2 H, 2 W)
+        x = self.conv(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+class GeneratorLevel(nn.Module):
+    """A level of the hierarchy: de-aggregation (but in the first one), position embedding, layers in blocks.
+
+    Args:
+        deaggregation: from the map of the level above, or None.
+        layers: the layers.
+        edge: of the map in tokens.
+        embed_dims: width C.
+        block_size: edge of a block in tokens.
+        with_cp: activation checkpointing of every layer.
+    """
+
+    def __init__(
+        self,
+        deaggregation: BlockDeaggregation | None,
+        layers: Sequence[NesTLayer],
+        *,
+        edge: int,
+        embed_dims: int,
+        block_size: int,
+        with_cp: bool,
+    ) -> None:
+        super().__init__()
+        self.deaggregation = deaggregation
+        self.pos_embed = nn.Parameter(torch.zeros(1, edge, edge, embed_dims))
+        self.layers = nn.ModuleList(layers)
+        self.block_size = block_size
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map of the level above (or the first block) to this level's ``(B, H, W, C)``."""
+        if self.deaggregation is not None:
+            x = self.deaggregation(x)
+        B, H, W, _ = x.shape
+        groups = block_groups((H, W), self.block_size)
+        rows = to_blocks(x, self.pos_embed, self.block_size)  # (B H W, C), block after block
+        for layer in self.layers:
+            if self.with_cp and self.training:
+                rows = checkpoint(layer, rows, groups, B, use_reentrant=False)
+            else:
+                rows = layer(rows, groups, B)
+        return from_blocks(rows, (B, H, W), self.block_size)
+
+
+@MODELS.register_module()
+class NesTGenerator(BaseModule):
+    """Images from noise by a transposed nested hierarchy.
+
+    Noise becomes one block of tokens; every level adds a position embedding and runs its layers inside blocks; between
+    two levels PixelShuffle doubles the map, so that each block splits into four (arXiv 2105.12723). Attention is linear
+    in the number of pixels.
+
+    Args:
+        arch: ``'32'``, ``'64'``, named by the edge of their images in pixels, or a dict of ``embed_dims``,
+            ``num_heads`` and ``depths``, a value per level from the first block on. Widths before the last one are
+            multiples of 4.
+        noise_dims: numbers of a noise vector, Z.
+        block_size: edge of a block in tokens.
+        out_channels: image channels.
+        multi_query: whether the heads of an attention share one head of keys and values.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_cfg: all norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
+        act_cfg: activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
+        with_cp: activation checkpointing of every layer.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
+        ``block_size * 2 ** (levels - 1)`` pixels.
+
+    Raises:
+        ValueError: for an unknown ``arch``, settings that are not one per level, a width that PixelShuffle cannot
+            share out, heads that do not divide the width, a number below 1.
+
+    Note:
+        The MLPs and so the network can be differentiated once.
+    """
+
+    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {
+            '32': MappingProxyType({'embed_dims': (512, 256, 128, 64), 'num_heads': (8, 4, 2, 1), 'depths': (2,) * 4}),
+            '64': MappingProxyType(
+                {'embed_dims': (1024, 512, 256, 128, 64), 'num_heads': (16, 8, 4, 2, 1), 'depths': (2,) * 5}
+            ),
+        }
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = '64',
+        *,
+        noise_dims: int = 128,
+        block_size: int = 4,
+        out_channels: int = 3,
+        multi_query: bool = False,
+        qkv_bias: bool = True,
+        norm_cfg: Mapping[str, Any] | None = None,
+        act_cfg: Mapping[str, Any] | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        settings = self._arch_settings(arch)
+        for name, value in (('noise_dims', noise_dims), ('block_size', block_size), ('out_channels', out_channels)):
+            if value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        dims = tuple(settings['embed_dims'])
+        if any(width % 4 for width in dims[:-1]):
+            raise ValueError(f'arch: PixelShuffle needs multiples of 4 as widths before the last one, got {dims}')
+        norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
+        act_cfg = dict(act_cfg or {'type': 'GELU'})
+        self.noise_dims = noise_dims
+        self.block_size = block_size
+        self.img_size = block_size * 2 ** (len(dims) - 1)
+
+        self.stem = nn.Linear(noise_dims, block_size * block_size * dims[0])
+        self.levels = nn.ModuleList()
+        for level, (width, heads, depth) in enumerate(
+            zip(dims, settings['num_heads'], settings['depths'], strict=True)
+        ):
+            layers = [
+                NesTLayer(
+                    BlockAttention(
+                        width, heads, multi_query=multi_query, qkv_bias=qkv_bias, attn_drop=0.0, proj_drop=0.0
+                    ),
+                    MLP(width, MLP_RATIO * width, act_cfg=act_cfg),
+                    embed_dims=width,
+                    norm_cfg=norm_cfg,
+                    drop_path=0.0,
+                )
+                for _ in range(depth)
+            ]
+            self.levels.append(
+                GeneratorLevel(
+                    BlockDeaggregation(dims[level - 1], width, norm_cfg=norm_cfg) if level else None,
+                    layers,
+                    edge=block_size * 2**level,
+                    embed_dims=width,
+                    block_size=block_size,
+                    with_cp=with_cp,
+                )
+            )
+        self.norm = build_norm_layer(norm_cfg, dims[-1])[1]
+        self.to_image = nn.Conv2d(dims[-1], out_channels, 3, padding=1)
+
+    @classmethod
+    def _arch_settings(cls, arch: str | Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
+        if not isinstance(arch, Mapping):
+            if arch not in cls.ARCHS:
+                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
+            return cls.ARCHS[arch]
+        if set(arch) != ARCH_NAMES:
+            raise ValueError(
+                f'arch: missing {sorted(ARCH_NAMES - set(arch))}, unknown {sorted(set(arch) - ARCH_NAMES)}'
+            )
+        if not arch['depths'] or len({len(values) for values in arch.values()}) > 1:
+            raise ValueError(f'arch: embed_dims, num_heads and depths must have one value per level, got {dict(arch)}')
+        return arch
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, or initialise all weights and position embeddings as ViTs are."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        for level in self.levels:
+            trunc_normal_(level.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self._is_init = True
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Noise ``(B, Z)`` to images; see the class."""
+        x = self.stem(noise).unflatten(1, (self.block_size, self.block_size, -1))  # (B, e, e, C)
+        for level in self.levels:
+            x = level(x)
+        x = self.norm(x).permute(0, 3, 1, 2)  # channels-last in memory
+        return self.to_image(x).tanh().contiguous()

@@ -1,0 +1,230 @@
+"""Convolutional networks of adversarial training: a generator to compare with, and the discriminator for both.
+
+Paper: Self-Attention Generative Adversarial Networks, Zhang et al., ICML 2019, arXiv 1805.08318: residual blocks,
+spectral norm in both networks, one self-attention on the image plane whose share grows from nothing. Here without
+classes.
+
+Attention is written out and not fused, because a gradient penalty differentiates the discriminator twice, which fused
+kernels cannot do.
+
+Shapes: B batch, Z noise, C width, H and W a map's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from mmvit_ext.registry import MODELS
+
+__all__ = ['ConvDiscriminator', 'ConvGenerator']
+
+FIRST_EDGE = 4
+"""Edge in pixels of the map that noise becomes."""
+
+
+def check_levels(embed_dims: Sequence[int], attention_level: int | None) -> None:
+    """Raise ``ValueError`` unless there are widths, all multiples of 8, and the level of the attention exists."""
+    if not embed_dims or any(width < 8 or width % 8 for width in embed_dims):
+        raise ValueError(f'embed_dims must be one multiple of 8 or several, got {tuple(embed_dims)}')
+    if attention_level is not None and not 0 <= attention_level < len(embed_dims):
+        raise ValueError(
+            f'attention_level must be 0 to {len(embed_dims) - 1} or None for no attention, got {attention_level}'
+        )
+
+
+def conv3x3(in_dims: int, out_dims: int) -> nn.Module:
+    """3x3 convolution with spectral norm."""
+    return spectral_norm(nn.Conv2d(in_dims, out_dims, 3, padding=1))
+
+
+def conv1x1(in_dims: int, out_dims: int, bias: bool = True) -> nn.Module:
+    """1x1 convolution with spectral norm."""
+    return spectral_norm(nn.Conv2d(in_dims, out_dims, 1, bias=bias))
+
+
+class PlaneAttention(nn.Module):
+    r"""``x + g o(softmax(q k^T) v)`` on the image plane (arXiv 1805.08318, equations 1 to 3), g learned from 0.
+
+    Queries and keys have an eighth of the width, values half of it; keys and values are pooled 2x2.
+
+    Args:
+        embed_dims: width C, a multiple of 8.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.query = conv1x1(embed_dims, embed_dims // 8, bias=False)
+        self.key = conv1x1(embed_dims, embed_dims // 8, bias=False)
+        self.value = conv1x1(embed_dims, embed_dims // 2, bias=False)
+        self.out = conv1x1(embed_dims // 2, embed_dims, bias=False)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the same."""
+        query = self.query(x).flatten(2).transpose(1, 2)  # (B, H W, C / 8)
+        key = F.max_pool2d(self.key(x), 2).flatten(2)  # (B, C / 8, H W / 4)
+        value = F.max_pool2d(self.value(x), 2).flatten(2)  # (B, C / 2, H W / 4)
+        weights = torch.matmul(query, key).softmax(-1)
+        out = torch.matmul(value, weights.transpose(1, 2)).unflatten(2, x.shape[2:])  # (B, C / 2, H, W)
+        return x + self.gain * self.out(out)
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the map: norm, ReLU, nearest neighbours, convolution; norm, ReLU, convolution.
+
+    Args:
+        in_dims: width of the input.
+        embed_dims: width of the output.
+    """
+
+    def __init__(self, in_dims: int, embed_dims: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_dims)
+        self.conv1 = conv3x3(in_dims, embed_dims)
+        self.norm2 = nn.BatchNorm2d(embed_dims)
+        self.conv2 = conv3x3(embed_dims, embed_dims)
+        self.skip = conv1x1(in_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C', H, W)`` to ``(B, C, 2 H, 2 W)``."""
+        out = self.conv1(F.interpolate(self.norm1(x).relu(), scale_factor=2.0))
+        # A 1x1 convolution and nearest neighbours can change places, which takes a quarter of the operations.
+        return self.conv2(self.norm2(out).relu()) + F.interpolate(self.skip(x), scale_factor=2.0)
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the map: convolution, ReLU, convolution, mean over 2x2.
+
+    Args:
+        in_dims: width of the input.
+        embed_dims: width of the output.
+        first: whether the input is the image, which no ReLU may cut.
+    """
+
+    def __init__(self, in_dims: int, embed_dims: int, *, first: bool) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_dims, embed_dims)
+        self.conv2 = conv3x3(embed_dims, embed_dims)
+        self.skip = conv1x1(in_dims, embed_dims)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C', H, W)`` to ``(B, C, H / 2, W / 2)``."""
+        out = self.conv2(self.conv1(x if self.first else x.relu()).relu())
+        return F.avg_pool2d(out, 2) + self.skip(F.avg_pool2d(x, 2))
+
+
+@MODELS.register_module()
+class ConvGenerator(BaseModule):
+    """Images from noise by residual convolutions and one self-attention, as in SAGAN (arXiv 1805.08318).
+
+    Args:
+        embed_dims: width of each level; the first one is 4x4 pixels, each further one has twice the edge. Multiples
+            of 8.
+        noise_dims: numbers of a noise vector, Z.
+        attention_level: level after which the self-attention acts, from 0; None for no attention.
+        out_channels: image channels.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
+        ``4 * 2 ** (levels - 1)`` pixels.
+
+    Raises:
+        ValueError: for widths that are no multiples of 8, an attention level that does not exist, a number below 1.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (1024, 512, 256, 128, 64),
+        *,
+        noise_dims: int = 128,
+        attention_level: int | None = 3,
+        out_channels: int = 3,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        check_levels(embed_dims, attention_level)
+        if noise_dims < 1 or out_channels < 1:
+            raise ValueError(f'noise_dims and out_channels must be at least 1, got {noise_dims} and {out_channels}')
+        self.noise_dims = noise_dims
+        self.img_size = FIRST_EDGE * 2 ** (len(embed_dims) - 1)
+        self.stem = spectral_norm(nn.Linear(noise_dims, FIRST_EDGE * FIRST_EDGE * embed_dims[0]))
+        self.blocks = nn.ModuleList(UpBlock(below, width) for below, width in pairwise(embed_dims))
+        self.attention_level = attention_level
+        self.attention = None if attention_level is None else PlaneAttention(embed_dims[attention_level])
+        self.norm = nn.BatchNorm2d(embed_dims[-1])
+        self.to_image = conv3x3(embed_dims[-1], out_channels)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Noise ``(B, Z)`` to images; see the class."""
+        x = self.stem(noise).unflatten(1, (-1, FIRST_EDGE, FIRST_EDGE))  # (B, C, 4, 4)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for level in range(len(self.blocks) + 1):
+            if level:
+                x = self.blocks[level - 1](x)
+            if self.attention is not None and level == self.attention_level:
+                x = self.attention(x)
+        return self.to_image(self.norm(x).relu()).tanh().contiguous()
+
+
+@MODELS.register_module()
+class ConvDiscriminator(BaseModule):
+    """One score per image, high for real ones, by residual convolutions and one self-attention (arXiv 1805.08318).
+
+    Args:
+        embed_dims: width of each level; the map is halved at each. Multiples of 8.
+        attention_level: level after which the self-attention acts, from 0; None for no attention.
+        in_channels: image channels.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, in_channels, H, W)``, multiples of ``2 ** levels`` pixels (twice that with an attention at the last
+        level); output ``(B,)``.
+
+    Raises:
+        ValueError: for widths that are no multiples of 8, an attention level that does not exist, an image too small.
+
+    Note:
+        It can be differentiated twice, as a gradient penalty needs.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (64, 128, 256, 512),
+        *,
+        attention_level: int | None = 0,
+        in_channels: int = 3,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        check_levels(embed_dims, attention_level)
+        widths = [in_channels, *embed_dims]
+        self.blocks = nn.ModuleList(
+            DownBlock(below, width, first=level == 0) for level, (below, width) in enumerate(pairwise(widths))
+        )
+        self.attention_level = attention_level
+        self.attention = None if attention_level is None else PlaneAttention(embed_dims[attention_level])
+        self.score = spectral_norm(nn.Linear(embed_dims[-1], 1))
+
+    def forward(self, img: Tensor) -> Tensor:
+        """Images to scores; see the class."""
+        least = 2 ** len(self.blocks)
+        if any(edge % least or edge < least for edge in img.shape[2:]):
+            raise ValueError(
+                f'images of {tuple(img.shape[2:])} pixels cannot be halved {len(self.blocks)} times: use multiples of '
+                f'{least} or fewer levels'
+            )
+        x = img.contiguous(memory_format=torch.channels_last)
+        for level, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attention is not None and level == self.attention_level:
+                x = self.attention(x)
+        return self.score(x.relu().sum((2, 3))).squeeze(1)
