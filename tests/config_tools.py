@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     path
     for path in (ROOT / 'configs').glob('*/*.py')
-    # What measures superpixels trains nothing; tests/tools/test_superpixel_commands.py looks after it.
-    if path.parent.name != '_base_' and not path.stem.startswith('superpixel-quality')
+    # What measures superpixels or activation maps trains nothing; tests/tools/test_superpixel_commands.py and
+    # tests/evaluation/test_cam_localization.py look after it.
+    if path.parent.name != '_base_' and not path.stem.startswith(('superpixel-quality', 'cam_'))
 )
 EDGE = 64
 """Edge of crops and sliding windows in pixels."""
