@@ -199,9 +199,9 @@ def _continue(url: str, part: Path, bar: Progress, task: object) -> bool:
         if error.code != 416 or not have:
             raise
         # The range begins at or behind the end: what is there is whole, or too long and not of this file.
-        total = (error.headers.get('Content-Range') or '').rpartition('/')[2]
+        length = (error.headers.get('Content-Range') or '').rpartition('/')[2]
         error.close()
-        if total.isdigit() and int(total) == have:
+        if length.isdigit() and int(length) == have:
             return True
         part.unlink()
         return False

@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""Get a published row again: evaluate a checkpoint or train the recipe, compare, and keep a record.
+
+    python tools/reproduce.py --list [--method NAME] [--dataset NAME]
+    python tools/reproduce.py ROW --data-root DIR [--checkpoint FILE|URL] [--tta] [--record]
+    python tools/reproduce.py ROW --data-root DIR --train
+    python tools/reproduce.py ROW --estimate
+
+A row is named by its config. Without --checkpoint, the newest checkpoint in work_dirs/ROW is evaluated, or else the one
+whose address the ledger has. The exit code is 1 when the measured value misses the published one.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+from rich.console import Console
+
+from mmvit_ext.engine.errors import UserError, run_command
+from mmvit_ext.reproduce.estimate import ITERATIONS, estimate_row
+from mmvit_ext.reproduce.evaluation import evaluate_row, file_in_results, print_record
+from mmvit_ext.reproduce.ledger import read_ledger
+from mmvit_ext.reproduce.listing import rows_table
+from mmvit_ext.reproduce.pages import write_pages
+from mmvit_ext.reproduce.records import MISSED, expected_values, read_records
+from mmvit_ext.reproduce.training import train_row
+
+EXIT_MISSED = 1
+NARROW = 140
+"""Columns of a terminal in which the table of rows has one column."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(description='Get a published row again: evaluate, train, compare, record.')
+    parser.add_argument('row', nargs='?', metavar='ROW', help='name of its config; --list shows them')
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument('--list', action='store_true', help='show the rows: published, tolerance, measured')
+    action.add_argument('--train', action='store_true', help='train the recipe on the GPUs at hand')
+    action.add_argument('--estimate', action='store_true', help='time and memory of the training, on random data')
+    action.add_argument('--update-pages', action='store_true', help='write the model zoo pages anew')
+    listing = parser.add_argument_group('--list')
+    listing.add_argument('--method', help='only this method, for example segvit')
+    listing.add_argument('--dataset', help='only datasets with this in their name, for example ade20k or mini')
+    data = parser.add_argument_group('evaluation and --train')
+    data.add_argument('--data-root', help="the dataset's folder (default: where the config says)")
+    data.add_argument('--work-dir', help='logs, checkpoints and the record (default: work_dirs/ROW)')
+    data.add_argument('--gpus', type=int, help='how many (default: all; without one, the CPU)')
+    data.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    evaluation = parser.add_argument_group('evaluation')
+    evaluation.add_argument('--checkpoint', metavar='FILE|URL', help='what to evaluate')
+    evaluation.add_argument('--tta', action='store_true', help='test-time augmentation, for multi-scale figures')
+    evaluation.add_argument('--record', action='store_true', help='file the record in results/ and update the pages')
+    evaluation.add_argument('--cache-dir', help='where downloads are kept (default: ~/.cache/mmvit_ext/checkpoints)')
+    evaluation.add_argument('--offline', action='store_true', help='do not use the network')
+    evaluation.add_argument(
+        '--trust', action='store_true', help='read a checkpoint that holds more than tensors; this runs code from it'
+    )
+    training = parser.add_argument_group('--train and --estimate')
+    training.add_argument('--images-per-gpu', type=int, metavar='N', help="per iteration (default: the recipe's)")
+    training.add_argument('--amp', action='store_true', help='mixed precision')
+    training.add_argument('--seed', type=int, help='seed of every random generator (--train)')
+    training.add_argument(
+        '--iterations', type=int, default=ITERATIONS, metavar='N', help='timed by --estimate (default: %(default)s)'
+    )
+    training.add_argument(
+        '--machines', type=int, nargs='+', default=[8], metavar='N', help='numbers of machines to estimate for'
+    )
+    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = build_parser().parse_args(argv)
+    ledger = read_ledger()
+    if args.list:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=200)  # for a file or another command, whose width is not known
+        console.print(rows_table(ledger, args.method, args.dataset, narrow=console.width < NARROW))
+        return 0
+    if args.update_pages:
+        print('\n'.join(write_pages(ledger)) or 'all pages are up to date')
+        return 0
+    if not args.row:
+        raise UserError('name a row, or pass --list to see which there are')
+    row = ledger.find(args.row)
+    if args.estimate:
+        estimate = estimate_row(
+            ledger,
+            row,
+            gpus=args.gpus,
+            images_per_gpu=args.images_per_gpu,
+            iterations=args.iterations,
+            amp=args.amp,
+            cfg_options=args.cfg_options,
+        )
+        print('\n'.join(estimate.lines(args.machines)))
+        return 0 if estimate.fits else EXIT_MISSED
+    if args.train:
+        train_row(
+            ledger,
+            row,
+            data_root=args.data_root,
+            gpus=args.gpus,
+            images_per_gpu=args.images_per_gpu,
+            work_dir=args.work_dir,
+            cfg_options=args.cfg_options,
+            seed=args.seed,
+            amp=args.amp,
+        )
+        return 0
+    record = evaluate_row(
+        ledger,
+        row,
+        data_root=args.data_root,
+        checkpoint=args.checkpoint,
+        multi_scale=args.tta,
+        cache_dir=args.cache_dir,
+        offline=args.offline,
+        gpus=args.gpus,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        trust=args.trust,
+        command=shlex.join(['python', 'tools/reproduce.py', *(sys.argv[1:] if argv is None else argv)]),
+    )
+    print_record(record, expected_values(ledger, row, record.scale, read_records(ledger))[1], Console())
+    if args.record:
+        print(f'filed as {file_in_results(ledger, record)}')
+        for page in write_pages(ledger):
+            print(f'updated {page}')
+    return EXIT_MISSED if record.verdict == MISSED else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(
+        _run,
+        argv,
+        name='reproduce',
+        after_interrupt='downloads and trainings go on where they were when it is repeated',
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
