@@ -36,6 +36,19 @@ def build_parser() -> argparse.ArgumentParser:
         help='scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size',
     )
     parser.add_argument('--compile', action='store_true', help='compile the training step with torch.compile')
+    parser.add_argument(
+        '--skip-nonfinite',
+        type=int,
+        metavar='N',
+        help='leave out up to N updates with losses or gradients that are not finite instead of stopping at the first',
+    )
+    parser.add_argument(
+        '--skip-bad-samples',
+        type=float,
+        metavar='N',
+        help='leave out up to N training samples that cannot be read (below 1: a fraction) instead of stopping at the '
+        'first',
+    )
     parser.add_argument('--seed', type=int, help='seed of every random generator')
     add_common_arguments(parser)
     return parser

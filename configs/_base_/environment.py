@@ -13,6 +13,7 @@ default_hooks = dict(
     nonfinite=dict(type='mmvit_ext.NonFiniteHook'),
     # Checkpoints are read without running code from them; trust=True allows it.
     safe_files=dict(type='mmvit_ext.SafeFilesHook'),
+    skipped_samples=dict(type='mmvit_ext.SkippedSamplesHook'),
 )
 log_level = 'INFO'
 load_from = None

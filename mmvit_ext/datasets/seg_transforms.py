@@ -5,6 +5,7 @@ index error without a file name (on a GPU as a device assertion), and on validat
 """
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,7 +128,7 @@ class LoadSegAnnotations(LoadAnnotations):
                 mode = image.mode
                 raw = np.array(image)
         except Exception as error:
-            reason = ' '.join(str(error).split())
+            reason = ' '.join(re.sub(r' ?<_io\.BytesIO object at 0x[0-9a-f]+>', '', str(error)).split())
             raise UserError(
                 f'the label map {path} cannot be decoded ({type(error).__name__}: {reason}): replace it, or '
                 'remove it with its image'

@@ -27,9 +27,9 @@ class SkipBadSamples:
     Args:
         dataset: The dataset, or its config. It must be for training: a metric would count the replacements.
         limit: Number of different bad samples to put up with, or a fraction of the dataset if below 1. More than 0.
-        check_files: Look whether the JPEG or PNG file is whole before the sample is loaded. OpenCV, which the
-            libraries' pipelines use, decodes a cut off file without a word. It reads the file once more, mostly from
-            the operating system's cache. Pipelines that begin with ``mmvit_ext.LoadImageFromFile`` do it themselves.
+        check_files: Look whether the JPEG or PNG file is whole before the sample is loaded. Some versions of OpenCV,
+            which the libraries' pipelines use, decode a cut off file without a word. It reads the file once more,
+            mostly from the operating system's cache. Pipelines with ``mmvit_ext.LoadImageFromFile`` do it themselves.
 
     Raises:
         UserError: There are more bad samples than ``limit``; names the last one.
@@ -113,20 +113,23 @@ class SkipBadSamples:
                 reason = describe_failure(error)
                 if reason is None:
                     raise  # a fault of the program and not of the sample
-                self._mark(candidate, reason)
+                path = self._path(candidate)
+                self._mark(candidate, reason if not path or path in reason else f'{path}: {reason}')
         raise UserError(f'none of the {size} samples of the dataset can be read')
 
     def _check_file(self, idx: int) -> None:
         from .transforms import is_cut_off
 
-        if not self.check_files or not hasattr(self.dataset, 'get_data_info'):
-            return
-        path = self.dataset.get_data_info(idx).get('img_path')
-        if not isinstance(path, str):
+        path = self._path(idx) if self.check_files else None
+        if path is None:
             return
         content = fileio.get(path, backend_args=getattr(self.dataset, 'backend_args', None))
         if is_cut_off(content):
             raise UserError(f'the image {path} is cut off ({len(content)} bytes): replace or remove it')
+
+    def _path(self, idx: int) -> str | None:
+        path = self.dataset.get_data_info(idx).get('img_path') if hasattr(self.dataset, 'get_data_info') else None
+        return path if isinstance(path, str) else None
 
     def _mark(self, idx: int, reason: str) -> None:
         assert self._bad is not None

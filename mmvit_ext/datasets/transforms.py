@@ -1,9 +1,10 @@
 """Loading images so that a file that cannot be read ends the run with its name.
 
-OpenCV decodes a truncated JPEG to an image with a grey lower part and says nothing; Pillow raises.
+Some versions of OpenCV decode a truncated JPEG to an image with a grey lower part and say nothing; Pillow raises.
 """
 
 import io
+import re
 from typing import Any
 
 import mmcv
@@ -52,7 +53,7 @@ def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None)
 def is_cut_off(content: bytes) -> bool:
     """Whether a JPEG or PNG file ends before its picture does, found without decoding it.
 
-    OpenCV decodes such a file to a picture whose lower part is grey or black.
+    Some versions of OpenCV decode such a file to a picture whose lower part is grey or black.
 
     Args:
         content: The file's content.
@@ -151,7 +152,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         except UserError:
             raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... by file format
-            reason = ' '.join(str(error).split()).replace(str(path), '') or type(error).__name__
+            text = re.sub(r' ?<_io\.BytesIO object at 0x[0-9a-f]+>', '', str(error)).replace(str(path), '')
+            reason = ' '.join(text.split()) or type(error).__name__
             raise UserError(
                 f'the image {path} cannot be decoded ({type(error).__name__}: {reason}): replace or remove it'
             ) from error

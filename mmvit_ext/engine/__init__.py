@@ -2,7 +2,7 @@
 
 from .amp import CPUAmpOptimWrapper
 from .errors import UserError
-from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
+from .hooks import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
 from .nonfinite import NonFiniteHook
 from .optimizers import MultiOptimWrapperConstructor
 from .safe_loading import SafeFilesHook
@@ -17,6 +17,7 @@ __all__ = [
     'NonFiniteHook',
     'SafeFilesHook',
     'SampleHook',
+    'SkippedSamplesHook',
     'SuperpixelVisualizationHook',
     'UserError',
     'WeightsReportHook',

@@ -331,7 +331,7 @@ def _coco_samples(built: Any, report: DatasetReport) -> list[_Sample]:
 # Datasets
 
 
-def _listed_samples(built: Any, key: str, report: DatasetReport) -> list[_Sample]:
+def _listed_samples(built: Any, key: str, report: DatasetReport, local: bool) -> list[_Sample]:
     """The samples of a segmentation or classification dataset; wrong class labels go into the report."""
     entries = load_samples(built, key)
     samples = []
@@ -354,12 +354,28 @@ def _listed_samples(built: Any, key: str, report: DatasetReport) -> list[_Sample
                 report.findings.append(Finding(str(path), 'label values', reason))
             else:
                 labels.append(label)
+    if local:
+        report.findings += _labels_without_image(built, samples)
     if labels:
         report.histogram, report.unit = np.bincount(labels, minlength=count or 0), 'images'
     if not entries:
         folders = ', '.join(str(folder) for folder in (getattr(built, 'data_prefix', None) or {}).values() if folder)
         raise UserError(f'the dataset {key} has no image in {folders or "its folder"}: check data_root and data_prefix')
     return samples
+
+
+def _labels_without_image(built: Any, samples: Sequence[_Sample]) -> Iterator[Finding]:
+    """Label maps whose image is not there, where the samples are those of a folder and not of a list."""
+    folder = (getattr(built, 'data_prefix', None) or {}).get('seg_map_path')
+    suffix = getattr(built, 'seg_map_suffix', None)
+    if getattr(built, 'ann_file', '') or not suffix or not folder or not os.path.isdir(folder):
+        return
+    known = {os.path.normpath(sample.label_map_path) for sample in samples if sample.label_map_path}
+    for parent, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = os.path.normpath(os.path.join(parent, name))
+            if name.endswith(suffix) and path not in known:
+                yield Finding(path, 'missing file', f'the label map {path} has no image')
 
 
 def _is_coco(built: Any) -> bool:
@@ -383,7 +399,7 @@ def _check_dataset(dataset: Mapping[str, Any], key: str, jobs: int, progress: bo
     if local:
         check_paths(getattr(built, 'data_prefix', None), getattr(built, 'ann_file', ''), key)
     report.classes = (getattr(built, 'metainfo', None) or {}).get('classes')
-    samples = _coco_samples(built, report) if _is_coco(built) else _listed_samples(built, key, report)
+    samples = _coco_samples(built, report) if _is_coco(built) else _listed_samples(built, key, report, local)
     if report.classes is None:  # some classes know their names only now
         report.classes = (getattr(built, 'metainfo', None) or {}).get('classes')
     report.samples = len(samples)
@@ -419,7 +435,7 @@ def _outcomes(
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task(title, total=len(samples))
-        if jobs <= 1:
+        if min(jobs, len(chunks)) <= 1:
             for chunk in chunks:
                 yield _check_chunk(chunk, context)
                 bar.advance(task, len(chunk))

@@ -84,7 +84,10 @@ def _describe_os_error(error: OSError) -> str | None:
 
 def _describe_decoding(name: str, message: str) -> str | None:
     decoding = (
-        name == 'UnidentifiedImageError' or 'image file is truncated' in message or 'broken data stream' in message
+        name == 'UnidentifiedImageError'
+        or 'image file is truncated' in message
+        or 'broken data stream' in message
+        or (name == 'error' and message.startswith('OpenCV('))
     )
     if decoding:
         return (

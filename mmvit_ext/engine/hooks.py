@@ -18,7 +18,7 @@ from .batch_size import batch_size_of
 from .errors import UserError
 from .pretrained import LoadObserver, WeightsReport, check_report
 
-__all__ = ['BatchSizeHook', 'LabelRangeHook', 'WeightsReportHook']
+__all__ = ['BatchSizeHook', 'LabelRangeHook', 'SkippedSamplesHook', 'WeightsReportHook']
 
 DataBatch = dict | tuple | list | None
 
@@ -138,6 +138,33 @@ class BatchSizeHook(Hook):
         warning = size.warning()
         if warning:
             runner.logger.warning(warning)
+
+
+@HOOKS.register_module()
+class SkippedSamplesHook(Hook):
+    """Says at each checkpoint and at the end how many samples :class:`mmvit_ext.SkipBadSamples` has left out."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Tell what is new since the last time."""
+        self._tell(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Tell what is new since the last time."""
+        self._tell(runner)
+
+    def _tell(self, runner: Runner) -> None:
+        count = _count_skipped(runner.train_dataloader.dataset)
+        if count > self._told:
+            runner.logger.warning(f'{count} bad samples of the training data were left out so far')
+        self._told = count
+
+
+def _count_skipped(dataset: Any) -> int:
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
+    return getattr(dataset, 'num_skipped', 0) + sum(_count_skipped(part) for part in inner if part is not None)
 
 
 @HOOKS.register_module()

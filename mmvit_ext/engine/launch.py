@@ -23,7 +23,7 @@ from .checkpoint_io import atomic_path, check_checkpoint_file, is_remote
 from .config import check_num_classes, check_types, load_config, prepare_scope
 from .data_checks import check_datasets
 from .errors import UserError, same_on_every_process
-from .hooks import BatchSizeHook, LabelRangeHook, WeightsReportHook
+from .hooks import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
 from .nonfinite import NonFiniteHook
 from .safe_loading import SafeFilesHook, install_safe_loading
 
@@ -216,6 +216,7 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
             )
         cfg.auto_scale_lr.enable = True
     notes += _set_precision(cfg, args.amp)
+    _set_tolerance(cfg, args.skip_nonfinite, args.skip_bad_samples)
     splits = ['train'] + (['val'] if cfg.get('val_cfg') is not None else [])
     return cfg, notes + _check(cfg, scope, splits)
 
@@ -235,6 +236,22 @@ def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     check_checkpoint_file(latest, 'latest checkpoint')
     cfg.load_from = latest
     return []
+
+
+def _set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
+    if updates is not None:
+        if updates < 0:
+            raise UserError(f'--skip-nonfinite must be at least 0, got {updates}')
+        hooks = cfg.setdefault('default_hooks', ConfigDict())
+        hooks['nonfinite'] = ConfigDict(type='mmvit_ext.NonFiniteHook', max_skips=updates)
+        for hook in cfg.get('custom_hooks') or []:
+            if isinstance(hook, Mapping) and hook.get('type') == 'mmvit_ext.NonFiniteHook':
+                hook['max_skips'] = updates  # type: ignore[index]
+    if samples is not None:
+        if not 0 < samples < float('inf'):
+            raise UserError(f'--skip-bad-samples must be a number of samples or a fraction below 1, got {samples:g}')
+        loader = cfg.train_dataloader
+        loader.dataset = ConfigDict(type='mmvit_ext.SkipBadSamples', dataset=loader.dataset, limit=samples)
 
 
 def _set_precision(cfg: Config, amp: bool) -> list[str]:
@@ -268,6 +285,7 @@ def run_train(args: argparse.Namespace) -> None:
     with same_on_every_process():
         cfg, lines = prepare_train(args)
     hooks = [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook(), NonFiniteHook()]
+    hooks.append(SkippedSamplesHook())
     runner = _build_runner(cfg, hooks, lines, trust=args.trust)
     runner.train()
     _leave_process_group()
