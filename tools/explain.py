@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Look inside a trained model: pictures and numbers of what it computes for images, and a page that shows them.
 
+    python tools/explain.py gradcat CONFIG CHECKPOINT image.jpg --out results --classes dog
+    python tools/explain.py cam CONFIG CHECKPOINT folder --out results
     python tools/explain.py tokens CONFIG CHECKPOINT folder --out results --beside OTHER_CONFIG OTHER_CHECKPOINT
     python tools/explain.py superpixels CONFIG CHECKPOINT "photos/**/*.jpg" --out results --size 600
     python tools/explain.py atm CONFIG CHECKPOINT image.jpg --out results --classes sky "swivel chair"
@@ -18,7 +20,7 @@ from typing import Any
 
 from mmvit_ext.engine.arguments import add_image_arguments, add_model_arguments, model_options
 from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import run_command
+from mmvit_ext.engine.errors import UserError, run_command
 from mmvit_ext.engine.inference import Predictor, report_failures
 from mmvit_ext.interpret.run import Explainer, explain_images
 from mmvit_ext.interpret.tsne import COLOURINGS
@@ -31,6 +33,50 @@ Make = Callable[[Predictor, Path, int], Explainer]
 def _given(**options: Any) -> dict[str, Any]:
     """Options without those that were left out, so that the methods' own defaults hold."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _region(words: Sequence[str] | None) -> str | list[float] | None:
+    """A mask file, or the four edges of a box."""
+    if words is None or len(words) == 1:
+        return words[0] if words else None
+    try:
+        box = [float(word) for word in words]
+    except ValueError:
+        box = []
+    if len(box) != 4:
+        raise UserError(
+            f'--region {" ".join(words)} is no region: expected left, top, right and bottom in pixels, or a mask file'
+        )
+    return box
+
+
+def _gradcat(args: argparse.Namespace) -> Make:
+    from mmvit_ext.interpret.gradcat_pictures import explain_gradcat
+
+    region = _region(args.region)
+    return lambda predictor, folder, count: explain_gradcat(
+        predictor,
+        folder,
+        args.config,
+        classes=args.classes,
+        top=args.top,
+        region=region,
+        **_given(sign=args.sign, rivals=args.rivals, edge=args.size),
+    )
+
+
+def _cam(args: argparse.Namespace) -> Make:
+    from mmvit_ext.interpret.cam import explain_cam
+
+    return lambda predictor, folder, count: explain_cam(
+        predictor,
+        folder,
+        args.config,
+        classes=args.classes,
+        top=args.top,
+        save_maps=args.save_maps,
+        **_given(threshold=args.threshold, edge=args.size),
+    )
 
 
 def _atm(args: argparse.Namespace) -> Make:
@@ -81,6 +127,8 @@ def _tokens(args: argparse.Namespace) -> Make:
 
 
 METHODS: dict[str, tuple[str, Callable[[argparse.Namespace], Make]]] = {
+    'gradcat': ('the path through the levels of a NesT to the block that speaks most for a class', _gradcat),
+    'cam': ('where the last map of a classifier speaks for a class, and the box around it', _cam),
     'tokens': ('maps of the tokens after chosen blocks, and t-SNE of the patches', _tokens),
     'superpixels': ('the superpixels that an SPFormer sees', _superpixels),
     'atm': ('the masks of each stage of an Attention-to-Mask head', _atm),
@@ -97,6 +145,26 @@ def build_parser() -> argparse.ArgumentParser:
         add_image_arguments(sub, 'what to explain')
         sub.add_argument('--size', type=int, metavar='PIXELS', help='longer edge of each picture of a sheet')
         add_model_arguments(sub)
+    for name, whole in (
+        ('gradcat', 'classes with the highest logits, of a segmentor the largest predicted areas (default: 3)'),
+        ('cam', 'most probable classes (default: 3)'),
+        ('atm', 'classes with the largest predicted area (default: 4)'),
+    ):
+        known = 'names, in quotes where they have spaces' + ('' if name == 'atm' else ', or numbers from 0')
+        subs[name].add_argument('--classes', nargs='+', metavar='CLASS', help=f'classes to show: {known}')
+        subs[name].add_argument('--top', type=int, metavar='K', help=f'show the K {whole}')
+    sub = subs['gradcat']
+    sub.add_argument('--sign', choices=('positive', 'negative'), help='of the gradient (default: positive)')
+    sub.add_argument('--rivals', type=int, metavar='N', help='classes whose mean logit is subtracted (default: 3)')
+    sub.add_argument(
+        '--region',
+        nargs='+',
+        metavar='EDGE|FILE',
+        help='where the scores of a segmentor are averaged: left top right bottom in pixels, or a mask file',
+    )
+    sub = subs['cam']
+    sub.add_argument('--threshold', type=float, help='share of the range of a map above which the object lies')
+    sub.add_argument('--save-maps', action='store_true', help='write the maps as arrays, too')
     sub = subs['tokens']
     sub.add_argument(
         '--blocks', nargs='+', type=int, metavar='N', help='blocks, from 1 (default: the first, the middle, the last)'
@@ -110,10 +178,6 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument('--seed', type=int, help='of t-SNE (default: 0)')
     subs['superpixels'].add_argument('--montage-only', action='store_true', help='no single pictures and no arrays')
     sub = subs['atm']
-    sub.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show, in quotes where they have spaces')
-    sub.add_argument(
-        '--top', type=int, metavar='K', help='show the K classes with the largest predicted area (default: 4)'
-    )
     sub.add_argument('--save-masks', action='store_true', help='write the arrays, too')
     sub.add_argument('--opacity', type=float, help='of the colours over the grey image, 0 to 1 (default: 1)')
     return parser

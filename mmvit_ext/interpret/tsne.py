@@ -89,8 +89,11 @@ def draw_planes(
     FigureCanvasAgg(figure)  # without pyplot, which looks for a screen
     axes = figure.subplots(len(rows), columns, squeeze=False)
     texts = {'image': names, 'place': (), 'class': classes}[colouring]
-    palette = np.array(make_palette(max(len(texts), 1))) / 255
-    groups: set[int] = set()
+    groups = sorted(
+        {int(group) for row in rows for patches, _ in row for group in np.unique(_groups(patches, colouring))}
+    )
+    # Of the groups that there are, as neighbours among all classes may have nearly the same colour.
+    palette = {group: np.array(colour) / 255 for group, colour in zip(groups, make_palette(len(groups)), strict=True)}
     for line, row in zip(axes, rows, strict=True):
         for axis in line:
             axis.set_axis_off()
@@ -99,15 +102,16 @@ def draw_planes(
                 down, right = np.concatenate(patches.places).T
                 colours = np.stack([down, 0.5 * (1 - down) + 0.5 * right, 1 - right], 1)
             else:
-                group = np.concatenate(patches.images if colouring == 'image' else patches.classes)
-                groups.update(group.tolist())
-                colours = palette[group]
+                colours = np.array([palette[int(group)] for group in _groups(patches, colouring)])
             axis.scatter(*plane.T, c=colours, s=9, linewidths=0)
             axis.set_title(patches.label, fontsize=9)
             axis.set_aspect('equal', adjustable='datalim')
     if 0 < len(groups) <= NAMED:
-        marks = [
-            figure.axes[0].scatter([], [], color=palette[group], s=20, label=texts[group]) for group in sorted(groups)
-        ]
+        marks = [axes[0, 0].scatter([], [], color=palette[group], s=20, label=texts[group]) for group in groups]
         figure.legend(handles=marks, loc='outside lower center', ncols=min(len(marks), 2 * columns), fontsize=8)
     figure.savefig(file)
+
+
+def _groups(patches: Patches, colouring: str) -> np.ndarray:
+    chosen = {'image': patches.images, 'class': patches.classes}.get(colouring)
+    return np.concatenate(chosen) if chosen else np.array([], int)
