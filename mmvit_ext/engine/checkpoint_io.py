@@ -77,9 +77,13 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
         # The archive's directory stands at its end, so a cut off download fails here.
         if not zipfile.is_zipfile(path):
             raise UserError(_cut_off(path, role))
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith('/data.pkl') or name == 'data.pkl' for name in archive.namelist()):
-                raise UserError(f'the {role} {path} is a zip archive but no PyTorch checkpoint: expected a .pth file')
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception as error:  # damaged bytes fail in every way that a parser has
+            raise UserError(_damaged(path, role, error)) from error
+        if not any(name.endswith('/data.pkl') or name == 'data.pkl' for name in names):
+            raise UserError(f'the {role} {path} is a zip archive but no PyTorch checkpoint: expected a .pth file')
     elif head[:1] != b'\x80':
         kind = 'is empty' if not head else 'is no PyTorch checkpoint'
         raise UserError(f'the {role} {path} {kind}: expected a file written by torch.save; download or copy it again')
@@ -367,6 +371,9 @@ def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str
         if isinstance(content.get(key), Mapping):
             state = content[key]
             break
+    nameless = [name for name, value in state.items() if torch.is_tensor(value) and not isinstance(name, str)]
+    if nameless:
+        raise UserError(f'{path} has a parameter named {nameless[0]!r}: expected text, as a model has it')
     tensors = {name.removeprefix('module.'): value for name, value in state.items() if torch.is_tensor(value)}
     if not tensors:
         shown = ', '.join(map(str, list(content)[:5]))

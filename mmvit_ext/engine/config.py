@@ -298,7 +298,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
         _check_option(cfg, key, path)
     try:
         cfg.merge_from_dict(remaining)
-    except (KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # mmengine walks into whatever is there
         raise UserError(
             f'--cfg-options {" ".join(remaining)} cannot be applied to {path}: {error.args[0] if error.args else error}'
         ) from error

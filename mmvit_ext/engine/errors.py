@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .failure_places import describe_place
 from .type_names import unknown_type_message
 
 __all__ = [
@@ -168,7 +169,7 @@ def describe_failure(error: BaseException) -> str | None:
         return sentence
     if isinstance(error, ValueError | TypeError) and _raised_on_purpose(error):
         return message
-    return None
+    return describe_place(error)
 
 
 @contextmanager

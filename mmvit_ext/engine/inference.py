@@ -340,9 +340,9 @@ def _classes_and_palette(
     cfg: Config, content: Mapping[str, Any], count: int | None
 ) -> tuple[list[str], list[Sequence[int]]]:
     """Names and colours: of the checkpoint, of the config's dataset, or made up, in this order."""
-    meta = content.get('meta') or {}
+    meta = _mapping(content.get('meta'))
     candidates: list[Mapping[str, Any]] = [
-        meta.get('dataset_meta') or {},
+        _mapping(meta.get('dataset_meta')),
         {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')},
     ]
     for split in ('test', 'val', 'train'):
@@ -354,13 +354,24 @@ def _classes_and_palette(
             candidates.append({**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})})
     for candidate in candidates:
         classes = candidate.get('classes')
-        if classes and not isinstance(classes, str) and (count is None or len(classes) == count):
-            palette = candidate.get('palette')
-            if not isinstance(palette, list | tuple) or len(palette) < len(classes):  # mmdet also has names of palettes
-                palette = make_palette(len(classes))
-            return list(map(str, classes)), list(palette)[: len(classes)]
+        if not isinstance(classes, list | tuple) or not classes or len(classes) != (count or len(classes)):
+            continue
+        palette = candidate.get('palette')
+        # mmdet also has names of palettes, and a checkpoint holds what its author put there.
+        known = isinstance(palette, list | tuple) and len(palette) >= len(classes) and all(map(_is_colour, palette))
+        colours = list(palette)[: len(classes)] if known else list(make_palette(len(classes)))
+        return list(map(str, classes)), colours
     number = count or 0
     return [f'class {index}' for index in range(number)], list(make_palette(number))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_colour(value: Any) -> bool:
+    whole = isinstance(value, list | tuple) and all(isinstance(part, int) for part in value)
+    return whole and len(value) == 3 and 0 <= min(value) <= max(value) <= 255
 
 
 def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:

@@ -13,7 +13,6 @@ pytest.importorskip('mmseg')
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner
-from mmengine.utils import digit_version
 
 from mmvit_ext.engine.checkpoint_io import read_checkpoint
 from tests.tools.conftest import CONFIG, write_pair
@@ -64,11 +63,19 @@ strategy = dict(
 )
 """
 
+
+def streams_on_a_cpu() -> bool:
+    """Whether this PyTorch lets FSDP ask a CPU for streams, as it does a GPU; 2.1 does not."""
+    try:
+        torch.cpu.Stream(priority=-1)
+    except TypeError:
+        return False
+    return True
+
+
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        digit_version(torch.__version__) < digit_version('2.4'), reason='FSDP of older PyTorch needs a GPU'
-    ),
+    pytest.mark.skipif(not streams_on_a_cpu(), reason='FSDP of this PyTorch needs a GPU'),
 ]
 
 
