@@ -25,7 +25,7 @@ from mmvit_ext.interpret.classes import choose_classes
 from mmvit_ext.interpret.placed import PlacedImage, place_image
 from mmvit_ext.interpret.report import Explanation
 from mmvit_ext.interpret.run import Explainer, check_cell
-from mmvit_ext.models.layers.class_maps import RIVALS, class_maps, strongest_rivals
+from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
 __all__ = ['ClassActivation', 'class_activation_maps', 'draw_activation', 'explain_cam']
 
@@ -94,10 +94,8 @@ def class_activation_maps(
     Raises:
         UserError: The model has no such maps.
     """
-    try:
-        logits, maps = class_maps(model, inputs)
-    except ValueError as error:
-        raise UserError(f'{source} has no class activation maps: {error}') from error
+    _require_maps(model, source)
+    logits, maps = class_maps(model, inputs)
     chosen = logits[0].topk(min(top, logits.shape[1])).indices.tolist() if classes is None else list(classes)
     probabilities = logits[0].softmax(0)
     found = []
@@ -109,6 +107,13 @@ def class_activation_maps(
         box = box_from_map(values, threshold)
         found.append(ClassActivation(label, float(logits[0, label]), float(probabilities[label]), values, box))
     return found
+
+
+def _require_maps(model: nn.Module, source: str | Path) -> None:
+    try:
+        check_class_maps(model)
+    except ValueError as error:
+        raise UserError(f'{source} has no class activation maps: {error}') from error
 
 
 def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = CELL) -> Image.Image:
@@ -135,7 +140,9 @@ def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = 
     picture.paste(Image.blend(part, colours, OPACITY), (left, top))
     box = [value * factor for value in placed.placement.to_image(found.box)]
     line = max(edge // 160, 2)
-    ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline='white', width=line)
+    draw, corners = ImageDraw.Draw(picture), (box[0], box[1], box[2] - 1, box[3] - 1)
+    draw.rectangle(corners, outline='black', width=line + 2)
+    draw.rectangle(corners, outline='white', width=line)
     return picture
 
 
@@ -182,6 +189,7 @@ def explain_cam(
             f'{source} is of scope {predictor.scope} and has no class activation maps: expected a classifier, such as '
             'those in configs/nest, configs/p2t and configs/spformer; a segmentor tells the class of each pixel anyway'
         )
+    _require_maps(predictor.model, source)
     if not 0 <= rivals < len(predictor.classes):
         raise UserError(f'--rivals must be 0 to {len(predictor.classes) - 1}, got {rivals}')
     chosen = None if classes is None else choose_classes(classes, predictor.classes)

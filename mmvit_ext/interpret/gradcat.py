@@ -230,7 +230,7 @@ def _descend(backbone: NesT, weights: Sequence[Tensor], size: tuple[int, int]) -
         weights: ``(H, W)`` of each level, from the lowest.
         size: Height and width of the input.
     """
-    edge = backbone.levels[0].block_size
+    edge = _block_size(backbone)
     top = len(weights) - 1
     H, W = weights[top].shape
     rows, columns = -(-H // edge), -(-W // edge)
@@ -270,9 +270,15 @@ def _choose(
     return Step(level, box, shown, boxes, (chosen // columns, chosen % columns))
 
 
+def _block_size(backbone: NesT) -> int:
+    """Edge of a block in tokens, the same at all levels."""
+    level: Any = backbone.levels[0]
+    return int(level.block_size)
+
+
 def _block_box(backbone: NesT, level: int, place: tuple[int, int], size: tuple[int, int]) -> Box | None:
     """Of a block the part inside the input, if there is one."""
-    edge = backbone.levels[0].block_size * backbone.patch_size * 2**level
+    edge = _block_size(backbone) * backbone.patch_size * 2**level
     top, left = place[0] * edge, place[1] * edge
     if top >= size[0] or left >= size[1]:
         return None

@@ -204,7 +204,6 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
     size = max(round((block[2] - block[0]) * zoom), 1), max(round((block[3] - block[1]) * zoom), 1)
     panel = Image.blend(cut.resize(size, Image.Resampling.BICUBIC), Image.new('RGB', size, 'black'), 0.35)
     draw, line = ImageDraw.Draw(panel), max(edge // 120, 2)
-    font = load_font(max(edge // (9 * max(len(step.values), len(step.values[0]), 2) // 2), 10))
     parts = [
         (place, placement.to_image(box), value)
         for row, (boxes, values) in enumerate(zip(step.boxes, step.values, strict=True))
@@ -217,11 +216,14 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
         chosen = place == step.chosen
         colour = COLOURS[min(depth + 1, len(COLOURS) - 1)] if chosen else (190, 190, 190)
         _frame(draw, inside, colour, line if chosen else 1)
+        text = f'{value:+.3g}'
+        # A character is about 0.6 times as wide as the font is high.
+        height = min(edge // 9, round((inside[2] - inside[0]) * 0.9 / (0.6 * len(text))))
         draw.text(
             ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2),
-            f'{value:+.3g}',
+            text,
             fill='white',
-            font=font,
+            font=load_font(max(height, 8)),
             anchor='mm',
             stroke_width=2,
             stroke_fill='black',

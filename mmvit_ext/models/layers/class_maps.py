@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ['RIVALS', 'class_maps', 'strongest_rivals']
+__all__ = ['RIVALS', 'check_class_maps', 'class_maps', 'strongest_rivals']
 
 RIVALS = 3
 """How many other classes a class is compared with when nothing else is said; docs/gradcat.md has the measurements."""
@@ -29,6 +29,27 @@ _REMEDY = (
     "out_type='avg_featmap', before a LinearClsHead, such as the classifiers in configs/nest, configs/p2t and "
     'configs/spformer'
 )
+
+
+def check_class_maps(model: nn.Module) -> None:
+    """Make sure that a model has class activation maps.
+
+    Args:
+        model: A classifier of mmpretrain.
+
+    Raises:
+        ValueError: It does not take the mean of a map.
+    """
+    parts: Any = model
+    if not hasattr(parts, 'backbone') or not isinstance(getattr(getattr(parts, 'head', None), 'fc', None), nn.Linear):
+        raise ValueError(f'{type(model).__name__} has no linear layer of classes to make maps of: {_REMEDY}')
+    backbone, neck = parts.backbone, getattr(parts, 'neck', None)
+    kind = getattr(backbone, 'out_type', None)
+    if _pools_itself(parts) or isinstance(getattr(neck, 'gap', None), nn.AdaptiveAvgPool2d):
+        return
+    given = f'backbone {type(backbone).__name__}' + (f' with out_type={kind!r}' if kind else '')
+    given += f' and {"no neck" if neck is None else "neck " + type(neck).__name__}'
+    raise ValueError(f'a {type(model).__name__} of {given} has no map that its classes are read from: {_REMEDY}')
 
 
 def class_maps(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,27 +65,23 @@ def class_maps(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The classifier does not take the mean of a map.
     """
+    check_class_maps(model)
     parts: Any = model
-    fc = getattr(getattr(parts, 'head', None), 'fc', None)
-    if not hasattr(parts, 'backbone') or not isinstance(fc, nn.Linear):
-        raise ValueError(f'{type(model).__name__} has no linear layer of classes to make maps of: {_REMEDY}')
-    backbone, neck = parts.backbone, getattr(parts, 'neck', None)
-    kind = getattr(backbone, 'out_type', None)
-    if neck is None and kind == 'avg_featmap':
-        with _maps_of(backbone):
-            features = backbone(inputs)[-1]
-        norm = getattr(backbone, 'norm', None) if _norms_the_mean(backbone) else None
-        if norm is not None:
-            features = _normalize_like_the_mean(features, norm)
-    elif isinstance(getattr(neck, 'gap', None), nn.AdaptiveAvgPool2d):
-        features = backbone(inputs)[-1]
+    if _pools_itself(parts):
+        with _maps_of(parts.backbone):
+            features = parts.backbone(inputs)[-1]
+        if _norms_the_mean(parts.backbone):
+            features = _normalize_like_the_mean(features, parts.backbone.norm)
     else:
-        given = f'backbone {type(backbone).__name__}' + (f' with out_type={kind!r}' if kind else '')
-        given += f' and {"no neck" if neck is None else "neck " + type(neck).__name__}'
-        raise ValueError(f'a {type(model).__name__} of {given} has no map that its classes are read from: {_REMEDY}')
+        features = parts.backbone(inputs)[-1]
+    fc = parts.head.fc
     maps = torch.einsum('bchw,nc->bnhw', features, fc.weight)
     logits = maps.mean((2, 3))
     return logits if fc.bias is None else logits + fc.bias, maps
+
+
+def _pools_itself(model: Any) -> bool:
+    return getattr(model, 'neck', None) is None and getattr(model.backbone, 'out_type', None) == 'avg_featmap'
 
 
 def strongest_rivals(logits: Tensor, label: int, count: int) -> Tensor:
