@@ -381,7 +381,8 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
     steps = copy.deepcopy(datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline'))
     if not steps:
         raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
-    steps = [step for step in steps if 'LoadAnnotations' not in _kind(step) and 'LoadSegAnnotations' not in _kind(step)]
+    labels = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
+    steps = [step for step in steps if not any(label in _kind(step) for label in labels)]
     if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
         raise UserError(
             f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, "
