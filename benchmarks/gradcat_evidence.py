@@ -78,11 +78,7 @@ def paths(run: Run, config: Path, data: Path, split: str, count: int) -> dict[An
 
 def boxes(run: Run, data: Path, split: str, count: int) -> dict[tuple[int, float], float]:
     """GT-known localisation accuracy in per cent, by rivals and threshold."""
-    cfg = load_config(WHOLE)
-    cfg.test_dataloader.dataset.pipeline = [
-        step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'mmvit_ext.LoadBoxes'
-    ]
-    predictor = Predictor(cfg, run.checkpoint, torch.device('cpu'))
+    predictor = Predictor(load_config(WHOLE), run.checkpoint, torch.device('cpu'))
     hits: dict[tuple[int, float], list[bool]] = {}
     for placed, label, true in images(predictor, data, split, count):
         for rivals in (0, 1, 3):
