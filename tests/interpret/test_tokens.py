@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 pytest.importorskip('mmcv')
@@ -15,7 +16,7 @@ from mmvit_ext.engine.errors import UserError
 from mmvit_ext.interpret import tokens
 from mmvit_ext.interpret.token_sources import choose_blocks, find_tokens
 from mmvit_ext.interpret.tokens import explain_tokens, mean_similarity, principal_colours
-from mmvit_ext.interpret.tsne import embed_in_plane
+from mmvit_ext.interpret.tsne import Patches, draw_planes, embed_in_plane
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 
@@ -155,6 +156,21 @@ def test_t_sne_keeps_groups_apart_and_repeats_itself() -> None:
     assert (distance.argmin(1) // 20 == np.arange(40) // 20).all()
     assert np.array_equal(plane, embed_in_plane(features, 3)[0])
     assert embed_in_plane(features[:8], 0)[1] == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize(('colouring', 'count'), [('image', 3), ('class', 3), ('image', 20), ('place', 3)])
+def test_every_group_of_patches_has_a_colour_of_its_own(colouring: str, count: int, tmp_path: Path) -> None:
+    """Patches of one group lie in one spot; classes are numbered with gaps and patches have places of their own."""
+    numbers = [np.full(6, 7 * number if colouring == 'class' else number) for number in range(count)]
+    places = [np.full((6, 2), [number / count, 1 - number / count]) for number in range(count)]
+    patches = Patches('TNT, block 1', [np.zeros((6, 2))] * count, places, numbers, numbers)
+    plane = np.repeat(np.stack([np.arange(count), np.zeros(count)], 1), 6, 0)
+    names = [f'group {number}' for number in range(150)]
+    draw_planes([[(patches, plane)]], colouring, names, names, tmp_path / 'plot.png')
+    pixels = np.array(Image.open(tmp_path / 'plot.png').convert('RGB')).reshape(-1, 3)
+    colours, area = np.unique(pixels, axis=0, return_counts=True)
+    vivid = colours[(area > 20) & (np.ptp(colours.astype(int), axis=1) > 25)]
+    assert len(vivid) == count
 
 
 # Refusals

@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip('mmseg')
 
 from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.interpret import atm_masks, tokens, tsne
+from mmvit_ext.interpret import atm_masks, cam, gradcat, gradcat_pictures, tokens, tsne
 from mmvit_ext.interpret.tokens import mean_similarity
 from tests.interpret.test_report import Page
 from tests.tools.conftest import load_tool
@@ -26,6 +26,12 @@ model.update(
     backbone=dict(type='mmvit_ext.TNT', img_size=32, patch_size=8, inner_stride=2, out_indices=-1,
                   arch=dict(embed_dims_outer=16, embed_dims_inner=6, num_layers=4, num_heads_outer=2,
                             num_heads_inner=2)),
+)
+"""
+NEST = """
+model.update(
+    backbone=dict(type='mmvit_ext.NesT', img_size=32, patch_size=2, block_size=4, out_indices=-1,
+                  arch=dict(embed_dims=(8, 16), num_heads=(2, 2), depths=(1, 1))),
 )
 """
 VIT = """
@@ -182,40 +188,105 @@ def test_plots_have_as_many_panels_as_models_and_blocks(tnt: Files, vit: Files, 
 
 
 CLASSIFIER = """
+CLASSES = ('ape', 'bee', 'cat', 'dog', 'sea lion')
 default_scope = 'mmpretrain'
-data_preprocessor = dict(num_classes=2, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
+data_preprocessor = dict(num_classes=5, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='ResizeEdge', scale=40, edge='short'),
     dict(type='CenterCrop', crop_size=32),
     dict(type='PackInputs'),
 ]
-test_dataloader = dict(dataset=dict(type='ImageNet', metainfo=dict(classes=('a', 'b')), pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(type='ImageNet', metainfo=dict(classes=CLASSES), pipeline=test_pipeline))
 model = dict(
     type='ImageClassifier',
     backbone=dict(
-        type='mmvit_ext.NesT', img_size=32, patch_size=2, block_size=4, out_indices=-1,
+        type='mmvit_ext.NesT', img_size=32, patch_size=2, block_size=8, out_indices=-1,
         arch=dict(embed_dims=(8, 16), num_heads=(2, 2), depths=(1, 1)),
     ),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=16, topk=(1,)),
+    head=dict(type='LinearClsHead', num_classes=5, in_channels=16, topk=(1,)),
 )
 """
 
 
-def test_classifiers_are_explained_by_what_the_middle_crop_leaves(tmp_path: Path, photos: Path, run_tool: Run) -> None:
+@pytest.fixture
+def nest(tmp_path: Path) -> Files:
     pytest.importorskip('mmpretrain')
-    config = tmp_path / f'classifier_{tmp_path.name}.py'
+    config = tmp_path / f'nest_{tmp_path.name}.py'
     config.write_text(CLASSIFIER)
-    files = files_of(str(config), tmp_path / 'classifier.pth', 'mmpretrain')
+    return files_of(str(config), tmp_path / 'nest.pth', 'mmpretrain')
+
+
+def test_classifiers_are_explained_by_what_the_middle_crop_leaves(nest: Files, photos: Path, run_tool: Run) -> None:
     options = ['--out', 'out', '--size', '40', '--colours', 'class', '--channels', '1']
-    code, output = run_tool('explain', 'tokens', *files, photos, *options)
+    code, output = run_tool('explain', 'tokens', *nest, photos, *options)
     assert code == 0, output
     facts = json.loads(Path('out/tokens/a_png.json').read_text())['blocks']
     assert [(fact['level'], fact['grid']) for fact in facts] == [(1, '16 x 16'), (2, '8 x 8')]
     sheet = np.array(Image.open('out/tokens/a_png/patches.png'))
     cells = [sheet[:, x : x + 40] for x in range(sheet.shape[1] - 39)]
     assert any((cell != 255).any((1, 2)).sum() >= 80 for cell in cells)  # two square pictures above each other
+
+
+def test_traversals_of_chosen_classes_are_drawn_and_told(nest: Files, photos: Path, run_tool: Run) -> None:
+    options = ['--classes', 'Sea Lion', '1', '--sign', 'negative', '--rivals', '0', '--size', '64']
+    code, output = run_tool('explain', 'gradcat', *nest, photos / 'a.png', '--out', 'out', *options)
+    assert code == 0, output
+    found = json.loads(Path('out/gradcat/a.json').read_text())['classes']
+    assert [entry['class'] for entry in found] == ['sea lion', 'bee']
+    for entry in found:
+        assert [step['level'] for step in entry['steps']] == [1]
+        values = np.array(entry['steps'][0]['values'])
+        assert values.shape == (2, 2)
+        assert values[tuple(entry['steps'][0]['chosen'])] == values.max()
+    page = Page(Path('out/gradcat.html'))
+    assert len(page.images) == 1 + 2
+    assert 'negative' in page.text
+    positive = ['--classes', 'sea lion', '--sign', 'positive', '--rivals', '0']
+    assert run_tool('explain', 'gradcat', *nest, photos / 'a.png', '--out', 'other', *positive)[0] == 0
+    (other,) = json.loads(Path('other/gradcat/a.json').read_text())['classes']
+    np.testing.assert_allclose(np.array(other['steps'][0]['values']), -np.array(found[0]['steps'][0]['values']))
+
+
+def test_activation_maps_of_the_most_probable_classes_are_drawn_and_told(
+    nest: Files, photos: Path, run_tool: Run
+) -> None:
+    areas = []
+    for threshold in ('0.2', '0.8'):
+        out = f'out{threshold}'
+        options = ['--top', '2', '--threshold', threshold, '--save-maps', '--size', '64']
+        assert run_tool('explain', 'cam', *nest, photos / 'a.png', '--out', out, *options)[0] == 0
+        rows = json.loads(Path(out, 'cam', 'a.json').read_text())['classes']
+        assert len(rows) == 2
+        assert rows[0]['probability'] >= rows[1]['probability']
+        assert np.load(f'{out}/cam/a.npz')['maps'].shape == (2, 32, 32)
+        left, top, right, bottom = rows[0]['box in image pixels']
+        areas.append((right - left) * (bottom - top))
+        assert len(Page(Path(out, 'cam.html')).images) == 1 + 2
+    assert areas[0] > areas[1]
+
+
+def test_a_segmentor_is_asked_about_a_region(
+    make_config: Callable[..., str], tmp_path: Path, photos: Path, run_tool: Run
+) -> None:
+    files = files_of(make_config(NEST), tmp_path / 'weights.pth')
+    command = ['explain', 'gradcat', *files, photos / 'a.png', '--classes', 'sky', '--rivals', '1']
+    mask = np.zeros((41, 53), np.uint8)
+    mask[3:20, 5:50] = 255
+    Image.fromarray(mask).save('mask.png')
+    Image.fromarray(mask.T).save('other.png')
+    logits = []
+    for number, region in enumerate((['5', '3', '50', '20'], ['mask.png'], ['0', '0', '9', '9'])):
+        assert run_tool(*command, '--out', f'out{number}', '--region', *region)[0] == 0
+        (found,) = json.loads(Path(f'out{number}/gradcat/a.json').read_text())['classes']
+        logits.append(found['logit'])
+    assert logits[0] == logits[1] != logits[2]
+    refused(run_tool(*command, '--out', 'out', '--region', '1', '2', '3'), '--region 1 2 3 is no region', 'a mask file')
+    refused(run_tool(*command, '--out', 'out', '--region', '1', '2', '3', 'x'), '--region 1 2 3 x is no region')
+    code, output = run_tool(*command, '--out', 'out', '--region', 'other.png')
+    assert code == 2
+    assert '41x53' in output
 
 
 # Refusals
@@ -237,6 +308,36 @@ def test_a_backbone_of_another_library_is_refused_with_what_would_work(
     refused(run_tool('explain', 'tokens', *files, photos, '--out', 'out'), 'VisionTransformer', 'mmvit_ext.TNT')
     refused(run_tool('explain', 'superpixels', *files, photos, '--out', 'out'), 'VisionTransformer', 'SPFormer')
     refused(run_tool('explain', 'atm', *files, photos, '--out', 'out'), 'FCNHead', 'configs/segvit')
+
+
+REFUSED_WITH_NEST: dict[str, tuple[list[str], list[str]]] = {
+    'gradcat, class': (['gradcat', '--classes', 'sea lions'], ["'sea lions'", "did you mean 'sea lion'?"]),
+    'gradcat, number': (['gradcat', '--classes', '7'], ['no class 7', '0 to 4']),
+    'gradcat, region': (['gradcat', '--region', '0', '0', '9', '9'], ['--region is for segmentors']),
+    'gradcat, rivals': (['gradcat', '--rivals', '9'], ['--rivals must be 0 to 4, got 9']),
+    'gradcat, top': (['gradcat', '--top', '0'], ['--top must be at least 1']),
+    'gradcat, top and classes': (['gradcat', '--top', '1', '--classes', 'ape'], ['--top', '--classes']),
+    'cam, class': (['cam', '--classes', 'ant'], ["'ant' is none of the 5 classes"]),
+    'cam, threshold': (['cam', '--threshold', '1'], ['--threshold must be a share from 0 to below 1, got 1']),
+    'tokens, level': (['tokens', '--blocks', '3'], ['the NesT of', 'runs 2 levels']),
+    'superpixels': (['superpixels'], ['NesT', 'mmvit_ext.SPFormer']),
+    'atm': (['atm'], ['configs/segvit']),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED_WITH_NEST)
+def test_what_cannot_be_explained_of_a_classifier_is_refused(
+    case: str, nest: Files, photos: Path, run_tool: Run
+) -> None:
+    (method, *options), expected = REFUSED_WITH_NEST[case]
+    refused(run_tool('explain', method, *nest, photos, '--out', 'out', *options), *expected)
+
+
+def test_a_backbone_without_levels_and_a_segmentor_without_one_score_are_refused(
+    tnt: Files, photos: Path, run_tool: Run
+) -> None:
+    refused(run_tool('explain', 'gradcat', *tnt, photos, '--out', 'out'), 'TNT', 'no nested levels', 'configs/nest')
+    refused(run_tool('explain', 'cam', *tnt, photos, '--out', 'out'), 'scope mmseg', 'expected a classifier')
 
 
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
@@ -290,6 +391,8 @@ def test_the_help_tells_the_defaults_that_hold(capsys: pytest.CaptureFixture[str
     for method, defaults in (
         ('tokens', (f'default: {tokens.CHANNELS})', f'default: {tokens.POINTS})')),
         ('atm', (f'default: {atm_masks.TOP})',)),
+        ('cam', (f'default: {cam.TOP})',)),
+        ('gradcat', (f'default: {gradcat_pictures.TOP})', f'default: {gradcat.RIVALS})')),
     ):
         with pytest.raises(SystemExit):
             load_tool('explain').build_parser().parse_args([method, '--help'])
