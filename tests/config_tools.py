@@ -36,7 +36,12 @@ BOX_PROPOSALS, MASK_PROPOSALS = 1000, 100
 LEAST_BATCH = 2
 """Images of a training step."""
 BEST = {'mmseg': 'best_mIoU', 'mmdet': 'best_coco_bbox_mAP', 'mmpretrain': 'best_accuracy_top1'}
-"""How the name of the best checkpoint begins, by scope."""
+"""How the name of the best checkpoint begins, by scope; see :func:`best_of` for generators."""
+
+
+def best_of(cfg: Config) -> str:
+    """How the name of the best checkpoint of a config begins."""
+    return 'best_FID' if 'generator' in cfg.model else BEST[cfg.default_scope]
 
 
 def write_cifar(root: Path, images: int = 4) -> dict[str, Path]:
@@ -84,7 +89,7 @@ def scope_of(cfg: Config) -> str:
 def build_on_meta(cfg: Config) -> nn.Module:
     """The full-size model without its memory."""
     init_default_scope(scope_of(cfg))
-    if cfg.model.backbone.type == 'SwinTransformer':  # computes with tensors while it is built
+    if cfg.model.get('backbone', {}).get('type') == 'SwinTransformer':  # computes with tensors while it is built
         return MODELS.build(cfg.model).to('meta')
     with torch.device('meta'):
         return MODELS.build(cfg.model)
@@ -106,7 +111,9 @@ def multiply_adds(cfg: Config, model: nn.Module, size: tuple[int, int]) -> float
     img = torch.empty(1, 3, *size, device='meta')
 
     def step() -> None:
-        if cfg.default_scope == 'mmseg':
+        if 'generator' in cfg.model:
+            model.generator(torch.empty(1, model.generator.noise_dims, device='meta'))
+        elif cfg.default_scope == 'mmseg':
             model.encode_decode(img, [{'img_shape': size}])
         elif 'roi_head' in cfg.model:
             _two_stages(model, img)
@@ -174,6 +181,36 @@ def shrink_model(model: dict) -> None:
     else:
         shrink_plain_model(model)
     shrink_sliding_windows(model)
+
+
+def shrink_generator(cfg: Config, extractor: tuple[Path, Path]) -> None:
+    """Narrow levels, as many as before, so that the images keep their size.
+
+    Args:
+        cfg: The config.
+        extractor: Config and checkpoint of the classifier whose features are compared.
+    """
+    generator = cfg.model.generator
+    if generator.type == 'mmvit_ext.ConvGenerator':
+        generator.embed_dims = (8,) * len(generator.embed_dims)
+    else:
+        edge = 64 if generator.arch == '64' else 4 * 2 ** (len(generator.arch.depths) - 1)
+        levels = (edge // 4).bit_length()
+        generator.arch = dict(embed_dims=(8,) * levels, num_heads=(2,) * levels, depths=(1,) * levels)
+    cfg.model.discriminator.embed_dims = (8,) * len(cfg.model.discriminator.embed_dims)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.update(extractor=str(extractor[0]), checkpoint=str(extractor[1]))
+
+
+def write_extractor(data: dict[str, Path], folder: Path) -> tuple[Path, Path]:
+    """Config and checkpoint of a small untrained classifier."""
+    path = next(path for path in CONFIGS if path.stem.startswith('nest-mini'))
+    cfg = small_config(path, data, folder)
+    init_default_scope(scope_of(cfg))
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg.dump(folder / 'extractor_config.py')
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, folder / 'extractor.pth')
+    return folder / 'extractor_config.py', folder / 'extractor.pth'
 
 
 def shrink_tnt(backbone: dict) -> list[int]:
@@ -284,8 +321,11 @@ def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
     """A config that trains one iteration on two mini images and evaluates two."""
     cfg = Config.fromfile(path)
     scope_of(cfg)
-    shrink_transforms(cfg)
-    shrink_model(cfg.model)
+    if 'generator' in cfg.model:
+        shrink_generator(cfg, write_extractor(data, work_dir))
+    else:
+        shrink_transforms(cfg)
+        shrink_model(cfg.model)
     root = str(data[cfg.train_dataloader.dataset.type])
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, LEAST_BATCH))

@@ -22,12 +22,12 @@ from mmvit_ext.engine.errors import UserError
 from mmvit_ext.evaluation import count_flops
 from mmvit_ext.models.backbones import ViT
 from tests.config_tools import (
-    BEST,
     CONFIGS,
     EDGE,
     HEADS,
     ROOT,
     WIDTH,
+    best_of,
     build_on_meta,
     first_stage_attention,
     multiply_adds,
@@ -99,7 +99,8 @@ def test_full_size_model_builds_and_costs_what_was_published(path):
     if cfg.default_scope == 'mmseg':
         assert model.decode_head.num_classes == model.out_channels
     if 'Parameters counted here' in noted:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        counted_part = getattr(model, 'generator', model)  # alone, without what it learns against
+        parameters = sum(parameter.numel() for parameter in counted_part.parameters())
         assert parameters == noted['Parameters counted here']
         assert parameters / 1e6 == pytest.approx(noted.get('Parameters', parameters / 1e6), rel=0.02)
     if 'GFLOPs counted here' in noted:
@@ -164,12 +165,18 @@ def test_config_trains_an_iteration_and_predicts_on_the_mini_data(path, mini_dat
     cfg = small_config(path, mini_data, tmp_path)
     runner = Runner.from_cfg(cfg)
     before = {name: p.detach().clone() for name, p in runner.model.named_parameters() if p.requires_grad}
+    reached = set()
+    for name, parameter in runner.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(lambda _, name=name: reached.add(name))
     runner.train()
+    # Several processes would otherwise need find_unused_parameters.
+    assert reached == set(before), sorted(set(before) - reached)
     changed = [
         name for name, p in runner.model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])
     ]
     assert len(changed) > len(before) // 2
-    assert list(tmp_path.glob(f'{BEST[cfg.default_scope]}_*_1.pth'))
+    assert list(tmp_path.glob(f'{best_of(cfg)}_*_1.pth'))
 
 
 @pytest.mark.parametrize(
@@ -619,6 +626,30 @@ def test_a_baseline_on_the_mini_data_has_the_same_budget_and_size(starts):
     assert ours == baseline
 
 
+@pytest.mark.parametrize('kind', ['mini', ''])
+def test_the_generator_to_compare_nest_with_has_the_same_budget_and_size(kind):
+    """Data, discriminator, schedule and all else; parameters of the generators within 2 %."""
+    paths = [config_named(f'{name}-generator{"-" if kind else ""}{kind}_') for name in ('nest', 'conv')]
+    ours, other = (Config.fromfile(path).to_dict() for path in paths)
+    sizes = [
+        sum(parameter.numel() for parameter in build_on_meta(Config.fromfile(path)).generator.parameters())
+        for path in paths
+    ]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+    for cfg in (ours, other):
+        cfg.pop('arch', None)
+        assert cfg['model'].pop('generator')['type'].startswith('mmvit_ext.')
+    assert ours == other
+
+
+def test_nest_generator_of_64_pixels_has_the_published_five_levels():
+    cfg = Config.fromfile(config_named('nest-generator_'))
+    generator = build_on_meta(cfg).generator
+    assert (len(generator.levels), generator.img_size, cfg.img_size) == (5, 64, 64)
+    assert cfg.train_cfg.max_iters == 1000 * (1281167 // 256 + 1)
+    assert cfg.auto_scale_lr.base_batch_size == 256
+
+
 def test_training_images_of_the_mini_classifiers_can_be_cut_with_one_option(mini_data):
     for start in ('nest-mini', 'vit-mini'):
         options = {'data_root': str(mini_data['ImageNet']), 'train_dataloader.dataset.indices': 3}
@@ -629,7 +660,9 @@ def test_training_images_of_the_mini_classifiers_can_be_cut_with_one_option(mini
 
 
 PRETRAINED = [
-    path for path in CONFIGS if (Config.fromfile(path).model.backbone.get('init_cfg') or {}).get('type') == 'Pretrained'
+    path
+    for path in CONFIGS
+    if (Config.fromfile(path).model.get('backbone', {}).get('init_cfg') or {}).get('type') == 'Pretrained'
 ]
 
 

@@ -65,6 +65,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         'box AP75': Metric('coco/bbox_mAP_75', 100),
         'mask AP': Metric('coco/segm_mAP', 100),
         'mask AP50': Metric('coco/segm_mAP_50', 100),
+        'FID': Metric('FID'),
     }
 )
 """The metrics of metafiles by name."""
@@ -74,6 +75,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         'Image Classification': ('Top 1 Accuracy',),
         'Object Detection': ('box AP',),
         'Instance Segmentation': ('box AP', 'mask AP'),
+        'Image Generation': ('FID',),
     }
 )
 """What is measured of a row by task, whether it is published or not."""
@@ -109,7 +111,7 @@ class Row:
     Args:
         name: Of its config, without the ending; names the row.
         collection: The method it belongs to.
-        task: Semantic Segmentation, Image Classification, Object Detection or Instance Segmentation.
+        task: Semantic Segmentation, Image Classification, Object Detection, Instance Segmentation or Image Generation.
         dataset: Name of the dataset.
         split: What was evaluated.
         published: The authors' values by metric, in per cent, or in points where the name is that of a difference.

@@ -156,6 +156,7 @@ _SHORT: Mapping[str, str] = {
     'Image Classification': 'top-1',
     'Object Detection': 'box AP',
     'Instance Segmentation': 'box and mask AP',
+    'Image Generation': 'FID',
 }
 """How a column names the main metrics of a task."""
 _COUNTED: Mapping[str, str] = {

@@ -28,6 +28,7 @@ RECIPES = {
 }
 DETECTION = ('coco_detection', 'coco_instance')
 CLASSIFICATION = ('imagenet_224', 'imagenet-tnt_224', 'imagenet-nest_224')
+GENERATION = 'imagenet-generation_64'
 CIFAR = ('cifar10_32', 'cifar100_32')
 #: What superpixels are measured on; tests/tools/test_superpixel_commands.py reads them.
 QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
@@ -61,7 +62,20 @@ def step(pipeline, kind):
 
 
 def test_every_base_config_is_listed_here():
-    assert {path.stem for path in FOLDER.glob('*.py')} == {*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *QUALITY}
+    assert {path.stem for path in FOLDER.glob('*.py')} == {
+        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *QUALITY, GENERATION)
+    }
+
+
+def test_images_for_generators_are_squares_of_64_pixels_flipped_in_training_alone(mini):
+    config = Config.fromfile(FOLDER / f'{GENERATION}.py')
+    kinds = {}
+    for loader in ('train_dataloader', 'val_dataloader'):
+        dataset = dataset_of(config, loader, 'imagenet', mini, 'mmpretrain')
+        assert {tuple(dataset[index]['inputs'].shape) for index in range(4)} == {(3, 64, 64)}
+        kinds[loader] = [step['type'] for step in config[loader].dataset.pipeline]
+    assert set(kinds['train_dataloader']) - set(kinds['val_dataloader']) == {'RandomFlip'}
+    assert config.val_evaluator.mirror
 
 
 def test_the_recipe_stands_in_the_config(name, config):
@@ -98,7 +112,7 @@ def test_scales_of_test_time_augmentation(name, config):
     assert [flip.prob for flip in flips] == [0, 1]
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR])
+@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, GENERATION])
 def test_a_dumped_config_reads_back_equal(name, tmp_path):
     config = Config.fromfile(FOLDER / f'{name}.py')
     config.dump(tmp_path / 'dumped.py')

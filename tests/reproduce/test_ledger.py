@@ -219,8 +219,8 @@ def test_a_checkpoint_of_the_ledger_has_a_hash():
 
 
 def test_every_metric_has_a_name_that_an_evaluator_gives():
-    """Names of the libraries' own metrics, typed from their documentation."""
-    known = {'mIoU', 'aAcc', 'mAcc', 'accuracy/top1'}
+    """Names of the libraries' own metrics, typed from their documentation, and of mmvit_ext.FID."""
+    known = {'mIoU', 'aAcc', 'mAcc', 'accuracy/top1', 'FID'}
     known |= {f'coco/{kind}_mAP{end}' for kind in ('bbox', 'segm') for end in ('', '_50', '_75')}
     assert {metric.key for metric in METRICS.values()} <= known
 
