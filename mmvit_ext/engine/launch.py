@@ -257,6 +257,11 @@ def _set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> N
 def _set_precision(cfg: Config, amp: bool) -> list[str]:
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
+    if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
+        raise UserError(
+            f'--amp works with one optimizer, the config has {", ".join(name for name in wrapper if name != "constructor")}'
+            ': set the precision of each there'
+        )
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'):
         raise UserError(
             f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set its precision there'
