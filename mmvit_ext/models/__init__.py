@@ -11,3 +11,6 @@ from .superpixel_extractor import *  # noqa: F403
 if find_spec('mmseg') is not None:
     from .decode_heads import *  # noqa: F403
     from .segmentors import *  # noqa: F403
+
+if find_spec('mmpretrain') is not None:
+    from .cam_classifier import *  # noqa: F403
