@@ -155,7 +155,8 @@ class LoadSegAnnotations(LoadAnnotations):
             return {}
         first = 1 if self._reduces(results) else 0
         label_map: Mapping[int, int] | None = results.get('label_map')
-        valid = np.zeros(max(int(raw.max()), 255) + 1, dtype=bool)
+        above = max(255, self.ignore_index) + 1  # stands for all greater values: 32-bit files have very large ones
+        valid = np.zeros(above + 1, dtype=bool)
         if label_map is not None:
             valid[[int(old) + first for old in label_map if int(old) + first <= 255]] = True
         else:
@@ -164,7 +165,7 @@ class LoadSegAnnotations(LoadAnnotations):
         if first:
             valid[0] = True
         # Negative values (32-bit files) would index the table from its end.
-        wrong = (raw < 0) | ~valid[np.maximum(raw, 0)]
+        wrong = (raw < 0) | ~valid[np.clip(raw, 0, above)]
         if not wrong.any():
             return {}
         values, pixels = np.unique(raw[wrong], return_counts=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.model import revert_sync_batchnorm
@@ -39,6 +40,9 @@ __all__ = [
     'resolve_device',
 ]
 
+MAX_SCORES = 2**28
+"""Scores of pixels for classes, 1 GiB of them: above, a label map is made class by class. An image of 150 classes and
+12 million pixels has 7 GB of scores."""
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
@@ -82,8 +86,10 @@ def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
                     f'there is no image in the folder {path} (looked for {" ".join(SUFFIXES)}): name another '
                     f'folder, or its subfolders with the pattern "{path}/**/*.jpg"'
                 )
-        elif path.exists():
+        elif path.is_file():
             members = [path]
+        elif path.exists():  # reading a pipe would wait for ever, reading a device never end
+            raise UserError(f'{path} is no regular file: expected an image, a folder or a pattern')
         elif glob.has_magic(str(entry)):
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
             members = [match for match in matches if _is_image(match)]
@@ -260,11 +266,22 @@ class Predictor:
         Raises:
             UserError: The file cannot be read, or the model is none for segmentation.
         """
-        image, sample = self(path)
+        image, data = self.prepare(path)
+        sample = data['data_samples'][0] if self.scope == 'mmseg' else None
+        enlarge = sample is not None and len(self.classes) * image.shape[0] * image.shape[1] > MAX_SCORES
+        if enlarge:
+            sample.set_metainfo({'ori_shape': sample.img_shape})  # type: ignore[union-attr]
+        with torch.no_grad():
+            sample = self.model.test_step(data)[0]  # type: ignore[operator]
         if not hasattr(sample, 'pred_sem_seg'):
             raise UserError(f'the model of scope {self.scope} does not predict classes of pixels: use an mmseg config')
-        labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-        return image, labels.astype(np.int64)
+        labels = sample.pred_sem_seg.data.squeeze(0)
+        if enlarge and len(sample.seg_logits.data) > 1:
+            align = bool(getattr(self.model, 'align_corners', False))
+            labels = _best_classes(sample.seg_logits.data, image.shape[:2], align)
+        elif enlarge:
+            labels = F.interpolate(labels[None, None].float(), size=image.shape[:2], mode='nearest')[0, 0]
+        return image, labels.cpu().numpy().astype(np.int64)
 
     def draw(
         self, path: str | Path, opacity: float, legend: bool, score_threshold: float = 0.3
@@ -358,11 +375,26 @@ def _classes_and_palette(
             continue
         palette = candidate.get('palette')
         # mmdet also has names of palettes, and a checkpoint holds what its author put there.
-        known = isinstance(palette, list | tuple) and len(palette) >= len(classes) and all(map(_is_colour, palette))
-        colours = list(palette)[: len(classes)] if known else list(make_palette(len(classes)))
+        colours = list(palette)[: len(classes)] if isinstance(palette, list | tuple) else []
+        if len(colours) < len(classes) or not all(map(_is_colour, colours)):
+            colours = list(make_palette(len(classes)))
         return list(map(str, classes)), colours
     number = count or 0
     return [f'class {index}' for index in range(number)], list(make_palette(number))
+
+
+def _best_classes(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    """Class with the largest score of each pixel, from ``(N, h, w)`` scores that are resized one after another."""
+    best = labels = torch.empty(0)
+    for index, score in enumerate(scores):
+        resized = F.interpolate(score[None, None], size=size, mode='bilinear', align_corners=align_corners)[0, 0]
+        if index == 0:
+            best, labels = resized, torch.zeros(size, dtype=torch.int32, device=scores.device)
+        else:
+            better = resized > best
+            labels[better] = index
+            best = torch.where(better, resized, best)
+    return labels
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mmvit_ext.engine import inference
+from mmvit_ext.engine.config import load_config
+
 Run = Callable[..., tuple[int, str]]
 
 
@@ -138,3 +141,17 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     code, output = run_tool('predict', files[0], 'code.pth', photos, '--out', 'out')
     assert code == 2
     assert '--trust' in output
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+def test_a_large_image_gets_the_same_labels_with_the_memory_of_a_class_at_a_time(
+    align_corners: bool, files: tuple[str, str], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = inference.Predictor(load_config(files[0]), files[1])
+    predictor.model.align_corners = align_corners
+    at_once = [predictor.segment(path)[1] for path in (photos / 'a.jpg', photos / 'small.png')]
+    monkeypatch.setattr(inference, 'MAX_SCORES', 0)
+    one_by_one = [predictor.segment(path)[1] for path in (photos / 'a.jpg', photos / 'small.png')]
+    for ours, theirs in zip(one_by_one, at_once, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert len(np.unique(at_once[0])) > 1
