@@ -14,9 +14,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
+from mmvit_ext.engine.arguments import ConfigOptions
 from mmvit_ext.engine.config import load_config, prepare_scope
 from mmvit_ext.engine.dataset_check import SPLITS, check_every_file, write_fix_list
 from mmvit_ext.engine.errors import run_command
@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='which datasets (default: all)')
     parser.add_argument('--fix-list', metavar='FILE', help='write the files to repair or remove, with the reasons')
     parser.add_argument('--jobs', type=int, metavar='N', help='number of processes (default: one per processor)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config'
+    )
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
     return parser
 

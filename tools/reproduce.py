@@ -15,9 +15,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
 from rich.console import Console
 
+from mmvit_ext.engine.arguments import ConfigOptions
 from mmvit_ext.engine.errors import UserError, run_command
 from mmvit_ext.reproduce.estimate import ITERATIONS, estimate_row
 from mmvit_ext.reproduce.evaluation import evaluate_row, file_in_results, print_record
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument('--data-root', help="the dataset's folder (default: where the config says)")
     data.add_argument('--work-dir', help='logs, checkpoints and the record (default: work_dirs/ROW)')
     data.add_argument('--gpus', type=int, help='how many (default: all; without one, the CPU)')
-    data.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    data.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     evaluation = parser.add_argument_group('evaluation')
     evaluation.add_argument('--checkpoint', metavar='FILE|URL', help='what to evaluate')
     evaluation.add_argument('--tta', action='store_true', help='test-time augmentation, for multi-scale figures')

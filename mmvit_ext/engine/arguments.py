@@ -7,7 +7,34 @@ from typing import Any
 
 from mmengine.config import DictAction
 
-__all__ = ['add_image_arguments', 'add_model_arguments', 'model_options']
+from .errors import UserError
+
+__all__ = ['ConfigOptions', 'add_image_arguments', 'add_model_arguments', 'model_options']
+
+
+class ConfigOptions(DictAction):
+    """mmengine's action for ``--cfg-options KEY=VALUE ...``, with a sentence for what it cannot read.
+
+    Raises:
+        UserError: A word is no ``KEY=VALUE``, or brackets are left open.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Parse the words behind the option."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception as error:
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f'{option_string} {" ".join(values)} cannot be read ({reason}): expected KEY=VALUE, a list as key=a,b '
+                'or key="[a,b]"'
+            ) from error
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +45,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
             ``--trust`` and ``--traceback``.
     """
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config'
+    )
     parser.add_argument(
         '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
     )

@@ -294,8 +294,9 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
         _replace_dataroot_registry(cfg, str(remaining.pop('data_root')), path)
-    for key in remaining:
+    for key, value in remaining.items():
         _check_option(cfg, key, path)
+        _check_kind(cfg, key, value, path)
     try:
         cfg.merge_from_dict(remaining)
     except Exception as error:  # mmengine walks into whatever is there
@@ -357,6 +358,22 @@ def _check_option(cfg: Config, key: str, path: str) -> None:
             )
             raise UserError(f'--cfg-options {key}: {path} has no key {prefix}{part}; {remedy}')
         return
+
+
+def _check_kind(cfg: Config, key: str, value: Any, path: str) -> None:
+    """Refuse a plain value in place of a section with keys: what reads it would fail without naming either."""
+    node: Any = cfg
+    for part in key.split('.'):
+        if isinstance(node, list | tuple):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, Mapping | Config) else None
+    # None leaves a section out; sections without a type may have a plain value as well, as compile has.
+    if isinstance(node, Mapping) and 'type' in node and not isinstance(value, Mapping) and value is not None:
+        raise UserError(
+            f'--cfg-options {key}={value}: {key} of {path} is a section that begins with type={node["type"]!r}, not a '
+            f'plain value; set keys of it, for example {key}.type'
+        )
 
 
 def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] | None:

@@ -35,12 +35,14 @@ def describe_place(error: BaseException) -> str | None:
             'tools/check_dataset.py names its file'
         )
     reason = _shorten(f'{type(error).__name__}: {error}')
-    for frame in _frames(error):
-        for name, file, describe in _PLACES:
-            if frame.f_code.co_name == name and frame.f_code.co_filename.replace('\\', '/').endswith(file):
-                sentence = describe(frame.f_locals, reason)
-                if sentence:
-                    return sentence
+    frames = list(_frames(error))
+    for places in (_PLACES, _OUTER_PLACES):
+        for frame in frames:
+            for name, file, describe in places:
+                if frame.f_code.co_name == name and frame.f_code.co_filename.replace('\\', '/').endswith(file):
+                    sentence = describe(frame.f_locals, reason)
+                    if sentence:
+                        return sentence
     return None
 
 
@@ -82,16 +84,25 @@ def _first_iteration(places: Mapping[str, Any], reason: str) -> str | None:
     loop = places.get('self')
     if getattr(loop, '_iter', None) != 0:
         return None  # what has worked before fails for a reason that has to be found
+    name = getattr(getattr(getattr(loop, 'runner', None), 'cfg', None), 'filename', None) or 'the config'
     return (
-        f'training fails in its first iteration ({reason}): check that the sizes and numbers in the config go '
-        f'together; {_TRACEBACK}'
+        f'training fails in its first iteration ({reason}): check that what {name} says goes together, and the options '
+        f'that change it; {_TRACEBACK}'
     )
 
 
+def _runner(places: Mapping[str, Any], reason: str) -> str | None:
+    name = getattr(places.get('cfg'), 'filename', None) or 'the config'
+    return f'no runner can be built from {name} ({reason}): check it and the options that change it; {_TRACEBACK}'
+
+
+_Places = tuple[tuple[str, str, Callable[[Mapping[str, Any], str], str | None]], ...]
 # A stack is read from its beginning: what is found first is what the user has written, not a part that it consists of.
-_PLACES: tuple[tuple[str, str, Callable[[Mapping[str, Any], str], str | None]], ...] = (
+_PLACES: _Places = (
     ('__call__', 'mmengine/dataset/base_dataset.py', _sample),
     ('build_from_cfg', 'mmengine/registry/build_functions.py', _building),
     ('build_model_from_cfg', 'mmengine/registry/build_functions.py', _building),
     ('run_iter', 'mmengine/runner/loops.py', _first_iteration),
 )
+# Within these there may be one of the others, which says more.
+_OUTER_PLACES: _Places = (('from_cfg', 'mmengine/runner/runner.py', _runner),)

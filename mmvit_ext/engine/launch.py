@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from .arguments import ConfigOptions
 from .checkpoint_io import atomic_path, check_checkpoint_file, is_remote
 from .config import check_num_classes, check_types, load_config, prepare_scope
 from .data_checks import check_datasets
@@ -53,7 +54,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in '
         'every dataset that uses it; a list is written key=a,b or key="[a,b]"',
