@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from .backbones import *  # noqa: F403
+from .cam_classifier import *  # noqa: F403
 from .generators import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
@@ -11,6 +12,3 @@ from .superpixel_extractor import *  # noqa: F403
 if find_spec('mmseg') is not None:
     from .decode_heads import *  # noqa: F403
     from .segmentors import *  # noqa: F403
-
-if find_spec('mmpretrain') is not None:
-    from .cam_classifier import *  # noqa: F403

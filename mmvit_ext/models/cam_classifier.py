@@ -2,72 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmpretrain.models import ImageClassifier
-from mmpretrain.structures import DataSample
+from mmengine.model import BaseModel
 from torch import Tensor
 
-from mmvit_ext.models.layers.class_maps import RIVALS, class_maps, strongest_rivals
+from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 from mmvit_ext.registry import MODELS
 
 __all__ = ['CAMClassifier']
 
 
 @MODELS.register_module()
-class CAMClassifier(ImageClassifier):
-    """mmpretrain's ``ImageClassifier`` whose predictions hold ``cam``, the class activation map ``(h, w)``.
+class CAMClassifier(BaseModel):
+    """A classifier of mmpretrain whose predictions hold ``cam``, the class activation map ``(h, w)``.
 
-    It is that of the true class where the sample has one, of the predicted class otherwise (arXiv 1512.04150). The
-    checkpoint of the classifier is taken as it is. The head has to take the mean of a map; see
-    :func:`mmvit_ext.models.layers.class_maps.class_maps`.
+    It is that of the true class where the sample has one, of the predicted class otherwise (arXiv 1512.04150). It takes
+    the place of ``ImageClassifier`` in a config to measure where classes are seen, and the classifier's checkpoint as
+    it is; it is not trained.
 
     Args:
-        backbone: the backbone, or its config.
-        neck: ``GlobalAveragePooling`` or none, or its config.
-        head: ``LinearClsHead``, or its config.
-        pretrained: checkpoint to begin with.
-        train_cfg: how batches are mixed in training, mmpretrain style.
-        data_preprocessor: config of the data preprocessor.
-        init_cfg: initialisation, mmengine style.
+        backbone: config of the backbone.
+        head: config of a ``LinearClsHead``.
+        neck: config of ``GlobalAveragePooling``; none where the backbone has ``out_type='avg_featmap'``.
+        train_cfg: not used; there so that a classifier's config can be taken over.
+        data_preprocessor: config of the data preprocessor, mmpretrain's ``ClsDataPreprocessor`` when it has no type.
         rivals: how many other classes, those with the highest logits, are subtracted from the map as a mean; 0 for the
             class alone.
+        init_cfg: initialisation, mmengine style.
+
+    Shape:
+        input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives logits ``(B, N)``, ``mode='predict'`` the data samples
+        with ``pred_score``, ``pred_label`` and ``cam``.
 
     Raises:
-        ValueError: if ``rivals`` is negative; at the first prediction, if the classifier does not take the mean of a
-            map.
+        ValueError: if ``rivals`` is negative, the classifier does not take the mean of a map, or a loss is asked for.
     """
 
     def __init__(
         self,
-        backbone: Any,
-        neck: Any = None,
-        head: Any = None,
-        pretrained: str | None = None,
-        train_cfg: dict | None = None,
-        data_preprocessor: Any = None,
-        init_cfg: dict | None = None,
+        backbone: Mapping[str, Any],
+        head: Mapping[str, Any],
+        neck: Mapping[str, Any] | None = None,
+        *,
+        train_cfg: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
         rivals: int = RIVALS,
+        init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(backbone, neck, head, pretrained, train_cfg, data_preprocessor, init_cfg)
         if rivals < 0:
             raise ValueError(f'rivals must be 0 or more, got {rivals}')
+        super().__init__({'type': 'mmpretrain.ClsDataPreprocessor', **(data_preprocessor or {})}, init_cfg)
+        self.backbone = MODELS.build(dict(backbone))
+        self.neck = None if neck is None else MODELS.build(dict(neck))
+        self.head = MODELS.build(dict(head))
         self.rivals = rivals
+        check_class_maps(self)
 
-    def predict(self, inputs: Tensor, data_samples: list[DataSample] | None = None, **_: Any) -> list[DataSample]:
-        """Classes and maps of images.
+    def forward(self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'tensor') -> Any:
+        """Classes and maps of images; see the class.
 
         Args:
             inputs: normalised images ``(B, 3, H, W)``.
-            data_samples: samples to complete; new ones when not given.
-
-        Returns:
-            the samples with ``pred_score``, ``pred_label`` and ``cam``.
+            data_samples: samples to complete, for ``'predict'``.
+            mode: ``'tensor'`` or ``'predict'``.
         """
+        if mode not in ('tensor', 'predict'):
+            raise ValueError(f"CAMClassifier only predicts, mode must be 'tensor' or 'predict', got {mode!r}")
         logits, maps = class_maps(self, inputs)
-        samples = data_samples or [DataSample() for _ in range(len(inputs))]
-        for scores, found, sample in zip(logits, maps, samples, strict=True):
+        if mode == 'tensor':
+            return logits
+        if data_samples is None:
+            from mmpretrain.structures import DataSample
+
+            data_samples = [DataSample() for _ in range(len(inputs))]
+        for scores, found, sample in zip(logits, maps, data_samples, strict=True):
             label = scores.argmax(keepdim=True)
             sample.set_pred_score(scores.softmax(0)).set_pred_label(label)
             known = sample.get('gt_label')
@@ -76,4 +87,4 @@ class CAMClassifier(ImageClassifier):
             if self.rivals:
                 cam = cam - found[strongest_rivals(scores, chosen, self.rivals)].mean(0)
             sample.set_field(cam, 'cam')
-        return list(samples)
+        return list(data_samples)

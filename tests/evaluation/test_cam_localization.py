@@ -57,13 +57,13 @@ SPFORMER = dict(
 )
 VIT = dict(type='mmvit_ext.ViT', arch='tiny', embed_dims=20, num_layers=2, num_heads=2, img_size=32, patch_size=8)
 GAP = dict(type='mmpretrain.GlobalAveragePooling')
+HEAD = dict(type='mmpretrain.LinearClsHead', num_classes=CLASSES, in_channels=20)
 
 
 def classifier(backbone, neck=GAP):
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
-    head = dict(type='mmpretrain.LinearClsHead', num_classes=CLASSES, in_channels=20)
-    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=backbone, neck=neck, head=head))
+    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=backbone, neck=neck, head=HEAD))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -216,7 +216,25 @@ def test_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match='iou must be'):
         CAMLocalization(iou=0)
     with pytest.raises(ValueError, match='rivals must be 0 or more'):
-        MODELS.build(dict(type='mmvit_ext.CAMClassifier', backbone=NEST, rivals=-1))
+        MODELS.build(dict(type='mmvit_ext.CAMClassifier', backbone=NEST, head=HEAD, neck=GAP, rivals=-1))
+
+
+def test_the_model_that_keeps_maps_predicts_as_the_classifier_and_is_not_trained():
+    init_default_scope('mmpretrain')
+    model = classifier(NEST)
+    keeping = MODELS.build(dict(type='mmvit_ext.CAMClassifier', backbone=NEST, head=HEAD, neck=GAP, rivals=2))
+    keeping.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(keeping.eval()(image), model(image), atol=1e-4)
+        (sample,) = keeping(image, mode='predict')
+        (expected,) = class_activation_maps(model, image, top=1, rivals=2)
+    assert int(sample.pred_label) == expected.label
+    assert np.allclose(upsample_map(sample.cam, (32, 32)), expected.values, atol=1e-4)
+    with pytest.raises(ValueError, match=r"only predicts, mode must be .* got 'loss'"):
+        keeping(image, mode='loss')
+    with pytest.raises(ValueError, match='has no map that its classes are read from'):
+        MODELS.build(dict(type='mmvit_ext.CAMClassifier', backbone=dict(TNT, out_type='cls_token'), head=HEAD))
 
 
 @pytest.fixture(scope='module')
