@@ -185,17 +185,18 @@ def _check_samples(built: Any, key: str, summary: DatasetSummary) -> None:
     samples = _load_samples(built, key)
     if samples is None:
         return
+    ann_file = getattr(built, 'ann_file', '')
     images = [sample['img_path'] for sample in samples if isinstance(sample.get('img_path'), str)]
     summary.images = len(samples)
     if not samples:
         folders = ', '.join(str(folder) for folder in (getattr(built, 'data_prefix', None) or {}).values() if folder)
         suffix = getattr(built, 'img_suffix', None)
-        kind = f' ending in {suffix}' if suffix else ''
+        kind = f' ending in {suffix}' if suffix and not ann_file else ''
         raise UserError(
-            f'the dataset {key} has no image{kind} in {folders or getattr(built, "ann_file", "its folder")}: check '
-            'data_root, data_prefix, ann_file and the file names'
+            f'the dataset {key} has no image{kind} in {ann_file or folders or "its folder"}: check data_root, '
+            'data_prefix, ann_file and the file names'
         )
-    _refuse_absent(images, 'image', key)
+    _refuse_absent(images, 'image', f'{key} ({ann_file})' if ann_file else key)
     # An image without objects is a legitimate sample of a detection dataset, so these are only counted.
     summary.unlabelled = [str(sample.get('img_path')) for sample in samples if sample.get('instances') == []]
     labels = {sample['seg_map_path']: sample for sample in samples if isinstance(sample.get('seg_map_path'), str)}
