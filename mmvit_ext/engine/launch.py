@@ -259,10 +259,8 @@ def _set_precision(cfg: Config, amp: bool) -> list[str]:
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
-        raise UserError(
-            f'--amp works with one optimizer, the config has {", ".join(name for name in wrapper if name != "constructor")}'
-            ': set the precision of each there'
-        )
+        names = ', '.join(name for name in wrapper if name != 'constructor')
+        raise UserError(f'--amp works with one optimizer, the config has {names}: set the precision of each there')
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'):
         raise UserError(
             f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set its precision there'
