@@ -8,7 +8,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=8000, save_best='mIoU', max_keep_ckpts=3),
+    checkpoint=dict(
+        type='mmvit_ext.AtomicCheckpointHook', by_epoch=False, interval=8000, save_best='mIoU', max_keep_ckpts=3
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )

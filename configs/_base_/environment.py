@@ -8,7 +8,10 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
+# An interrupted run goes on as if it had not been interrupted; SIGTERM and Ctrl-C save first.
 default_hooks = dict(
+    exact_resume=dict(type='mmvit_ext.ExactResumeHook'),
+    preemption=dict(type='mmvit_ext.PreemptionHook'),
     # A loss or gradient that is NaN ends the run; max_skips=N leaves up to N such updates out instead.
     nonfinite=dict(type='mmvit_ext.NonFiniteHook'),
     # Checkpoints are read without running code from them; trust=True allows it.

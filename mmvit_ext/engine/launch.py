@@ -17,7 +17,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from .arguments import ConfigOptions
 from .checkpoint_io import atomic_path, check_checkpoint_file, is_remote
@@ -25,7 +25,9 @@ from .config import check_num_classes, check_types, load_config, prepare_scope
 from .data_checks import check_datasets
 from .errors import UserError, same_on_every_process
 from .hooks import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
+from .newest_checkpoint import newest_checkpoint
 from .nonfinite import NonFiniteHook
+from .preemption import kept_signal_handlers
 from .safe_loading import SafeFilesHook, install_safe_loading
 
 __all__ = [
@@ -223,20 +225,28 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
 
 
 def _set_resume(cfg: Config, resume: str | None) -> list[str]:
+    restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
+    if resume is None and (restarts or (cfg.get('resume') and not cfg.get('load_from'))):
+        resume = 'auto'
     if resume is None:
         return []
     cfg.resume = True
-    if resume != 'auto':
+    if resume != 'auto' and not restarts:
         cfg.load_from = resume
         return []
-    latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
-    if latest is None:
-        # load_from stays: a run that has not written a checkpoint yet starts as it did the first time.
-        cfg.resume = False
-        return [f'--resume: no checkpoint in {cfg.work_dir}, training starts from the beginning']
-    check_checkpoint_file(latest, 'latest checkpoint')
-    cfg.load_from = latest
-    return []
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    folders = [os.path.join(out_dir, os.path.basename(os.path.normpath(cfg.work_dir)))] if out_dir else []
+    newest = newest_checkpoint(cfg.work_dir, folders)
+    notes = [f'started again by the launcher ({restarts})'] if restarts else []
+    if newest.path is not None:
+        cfg.load_from = newest.path
+        return notes + newest.notes()
+    if resume != 'auto':
+        cfg.load_from = resume
+        return notes
+    # load_from stays: a run that has not written a checkpoint yet starts as it did the first time.
+    cfg.resume = False
+    return [*notes, f'--resume: no checkpoint in {cfg.work_dir}, training starts from the beginning']
 
 
 def _set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
@@ -291,7 +301,8 @@ def run_train(args: argparse.Namespace) -> None:
     hooks = [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook(), NonFiniteHook()]
     hooks.append(SkippedSamplesHook())
     runner = _build_runner(cfg, hooks, lines, trust=args.trust)
-    runner.train()
+    with kept_signal_handlers():
+        runner.train()
     _leave_process_group()
 
 

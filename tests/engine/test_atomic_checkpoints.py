@@ -1,0 +1,238 @@
+"""Checkpoints under SIGKILL, a full disk and mmengine's order of deleting and writing."""
+
+import os
+import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.fileio import get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
+
+from mmvit_ext.engine.checkpoint_hook import (
+    ATOMIC_BACKEND,
+    PREEMPTED_NAME,
+    AtomicCheckpointHook,
+    AtomicLocalBackend,
+    write_atomically,
+)
+from mmvit_ext.engine.newest_checkpoint import checkpoint_damage, newest_checkpoint
+from tests.engine import toy_run
+
+
+class FakeRunner(SimpleNamespace):
+    """What the hook needs of a runner; saving is mmengine's own."""
+
+    def call_hook(self, name: str, **_: Any) -> None:
+        self.calls.append(name)
+
+    def save_checkpoint(
+        self, out_dir: str, name: str | None = None, *_: Any, filename: str = '', **options: Any
+    ) -> None:
+        from mmengine.runner import save_checkpoint
+
+        meta = options['meta']
+        content = {'meta': {'epoch': 0, **meta}, 'state_dict': {'weight': self.weight}, 'message_hub': {}}
+        if options['save_optimizer']:
+            content['optimizer'] = {}
+        path = os.path.join(out_dir, name or filename)
+        save_checkpoint(content, path, backend_args=options['backend_args'])
+        if self.after_save is not None:
+            self.after_save(Path(path))
+
+
+def make_runner(folder: Path, size: int = 1000) -> FakeRunner:
+    logger = SimpleNamespace(info=lambda *_: None, warning=lambda *_: None)
+    hub = MessageHub.get_instance(f'atomic_{folder}_{time.monotonic_ns()}')
+    return FakeRunner(
+        work_dir=str(folder),
+        logger=logger,
+        message_hub=hub,
+        epoch=0,
+        iter=0,
+        weight=torch.zeros(size),
+        after_save=None,
+        calls=[],
+    )
+
+
+def make_hook(runner: FakeRunner, **options: Any) -> CheckpointHook:
+    hook = AtomicCheckpointHook(by_epoch=False, interval=1, **{'max_keep_ckpts': 1, **options})
+    hook.before_train(runner)
+    return hook
+
+
+def save(hook: CheckpointHook, runner: FakeRunner, iteration: int) -> None:
+    """What happens after an iteration that is a multiple of the interval."""
+    runner.iter = iteration - 1
+    hook._save_checkpoint(runner)
+    runner.iter = iteration
+
+
+def save_on_and_on(folder: Path, size: int) -> None:
+    """Saves one checkpoint after the other, better and better ones; the content is that of the iteration."""
+    runner = make_runner(folder, size)
+    hook = make_hook(runner, save_best='acc')
+    done = newest_checkpoint(folder).iteration or 0
+    for iteration in range(done + 1, 100000):
+        runner.weight.fill_(iteration)
+        save(hook, runner, iteration)
+        hook.after_val_epoch(runner, {'acc': float(iteration)})
+
+
+def kill_while_saving(tmp_path: Path, kills: int) -> None:
+    """Kills the process above at random moments and looks after each kill."""
+    folder = tmp_path / 'runs'
+    folder.mkdir()
+    generator = random.Random(5)
+    before = 0
+    progressed = 0
+    for _ in range(kills):
+        process = toy_run.start(folder, save_on_and_on, size=500_000)
+        deadline = time.monotonic() + 120
+        while (newest_checkpoint(folder).iteration or 0) <= before and time.monotonic() < deadline:
+            assert process.is_alive(), (tmp_path / 'output.txt').read_text()[-2000:]
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        newest = newest_checkpoint(folder)
+        assert newest.path is not None
+        assert newest.passed_over == ()
+        content = torch.load(newest.path, weights_only=True)
+        assert content['state_dict']['weight'].eq(newest.iteration).all()
+        # Everything that has its final name is whole, and mmengine's own resume finds a file behind its note.
+        files = sorted(folder.glob('*.pth'))
+        assert [checkpoint_damage(path) for path in files if not path.name.startswith('.')] == [None] * len(files)
+        assert Path((folder / 'last_checkpoint').read_text()).is_file()
+        assert list(folder.glob('best_acc_*.pth'))
+        progressed += newest.iteration > before
+        before = newest.iteration
+    assert progressed == kills
+
+
+def test_a_kill_while_saving_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
+    kill_while_saving(tmp_path, 4)
+
+
+@pytest.mark.slow
+def test_forty_kills_while_saving_leave_a_loadable_checkpoint_each(tmp_path: Path) -> None:
+    kill_while_saving(tmp_path, 40)
+
+
+def test_the_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    folders = []
+
+    def synced(descriptor: int) -> None:
+        calls.append('fsync')
+        folders.append(os.path.isdir(f'/proc/self/fd/{descriptor}'))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', synced)
+    monkeypatch.setattr(os, 'replace', lambda *paths: (calls.append('replace'), replace(*paths)))
+    write_atomically(tmp_path / 'new' / 'file', b'content')
+    assert calls == ['fsync', 'replace', 'fsync']
+    assert folders == [False, True]
+    assert (tmp_path / 'new' / 'file').read_bytes() == b'content'
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'file'
+    write_atomically(path, b'old')
+
+    def no_space(_: int) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', no_space)
+    with pytest.raises(OSError, match='No space'):
+        write_atomically(path, b'new')
+    assert path.read_bytes() == b'old'
+    assert [entry.name for entry in tmp_path.iterdir()] == ['file']
+
+
+def test_the_old_checkpoint_goes_after_the_new_one_stands(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner)
+    present = []
+    runner.after_save = lambda _: present.append(sorted(path.name for path in tmp_path.glob('*.pth')))
+    for iteration in (1, 2, 3):
+        save(hook, runner, iteration)
+    assert present == [['iter_1.pth'], ['iter_1.pth', 'iter_2.pth'], ['iter_2.pth', 'iter_3.pth']]
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_3.pth']
+    assert runner.message_hub.get_info('keep_ckpt_ids') == [3]
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_3.pth')
+    assert runner.calls == ['before_collective_save'] * 3
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner)
+    save(hook, runner, 1)
+    runner.weight = lambda: None  # cannot be pickled
+    with pytest.raises(Exception, match=r'pickle|local object'):
+        save(hook, runner, 2)
+    assert newest_checkpoint(tmp_path).path == str(tmp_path / 'iter_1.pth')
+
+
+def test_the_old_best_checkpoint_goes_last(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner, save_best='acc')
+    save(hook, runner, 1)
+    hook.after_val_epoch(runner, {'acc': 0.5})
+    present = []
+    runner.after_save = lambda path: present.append((path.name, (tmp_path / 'best_acc_iter_1.pth').is_file()))
+    save(hook, runner, 2)
+    hook.after_val_epoch(runner, {'acc': 0.6})
+    assert present == [('iter_2.pth', True), ('best_acc_iter_2.pth', True), ('iter_2.pth', True)]
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['best_acc_iter_2.pth', 'iter_2.pth']
+
+
+def test_a_best_checkpoint_written_again_under_its_name_stays(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner, save_best='acc')
+    save(hook, runner, 1)
+    for score in (0.5, 0.6):
+        hook.after_val_epoch(runner, {'acc': score})
+    assert (tmp_path / 'best_acc_iter_1.pth').is_file()
+
+
+def test_what_a_kill_left_behind_is_cleared_at_the_next_start(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    (tmp_path / '.iter_1.pth.partial').write_bytes(b'cut off')
+    for iteration in (1, 2):
+        (tmp_path / f'iter_{iteration}.pth').write_bytes(b'')
+    # killed between the rename of the second and the removal of the first: the second one still lists both
+    runner.message_hub.update_info('keep_ckpt_ids', [1, 2])
+    make_hook(runner)
+    assert [path.name for path in tmp_path.iterdir()] == ['iter_2.pth']
+
+
+def test_a_regular_checkpoint_replaces_the_one_of_a_preemption(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner)
+    (tmp_path / PREEMPTED_NAME).write_bytes(b'')
+    save(hook, runner, 1)
+    assert not (tmp_path / PREEMPTED_NAME).exists()
+
+
+def test_the_backend_is_mmengines_for_local_files_except_for_writing(tmp_path: Path) -> None:
+    backend = get_file_backend(str(tmp_path), backend_args={'backend': ATOMIC_BACKEND})
+    assert isinstance(backend, AtomicLocalBackend)
+    backend.put(b'content', tmp_path / 'a' / 'file')
+    assert backend.get(tmp_path / 'a' / 'file') == b'content'
+    with backend.removal_postponed():
+        backend.rmtree(tmp_path / 'a')
+        assert (tmp_path / 'a').is_dir()
+    assert not (tmp_path / 'a').exists()
+
+
+def test_files_elsewhere_keep_the_backend_of_the_config(tmp_path: Path) -> None:
+    hook = AtomicCheckpointHook(by_epoch=False, interval=1, backend_args={'backend': 'local'})
+    hook.before_train(make_runner(tmp_path))
+    assert hook.backend_args == {'backend': 'local'}

@@ -1,0 +1,142 @@
+"""Which checkpoint ``--resume`` takes when files are cut off, damaged, foreign or dangerous."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.newest_checkpoint import checkpoint_damage, newest_checkpoint, training_position
+
+
+def write(folder: Path, name: str, iteration: int, **more: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    content = {
+        'meta': {'epoch': 0, 'iter': iteration},
+        'state_dict': {'weight': torch.arange(5000.0)},
+        'message_hub': {},
+        'optimizer': {},
+        **more,
+    }
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def test_the_highest_iteration_wins_not_the_latest_date_or_the_note(tmp_path: Path) -> None:
+    newest = write(tmp_path, 'iter_10.pth', 10)
+    older = write(tmp_path, 'iter_9.pth', 9)
+    os.utime(newest, (1, 1))
+    (tmp_path / 'last_checkpoint').write_text(str(older))
+    found = newest_checkpoint(tmp_path)
+    assert (found.path, found.iteration, found.notes()) == (str(newest), 10, [])
+
+
+@pytest.mark.parametrize('damage', ['cut', 'empty', 'zeros in the middle', 'text'])
+def test_a_damaged_last_checkpoint_is_passed_over_and_named(damage: str, tmp_path: Path) -> None:
+    older = write(tmp_path, 'iter_1.pth', 1)
+    last = write(tmp_path, 'iter_2.pth', 2)
+    (tmp_path / 'last_checkpoint').write_text(str(last))
+    if damage == 'cut':
+        cut(last)
+    elif damage == 'empty':
+        last.write_bytes(b'')
+    elif damage == 'text':
+        last.write_text('<html>not found</html>')
+    else:  # as after a power cut: the directory of the archive is there, not all of its content
+        content = bytearray(last.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 100] = bytes(100)
+        last.write_bytes(content)
+    assert checkpoint_damage(last) is not None
+    found = newest_checkpoint(tmp_path)
+    assert (found.path, found.iteration) == (str(older), 1)
+    [note] = found.notes()
+    assert str(last) in note
+    assert f'going on from the older {older} of iteration 1' in note
+
+
+def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, 'iter_2.pth', 2)
+    whole = path.read_bytes()
+    assert checkpoint_damage(path) is None
+    for size in [*range(0, len(whole), 1013), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        assert checkpoint_damage(path) is not None, size
+
+
+def test_weights_without_an_optimizer_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    last = write(tmp_path, 'iter_2.pth', 2)
+    torch.save({'meta': {'iter': 9}, 'state_dict': {}, 'message_hub': {}}, tmp_path / 'best_mIoU_iter_9.pth')
+    (tmp_path / 'notes.pth').write_text('mine')
+    (tmp_path / '.iter_3.pth.partial').write_bytes(b'x')
+    found = newest_checkpoint(tmp_path)
+    assert (found.path, found.notes()) == (str(last), [])
+
+
+def test_an_older_damaged_file_is_no_reason_for_a_note(tmp_path: Path) -> None:
+    broken = write(tmp_path, 'iter_1.pth', 1)
+    cut(broken)
+    os.utime(broken, (1, 1))
+    last = write(tmp_path, 'iter_2.pth', 2)
+    assert newest_checkpoint(tmp_path).notes() == []
+    assert newest_checkpoint(tmp_path).path == str(last)
+
+
+def test_no_checkpoint_at_all_is_no_error_but_only_damaged_ones_are(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / 'absent').path is None
+    assert newest_checkpoint(tmp_path).path is None
+    cut(write(tmp_path, 'iter_1.pth', 1))
+    with pytest.raises(UserError, match=r'iter_1\.pth .*start from the beginning'):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_note_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_8.pth'))
+    with pytest.raises(UserError, match=r'iter_8\.pth, which is not there'):
+        newest_checkpoint(tmp_path)
+
+
+def test_an_empty_note_does_no_harm(tmp_path: Path) -> None:
+    last = write(tmp_path, 'iter_2.pth', 2)
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert newest_checkpoint(tmp_path).path == str(last)
+
+
+def test_checkpoints_in_the_folder_of_the_hook_and_of_the_note_are_found(tmp_path: Path) -> None:
+    write(tmp_path / 'runs', 'iter_1.pth', 1)
+    noted = write(tmp_path / 'elsewhere', 'iter_2.pth', 2)
+    (tmp_path / 'runs' / 'last_checkpoint').write_text(str(noted))
+    assert newest_checkpoint(tmp_path / 'runs').path == str(noted)
+    third = write(tmp_path / 'third', 'iter_3.pth', 3)
+    assert newest_checkpoint(tmp_path / 'runs', [tmp_path / 'third']).path == str(third)
+    shutil.rmtree(tmp_path / 'elsewhere')
+    assert newest_checkpoint(tmp_path / 'runs', [tmp_path / 'third']).path == str(third)
+
+
+def test_a_sharded_checkpoint_is_left_to_its_library(tmp_path: Path) -> None:
+    (tmp_path / 'iter_3.pth').mkdir()
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_3.pth'))
+    assert newest_checkpoint(tmp_path).path == str(tmp_path / 'iter_3.pth')
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def test_looking_at_a_checkpoint_runs_nothing_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path, 'iter_4.pth', 4, extra=Evil(tmp_path / 'attacked'), numpy=torch.zeros(3).numpy())
+    assert training_position(path) == 4
+    assert newest_checkpoint(tmp_path).path == str(path)
+    assert not (tmp_path / 'attacked').exists()
