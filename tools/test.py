@@ -7,11 +7,11 @@ bash tools/dist_test.sh CONFIG CHECKPOINT 8                 # on 8 GPUs
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mmvit_ext.engine.errors import run_command
 from mmvit_ext.engine.launch import add_common_arguments, run_test
+from mmvit_ext.engine.process_end import end_process
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    end_process(main)

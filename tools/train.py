@@ -2,7 +2,7 @@
 """Train a model of an mmseg, mmdet or mmpretrain config.
 
     python tools/train.py configs/segvit/CONFIG.py
-    python tools/train.py CONFIG --resume                       # go on from the last checkpoint
+    python tools/train.py CONFIG --resume                       # go on from the newest checkpoint
     bash tools/dist_train.sh CONFIG 8                           # on 8 GPUs
 
 Before the first iteration it checks the config, the datasets and the checkpoints, and logs what of the pretrained
@@ -10,11 +10,11 @@ weights reached the model and whether the learning rate belongs to the total bat
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mmvit_ext.engine.errors import run_command
 from mmvit_ext.engine.launch import add_common_arguments, run_train
+from mmvit_ext.engine.process_end import end_process
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         const='auto',
         metavar='CHECKPOINT',
         help='go on from a checkpoint, weights, optimiser and iteration; without a value from '
-        'the last one in --work-dir',
+        'the newest one in --work-dir that can be loaded',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (float16 on a GPU, bfloat16 on a CPU)')
     parser.add_argument(
@@ -65,4 +65,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    end_process(main)
