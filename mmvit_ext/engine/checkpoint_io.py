@@ -84,6 +84,8 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
             raise UserError(_damaged(path, role, error)) from error
         if not any(name.endswith('/data.pkl') or name == 'data.pkl' for name in names):
             raise UserError(f'the {role} {path} is a zip archive but no PyTorch checkpoint: expected a .pth file')
+        if any(name.rpartition('/')[2] == 'constants.pkl' for name in names):
+            raise UserError(f'the {role} {path} is a TorchScript program: expected parameters written by torch.save')
     elif head[:1] != b'\x80':
         kind = 'is empty' if not head else 'is no PyTorch checkpoint'
         raise UserError(f'the {role} {path} {kind}: expected a file written by torch.save; download or copy it again')

@@ -141,14 +141,14 @@ def build_lazily(dataset: Mapping[str, Any], key: str) -> Any:
             }
             ann_file = dataset.get('ann_file') or ''
             check_paths(prefixes, os.path.join(root, ann_file) if ann_file else '', key)
-        if describe_failure(error):
-            raise
         if isinstance(error, RuntimeError) and 'data_root' in str(error) and not dataset.get('data_root'):
             # mmpretrain's CIFAR and its kin fetch their files by themselves, into a folder that has to be named.
             raise UserError(
                 f'the dataset {dataset.get("type")} ({key}) has no data_root: set {key}.data_root to the folder that '
                 'has the data or will get it'
             ) from error
+        if describe_failure(error):
+            raise
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise UserError(
             f'the dataset {dataset.get("type")} ({key}) cannot be built: {reason}; correct its arguments or its files'

@@ -271,6 +271,11 @@ def _read_coco(path: str) -> dict[str, Any]:
     return content
 
 
+def _key(number: Any) -> Any:
+    """An id as it can be looked up, whatever a broken file has in its place."""
+    return number if isinstance(number, int | str) else repr(number)
+
+
 def _coco_samples(built: Any, report: DatasetReport) -> list[_Sample]:
     """The images of a COCO file; what is wrong in the file itself goes into the report."""
     path = str(built.ann_file)
@@ -288,15 +293,15 @@ def _coco_samples(built: Any, report: DatasetReport) -> list[_Sample]:
             wrong(path, 'annotation', f'{path}: the image {image.get("id")} has no id or no file_name')
             continue
         file = os.path.join(folder, name)
-        if image['id'] in images:
+        if _key(image['id']) in images:
             wrong(file, 'annotation', f'{path}: two images have the id {image["id"]}, {file} is the second')
             continue
         sized = all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in size)
         if not sized:
             wrong(file, 'annotation', f'{path}: the image {file} has no width and height')
-        images[image['id']] = (file, size[1], size[0]) if sized else (file, math.inf, math.inf)
+        images[_key(image['id'])] = (file, size[1], size[0]) if sized else (file, math.inf, math.inf)
         samples.append(_Sample(file, size=(size[0], size[1]) if sized else None))
-    names = {category.get('id'): str(category.get('name')) for category in content['categories']}
+    names = {_key(category.get('id')): str(category.get('name')) for category in content['categories']}
     classes = list(report.classes or names.values())
     for name in sorted(set(classes) - set(names.values())):
         wrong(path, 'annotation', f'{path} has no category {name!r}, which is one of the classes of the dataset')
@@ -304,15 +309,15 @@ def _coco_samples(built: Any, report: DatasetReport) -> list[_Sample]:
     labelled: set[Any] = set()
     for annotation in content['annotations']:
         where = f'{path}: annotation {annotation.get("id")}'
-        if annotation.get('image_id') not in images:
+        if _key(annotation.get('image_id')) not in images:
             wrong(path, 'annotation', f'{where} is of image {annotation.get("image_id")}, which the file does not list')
             continue
-        file, width, height = images[annotation['image_id']]
-        labelled.add(annotation['image_id'])
-        if annotation.get('category_id') not in names:
+        file, width, height = images[_key(annotation['image_id'])]
+        labelled.add(_key(annotation['image_id']))
+        if _key(annotation.get('category_id')) not in names:
             wrong(file, 'annotation', f'{where} of {file} has the unknown category {annotation.get("category_id")}')
         else:
-            counts[names[annotation['category_id']]] += 1
+            counts[names[_key(annotation['category_id'])]] += 1
         problem = box_problem(annotation.get('bbox'), width, height)
         if problem:
             wrong(file, 'box', f'{where} of {file}: the box {annotation.get("bbox")} {problem}')

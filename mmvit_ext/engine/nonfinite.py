@@ -116,7 +116,10 @@ class NonFiniteHook(Hook):
             optimizer = getattr(wrapper, 'optimizer', None)
             if isinstance(optimizer, torch.optim.Optimizer):
                 self._steps[key] = _Step()
-                self._handles.append(optimizer.register_step_pre_hook(partial(self._before_step, key, names)))
+                watch: Any = partial(self._before_step, key, names)
+                # A compiled train step would be traced into it, in vain: it asks for values.
+                watch = torch.compiler.disable(watch) if runner.cfg.get('compile') else watch
+                self._handles.append(optimizer.register_step_pre_hook(watch))
 
     def after_train(self, runner: Runner) -> None:
         """Stop watching and say how many updates were left out."""
@@ -138,13 +141,15 @@ class NonFiniteHook(Hook):
     ) -> None:
         step = self._steps[key]
         parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        norms = _gradient_norms([p.grad for p in parameters if p.grad is not None])
         step.called = True
-        step.names = [names.get(id(p), 'a parameter') for p in parameters]
-        step.norms = _gradient_norms([p.grad for p in parameters if p.grad is not None])
+        step.names += [names.get(id(p), 'a parameter') for p in parameters]
+        # An optimiser may step more than once in an iteration, as a discriminator's does.
+        step.norms = norms if step.norms is None else step.norms if norms is None else torch.cat([step.norms, norms])
         if not self.max_skips:
             return
         # Only one process may have seen it where the gradients are sharded.
-        if bool(_on_all_processes(_any_nonfinite(step.norms), parameters)):
+        if bool(_on_all_processes(_any_nonfinite(norms), parameters)):
             for parameter in parameters:
                 parameter.grad = None
 

@@ -6,15 +6,13 @@ stored in the checkpoint is executed. The table is meant to be extended: :func:`
 that neither fall back nor download without a look at the hash that the file's name carries.
 """
 
-import io
 import os
-import pickle
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import barrier, get_local_rank
 from mmengine.fileio import get as read_address
 from mmengine.hooks import Hook
@@ -23,7 +21,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..registry import HOOKS
-from .checkpoint_io import load_without_code, metafile_hash, read_checkpoint
+from .checkpoint_io import metafile_hash, read_checkpoint
 from .errors import UserError
 
 __all__ = ['SafeFilesHook', 'install_safe_loading', 'safe_loading']
@@ -50,7 +48,11 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
         return load_from_local(str(_download(filename)), map_location)
 
     def load_from_bucket(filename: str, map_location: Any = None) -> Any:
-        return _read_bytes(read_address(filename), filename, map_location, trust)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / filename.rpartition('/')[2]
+            path.write_bytes(read_address(filename))
+            role = f'local copy of {filename},'
+            return read_checkpoint(path, role, trust=trust, map_location=map_location)
 
     def load_from_named(filename: str, map_location: Any = None) -> Any:
         scheme, _, name = filename.partition('://')
@@ -102,22 +104,6 @@ def _download(address: str) -> Path:
         fetch(address)
     barrier()
     return cached_path(address, cache_folder())
-
-
-def _read_bytes(content: bytes, address: str, map_location: Any, trust: bool) -> Any:
-    try:
-        return load_without_code(io.BytesIO(content), map_location)
-    except pickle.UnpicklingError as error:
-        if trust:
-            return torch.load(io.BytesIO(content), map_location=map_location, weights_only=False)
-        reason = ' '.join(str(error).split())[:160]
-        raise UserError(
-            f'the checkpoint {address} holds more than tensors and plain values ({reason}): pass --trust if you trust '
-            'where it comes from, reading it then runs code from the file'
-        ) from error
-    except Exception as error:
-        reason = ' '.join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f'the checkpoint {address} is damaged ({reason}): copy it again') from error
 
 
 def _address_of(scheme: str, name: str) -> str:

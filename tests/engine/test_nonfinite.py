@@ -196,6 +196,16 @@ def test_it_works_with_mixed_precision_on_a_cpu(tmp_path: Path) -> None:
         build(tmp_path, {2: NAN}, wrapper=wrapper).train()
 
 
+def test_it_works_in_a_compiled_train_step(tmp_path: Path) -> None:
+    compiled = {'cfg': {'compile': {'backend': 'eager'}}}
+    with pytest.raises(NonFiniteError, match=r'iteration 3 has .*1 of 2 \(slope\)'):
+        build(tmp_path / 'a', {2: NAN}, iters=4, **compiled).train()
+    runner = build(tmp_path / 'b', {2: NAN}, iters=4, hook=NonFiniteHook(max_skips=1), **compiled)
+    runner.train()
+    assert finite(runner.model)
+    assert runner.message_hub.get_info('nonfinite_updates') == 1
+
+
 def test_poisoned_running_statistics_end_the_run_although_updates_may_be_skipped(tmp_path: Path) -> None:
     model = Line(norm=True)
     with pytest.raises(NonFiniteError, match=r'iteration 2 has .*no longer finite either \(norm\.running_mean'):

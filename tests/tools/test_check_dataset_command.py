@@ -235,6 +235,8 @@ COCO_FAULTS = {
     'no area': (lambda c: c['annotations'][1].update(area=0), 'box', 'its area is 0'),
     'category': (lambda c: c['annotations'][1].update(category_id=4), 'annotation', 'unknown category 4'),
     'image': (lambda c: c['annotations'][1].update(image_id=9), 'annotation', 'of image 9, which the file does not'),
+    'list as image': (lambda c: c['annotations'][1].update(image_id=[1]), 'annotation', 'of image [1], which'),
+    'list as category': (lambda c: c['annotations'][1].update(category_id={}), 'annotation', 'unknown category {}'),
     'twice': (lambda c: c['images'][1].update(id=1), 'annotation', 'two images have the id 1'),
     'size': (lambda c: c['images'][1].update(width=40, height=48), 'size', 'is 48x40 but its annotation says 40x48'),
     'no size': (lambda c: c['images'][1].pop('width'), 'annotation', '2.png has no width and height'),
