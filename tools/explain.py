@@ -75,7 +75,7 @@ def _cam(args: argparse.Namespace) -> Make:
         classes=args.classes,
         top=args.top,
         save_maps=args.save_maps,
-        **_given(threshold=args.threshold, edge=args.size),
+        **_given(threshold=args.threshold, rivals=args.rivals, edge=args.size),
     )
 
 
@@ -153,9 +153,12 @@ def build_parser() -> argparse.ArgumentParser:
         known = 'names, in quotes where they have spaces' + ('' if name == 'atm' else ', or numbers from 0')
         subs[name].add_argument('--classes', nargs='+', metavar='CLASS', help=f'classes to show: {known}')
         subs[name].add_argument('--top', type=int, metavar='K', help=f'show the K {whole}')
+    for name in ('gradcat', 'cam'):
+        subs[name].add_argument(
+            '--rivals', type=int, metavar='N', help='strongest other classes that are subtracted as a mean (default: 3)'
+        )
     sub = subs['gradcat']
     sub.add_argument('--sign', choices=('positive', 'negative'), help='of the gradient (default: positive)')
-    sub.add_argument('--rivals', type=int, metavar='N', help='classes whose mean logit is subtracted (default: 3)')
     sub.add_argument(
         '--region',
         nargs='+',

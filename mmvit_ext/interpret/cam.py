@@ -154,7 +154,7 @@ def explain_cam(
     classes: Sequence[str | int] | None = None,
     top: int | None = None,
     threshold: float = THRESHOLD,
-    rivals: int = RIVALS,
+    rivals: int | None = None,
     save_maps: bool = False,
     edge: int = CELL,
 ) -> Explainer:
@@ -167,7 +167,8 @@ def explain_cam(
         classes: Names or numbers of the classes to show; ``None`` takes the most probable ones of each image.
         top: How many, if none are named; 3 by default.
         threshold: Share of a map's range above which its object lies, 0 to below 1.
-        rivals: How many other classes, those with the highest logits, are subtracted as a mean; 0 for the class alone.
+        rivals: How many other classes, those with the highest logits, are subtracted as a mean; 0 for the class alone;
+            3 by default, all where there are fewer.
         save_maps: Whether to write the maps, too.
         edge: Longer edge of each picture, 16 to 4096 pixels.
 
@@ -190,6 +191,7 @@ def explain_cam(
             'those in configs/nest, configs/p2t and configs/spformer; a segmentor tells the class of each pixel anyway'
         )
     _require_maps(predictor.model, source)
+    rivals = min(RIVALS, len(predictor.classes) - 1) if rivals is None else rivals
     if not 0 <= rivals < len(predictor.classes):
         raise UserError(f'--rivals must be 0 to {len(predictor.classes) - 1}, got {rivals}')
     chosen = None if classes is None else choose_classes(classes, predictor.classes)

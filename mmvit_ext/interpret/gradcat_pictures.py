@@ -242,7 +242,7 @@ def explain_gradcat(
     classes: Sequence[str | int] | None = None,
     top: int | None = None,
     sign: str = 'positive',
-    rivals: int = RIVALS,
+    rivals: int | None = None,
     region: str | Path | Sequence[float] | None = None,
     edge: int = CELL,
 ) -> Explainer:
@@ -256,7 +256,7 @@ def explain_gradcat(
             largest predicted areas.
         top: How many, if none are named; 3 by default.
         sign: Of the gradient, ``'positive'`` or ``'negative'``.
-        rivals: Classes whose mean logit is subtracted, 0 or more.
+        rivals: Classes whose mean logit is subtracted, 0 or more; 3 by default, all others where there are fewer.
         region: Where a segmentor's logits are averaged, see :func:`read_region`; when not given, over the pixels that
             it predicts to be of the class, and over all of them where there are none.
         edge: Longer edge of the image in each picture, 16 to 4096 pixels.
@@ -275,6 +275,7 @@ def explain_gradcat(
     if top is not None and classes is not None:
         raise UserError('--top is for the highest classes and --classes for named ones: leave one of them out')
     find_nest(predictor.model, str(source))
+    rivals = min(RIVALS, len(predictor.classes) - 1) if rivals is None else rivals
     if not 0 <= rivals < len(predictor.classes):
         raise UserError(f'--rivals must be 0 to {len(predictor.classes) - 1}, got {rivals}')
     if region is not None and predictor.scope != 'mmseg':

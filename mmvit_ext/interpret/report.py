@@ -199,9 +199,9 @@ figure { margin: 0 0 1.2rem } figcaption { color: var(--faint); font-size: .9rem
 .picture { overflow-x: auto } .picture img { display: block; max-width: 100%; height: auto; background: #fff }
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; margin: .25rem 0 .75rem }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 td table { margin: 0 } th, td.number { overflow-wrap: normal }
-tr.record td { white-space: nowrap }
+tr.record td { white-space: nowrap } tr.record > td.number { text-align: right }
 @media (max-width: 40rem) { .wide img { max-width: none; width: 56rem } }
 """
 

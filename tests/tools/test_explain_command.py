@@ -271,7 +271,14 @@ def test_a_segmentor_is_asked_about_a_region(
     make_config: Callable[..., str], tmp_path: Path, photos: Path, run_tool: Run
 ) -> None:
     files = files_of(make_config(NEST), tmp_path / 'weights.pth')
-    command = ['explain', 'gradcat', *files, photos / 'a.png', '--classes', 'sky', '--rivals', '1']
+    command = [
+        'explain',
+        'gradcat',
+        *files,
+        photos / 'a.png',
+        '--classes',
+        'sky',
+    ]  # of 3 classes, fewer than rivals by default
     mask = np.zeros((41, 53), np.uint8)
     mask[3:20, 5:50] = 255
     Image.fromarray(mask).save('mask.png')
@@ -317,6 +324,7 @@ REFUSED_WITH_NEST: dict[str, tuple[list[str], list[str]]] = {
     'gradcat, rivals': (['gradcat', '--rivals', '9'], ['--rivals must be 0 to 4, got 9']),
     'gradcat, top': (['gradcat', '--top', '0'], ['--top must be at least 1']),
     'gradcat, top and classes': (['gradcat', '--top', '1', '--classes', 'ape'], ['--top', '--classes']),
+    'cam, rivals': (['cam', '--rivals', '-1'], ['--rivals must be 0 to 4, got -1']),
     'cam, class': (['cam', '--classes', 'ant'], ["'ant' is none of the 5 classes"]),
     'cam, threshold': (['cam', '--threshold', '1'], ['--threshold must be a share from 0 to below 1, got 1']),
     'tokens, level': (['tokens', '--blocks', '3'], ['the NesT of', 'runs 2 levels']),
@@ -391,7 +399,7 @@ def test_the_help_tells_the_defaults_that_hold(capsys: pytest.CaptureFixture[str
     for method, defaults in (
         ('tokens', (f'default: {tokens.CHANNELS})', f'default: {tokens.POINTS})')),
         ('atm', (f'default: {atm_masks.TOP})',)),
-        ('cam', (f'default: {cam.TOP})',)),
+        ('cam', (f'default: {cam.TOP})', f'default: {gradcat.RIVALS})')),
         ('gradcat', (f'default: {gradcat_pictures.TOP})', f'default: {gradcat.RIVALS})')),
     ):
         with pytest.raises(SystemExit):
