@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
-from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint, load_from_local
 
 from mmvit_ext.engine import checkpoint_io
 from mmvit_ext.engine.checkpoint_io import metafile_hash, named_hash, read_checkpoint, verify_hash
@@ -188,6 +188,7 @@ class Layer(BaseModule):
 
 def test_mmengine_itself_would_run_it(malicious: Path, tmp_path: Path) -> None:
     # What this is for; should mmengine stop falling back one day, the loaders can go.
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
     load_checkpoint(Layer(), str(malicious), map_location='cpu')
     assert (tmp_path / 'owned').exists()
 
