@@ -16,6 +16,7 @@ __all__ = ['describe_place']
 
 _TRACEBACK = '--traceback shows where it comes from'
 _SAMPLE_IN_A_WORKER = re.compile(r'mmengine[\\/]dataset[\\/]base_dataset\.py", line \d+, in __call__')
+_NOT_THE_CONFIG = re.compile(r'^Dist\w*Error|NCCL|gloo|ProcessGroup|[Cc]onnection|CUDA error')
 _LONGEST = 300
 
 
@@ -82,8 +83,9 @@ def _building(places: Mapping[str, Any], reason: str) -> str | None:
 
 def _first_iteration(places: Mapping[str, Any], reason: str) -> str | None:
     loop = places.get('self')
-    if getattr(loop, '_iter', None) != 0:
-        return None  # what has worked before fails for a reason that has to be found
+    # What has worked before, or what another process or the device did, has a reason that is still to be found.
+    if getattr(loop, '_iter', None) != 0 or _NOT_THE_CONFIG.search(reason):
+        return None
     name = getattr(getattr(getattr(loop, 'runner', None), 'cfg', None), 'filename', None) or 'the config'
     return (
         f'training fails in its first iteration ({reason}): check that what {name} says goes together, and the options '

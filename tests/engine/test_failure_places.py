@@ -67,3 +67,16 @@ def test_the_first_iteration_alone_is_the_configs_fault(iteration: int) -> None:
     told = sentence(lambda: loop.run_iter(None))  # there is no runner: an AttributeError at once
     assert (told is None) == (iteration > 0)
     assert iteration or 'first iteration (AttributeError' in str(told)
+
+
+@pytest.mark.parametrize(
+    'message', ['[gloo/transport] Connection closed by peer', 'CUDA error: unspecified', 'NCCL error']
+)
+def test_a_fault_of_the_network_or_the_device_is_not_the_configs(message: str) -> None:
+    class Broken:
+        def call_hook(self, *_: object, **__: object) -> None:
+            raise RuntimeError(message)
+
+    loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    loop._iter, loop._runner = 0, Broken()  # type: ignore[assignment]
+    assert sentence(lambda: loop.run_iter(None)) is None
