@@ -85,8 +85,8 @@ class NonFiniteHook(Hook):
 
     Note:
         Costs one pass over the gradients. Without ``max_skips`` the outcome is read at the end of the iteration, where
-        mmengine waits for the device anyway to log the losses; with it, before the step. No optimiser step may be made
-        from running statistics of a batch norm that are NaN already, so these stop the run even with ``max_skips``.
+        mmengine waits for the device anyway to log the losses; with it, before the step. Running statistics of a
+        batch norm that have become NaN cannot be taken back, so they stop the run even with ``max_skips``.
 
     Raises:
         NonFiniteError: From ``after_train_iter``.
