@@ -108,7 +108,9 @@ class DatasetCount:
         return f'{self.split}: {self.images:,} images, {self.annotations:,} {self.unit}, {self.opened} of them opened'
 
 
-def check_layout(cfg: Config, name: str, splits: Sequence[str], sample: int = SAMPLE) -> list[DatasetCount]:
+def check_layout(
+    cfg: Config, name: str, splits: Sequence[str], sample: int = SAMPLE, *, tested_on: str = 'test'
+) -> list[DatasetCount]:
     """Check the datasets of a config against what is known of them.
 
     Args:
@@ -116,6 +118,7 @@ def check_layout(cfg: Config, name: str, splits: Sequence[str], sample: int = SA
         name: The dataset's name in the ledger.
         splits: Which of ``train``, ``val`` and ``test``.
         sample: How many images of each are opened, evenly spread.
+        tested_on: ``train`` where a row is evaluated on the training images, as generators are.
 
     Returns:
         The counts.
@@ -138,7 +141,7 @@ def check_layout(cfg: Config, name: str, splits: Sequence[str], sample: int = SA
             for key, dataset in iter_dataset_cfgs(cfg[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset')
         ]
         count = _check_split(*cfg_of_split, split, sample, place)
-        expected = layout.train if split == 'train' else layout.test
+        expected = layout.train if 'train' in (split, tested_on) else layout.test
         if count.images != expected:
             raise UserError(
                 f'{name} has {count.images:,} images for {split} in {cfg_of_split[1].get("data_root")} where it should '
@@ -164,8 +167,9 @@ def _check_split(key: str, dataset: Mapping[str, Any], split: str, sample: int, 
     chosen = samples[::step][:sample]
     for item in chosen:
         _open(built, dict(item), key)
-    if any('seg_map_path' in item for item in samples):
-        annotations, unit = sum('seg_map_path' in item for item in samples), 'label maps'
+    label_maps = sum(isinstance(item.get('seg_map_path'), str) for item in samples)
+    if label_maps:
+        annotations, unit = label_maps, 'label maps'
     elif any('instances' in item for item in samples):
         annotations, unit = sum(len(item.get('instances') or []) for item in samples), 'objects'
     else:

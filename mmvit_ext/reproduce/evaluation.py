@@ -108,9 +108,15 @@ def find_checkpoint(
         if not path.is_file():
             raise UserError(f'--checkpoint {given} does not exist: check the path')
         return Checkpoint(path, 'a file that was given')
-    trained = newest_checkpoint(str(folder), []).path if given is None and folder.is_dir() else None
-    if trained is not None:
-        return Checkpoint(Path(trained), 'trained here')
+    if given is None and folder.is_dir():
+        try:
+            trained = newest_checkpoint(folder).path
+        except UserError as error:
+            raise UserError(
+                f'{folder} has a training without a sound checkpoint ({error}): pass --checkpoint'
+            ) from error
+        if trained is not None:
+            return Checkpoint(Path(trained), 'trained here')
     url = given or row.weights
     if url is None:
         ways = f'train the row (--train), or pass --checkpoint FILE; no checkpoint is in {folder}'
@@ -218,7 +224,7 @@ def evaluate_row(
     cfg, options = load_row_config(ledger, row, data_root, cfg_options)
     if multi and 'tta_pipeline' not in cfg:
         raise UserError(f'{row.config} has no tta_pipeline: the row cannot be tested at several scales')
-    (count,) = check_layout(cfg, row.dataset, ['test'])
+    (count,) = check_layout(cfg, row.dataset, ['test'], tested_on=row.tested_on)
     print(f'{row.dataset}, {row.split}: {count}')
     source = find_checkpoint(row, checkpoint, folder, cache, offline=offline, progress=progress)
     sha256 = sha256_of(source.path)

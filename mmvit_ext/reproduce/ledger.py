@@ -46,11 +46,13 @@ class Metric:
         key: The evaluator's name for it.
         factor: What brings the evaluator's value to per cent.
         multi_scale: Whether it belongs to test-time augmentation.
+        lower_is_better: Whether a smaller value is the better one.
     """
 
     key: str
     factor: float = 1.0
     multi_scale: bool = False
+    lower_is_better: bool = False
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -65,7 +67,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         'box AP75': Metric('coco/bbox_mAP_75', 100),
         'mask AP': Metric('coco/segm_mAP', 100),
         'mask AP50': Metric('coco/segm_mAP_50', 100),
-        'FID': Metric('FID'),
+        'FID': Metric('FID', lower_is_better=True),
     }
 )
 """The metrics of metafiles by name."""
@@ -146,6 +148,11 @@ class Row:
     def mini(self) -> bool:
         """Whether the row is one of ours, on the mini data."""
         return self.dataset.startswith('mini ')
+
+    @property
+    def tested_on(self) -> str:
+        """``train`` where the row is evaluated on training images, otherwise ``test``."""
+        return 'train' if self.split == 'training' else 'test'
 
     @property
     def absolute(self) -> dict[str, float]:

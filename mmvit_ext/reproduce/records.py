@@ -21,7 +21,7 @@ __all__ = ['Record', 'Records', 'compare', 'expected_values', 'file_record', 'me
 
 FOLDER = 'results'
 SCALES = ('single', 'multi')
-REPRODUCED, MISSED, ABOVE, OPEN = 'reproduced', 'missed', 'above', 'nothing to compare with'
+REPRODUCED, MISSED, BETTER, OPEN = 'reproduced', 'missed', 'better', 'nothing to compare with'
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Record:
         expected: What it is compared with: the published values, or those of the row's reference.
         difference: Measured minus expected, in points.
         tolerance: Points.
-        verdict: ``reproduced``, ``missed`` (a value is too low), ``above`` (one is too high, none too low) or
-            ``nothing to compare with``.
+        verdict: ``reproduced``, ``missed`` (a value is worse by more than the tolerance), ``better`` (one is better
+            by more, none worse) or ``nothing to compare with``.
     """
 
     row: str
@@ -208,9 +208,12 @@ def compare(
     if not expected:
         return {}, OPEN
     slack = tolerance + 1e-6  # 54.8 - 54.6 is a little more than 0.2
-    if len(difference) < len(expected) or min(difference.values()) < -slack:
+    gains = [
+        -value if name in METRICS and METRICS[name].lower_is_better else value for name, value in difference.items()
+    ]
+    if len(gains) < len(expected) or min(gains) < -slack:
         return difference, MISSED
-    return difference, ABOVE if max(difference.values()) > slack else REPRODUCED
+    return difference, BETTER if max(gains) > slack else REPRODUCED
 
 
 def file_record(record: Record, path: Path) -> None:

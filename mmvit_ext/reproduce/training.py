@@ -61,10 +61,10 @@ def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None
         UserError: The config does not say what its batch size is.
     """
     size = batch_size_of(cfg, processes)
-    if size is None or size.base is None or size.lr is None:
+    if size is None or size.base is None:
         raise UserError(
-            f'{cfg.filename} does not tell train_dataloader.batch_size, auto_scale_lr.base_batch_size and the learning '
-            'rate: a row needs them'
+            f'{cfg.filename} does not tell train_dataloader.batch_size and auto_scale_lr.base_batch_size: a row needs '
+            'both'
         )
     per_process = size.per_process if images_per_gpu is None else images_per_gpu
     if per_process < 1:
@@ -76,7 +76,9 @@ def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None
     if total != size.base:
         factor = total / size.base
         changes.append(f'total batch: {total} instead of {size.base}')
-        changes.append(f'learning rate: {size.lr * factor:g} instead of {size.lr:g}')
+        # Several optimisers have several rates, all of which are scaled.
+        rate = f'{factor:g} times' if size.lr is None else f'{size.lr * factor:g} instead of {size.lr:g}'
+        changes.append(f'learning rate: {rate}')
         scaled = _scaled_schedule(cfg, size.base / total)
         for key, (old, new) in scaled.items():
             options[key] = new
@@ -144,7 +146,7 @@ def train_row(
     """
     folder = work_folder(row, work_dir)
     cfg, options = load_row_config(ledger, row, data_root, cfg_options)
-    for count in check_layout(cfg, row.dataset, ['train', 'val']):
+    for count in check_layout(cfg, row.dataset, ['train', 'val'], tested_on=row.tested_on):
         print(f'{row.dataset}, {count}')
     plan = plan_training(cfg, process_count(gpus), images_per_gpu)
     print(f'{plan.processes} processes x {plan.per_process} images, recipe: {row.metadata.get("Training Resources")}')

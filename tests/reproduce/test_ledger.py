@@ -127,7 +127,7 @@ def test_filed_records_say_what_their_figures_say(path):
 
 @pytest.mark.parametrize(
     ('measured', 'verdict'),
-    [(54.8, 'reproduced'), (54.4, 'reproduced'), (54.39, 'missed'), (54.81, 'above'), (54.6, 'reproduced')],
+    [(54.8, 'reproduced'), (54.4, 'reproduced'), (54.39, 'missed'), (54.81, 'better'), (54.6, 'reproduced')],
 )
 def test_the_verdict_changes_exactly_at_the_tolerance(measured, verdict):
     assert compare({'mIoU': measured}, {'mIoU': 54.6}, 0.2)[1] == verdict
@@ -137,8 +137,13 @@ def test_one_missed_metric_of_several_is_a_miss():
     expected = {'mIoU': 43.4, 'aAcc': 80.8, 'mAcc': 54.5}
     assert compare({'mIoU': 44.0, 'aAcc': 80.8, 'mAcc': 54.2}, expected, 0.2)[1] == 'missed'
     assert compare({'mIoU': 43.4, 'aAcc': 80.8}, expected, 0.2)[1] == 'missed'
-    assert compare({'mIoU': 44.0, 'aAcc': 80.8, 'mAcc': 54.4}, expected, 0.2)[1] == 'above'
+    assert compare({'mIoU': 44.0, 'aAcc': 80.8, 'mAcc': 54.4}, expected, 0.2)[1] == 'better'
     assert compare(expected, {}, 0.2)[1] == 'nothing to compare with'
+
+
+def test_of_a_distance_less_is_better():
+    assert compare({'FID': 30.3}, {'FID': 30.0}, 0.2)[1] == 'missed'
+    assert compare({'FID': 29.7}, {'FID': 30.0}, 0.2)[1] == 'better'
 
 
 def test_figures_of_both_scales_are_kept_apart():
