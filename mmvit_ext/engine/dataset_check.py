@@ -136,6 +136,7 @@ class _Outcome:
     findings: list[Finding] = field(default_factory=list)
     pixels: np.ndarray | None = None
     wrong: dict[int, tuple[int, int]] = field(default_factory=dict)  # value: pixels, files
+    values: set[int] = field(default_factory=set)  # of the label maps of 8 bit
 
 
 def _ignore_interrupts() -> None:
@@ -216,6 +217,8 @@ def _check_label_map(sample: _Sample, shape: tuple[int, int] | None, context: _C
             check(raw, results)
         except UserError as error:
             outcome.findings.append(Finding(path, kind, str(error)))
+    if raw.dtype == np.uint8:
+        outcome.values.update(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
     for value, pixels in loader.wrong_values(raw, results).items():
         before = outcome.wrong.get(value, (0, 0))
         outcome.wrong[value] = (before[0] + pixels, before[1] + 1)
@@ -416,9 +419,11 @@ def _check_dataset(dataset: Mapping[str, Any], key: str, jobs: int, progress: bo
         labels=loads_labels(built),
     )
     wrong: dict[int, tuple[int, int]] = {}
+    values: set[int] = set()
     pixels: np.ndarray | None = None
     for outcome in _outcomes(samples, context, jobs, key, progress):
         report.findings += outcome.findings
+        values |= outcome.values
         if outcome.pixels is not None:
             pixels = outcome.pixels if pixels is None else pixels + outcome.pixels
         for value, (count, files) in outcome.wrong.items():
@@ -426,6 +431,13 @@ def _check_dataset(dataset: Mapping[str, Any], key: str, jobs: int, progress: bo
             wrong[value] = (before[0] + count, before[1] + files)
     if pixels is not None:
         report.histogram, report.unit = pixels, 'pixels'
+    if values == {0, context.ignore_index} and (context.num_classes or 0) > 1:
+        folder = str((getattr(built, 'data_prefix', None) or {}).get('seg_map_path'))
+        reason = (
+            f'all label maps in {folder} consist of 0 and {context.ignore_index}, and {context.ignore_index} is '
+            'ignored: if these are masks, write their foreground as 1'
+        )
+        report.findings.append(Finding(folder, 'label values', reason))
     if wrong:
         listed = ', '.join(f'{value} ({n} px in {files} files)' for value, (n, files) in sorted(wrong.items())[:20])
         report.notes.append(f'label values outside the {context.num_classes} classes: {listed}')

@@ -127,6 +127,21 @@ def test_zeros_that_are_ignored_are_no_class(make_config: Config, run_tool: Run,
     assert any(line.split() == ['wall', '1344', '35.00%'] for line in output.splitlines())
 
 
+@pytest.mark.parametrize(('foreground', 'faults'), [(255, 1), (1, 0)])
+def test_masks_whose_foreground_is_ignored_are_told(
+    foreground: int, faults: int, make_config: Config, run_tool: Run, data_root: Path
+) -> None:
+    mask = np.zeros((40, 48))
+    mask[3:11, 5:18] = foreground
+    for path in (data_root / 'labels').iterdir():
+        save_labels(path, mask)
+    code, output = run_tool('check_dataset', make_config(), '--split', 'train', '--jobs', '1')
+    assert code == faults
+    listed = findings(output)
+    assert len(listed) == faults
+    assert not faults or 'consist of 0 and 255, and 255 is ignored' in listed[0]
+
+
 def test_a_label_map_without_its_image_is_found(make_config: Config, run_tool: Run, data_root: Path) -> None:
     (data_root / 'images' / 'image_0.png').unlink()
     code, output = run_tool('check_dataset', make_config(), '--jobs', '1')
