@@ -100,7 +100,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print('\n'.join(estimate.lines(args.machines)))
         return 0 if estimate.fits else EXIT_MISSED
     if args.train:
-        train_row(
+        return train_row(
             ledger,
             row,
             data_root=args.data_root,
@@ -111,7 +111,6 @@ def _run(argv: Sequence[str] | None) -> int:
             seed=args.seed,
             amp=args.amp,
         )
-        return 0
     record = evaluate_row(
         ledger,
         row,

@@ -6,6 +6,7 @@ import argparse
 import copy
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -304,7 +305,8 @@ def _test(
     command = ['bash', str(ledger.root / 'tools' / 'dist_test.sh'), config, str(path), str(processes)]
     command += ['--out', str(out), '--work-dir', str(folder), *(['--tta'] if multi else [])]
     command += [*(['--trust'] if trust else []), *option_arguments(options)]
-    run_tool(command)
+    if run_tool(command):
+        raise UserError(f'the evaluation of {path} on {processes} GPUs failed: the reason stands above')
     return json.loads(out.read_text(encoding='utf-8'))
 
 
@@ -323,21 +325,22 @@ def option_arguments(options: Mapping[str, Any]) -> list[str]:
     return ['--cfg-options', *(f'{key}={text}' for key, text in texts.items())]
 
 
-def run_tool(command: list[str]) -> None:
-    """Run one of the package's own commands and pass its failure on.
+def run_tool(command: list[str]) -> int:
+    """Run one of the package's own commands.
 
     Args:
         command: The command and its arguments.
 
-    Raises:
-        UserError: It failed; it has told the reason itself.
-        KeyboardInterrupt: It was interrupted.
+    Returns:
+        Its exit code; of a failure it has told the reason itself.
     """
-    code = subprocess.call(command, env={**os.environ, 'PYTHON': sys.executable})
-    if code == 130:
-        raise KeyboardInterrupt
-    if code:
-        raise UserError(f'{" ".join(command[:3])} ended with exit code {code}: the reason stands above')
+    print(f'$ {shlex.join(command)}', flush=True)
+    with subprocess.Popen(command, env={**os.environ, 'PYTHON': sys.executable}) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # it reached the command as well, which has something to save
 
 
 def file_in_results(ledger: Ledger, record: Record) -> str:

@@ -127,7 +127,7 @@ def train_row(
     cfg_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     amp: bool = False,
-) -> None:
+) -> int:
     """Check the dataset, say what is scaled and train.
 
     Args:
@@ -141,8 +141,11 @@ def train_row(
         seed: Of every random generator.
         amp: Mixed precision.
 
+    Returns:
+        The exit code of the training.
+
     Raises:
-        UserError: The dataset is not complete, or the training failed.
+        UserError: The dataset is not complete.
     """
     folder = work_folder(row, work_dir)
     cfg, options = load_row_config(ledger, row, data_root, cfg_options)
@@ -159,4 +162,4 @@ def train_row(
         command = ['bash', str(tools / 'dist_train.sh'), config, str(plan.processes)]
     command += ['--work-dir', str(folder), '--resume', '--auto-scale-lr', *(['--amp'] if amp else [])]
     command += [] if seed is None else ['--seed', str(seed)]
-    run_tool([*command, *option_arguments({**plan.options, **options})])
+    return run_tool([*command, *option_arguments({**plan.options, **options})])
