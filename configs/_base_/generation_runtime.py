@@ -10,3 +10,5 @@ custom_hooks = [dict(type='mmvit_ext.SampleHook', interval=10000)]
 log_processor = dict(by_epoch=False)
 # Generator and discriminator are wrapped each on its own.
 model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel', broadcast_buffers=False)
+# Each process draws its own noise.
+randomness = dict(diff_rank_seed=True)

@@ -269,7 +269,7 @@ def _set_precision(cfg: Config, amp: bool) -> list[str]:
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
-        names = ', '.join(name for name in wrapper if name != 'constructor')
+        names = ', '.join(sorted(set(wrapper) - {'constructor'}))
         raise UserError(f'--amp works with one optimizer, the config has {names}: set the precision of each there')
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'):
         raise UserError(
