@@ -18,7 +18,7 @@ from mmvit_ext.engine.config import iter_dataset_cfgs, load_config
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Outcome, collect_images
 
-from .run import FinishedImages, check_target, image_folder, load_predictor, open_member, predict_missing
+from .run import FinishedImages, check_absent, check_target, image_folder, load_predictor, open_member, predict_missing
 
 __all__ = ['CLASSES', 'submit_ade20k']
 
@@ -70,6 +70,7 @@ def submit_ade20k(
                 'the benchmark, a config with the 150 classes and reduce_zero_label=True is needed'
             )
     archive = check_target(out)
+    check_absent([archive], archive)
     paths = collect_images([image_folder(images)])
     predictor = load_predictor(cfg, checkpoint, tta=tta, device=device, allow_partial=allow_partial, trust=trust)
     if len(predictor.classes) != CLASSES:

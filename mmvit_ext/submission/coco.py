@@ -20,7 +20,7 @@ from mmvit_ext.engine.config import load_config
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Outcome, collect_images
 
-from .run import FinishedImages, check_target, image_folder, load_predictor, open_member, predict_missing
+from .run import FinishedImages, check_absent, check_target, image_folder, load_predictor, open_member, predict_missing
 from .splits import CocoSplit, read_coco_split, split_of_images
 
 __all__ = ['KINDS', 'MAX_OBJECTS', 'archive_name_parts', 'archive_names', 'submit_coco']
@@ -119,8 +119,7 @@ def submit_coco(
     _check_model(cfg, config, kind, masks=masks, tta=tta)
     target = check_target(out)
     archives = archive_names(target, [kind] if kind else KINDS if masks else KINDS[:1])
-    for archive in archives.values():
-        check_target(archive)
+    check_absent(archives.values(), target)
     paths, split = _images_of_split(image_folder(images), annotations, target)
     predictor = load_predictor(cfg, checkpoint, tta=tta, device=device, allow_partial=allow_partial, trust=trust)
     encoder = _Encoder(_category_ids(predictor.classes, split))
@@ -154,7 +153,10 @@ def _check_model(cfg: Config, config: str | Path, kind: str | None, *, masks: bo
             f"--tta: the model of {config} predicts masks, and mmdet's DetTTAModel merges boxes only: leave the option "
             'out, or use a config without a mask head'
         )
-    for key, limit in _limits(cfg.model.get('test_cfg'), 'model.test_cfg'):
+    limits = _limits(cfg.model.get('test_cfg'), 'model.test_cfg')
+    if tta:
+        limits += _limits((cfg.get('tta_model') or {}).get('tta_cfg'), 'tta_model.tta_cfg')
+    for key, limit in limits:
         if limit > MAX_OBJECTS:
             raise UserError(
                 f'{key} of {config} is {limit}, and {MAX_OBJECTS} objects of an image count on the server: pass '

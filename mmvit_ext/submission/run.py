@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,28 @@ from mmvit_ext.engine.launch import writable_folder
 
 from .tta import TTAPredictor
 
-__all__ = ['FinishedImages', 'check_target', 'image_folder', 'load_predictor', 'open_member', 'predict_missing']
+__all__ = [
+    'FinishedImages',
+    'check_absent',
+    'check_target',
+    'image_folder',
+    'load_predictor',
+    'open_member',
+    'partial_folder',
+    'predict_missing',
+]
+
+
+def partial_folder(out: Path) -> Path:
+    """Where finished images are kept until the archive is written.
+
+    Args:
+        out: The archive.
+
+    Returns:
+        The folder.
+    """
+    return out.with_name(f'{out.name}.partial')
 
 
 def check_target(out: str | Path) -> Path:
@@ -33,15 +54,31 @@ def check_target(out: str | Path) -> Path:
         The path.
 
     Raises:
-        UserError: The name does not end in .zip, there is such a file, or its folder cannot be written to.
+        UserError: The name does not end in .zip, or its folder cannot be written to.
     """
     path = Path(out).expanduser()
     if path.suffix != '.zip':
         raise UserError(f'--out {path}: expected a name that ends in .zip')
-    if path.exists():
-        raise UserError(f'--out {path} exists already: move it away, or choose another name')
     writable_folder(path.parent, '--out, folder')
     return path
+
+
+def check_absent(archives: Iterable[Path], out: Path) -> None:
+    """Refuse to write over an archive, but for one of the run that is going on.
+
+    Args:
+        archives: What is to be written.
+        out: The archive that was asked for.
+
+    Raises:
+        UserError: There is one.
+    """
+    # A run that was stopped between its two archives has left the first, and the folder of its images.
+    if partial_folder(out).is_dir():
+        return
+    for archive in archives:
+        if archive.exists():
+            raise UserError(f'--out {archive} exists already: move it away, or choose another name')
 
 
 def image_folder(folder: str | Path) -> Path:
@@ -100,11 +137,11 @@ class FinishedImages:
     """
 
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
-        self.folder = out.with_name(f'{out.name}.partial')
+        self.folder = partial_folder(out)
         self.suffix = suffix
         wanted = {'checkpoint': _file_digest(checkpoint), 'config': _config_digest(cfg), **options}
         record = self.folder / 'run.json'
-        if record.is_file():
+        if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
             found = json.loads(record.read_text(encoding='utf-8'))
             differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
             if differing:

@@ -25,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.submission import coco as submission
 from tests.config_tools import CONFIGS, small_config
 
 Run = Callable[..., tuple[int, str]]
@@ -137,12 +138,12 @@ def random_model(start: str, mini: Path, tmp_path: Path, **changes: Any) -> tupl
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(Config.fromfile(config).model)
-    if cfg.default_scope == 'mmseg':
+    if cfg.default_scope == 'mmseg' and model.decode_head.num_classes == 150:
         # Classes that do occur, so that there is something to score.
         maps = (roots['ADE20KDataset'] / 'annotations/validation').iterdir()
         labels = np.unique([value for path in maps for value in np.unique(np.asarray(Image.open(path)))])
         with torch.no_grad():
-            model.decode_head.conv_seg.bias[labels[labels > 0] - 1] += 3
+            model.decode_head.conv_seg.bias[labels[labels > 0].astype(int) - 1] += 1000
     torch.save({'state_dict': model.state_dict()}, tmp_path / 'random.pth')
     return config, tmp_path / 'random.pth'
 
@@ -251,6 +252,10 @@ def test_a_detector_is_tested_at_several_scales_as_its_config_says(
     code, output = run_tool('test', *files, '--tta', '--cfg-options', 'test_evaluator.outfile_prefix=expected')
     assert code == 0, output[-2000:]
     arguments = ('--images', coco / 'val2017', '--out', f'{NAME}.zip')
+    changed = ('--cfg-options', 'tta_model.tta_cfg.max_per_img=101')
+    code, output = run_tool('submit', 'coco', *files, *arguments, '--tta', *changed)
+    assert code == 2
+    assert '--cfg-options tta_model.tta_cfg.max_per_img=100' in output
     code, output = run_tool('submit', 'coco', *files, *arguments, '--tta')
     assert code == 0, output[-2000:]
     found = entries(f'{NAME}.zip')
@@ -373,15 +378,53 @@ def test_finished_images_of_another_checkpoint_are_not_mixed_in(
     remembering: tuple[Path, Path], coco: Path, run_tool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, checkpoint = remembering
-    arguments = ('--images', coco / 'val2017', '--out', f'{NAME}.zip')
+    arguments = ('--images', coco / 'val2017', '--out', f'{NAME}.zip', '--type', 'bbox')
+    predict, stopped_at = Predictor.__call__, min(coco.glob('val2017/*')).stem
+
+    def stop(self: Predictor, path: str | Path) -> Any:
+        if Path(path).stem == stopped_at:
+            raise KeyboardInterrupt
+        return predict(self, path)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, '__call__', lambda self, path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Predictor, '__call__', stop)
         assert run_tool('submit', 'coco', config, checkpoint, *arguments)[0] == 130
-    torch.save({'state_dict': {'weight': torch.ones(1)}}, checkpoint)
+        torch.save({'state_dict': {'weight': torch.ones(1)}}, checkpoint)
+        # Nothing is finished yet, so there is nothing to mix.
+        stopped_at = max(coco.glob('val2017/*')).stem
+        assert run_tool('submit', 'coco', config, checkpoint, *arguments)[0] == 130
+    torch.save({'state_dict': {'weight': torch.zeros(1)}}, checkpoint)
     code, output = run_tool('submit', 'coco', config, checkpoint, *arguments)
     assert code == 2
-    assert 'another checkpoint' in output
+    assert 'finished with another checkpoint: ' in output
     assert f'{NAME}.zip.partial' in output
+    code, output = run_tool(
+        'submit', 'coco', config, checkpoint, *arguments, '--cfg-options', 'test_pipeline.1.scale=9,7'
+    )
+    assert code == 2
+    assert 'finished with another checkpoint, config: ' in output
+
+
+def test_a_run_that_was_stopped_between_its_two_archives_writes_both(
+    remembering: tuple[Path, Path], coco: Path, run_tool: Run, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = submission._write_archive
+
+    def stop(archive: Path, kind: str, files: Any) -> None:
+        if kind == 'segm':
+            raise KeyboardInterrupt
+        write(archive, kind, files)
+
+    arguments = ('coco', *remembering, '--images', coco / 'val2017', '--out', f'{NAME}.zip')
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, '_write_archive', stop)
+        assert run_tool('submit', *arguments)[0] == 130
+    assert len(list(Path().glob('*.zip'))) == 1
+    counted.clear()
+    code, output = run_tool('submit', *arguments)
+    assert code == 0, output[-2000:]
+    assert not counted
+    assert len(list(Path().glob('*.zip'))) == 2
 
 
 # Arguments in place of the usual ones, and words of the message.
@@ -440,11 +483,16 @@ def test_an_archive_is_not_overwritten(remembering: tuple[Path, Path], coco: Pat
     assert Path(f'{NAME}.zip').read_text() == 'precious'
 
 
-def test_a_segmentor_of_other_classes_is_refused(trained: Path, run_tool: Run) -> None:
-    files = trained / 'config.py', trained / 'work_dir' / 'iter_2.pth'
-    code, output = run_tool('submit', 'ade20k', *files, '--images', trained / 'data/images', '--out', 'ade.zip')
+def test_a_segmentor_of_other_classes_is_refused(mini: Path, run_tool: Run, tmp_path: Path) -> None:
+    files = random_model('sem-fpn_p2t-mini_', mini, tmp_path, **{'model.decode_head.num_classes': 3})
+    arguments = ('--images', mini / DATA_ROOTS['ade20k'] / 'images/validation', '--out', 'ade.zip')
+    code, output = run_tool('submit', 'ade20k', *files, *arguments)
     assert code == 2
     assert 'has 3 classes, the benchmark has 150' in output
+    changed = ('--cfg-options', 'test_dataloader.dataset.reduce_zero_label=False')
+    code, output = run_tool('submit', 'ade20k', *files, *arguments, *changed)
+    assert code == 2
+    assert 'counts its classes from another label' in output
 
 
 def test_the_check_lists_faults_and_ends_with_a_code(coco: Path, run_tool: Run) -> None:
