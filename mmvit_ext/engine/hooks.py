@@ -163,8 +163,10 @@ class SkippedSamplesHook(Hook):
 
 
 def _count_skipped(dataset: Any) -> int:
+    if hasattr(dataset, 'num_skipped'):  # of the dataset itself, or handed on by a wrapper around it
+        return dataset.num_skipped
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
-    return getattr(dataset, 'num_skipped', 0) + sum(_count_skipped(part) for part in inner if part is not None)
+    return sum(_count_skipped(part) for part in inner if part is not None)
 
 
 @HOOKS.register_module()
