@@ -161,7 +161,7 @@ def _load_classifier(config: str, checkpoint: str, size: int | None, device: tor
     if cfg.get('default_scope') != 'mmpretrain' or 'head' not in cfg.model:
         raise UserError(
             f'{config} (FID.extractor) describes a {kind}: expected the config of an mmpretrain classifier, for '
-            'example configs/nest/nest-mini_1xb8-450_mini-imagenet-96x96.py'
+            'example configs/nest/nest-t_8xb128-300e_imagenet-224x224.py'
         )
     size = size or cfg.get('img_size')
     if not isinstance(size, int):

@@ -44,6 +44,30 @@ __all__ = ['NesT']
 MLP_RATIO = 4
 
 
+def level_settings(
+    arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The settings of an architecture, given by name or as a dict.
+
+    Args:
+        arch: a name, or ``embed_dims``, ``num_heads`` and ``depths`` with a value per level.
+        archs: those that have a name.
+
+    Raises:
+        ValueError: for an unknown name, missing or unknown settings, or settings that are not one per level.
+    """
+    if not isinstance(arch, Mapping):
+        if arch not in archs:
+            raise ValueError(f'arch must be one of {list(archs)} or a dict, got {arch!r}')
+        return archs[arch]
+    names = {'embed_dims', 'num_heads', 'depths'}
+    if set(arch) != names:
+        raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
+    if not arch['depths'] or len({len(values) for values in arch.values()}) > 1:
+        raise ValueError(f'arch: embed_dims, num_heads and depths must have one value per level, got {dict(arch)}')
+    return arch
+
+
 class NesTLayer(nn.Module):
     """Pre-norm layer: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``.
 
@@ -260,7 +284,7 @@ class NesT(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         settings: dict[str, Any] = {'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False}
-        settings |= self._arch_settings(arch)
+        settings |= level_settings(arch, self.ARCHS)
         given = {'img_size': img_size, 'patch_size': patch_size, 'block_size': block_size, 'multi_query': multi_query}
         settings |= {name: value for name, value in given.items() if value is not None}
         if settings['block_size'] < 1 or settings['patch_size'] < 1:
@@ -330,19 +354,6 @@ class NesT(BaseModule):
         for part in (*self._frozen_parts(), *self._unused_parts()):
             part.requires_grad_(False)
         self._register_load_state_dict_pre_hook(self._fit_state_dict)
-
-    @classmethod
-    def _arch_settings(cls, arch: str | Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
-        if not isinstance(arch, Mapping):
-            if arch not in cls.ARCHS:
-                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-            return cls.ARCHS[arch]
-        names = {'embed_dims', 'num_heads', 'depths'}
-        if set(arch) != names:
-            raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
-        if not arch['depths'] or len({len(values) for values in arch.values()}) > 1:
-            raise ValueError(f'arch: embed_dims, num_heads and depths must have one value per level, got {dict(arch)}')
-        return arch
 
     @staticmethod
     def _grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:

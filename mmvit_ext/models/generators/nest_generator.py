@@ -25,14 +25,12 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.backbones.nest import MLP_RATIO, NesTLayer
+from mmvit_ext.models.backbones.nest import MLP_RATIO, NesTLayer, level_settings
 from mmvit_ext.models.layers.blocks import BlockAttention, block_groups, from_blocks, to_blocks
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesTGenerator']
-
-ARCH_NAMES = frozenset({'embed_dims', 'num_heads', 'depths'})
 
 
 class BlockDeaggregation(nn.Module):
@@ -158,7 +156,7 @@ class NesTGenerator(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        settings = self._arch_settings(arch)
+        settings = level_settings(arch, self.ARCHS)
         for name, value in (('noise_dims', noise_dims), ('block_size', block_size), ('out_channels', out_channels)):
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
@@ -200,20 +198,6 @@ class NesTGenerator(BaseModule):
             )
         self.norm = build_norm_layer(norm_cfg, dims[-1])[1]
         self.to_image = nn.Conv2d(dims[-1], out_channels, 3, padding=1)
-
-    @classmethod
-    def _arch_settings(cls, arch: str | Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
-        if not isinstance(arch, Mapping):
-            if arch not in cls.ARCHS:
-                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-            return cls.ARCHS[arch]
-        if set(arch) != ARCH_NAMES:
-            raise ValueError(
-                f'arch: missing {sorted(ARCH_NAMES - set(arch))}, unknown {sorted(set(arch) - ARCH_NAMES)}'
-            )
-        if not arch['depths'] or len({len(values) for values in arch.values()}) > 1:
-            raise ValueError(f'arch: embed_dims, num_heads and depths must have one value per level, got {dict(arch)}')
-        return arch
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s checkpoint, or initialise all weights and position embeddings as ViTs are."""
