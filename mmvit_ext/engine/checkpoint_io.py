@@ -214,7 +214,8 @@ def _harmless() -> dict[str, Any]:
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
-    core = np._core if hasattr(np, '_core') else np.core
+    # numpy 1.26 has a `numpy._core`, too, with nothing in it.
+    core = np.core if digit_version(np.__version__) < digit_version('2.0.0') else np._core
     names = {
         'builtins.getattr': _statistics_method,
         'builtins.slice': slice,
