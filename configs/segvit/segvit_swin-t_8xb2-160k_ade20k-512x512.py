@@ -25,13 +25,14 @@ model = dict(
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         window_size=7,
+        out_indices=(1, 2, 3),  # a map that is not decoded would leave its norm without a gradient
         drop_path_rate=0.3,
         patch_norm=True,
         init_cfg=dict(type='Pretrained', checkpoint='pretrain/swin_tiny_patch4_window7_224.pth'),
     ),
     decode_head=dict(
         in_channels=[192, 384, 768],
-        in_index=[1, 2, 3],
+        in_index=[0, 1, 2],
         channels=512,
         num_heads=16,
         num_classes={{_base_.num_classes}},

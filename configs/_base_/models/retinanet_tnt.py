@@ -1,4 +1,4 @@
-"""RetinaNet with TNT-S: blocks 3, 6, 9 and 12 brought to strides 4 to 32, then what follows P2T, too."""
+"""RetinaNet with TNT-S: blocks 6, 9 and 12 brought to strides 8, 16 and 32, then what follows P2T, too."""
 
 _base_ = './retinanet_p2t.py'
 
@@ -8,17 +8,16 @@ model = dict(
         _delete_=True,
         type='mmvit_ext.TNT',
         arch='small',
-        out_indices=(2, 5, 8, 11),
+        out_indices=(5, 8, 11),
         drop_path_rate=0.1,
         init_cfg=dict(type='Pretrained', checkpoint='pretrain/tnt_small.pth', prefix='backbone.'),
     ),
     neck=[
-        dict(type='mmvit_ext.PlainPyramid', in_channels=[384, 384, 384, 384]),
+        dict(type='mmvit_ext.PlainPyramid', in_channels=[384, 384, 384], scales=(2, 1, 0.5)),
         dict(
             type='FPN',
-            in_channels=[384, 384, 384, 384],
+            in_channels=[384, 384, 384],
             out_channels=256,
-            start_level=1,
             add_extra_convs='on_input',
             num_outs=5,
         ),
