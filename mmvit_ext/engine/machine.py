@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,8 +120,10 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Profiler clears events')  # there is one cycle only
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            step()
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
     current = peak = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
