@@ -13,7 +13,7 @@ _base_ = [
 
 data_root = 'data/mini/imagenet'
 img_size = 32
-max_iters = 1000
+max_iters = 400
 # What features are taken from: train it first.
 extractor = 'configs/nest/nest-mini_1xb8-450_mini-imagenet-96x96.py'
 extractor_checkpoint = 'work_dirs/nest-mini_1xb8-450_mini-imagenet-96x96/iter_450.pth'
@@ -52,4 +52,4 @@ optim_wrapper = dict(
 train_cfg = dict(max_iters=max_iters, val_interval=200)
 auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=max_iters))
-custom_hooks = [dict(type='mmvit_ext.SampleHook', interval=200)]
+custom_hooks = [dict(type='mmvit_ext.SampleHook', interval=100)]

@@ -1,0 +1,103 @@
+"""NesT's generator against a convolutional one: ``python -m benchmarks.generator_evidence --data data/mini``.
+
+Two generators of as many parameters learn the mini dataset in ImageNet's layout at 32x32 pixels against the same
+discriminator, with the same budget and seeds. The Fréchet distance (FID) to the training images, untrained and in the
+course of training, by the features of the mini NesT classifier (`extractor.pth` in the folder of the runs, trained
+first if it is not there); the smaller the better. Runs that are there already are not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.curves import Curve, draw_curves
+from benchmarks.harness import describe_machine
+from benchmarks.mini_runs import ROOT, Run, course, each, run_arguments, spread, train
+from mmvit_ext.engine.config import load_config, prepare_scope
+from mmvit_ext.evaluation.loop import build_test_loader
+from mmvit_ext.registry import METRICS, MODELS
+
+METRIC = 'FID'
+EXTRACTOR = ROOT / 'configs' / 'nest' / 'nest-mini_1xb8-450_mini-imagenet-96x96.py'
+BUDGET = '1xb16-400_mini-imagenet-32x32.py'
+COMPARED = {
+    'convolutions': ROOT / 'configs' / 'nest' / f'conv-generator-mini_{BUDGET}',
+    'NesT': ROOT / 'configs' / 'nest' / f'nest-generator-mini_{BUDGET}',
+}
+
+
+def data_options(data: Path) -> list[str]:
+    """Where the dataset lies, as options of a command."""
+    return [f'{split}_dataloader.dataset.data_root={data}/imagenet' for split in ('train', 'val', 'test')]
+
+
+def parameters(config: Path) -> int:
+    """Of the generator."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    return sum(parameter.numel() for parameter in MODELS.build(cfg.model.generator).parameters())
+
+
+def untrained(config: Path, seed: int, out: Path, options: Sequence[str]) -> float:
+    """Distance before the first iteration; kept beside the runs."""
+    record = out / f'{config.name.split("_1xb16")[0]}_seed{seed}.untrained.json'
+    if not record.exists():
+        cfg = load_config(config, dict(option.split('=', 1) for option in options))
+        scope = prepare_scope(cfg)
+        init_default_scope(scope)
+        torch.manual_seed(seed)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        model.eval()
+        loader = build_test_loader(cfg)
+        metric = METRICS.build(cfg.test_evaluator)
+        for batch in loader:
+            metric.process(batch, [sample.to_dict() for sample in model.test_step(batch)])
+        record.write_text(json.dumps(metric.evaluate(len(loader.dataset))))
+    return json.loads(record.read_text())[METRIC]
+
+
+def main() -> int:
+    args = run_arguments(__doc__ or '', 'work_dirs/generator_evidence')
+    extractor = args.out / 'extractor.pth'
+    if not extractor.exists():
+        classifier = train(EXTRACTOR, 'nest-mini', 0, args.out, data_options(args.data))
+        shutil.copy(classifier.checkpoint, extractor)
+    options = data_options(args.data) + [f'{split}_evaluator.checkpoint={extractor}' for split in ('val', 'test')]
+    runs: dict[str, list[Run]] = {model: [] for model in COMPARED}
+    before: dict[str, list[float]] = {model: [] for model in COMPARED}
+    for seed in args.seeds:
+        for model, config in COMPARED.items():
+            runs[model].append(train(config, config.name.split('_1xb16')[0], seed, args.out, options))
+            before[model].append(untrained(config, seed, args.out, options))
+
+    table = Table(title=f'FID on the mini dataset, {len(args.seeds)} seeds')
+    for name in ('generator', 'parameters', 'untrained', 'trained', 'of each seed', 'best on the way', 'minutes'):
+        table.add_column(name, justify='left' if name == 'generator' else 'right')
+    for model, results in runs.items():
+        ends = [run.metrics[METRIC] for run in results]
+        best = [min(line[METRIC] for line in run.history) for run in results]
+        minutes = statistics.mean(run.minutes for run in results)
+        size = f'{parameters(COMPARED[model])}'
+        table.add_row(model, size, spread(before[model]), spread(ends), each(ends), each(best), f'{minutes:.1f}')
+    console = Console(width=120)
+    console.print(table)
+    curves = [Curve(model, *course(results, METRIC)) for model, results in runs.items()]
+    path = draw_curves(args.out / 'generator_evidence.png', [('Mini dataset, 32x32', 'iterations', 'FID', curves)])
+    machine = ', '.join(f'{key}: {value}' for key, value in describe_machine(torch.device('cpu')).items())
+    console.print(f'curves in {path}; {machine}')
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
