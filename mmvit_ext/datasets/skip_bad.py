@@ -15,6 +15,12 @@ from ..registry import DATASETS
 __all__ = ['SkipBadSamples']
 
 
+def _is_of_a_file(error: Exception) -> bool:
+    """Whether an error says that a file is missing or cannot be decoded."""
+    decoder = type(error).__module__.partition('.')[0] in ('PIL', 'cv2')
+    return decoder or isinstance(error, UserError | OSError) or str(error).startswith('failed to load image')
+
+
 @DATASETS.register_module()
 class SkipBadSamples:
     """A training dataset around another one, which gives the next sample in place of one that cannot be read.
@@ -110,9 +116,9 @@ class SkipBadSamples:
                 self._check_file(candidate)
                 return self.dataset[candidate]
             except Exception as error:
-                reason = describe_failure(error)
-                if reason is None:
+                if not _is_of_a_file(error):
                     raise  # a fault of the program and not of the sample
+                reason = describe_failure(error) or f'{type(error).__name__}: {" ".join(str(error).split())}'
                 path = self._path(candidate)
                 self._mark(candidate, reason if not path or path in reason else f'{path}: {reason}')
         raise UserError(f'none of the {size} samples of the dataset can be read')

@@ -215,7 +215,8 @@ def _harmless() -> dict[str, Any]:
     from mmengine.logging import HistoryBuffer
 
     # numpy 1.26 has a `numpy._core`, too, with nothing in it.
-    core = np.core if digit_version(np.__version__) < digit_version('2.0.0') else np._core
+    package: Any = np
+    core = package.core if digit_version(np.__version__) < digit_version('2.0.0') else package._core
     names = {
         'builtins.getattr': _statistics_method,
         'builtins.slice': slice,
@@ -223,9 +224,9 @@ def _harmless() -> dict[str, Any]:
         'numpy.dtype': np.dtype,
         'numpy.ndarray': np.ndarray,
     }
-    for package in ('numpy.core', 'numpy._core'):  # numpy 1 wrote the first, numpy 2 writes the second
-        names[f'{package}.multiarray._reconstruct'] = core.multiarray._reconstruct
-        names[f'{package}.multiarray.scalar'] = core.multiarray.scalar
+    for written in ('numpy.core', 'numpy._core'):  # numpy 1 wrote the first, numpy 2 writes the second
+        names[f'{written}.multiarray._reconstruct'] = core.multiarray._reconstruct
+        names[f'{written}.multiarray.scalar'] = core.multiarray.scalar
     codes = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')
     kinds = {type(np.dtype(code)) for code in codes}
     return names | {f'{kind.__module__}.{kind.__qualname__}': kind for kind in kinds}

@@ -209,12 +209,18 @@ class NonFiniteHook(Hook):
             for name, buffer in _unwrap(runner.model).named_buffers()
             if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all())
         ]
+        # PyTorch 2.1 compiles a train step without the hooks of the optimiser in it.
+        unseen = [
+            key
+            for key, wrapper in _wrappers(runner.optim_wrapper).items()
+            if key in self._steps and not self._steps[key].called and not hasattr(wrapper, 'loss_scaler')
+        ]
         self._skipped += 1
         remedy = (
             'look at these samples (tools/check_dataset.py), lower the learning rate or clip gradients; the last '
             'checkpoint was written before this'
         )
-        if self.max_skips and not overflowed and not any(all_gather_object(bool(buffers))):
+        if self.max_skips and not overflowed and not any(all_gather_object(bool(buffers or unseen))):
             runner.message_hub.update_info(_INFO, self._skipped)
             if self._skipped <= self.max_skips:
                 runner.logger.warning(f'{message}: update left out ({self._skipped} of at most {self.max_skips})')
@@ -222,6 +228,8 @@ class NonFiniteHook(Hook):
             message = f'{message}; these are {self._skipped} such updates where max_skips is {self.max_skips}'
         elif buffers:
             message = f'{message}; buffers of the model are no longer finite either ({_some(buffers)})'
+        elif self.max_skips and unseen:
+            message = f'{message}; the update was made already, a step compiled by this PyTorch cannot be watched'
         error = NonFiniteError(f'{message}: {remedy}')
         error.same_on_every_process = True
         raise error

@@ -198,9 +198,13 @@ def test_it_works_with_mixed_precision_on_a_cpu(tmp_path: Path) -> None:
 
 def test_it_works_in_a_compiled_train_step(tmp_path: Path) -> None:
     compiled = {'cfg': {'compile': {'backend': 'eager'}}}
-    with pytest.raises(NonFiniteError, match=r'iteration 3 has .*1 of 2 \(slope\)'):
+    with pytest.raises(NonFiniteError, match='iteration 3 has ') as caught:
         build(tmp_path / 'a', {2: NAN}, iters=4, **compiled).train()
     runner = build(tmp_path / 'b', {2: NAN}, iters=4, hook=NonFiniteHook(max_skips=1), **compiled)
+    if 'gradients that' not in str(caught.value):  # PyTorch 2.1 does not call the hooks of an optimiser it has compiled
+        with pytest.raises(NonFiniteError, match='cannot be watched'):
+            runner.train()
+        return
     runner.train()
     assert finite(runner.model)
     assert runner.message_hub.get_info('nonfinite_updates') == 1

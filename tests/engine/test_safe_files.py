@@ -127,7 +127,7 @@ def test_arrays_of_numpy_1_and_2_are_both_read(reader: str, module: str, tmp_pat
     torch.save(
         {'a': torch.zeros(1), 'loss': np.float64(0.75)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False
     )
-    written = (np._core if hasattr(np, '_core') else np.core).multiarray.scalar.__module__
+    written = np.float64(0).__reduce__()[0].__module__
     content = (tmp_path / 'a.pth').read_bytes()
     assert f'c{written}\nscalar'.encode() in content
     (tmp_path / 'a.pth').write_bytes(content.replace(f'c{written}\n'.encode(), f'c{module}\n'.encode()))
