@@ -164,9 +164,12 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
     damaged: list[tuple[float, str]] = []
     for folder in folders.values():
         for path in sorted(path for path in folder.glob('*.pth') if path.is_file()):
-            date = path.stat().st_mtime
+            date = 0.0
             try:
+                date = path.stat().st_mtime
                 position = training_position(path)
+            except FileNotFoundError:  # the run goes on elsewhere and has just removed it
+                continue
             except Exception:
                 if _named_by_run(path.name) or str(path) == named:
                     when = float('inf') if str(path) == named else date

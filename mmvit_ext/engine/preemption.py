@@ -90,7 +90,7 @@ class PreemptionHook(Hook):
     ) -> None:
         """Save and end, if a process was told to, between two optimiser steps."""
         iteration = runner.iter + 1
-        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        accumulated = _accumulated(runner)
         if iteration % accumulated:
             return
         if runner.world_size == 1:
@@ -112,7 +112,9 @@ class PreemptionHook(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         """Save and end within a validation of a single process."""
-        if self._received is not None and runner.world_size == 1 and 0 < runner.iter < runner.max_iters:
+        if self._received is None or runner.world_size > 1 or runner.iter % _accumulated(runner):
+            return
+        if 0 < runner.iter < runner.max_iters:
             self._end(runner, runner.iter)
 
     def _end(self, runner: Runner, iteration: int) -> NoReturn:
@@ -128,6 +130,10 @@ class PreemptionHook(Hook):
         )
         runner.visualizer.close()
         raise SystemExit(EXIT_PREEMPTED)
+
+
+def _accumulated(runner: Runner) -> int:
+    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))
 
 
 def _save(runner: Runner, iteration: int) -> str:

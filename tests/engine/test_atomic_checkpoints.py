@@ -93,8 +93,10 @@ def kill_while_saving(tmp_path: Path, kills: int) -> None:
     progressed = 0
     for _ in range(kills):
         process = toy_run.start(folder, save_on_and_on, size=500_000)
-        deadline = time.monotonic() + 120
-        while (newest_checkpoint(folder).iteration or 0) <= before and time.monotonic() < deadline:
+        deadline = time.monotonic() + toy_run.LIMIT
+        while time.monotonic() < deadline:
+            if toy_run.saved(folder) > before and list(folder.glob('best_acc_*.pth')):
+                break
             assert process.is_alive(), (tmp_path / 'output.txt').read_text()[-2000:]
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.1))

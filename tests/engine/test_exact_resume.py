@@ -73,7 +73,7 @@ def test_epochs_resume_exactly_at_their_end_and_inside(tmp_path: Path, workers: 
     for at in (8, 18 - 6):
         told = {'type': 'CallHook', 'at': at, 'action': 'os.kill(os.getpid(), 15)'}
         process = toy_run.start(tmp_path / 'told', epochs=3, workers=workers, resume=True, hooks=[told])
-        process.join(120)
+        process.join(toy_run.LIMIT)
         assert process.exitcode == 75
     toy_run.run(tmp_path / 'told', epochs=3, workers=workers, resume=True)
     assert_same_run(tmp_path / 'whole', tmp_path / 'told', 'epoch_3.pth')
@@ -92,15 +92,15 @@ def test_without_the_hook_a_resumed_run_is_another_one(tmp_path: Path) -> None:
 def kill_and_resume(tmp_path: Path, kills: int, iterations: int) -> None:
     """Kills a run at random moments until it is done, and compares it with the one that was left alone."""
     options = {'iterations': iterations, 'interval': 1, 'workers': 0, 'amp': True, 'ballast': 200_000}
-    toy_run.run(tmp_path / 'whole', **options)
+    toy_run.run(tmp_path / 'whole', **{**options, 'interval': iterations})
     killed = tmp_path / 'killed'
     generator = random.Random(7)
     for kill in range(1, kills + 1):
         process = toy_run.start(killed, resume=True, **options)
         # every kill is some iterations later than the one before, at a moment within an iteration or a save
         goal = min(kill * (iterations - 2) // kills, iterations - 2)
-        deadline = time.monotonic() + 300
-        while (newest_checkpoint(killed).iteration or 0) < goal and time.monotonic() < deadline:
+        deadline = time.monotonic() + toy_run.LIMIT
+        while toy_run.saved(killed) < goal and time.monotonic() < deadline:
             assert process.is_alive(), (tmp_path / 'output.txt').read_text()[-3000:]
             time.sleep(0.005)
         time.sleep(generator.uniform(0, 0.02))
@@ -116,7 +116,7 @@ def test_two_kills_change_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, 20, 160)
+    kill_and_resume(tmp_path, 20, 80)
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_a_cut_off_last_checkpoint_costs_the_way_back_and_nothing_else(tmp_path:
 def test_a_signal_saves_at_the_end_of_the_iteration(tmp_path: Path, at: int, number: int, expected: str) -> None:
     told = {'type': 'CallHook', 'at': at, 'action': f'os.kill(os.getpid(), {number})'}
     process = toy_run.start(tmp_path / 'told', iterations=9, hooks=[told], workers=1 if number == 2 else 0)
-    process.join(120)
+    process.join(toy_run.LIMIT)
     output = (tmp_path / 'output.txt').read_text()
     assert process.exitcode == 75, output[-3000:]
     newest = newest_checkpoint(tmp_path / 'told')
@@ -162,16 +162,30 @@ def test_a_signal_saves_at_the_end_of_the_iteration(tmp_path: Path, at: int, num
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     told = {'type': 'CallHook', 'at': 5, 'action': 'os.kill(os.getpid(), 15); os.kill(os.getpid(), 15)'}
     process = toy_run.start(tmp_path / 'told', iterations=9, hooks=[told])
-    process.join(120)
+    process.join(toy_run.LIMIT)
     assert process.exitcode == -signal.SIGTERM
     assert newest_checkpoint(tmp_path / 'told').iteration == 4
+
+
+@pytest.mark.slow
+def test_workers_outlive_a_signal_to_the_process_group_and_end_with_the_run(tmp_path: Path) -> None:
+    workers = '[str(worker.pid) for worker in runner.train_loop.dataloader_iterator._iterator._workers]'
+    action = (
+        f'import subprocess; workers = {workers}; open(runner.work_dir + "/workers", "w").write(" ".join(workers)); '
+        'subprocess.run(["kill", "-TERM", *workers]); subprocess.run(["kill", "-INT", *workers])'
+    )
+    told = {'type': 'CallHook', 'at': 3, 'action': action}
+    toy_run.run(tmp_path / 'told', iterations=20, hooks=[told], workers=2)
+    assert len(toy_run.record(tmp_path / 'told')) == 20
+    for worker in (tmp_path / 'told' / 'workers').read_text().split():
+        assert not Path(f'/proc/{worker}').exists()
 
 
 @pytest.mark.slow
 def test_between_accumulated_gradients_nothing_is_saved(tmp_path: Path) -> None:
     told = {'type': 'CallHook', 'at': 4, 'action': 'os.kill(os.getpid(), 15)'}
     process = toy_run.start(tmp_path / 'told', iterations=12, hooks=[told], accumulation=3, interval=12)
-    process.join(120)
+    process.join(toy_run.LIMIT)
     assert process.exitcode == 75
     assert newest_checkpoint(tmp_path / 'told').iteration == 6
     toy_run.run(tmp_path / 'told', iterations=12, accumulation=3, interval=12, resume=True)

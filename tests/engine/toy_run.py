@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+LIMIT = 900  # seconds that a run may take on a machine that does much else
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['tests.engine.toy_run', 'mmvit_ext.engine'])
 
@@ -203,8 +204,14 @@ def start(work_dir: Path, function: Callable[..., Any] = train, **changes: Any) 
 def run(work_dir: Path, **changes: Any) -> None:
     """Train in a process of its own to the end."""
     process = start(work_dir, **changes)
-    process.join(120)
+    process.join(LIMIT)
     assert process.exitcode == 0, (work_dir.parent / 'output.txt').read_text()[-3000:]
+
+
+def saved(work_dir: Path) -> int:
+    """The iteration of the last checkpoint of a run that may be running."""
+    note = work_dir / 'last_checkpoint'
+    return int(note.read_text().rpartition('_')[2].removesuffix('.pth')) if note.exists() else 0
 
 
 def record(work_dir: Path) -> dict[int, list[Any]]:

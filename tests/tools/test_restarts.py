@@ -108,7 +108,8 @@ def test_a_launcher_that_is_told_to_end_saves_and_says_so(make_config: Config, t
         assert process.wait(timeout=100) == 75, log.read_text()[-3000:]
     content = torch.load(tmp_path / 'runs' / 'preempted.pth', weights_only=False)
     assert len(content['exact_resume']['generators']) == 2
-    assert f'iteration {content["meta"]["iter"]} is saved in runs/preempted.pth' in log.read_text()
+    saved = f'iteration {content["meta"]["iter"]} is saved in {tmp_path / "runs" / "preempted.pth"}'
+    assert saved in log.read_text()
 
 
 @pytest.mark.slow
