@@ -43,6 +43,7 @@ def test_training_writes_grids_and_the_distance(generator):
     assert grids == ['samples_0.png', 'samples_1.png', 'samples_2.png']
     (log,) = run.rglob('*.log')
     assert re.search(r'Iter\(val\).*FID: [\d.]+', log.read_text())
+    assert 'weights:' not in log.read_text()  # none is loaded from a file
     assert 'total batch size 2 = 1 processes x 2 images x 1 accumulated, recipe 16' in log.read_text()
 
 

@@ -143,7 +143,10 @@ class AdversarialModel(BaseModel):
     def init_weights(self) -> None:
         """Initialise both networks; the mean begins with the generator's weights."""
         super().init_weights()
-        self.average.module.load_state_dict(self.generator.state_dict())
+        begun = _bare(self.generator).state_dict().values()
+        # Not load_state_dict: a run reports every loading, and this is none of a file.
+        for mean, value in zip(self.average.module.state_dict().values(), begun, strict=True):
+            mean.copy_(value)
 
     def train(self, mode: bool = True) -> AdversarialModel:
         """Set the mode; the mean is for evaluation only."""
