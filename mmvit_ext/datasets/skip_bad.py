@@ -111,6 +111,8 @@ class SkipBadSamples:
             # The next one, not a random one: which sample it is must not depend on the state of a generator.
             candidate = (int(idx) + offset) % size
             if self._bad[candidate]:
+                # The batch in which the limit was exceeded may have been loaded ahead and never been asked for.
+                self._check_limit(f'{self._path(candidate) or candidate}, which was found before')
                 continue
             try:
                 self._check_file(candidate)
@@ -140,10 +142,14 @@ class SkipBadSamples:
     def _mark(self, idx: int, reason: str) -> None:
         assert self._bad is not None
         self._bad[idx] = 1
+        self._check_limit(reason)
+        message = f'bad sample {self.num_skipped} left out: {reason}'
+        print_log(message, logger='current', level=logging.WARNING)
+
+    def _check_limit(self, reason: str) -> None:
         count, allowed = self.num_skipped, self.limit if self.limit >= 1 else self.limit * len(self)
         if count > allowed:
             raise UserError(
                 f'{count} of {len(self)} samples could not be read, more than the limit of {self.limit}; the last one: '
                 f'{reason}; tools/check_dataset.py lists them all'
             )
-        print_log(f'bad sample {count} left out: {reason}', logger='current', level=logging.WARNING)

@@ -83,6 +83,15 @@ def test_the_count_is_of_different_samples_whatever_the_number_of_workers(worker
     assert dataset.num_skipped == 3
 
 
+def test_an_error_in_a_batch_that_nobody_asked_for_is_not_forgotten(folder: Path) -> None:
+    dataset = SkipBadSamples(pictures(folder), limit=1)
+    with pytest.raises(UserError, match='more than the limit'):
+        dataset[3]
+    with pytest.raises(UserError, match=r'more than the limit .*03\.jpg, which was found before'):
+        dataset[3]
+    assert dataset[0] == 0
+
+
 def test_each_bad_sample_is_read_in_vain_once(folder: Path) -> None:
     reads: list[str] = []
 
