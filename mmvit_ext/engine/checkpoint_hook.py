@@ -124,15 +124,33 @@ def remove_checkpoint(backend: Any, path: str) -> None:
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's checkpoint hook, with which a killed process leaves a loadable checkpoint behind.
 
-    It takes the arguments of :class:`mmengine.hooks.CheckpointHook`. With local files, the regular and the best
-    checkpoint and ``last_checkpoint`` are written to a temporary file, synced and renamed; the one that
-    ``max_keep_ckpts`` or a better metric makes superfluous is removed when its successor stands, so for a moment there
-    is one more. With files elsewhere (``out_dir='s3://...'``) or a ``backend_args`` of your own, whether a write is
-    whole is up to that backend, but the order still holds for regular checkpoints. DeepSpeed and FSDP write their files
-    themselves and not whole.
+    With local files, the regular and the best checkpoint and ``last_checkpoint`` are written to a temporary file, synced
+    and renamed; the one that ``max_keep_ckpts`` or a better metric makes superfluous is removed when its successor
+    stands, so for a moment there is one more. With files elsewhere (``out_dir='s3://...'``) or a ``backend_args`` of your
+    own, whether a write is whole is up to that backend, but the order still holds for regular checkpoints. DeepSpeed and
+    FSDP write their files themselves and not whole.
 
     Before it saves, it calls the hooks' ``before_collective_save`` in every process, where mmengine's
     ``before_save_checkpoint`` reaches the first process only.
+
+    Args:
+        interval: Epochs or iterations from one checkpoint to the next; -1 for the last one only.
+        by_epoch: Whether it counts epochs.
+        save_optimizer: Whether the optimiser's state is saved; without it a run cannot go on.
+        save_param_scheduler: Whether the schedulers' state is saved; likewise.
+        out_dir: Parent of the folder of checkpoints, which has the work folder's name; by default the latter is used.
+        max_keep_ckpts: How many regular checkpoints stay; -1 for all.
+        save_last: Whether the end of training is saved whatever the interval.
+        save_best: Metric or metrics of which the best checkpoint is kept, ``'auto'`` for the first one.
+        rule: ``'greater'`` or ``'less'``, what of a metric is better; by default its name decides.
+        greater_keys: Parts of names of which more is better.
+        less_keys: Parts of names of which less is better.
+        file_client_args: Outdated form of ``backend_args``.
+        filename_tmpl: Name of a checkpoint with ``{}`` for the number; by default ``epoch_{}.pth`` or ``iter_{}.pth``.
+        backend_args: mmengine's file backend to write with, instead of whole local files.
+        published_keys: Entries that are saved once more, without the others, at the end of training.
+        save_begin: Epoch or iteration before which nothing is saved.
+        **kwargs: Handed on to the runner's ``save_checkpoint``.
     """
 
     backend_args: dict[str, Any] | None
