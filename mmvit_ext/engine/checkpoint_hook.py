@@ -124,11 +124,11 @@ def remove_checkpoint(backend: Any, path: str) -> None:
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's checkpoint hook, with which a killed process leaves a loadable checkpoint behind.
 
-    With local files, the regular and the best checkpoint and ``last_checkpoint`` are written to a temporary file, synced
-    and renamed; the one that ``max_keep_ckpts`` or a better metric makes superfluous is removed when its successor
-    stands, so for a moment there is one more. With files elsewhere (``out_dir='s3://...'``) or a ``backend_args`` of your
-    own, whether a write is whole is up to that backend, but the order still holds for regular checkpoints. DeepSpeed and
-    FSDP write their files themselves and not whole.
+    With local files, the regular and the best checkpoint and ``last_checkpoint`` are written to a temporary file,
+    synced and renamed; the one that ``max_keep_ckpts`` or a better metric makes superfluous is removed when its
+    successor stands, so for a moment there is one more. With files elsewhere (``out_dir='s3://...'``) or a
+    ``backend_args`` of your own, whether a write is whole is up to that backend, but the order still holds for
+    regular checkpoints. DeepSpeed and FSDP write their files themselves and not whole.
 
     Before it saves, it calls the hooks' ``before_collective_save`` in every process, where mmengine's
     ``before_save_checkpoint`` reaches the first process only.
