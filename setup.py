@@ -8,11 +8,11 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-MIM_FILES = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
+MIM_FILES = ('configs', 'tools', 'results', 'model-index.yml', 'dataset-index.yml')
 
 
 class BuildWithMim(build_py):
-    """Put the configs, the tools and the indices into ``mmvit_ext/.mim``, where ``mim`` searches them.
+    """Put configs, tools, records and indices into ``mmvit_ext/.mim``, where ``mim`` and the ledger look for them.
 
     A wheel gets copies, an editable installation links into the checkout.
     """

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmvit_ext.reproduce import read_ledger, read_records
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,7 +21,7 @@ def checkout(tmp_path_factory):
     """A copy of what the build reads, so that the build writes nothing into the real checkout."""
     folder = tmp_path_factory.mktemp('checkout')
     ignored = shutil.ignore_patterns('__pycache__', '.mim')
-    for name in ('mmvit_ext', 'configs', 'tools'):
+    for name in ('mmvit_ext', 'configs', 'tools', 'results'):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml'):
         if (ROOT / name).exists():
@@ -45,6 +47,15 @@ def test_wheel_holds_configs_and_tools_where_mim_looks_for_them(checkout, tmp_pa
     assert 'mmvit_ext/.mim/tools/setup_env.py' in names
     assert 'mmvit_ext/registry.py' in names
     assert not [name for name in names if name.startswith(('tests/', 'tools/')) or '__pycache__' in name]
+
+
+def test_an_installed_package_has_the_whole_ledger(checkout, tmp_path):
+    with zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path / 'wheel')) as wheel:
+        wheel.extractall(tmp_path / 'site')
+    installed = read_ledger(tmp_path / 'site' / 'mmvit_ext' / '.mim')
+    here = read_ledger(ROOT)
+    assert [row.name for row in installed.rows] == [row.name for row in here.rows]
+    assert read_records(installed).entries == read_records(here).entries
 
 
 def test_editable_installation_links_the_configs_of_the_checkout(checkout, tmp_path):

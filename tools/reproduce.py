@@ -20,7 +20,7 @@ from rich.console import Console
 from mmvit_ext.engine.arguments import ConfigOptions
 from mmvit_ext.engine.errors import UserError, run_command
 from mmvit_ext.reproduce.estimate import ITERATIONS, estimate_row
-from mmvit_ext.reproduce.evaluation import evaluate_row, file_in_results, print_record
+from mmvit_ext.reproduce.evaluation import check_checkout, evaluate_row, file_in_results, print_record
 from mmvit_ext.reproduce.ledger import read_ledger
 from mmvit_ext.reproduce.listing import rows_table
 from mmvit_ext.reproduce.pages import write_pages
@@ -81,6 +81,9 @@ def _run(argv: Sequence[str] | None) -> int:
             console = Console(width=200)  # for a file or another command, whose width is not known
         console.print(rows_table(ledger, args.method, args.dataset, narrow=console.width < NARROW))
         return 0
+    for option in ('record', 'update_pages'):
+        if getattr(args, option):
+            check_checkout(ledger, f'--{option.replace("_", "-")}')
     if args.update_pages:
         print('\n'.join(write_pages(ledger)) or 'all pages are up to date')
         return 0

@@ -343,6 +343,23 @@ def run_tool(command: list[str]) -> int:
                 continue  # it reached the command as well, which has something to save
 
 
+def check_checkout(ledger: Ledger, option: str) -> None:
+    """Refuse what writes into the ledger's folder where that is an installed package.
+
+    Args:
+        ledger: The ledger.
+        option: The argument that asked for it.
+
+    Raises:
+        UserError: It is one.
+    """
+    if ledger.root.name == '.mim':
+        raise UserError(
+            f'{option} writes into a checkout, and this is the installed package {ledger.root.parent}: run it in a '
+            'clone of the repository'
+        )
+
+
 def file_in_results(ledger: Ledger, record: Record) -> str:
     """File a record under ``results/``.
 
@@ -352,12 +369,7 @@ def file_in_results(ledger: Ledger, record: Record) -> str:
 
     Returns:
         Its path relative to the ledger's root.
-
-    Raises:
-        UserError: The ledger is that of an installed package.
     """
-    if ledger.root.name == '.mim':
-        raise UserError(f'--record files in a checkout, and this is the installed package {ledger.root.parent}')
     path = filed_path(record)
     file_record(record, ledger.root / path)
     return path

@@ -20,7 +20,7 @@ from mmvit_ext.checkpoints import convert
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.models import P2T
-from mmvit_ext.reproduce import dataset_layout, read_ledger
+from mmvit_ext.reproduce import Ledger, dataset_layout, read_ledger
 from mmvit_ext.reproduce.dataset_layout import LAYOUTS, Layout, check_layout, draw_mini_data
 from mmvit_ext.reproduce.evaluation import find_checkpoint, load_row_config
 from mmvit_ext.reproduce.training import plan_training
@@ -432,3 +432,12 @@ def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
     assert record['checkpoint']['origin'] == 'trained here'
     assert f'verdict: {record["verdict"]}' in text
     assert code == (record['verdict'] == 'missed')
+
+
+@pytest.mark.parametrize('option', ['--record', '--update-pages'])
+def test_an_installed_package_is_not_written_into(command, monkeypatch, capsys, option, tmp_path):
+    installed = Ledger(tmp_path / 'mmvit_ext' / '.mim', read_ledger().rows)
+    monkeypatch.setattr(command, 'read_ledger', lambda: installed)
+    monkeypatch.setattr(command, 'evaluate_row', lambda *_, **__: pytest.fail('evaluated before it was refused'))
+    assert command.main(['p2t-mini_1xb16-10e_mini-imagenet-96x96', option]) == 2
+    assert 'checkout' in capsys.readouterr().err
