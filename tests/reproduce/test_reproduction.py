@@ -403,6 +403,10 @@ def test_the_scaled_options_reach_the_config():
             assert cfg.train_cfg.max_iters * plan.total == pytest.approx(images, abs=plan.total)
 
 
+SHORT = ('train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=16', 'train_cfg.val_interval=2')
+"""An iteration instead of 150."""
+
+
 @pytest.mark.slow
 def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
     """As a newcomer types them, shortened to a few iterations."""
@@ -423,7 +427,7 @@ def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
     code, text = call('--list', '--dataset', 'mini')
     assert code == 0
     assert name in text
-    code, text = call(name, '--train', *where, '--seed', '0', '--cfg-options', 'train_cfg.max_epochs=1')
+    code, text = call(name, '--train', *where, '--seed', '0', '--cfg-options', *SHORT)
     assert code == 0, text
     assert 'The mini dataset was not there' in text
     code, text = call(name, *where)
