@@ -99,7 +99,7 @@ class Estimate:
         plan, (height, width) = self.plan, self.size
         yield f'{self.row}: {plan.per_process} images of {height}x{width} pixels per process on {self.device}'
         if not self.fits:
-            yield f'DOES NOT FIT: an iteration needs more than the {_gib(self.limit)} of memory that this device has'
+            yield f'DOES NOT FIT: an iteration needs more memory than is free here; the device has {_gib(self.limit)}'
             if self.single is None:
                 yield 'Not even one image per GPU fits: take a larger device'
             else:
