@@ -11,9 +11,17 @@ CONFIG=$1
 GPUS=$2
 shift 2
 NNODES=${NNODES:-1}
+ADDRESS=${MASTER_ADDR:-127.0.0.1}
 if [ "$NNODES" = 1 ]; then DEFAULT_RESTARTS=3; else DEFAULT_RESTARTS=0; fi
+RESTARTS=${MAX_RESTARTS:-$DEFAULT_RESTARTS}
+if [ "$RESTARTS" = 0 ]; then
+    MEETING=(--node_rank="${NODE_RANK:-0}" --master_addr="$ADDRESS" --master_port="${PORT:-29500}")
+else
+    # The plain way to meet keeps one store for all attempts. PyTorch 2.11 no longer tells attempts apart in it, so that
+    # restarted processes may find the addresses of the dead ones and wait for them for ever.
+    MEETING=(--rdzv-backend=c10d --rdzv-endpoint="$ADDRESS:${PORT:-29500}" --rdzv-id="${PORT:-29500}")
+    if [ "$NNODES" = 1 ]; then MEETING+=(--local-addr="$ADDRESS"); fi
+fi
 exec "${PYTHON:-python}" "$(dirname "$0")/torchrun.py" \
-    --nnodes="$NNODES" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$GPUS" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    --max-restarts="${MAX_RESTARTS:-$DEFAULT_RESTARTS}" \
+    --nnodes="$NNODES" --nproc_per_node="$GPUS" "${MEETING[@]}" --max-restarts="$RESTARTS" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"

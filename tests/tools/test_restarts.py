@@ -134,3 +134,5 @@ def test_the_launchers_ask_torchrun_for_restarts_on_one_machine_only(tmp_path: P
         env = {'PATH': os.environ['PATH'], 'PYTHON': str(interpreter), **settings}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert f'<--max-restarts={expected}>' in done.stdout
+        # Restarted processes must not find the addresses of those that died.
+        assert ('<--rdzv-backend=c10d>' in done.stdout) == (expected > 0)
