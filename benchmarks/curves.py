@@ -29,12 +29,13 @@ class Curve:
     values: Sequence[Sequence[float]]
 
 
-def draw_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]]) -> Path:
+def draw_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]], *, scale: str = 'linear') -> Path:
     """Draw panels side by side: the mean of the seeds as a line, every seed as a dot.
 
     Args:
         path: the picture to write.
         panels: title, horizontal axis, vertical axis and curves of each.
+        scale: of the vertical axis, 'linear' or 'log'.
 
     Returns:
         The path.
@@ -46,7 +47,7 @@ def draw_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve
             axis.plot(curve.places, means, color=color, label=curve.name)
             for place, values in zip(curve.places, curve.values, strict=True):
                 axis.plot([place] * len(values), values, '.', color=color, alpha=0.5)
-        axis.set(title=title, xlabel=horizontal, ylabel=vertical)
+        axis.set(title=title, xlabel=horizontal, ylabel=vertical, yscale=scale)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=110)

@@ -93,7 +93,8 @@ def main() -> int:
     console = Console(width=120)
     console.print(table)
     curves = [Curve(model, *course(results, METRIC)) for model, results in runs.items()]
-    path = draw_curves(args.out / 'generator_evidence.png', [('Mini dataset, 32x32', 'iterations', 'FID', curves)])
+    panels = [('Mini dataset, 32x32', 'iterations', 'FID', curves)]
+    path = draw_curves(args.out / 'generator_evidence.png', panels, scale='log')
     machine = ', '.join(f'{key}: {value}' for key, value in describe_machine(torch.device('cpu')).items())
     console.print(f'curves in {path}; {machine}')
     return 0

@@ -20,6 +20,7 @@ extractor_checkpoint = 'work_dirs/nest-mini_1xb8-450_mini-imagenet-96x96/iter_45
 
 model = dict(
     discriminator=dict(embed_dims=(32, 64, 128), attention_level=0),
+    r1_weight=0.1,
     r1_interval=4,
     average_momentum=0.01,
     fakes_per_image=2,
@@ -46,10 +47,14 @@ val_evaluator = dict(extractor=extractor, checkpoint=extractor_checkpoint)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    generator=dict(optimizer=dict(lr=4e-4, betas=(0.0, 0.99))),
-    discriminator=dict(optimizer=dict(lr=4e-4, betas=(0.0, 0.99))),
+    generator=dict(optimizer=dict(lr=2e-4, betas=(0.0, 0.99))),
+    discriminator=dict(optimizer=dict(lr=8e-4, betas=(0.0, 0.99))),
 )
-train_cfg = dict(max_iters=max_iters, val_interval=200)
+# At constant rates the distance rises again.
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1.0, end_factor=0.01, by_epoch=False, begin=max_iters // 2, end=max_iters)
+]
+train_cfg = dict(max_iters=max_iters, val_interval=100)
 auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=max_iters))
 custom_hooks = [dict(type='mmvit_ext.SampleHook', interval=100)]
