@@ -108,8 +108,7 @@ class Estimate:
         assert self.seconds is not None
         yield f'{self.seconds:.3f} s per iteration, peak memory {_gib(self.needed or 0)} of {_gib(self.limit)}'
         yield (
-            f'the schedule sees {self.images:,} images: {self.iterations:,} iterations of {plan.total} '
-            f'({plan.processes} processes)'
+            f'the schedule sees {self.images:,} images: {self.iterations:,} iterations of {plan.total} ({plan.where})'
         )
         for count in (1, *machines):
             where = 'this machine' if count == 1 else f'{count} of them'

@@ -38,6 +38,11 @@ class TrainingPlan:
     changes: tuple[str, ...]
 
     @property
+    def where(self) -> str:
+        """The number of processes, in words."""
+        return f'{self.processes} process' + ('es' if self.processes > 1 else '')
+
+    @property
     def total(self) -> int:
         """Images per iteration."""
         return self.processes * self.per_process
@@ -152,7 +157,7 @@ def train_row(
     for count in check_layout(cfg, row.dataset, ['train', 'val'], tested_on=row.tested_on):
         print(f'{row.dataset}, {count}')
     plan = plan_training(cfg, process_count(gpus), images_per_gpu)
-    print(f'{plan.processes} processes x {plan.per_process} images, recipe: {row.metadata.get("Training Resources")}')
+    print(f'{plan.where} x {plan.per_process} images, recipe: {row.metadata.get("Training Resources")}')
     for change in plan.changes:
         print(f'  {change}')
     config, tools = str(ledger.root / str(row.config)), ledger.root / 'tools'
