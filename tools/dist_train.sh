@@ -17,8 +17,8 @@ RESTARTS=${MAX_RESTARTS:-$DEFAULT_RESTARTS}
 if [ "$RESTARTS" = 0 ]; then
     MEETING=(--node_rank="${NODE_RANK:-0}" --master_addr="$ADDRESS" --master_port="${PORT:-29500}")
 else
-    # The plain way to meet keeps one store for all attempts. PyTorch 2.11 no longer tells attempts apart in it, so that
-    # restarted processes may find the addresses of the dead ones and wait for them for ever.
+    # The plain way to meet keeps one store for all attempts, in which PyTorch 2.11 does not tell them apart: restarted
+    # processes may find the addresses of the dead ones and wait for them for ever. See also torchrun.py.
     MEETING=(--rdzv-backend=c10d --rdzv-endpoint="$ADDRESS:${PORT:-29500}" --rdzv-id="${PORT:-29500}")
     if [ "$NNODES" = 1 ]; then MEETING+=(--local-addr="$ADDRESS"); fi
 fi

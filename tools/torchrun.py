@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix='torchrun_') as folder:
         final_code = Path(folder) / 'code'
         os.environ[FINAL_CODE_VARIABLE] = str(final_code)
+        # With --rdzv-backend=c10d every attempt gets a store of its own, in which no address of a dead process stands.
+        os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
         try:
             run.main(argv)
         except ChildFailedError as error:
