@@ -616,7 +616,7 @@ def test_blocks_3_6_9_and_12_of_tnt_come_to_strides_4_to_32(start, first):
 
 @pytest.mark.parametrize('starts', [('setr-naive_tnt-mini', 'setr-naive_vit-mini'), ('nest-mini', 'vit-mini')])
 def test_a_baseline_on_the_mini_data_has_the_same_budget_and_size(starts):
-    """Data, schedule and all else; parameters of the networks within 2 %."""
+    """Data, schedule and all else but the learning rate, chosen for each; parameters of the networks within 2 %."""
     paths = [config_named(start) for start in starts]
     ours, baseline = (Config.fromfile(path).to_dict() for path in paths)
     sizes = [
@@ -627,6 +627,7 @@ def test_a_baseline_on_the_mini_data_has_the_same_budget_and_size(starts):
     for cfg in (ours, baseline):
         del cfg['model']['backbone']
         cfg['model'].get('head', {}).pop('in_channels', None)
+        del cfg['optim_wrapper']['optimizer']['lr']
     assert ours == baseline
 
 

@@ -6,16 +6,15 @@ installed but cannot be imported raises here, because a type that is silently mi
 
 from importlib.util import find_spec
 
-from .skip_bad import SkipBadSamples
-
-__all__ = ['SkipBadSamples']
+__all__: list[str] = []
 
 if find_spec('mmcv') is not None:
     from .distortions import PasteOccluder, RotateImage
     from .placement import LoadBoxes, TrackPlacement
+    from .skip_bad import SkipBadSamples
     from .transforms import LoadImageFromFile
 
-    __all__ += ['LoadBoxes', 'LoadImageFromFile', 'PasteOccluder', 'RotateImage', 'TrackPlacement']
+    __all__ += ['LoadBoxes', 'LoadImageFromFile', 'PasteOccluder', 'RotateImage', 'SkipBadSamples', 'TrackPlacement']
 
 if find_spec('mmcv') is not None and find_spec('mmseg') is not None:
     from .seg_transforms import LoadSegAnnotations
