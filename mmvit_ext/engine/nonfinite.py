@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
-from torch import nn
 
 from ..registry import HOOKS
+from .drawing_hook import bare_model
 from .errors import UserError
 
 __all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
@@ -110,7 +109,7 @@ class NonFiniteHook(Hook):
         """Start watching the optimisers, which exist from now on."""
         self._close()
         self._skipped = int(runner.message_hub.get_info(_INFO, 0) or 0)
-        model = _unwrap(runner.model)
+        model = bare_model(runner.model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for key, wrapper in _wrappers(runner.optim_wrapper).items():
             optimizer = getattr(wrapper, 'optimizer', None)
@@ -206,7 +205,7 @@ class NonFiniteHook(Hook):
         message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
         buffers = [
             name
-            for name, buffer in _unwrap(runner.model).named_buffers()
+            for name, buffer in bare_model(runner.model).named_buffers()
             if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all())
         ]
         # PyTorch 2.1 compiles a train step without the hooks of the optimiser in it.
@@ -237,12 +236,6 @@ class NonFiniteHook(Hook):
 
 def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = model.module  # type: ignore[assignment]
-    return model
 
 
 def _wrappers(optim_wrapper: Any) -> dict[str, Any]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from ..registry import HOOKS
+from .drawing_hook import DrawingHook, bare_model
 from .errors import UserError
 
 __all__ = ['SampleHook', 'image_grid']
@@ -40,7 +37,7 @@ def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
 
 
 @HOOKS.register_module()
-class SampleHook(Hook):
+class SampleHook(DrawingHook):
     """Writes a grid of generated images before the training and during it, always of the same noise.
 
     The grids go to the visualizer of the run: with its usual ``LocalVisBackend`` to
@@ -58,52 +55,30 @@ class SampleHook(Hook):
         UserError: the model generates no images.
     """
 
-    priority = 'LOW'
-
     def __init__(
         self, interval: int = 1000, by_epoch: bool = False, num: int = 64, columns: int = 8, seed: int = 0
     ) -> None:
-        if min(interval, num, columns) < 1 or seed < 0:
-            raise ValueError(
-                f'interval, num and columns must be at least 1 and seed 0 or more, got {interval}, {num}, {columns}, '
-                f'{seed}'
-            )
-        self.interval, self.by_epoch, self.num, self.columns, self.seed = interval, by_epoch, num, columns, seed
+        super().__init__(interval, by_epoch)
+        if min(num, columns) < 1 or seed < 0:
+            raise ValueError(f'num and columns must be at least 1 and seed 0 or more, got {num}, {columns}, {seed}')
+        self.num, self.columns, self.seed = num, columns, seed
 
     def before_train(self, runner: Runner) -> None:
         """Check the model on every process, and draw."""
-        if not hasattr(_bare(runner.model), 'sample'):
+        model = bare_model(runner.model)
+        if not hasattr(model, 'sample'):
             raise UserError(
-                f'SampleHook draws what a generator makes and {type(_bare(runner.model)).__name__} generates nothing: '
+                f'SampleHook draws what a generator makes and {type(model).__name__} generates nothing: '
                 'use it with mmvit_ext.AdversarialModel, or take the hook out'
             )
-        self._draw(runner, runner.epoch if self.by_epoch else runner.iter)
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Draw every ``interval`` iterations."""
-        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
-            self._draw(runner, runner.iter + 1)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Draw every ``interval`` epochs."""
-        if self.by_epoch and self.every_n_epochs(runner, self.interval):
-            self._draw(runner, runner.epoch + 1)
+        super().before_train(runner)
 
     @master_only
-    def _draw(self, runner: Runner, step: int) -> None:
+    def draw(self, runner: Runner, step: int) -> None:
+        """Draw a grid of samples."""
         from mmvit_ext.models.generators.adversarial import noise_of
 
-        model = _bare(runner.model)
+        model = bare_model(runner.model)
         noise = noise_of(self.seed, range(self.num), model.noise_dims)
         images = torch.cat([model.sample(part) for part in noise.split(64)])
         runner.visualizer.add_image('samples', image_grid(images, self.columns), step=step)
-
-
-def _bare(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model

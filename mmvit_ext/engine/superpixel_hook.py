@@ -2,24 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from ..registry import HOOKS
+from .drawing_hook import DrawingHook, bare_model
 from .errors import UserError
 
 __all__ = ['SuperpixelVisualizationHook']
 
 
 @HOOKS.register_module()
-class SuperpixelVisualizationHook(Hook):
+class SuperpixelVisualizationHook(DrawingHook):
     """Draws the superpixels of some validation images before the training and during it.
 
     The pictures are the montages of ``tools/explain.py superpixels``, over the image as the network sees it. They go
@@ -37,24 +35,21 @@ class SuperpixelVisualizationHook(Hook):
         UserError: The model has no superpixels, or there are no such validation images.
     """
 
-    priority = 'LOW'
-
     def __init__(
         self, interval: int = 1000, by_epoch: bool = False, indices: Sequence[int] = (0, 1), edge: int = 300
     ) -> None:
-        if interval < 1 or not 16 <= edge <= 4096:
-            raise ValueError(
-                f'interval must be at least 1 and edge 16 to 4096 pixels, got interval={interval} and edge={edge}'
-            )
+        super().__init__(interval, by_epoch)
+        if not 16 <= edge <= 4096:
+            raise ValueError(f'edge must be 16 to 4096 pixels, got {edge}')
         if not indices or min(indices) < 0:
             raise ValueError(f'indices must name images of the validation dataset, from 0, got {tuple(indices)}')
-        self.interval, self.by_epoch, self.indices, self.edge = interval, by_epoch, tuple(indices), edge
+        self.indices, self.edge = tuple(indices), edge
 
     def before_train(self, runner: Runner) -> None:
         """Check model and data on every process, and draw."""
         from mmvit_ext.interpret.superpixels import find_spformer
 
-        find_spformer(_bare(runner.model), 'SuperpixelVisualizationHook: this model')
+        find_spformer(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
         loop = runner.val_loop
         if loop is None:
             raise UserError(
@@ -72,31 +67,16 @@ class SuperpixelVisualizationHook(Hook):
                 'SuperpixelVisualizationHook: the visualizer has no backend, so no picture is kept; give it '
                 "vis_backends=[dict(type='LocalVisBackend')]"
             )
-        self._draw(runner, runner.epoch if self.by_epoch else runner.iter)
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Draw every ``interval`` iterations."""
-        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
-            self._draw(runner, runner.iter + 1)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Draw every ``interval`` epochs."""
-        if self.by_epoch and self.every_n_epochs(runner, self.interval):
-            self._draw(runner, runner.epoch + 1)
+        super().before_train(runner)
 
     @master_only
-    def _draw(self, runner: Runner, step: int) -> None:
+    def draw(self, runner: Runner, step: int) -> None:
+        """Draw the montages of the chosen images."""
         # Drawing is imported late: the run of another model should not depend on it.
         from mmvit_ext.interpret.inputs import picture_of_inputs
         from mmvit_ext.interpret.superpixels import draw_montage, superpixels_of_inputs
 
-        model: Any = _bare(runner.model)
+        model: Any = bare_model(runner.model)
         dataset: Any = runner.val_dataloader.dataset
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
@@ -119,9 +99,3 @@ class SuperpixelVisualizationHook(Hook):
             # Frozen parts are in evaluation mode while the rest trains, so each module gets its own mode back.
             for module, training in modes:
                 module.training = training
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = cast('nn.Module', model.module)
-    return model

@@ -89,5 +89,5 @@ def test_a_model_that_generates_nothing_is_refused():
 
 @pytest.mark.parametrize('options', [{'interval': 0}, {'num': 0}, {'columns': 0}, {'seed': -1}])
 def test_wrong_arguments_are_named(options):
-    with pytest.raises(ValueError, match='must be at least 1 and seed 0 or more'):
+    with pytest.raises(ValueError, match='must be at least 1'):
         SampleHook(**options)
