@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -24,10 +26,14 @@ from benchmarks.curves import Curve, draw_curves
 from benchmarks.harness import describe_machine
 from benchmarks.mini_runs import ROOT, Run, course, each, run_arguments, spread, train
 from mmvit_ext.engine.config import load_config, prepare_scope
+from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.engine.sampling_hook import image_grid
 from mmvit_ext.evaluation.loop import build_test_loader
+from mmvit_ext.models.generators.adversarial import noise_of
 from mmvit_ext.registry import METRICS, MODELS
 
 METRIC = 'FID'
+SHOWN = 64
 EXTRACTOR = ROOT / 'configs' / 'nest' / 'nest-mini_1xb8-450_mini-imagenet-96x96.py'
 BUDGET = '1xb16-400_mini-imagenet-32x32.py'
 COMPARED = {
@@ -67,6 +73,40 @@ def untrained(config: Path, seed: int, out: Path, options: Sequence[str]) -> flo
     return json.loads(record.read_text())[METRIC]
 
 
+def draw_samples(runs: Mapping[str, Run], path: Path, data: Path) -> Path:
+    """Real images and what the generators make of the same noise, side by side.
+
+    Args:
+        runs: by the generator's name.
+        path: the picture to write.
+        data: folder of the mini dataset.
+
+    Returns:
+        The path.
+    """
+    options = dict(option.split('=', 1) for option in data_options(data))
+    cfg = load_config(COMPARED['NesT'], options)
+    init_default_scope(prepare_scope(cfg))
+    dataset = build_test_loader(cfg).dataset
+    step = len(dataset) // SHOWN
+    real = torch.stack([dataset[index * step]['inputs'] for index in range(SHOWN)]).flip(1)  # loaded as BGR
+    panels = {'training images': real}
+    for name, run in runs.items():
+        predictor = Predictor(load_config(COMPARED[name]), run.checkpoint, torch.device('cpu'))
+        model: Any = predictor.model
+        panels[f'{name}, {run.history[-1]["step"]} iterations'] = model.sample(
+            noise_of(0, range(SHOWN), model.noise_dims)
+        )
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 5.3), layout='constrained')
+    for axis, (title, images) in zip(axes, panels.items(), strict=True):
+        axis.imshow(image_grid(images, 8), interpolation='nearest')
+        axis.set(title=title)
+        axis.axis('off')
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
 def main() -> int:
     args = run_arguments(__doc__ or '', 'work_dirs/generator_evidence')
     extractor = args.out / 'extractor.pth'
@@ -96,7 +136,8 @@ def main() -> int:
     panels = [('Mini dataset, 32x32', 'iterations', 'FID', curves)]
     path = draw_curves(args.out / 'generator_evidence.png', panels, scale='log')
     machine = ', '.join(f'{key}: {value}' for key, value in describe_machine(torch.device('cpu')).items())
-    console.print(f'curves in {path}; {machine}')
+    samples = draw_samples({name: run[0] for name, run in runs.items()}, args.out / 'generator_samples.png', args.data)
+    console.print(f'curves in {path}, images in {samples}; {machine}')
     return 0
 
 
