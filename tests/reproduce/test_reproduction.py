@@ -1,8 +1,7 @@
 """The whole way from an address in the ledger to a figure in the pages, without the internet."""
 
-import hashlib
+import functools
 import importlib.util
-import io
 import json
 import re
 import shutil
@@ -10,27 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from PIL import Image
 
-from mmvit_ext.checkpoints import convert
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.engine.errors import UserError
-from mmvit_ext.models import P2T
 from mmvit_ext.reproduce import Ledger, dataset_layout, read_ledger
 from mmvit_ext.reproduce.dataset_layout import LAYOUTS, Layout, check_layout, draw_mini_data
 from mmvit_ext.reproduce.evaluation import find_checkpoint, load_row_config
 from mmvit_ext.reproduce.training import plan_training
 from tests.reproduce.file_server import serving
+from tests.reproduce.released import RELEASES
 
 ROOT = Path(__file__).parents[2]
-NAME = 'p2t-golden_mini-imagenet'
-SIZE, SHORTER = 128, 150
-CLASSES = 1000
-MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 TRAIN, VAL = 40, 10
 
 pytest.importorskip('mmpretrain')
@@ -51,114 +43,50 @@ def mini(tmp_path_factory):
     return make_mini_dataset(tmp_path_factory.mktemp('data') / 'mini', images=TRAIN)
 
 
-def images_of(root, split):
-    """Paths and class numbers."""
-    lines = (root / f'imagenet/meta/{split}.txt').read_text().split('\n')
-    pairs = [line.rsplit(' ', 1) for line in lines if line]
-    return [(root / 'imagenet' / split / name, int(number)) for name, number in pairs]
-
-
-def network_input(path):
-    """What the test pipeline should make of an image, written without the libraries."""
-    image = Image.open(path).convert('RGB')
-    factor = SHORTER / min(image.size)
-    width, height = (SHORTER if side == min(image.size) else int(side * factor) for side in image.size)
-    image = image.resize((width, height), Image.BICUBIC)
-    left, top = round((width - SIZE) / 2), round((height - SIZE) / 2)
-    pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE)), dtype=np.float64)
-    return torch.from_numpy(((pixels - MEAN) / STD).transpose(2, 0, 1)).float()[None]
-
-
 @pytest.fixture(scope='module')
-def released(mini):
-    """A checkpoint in the authors' names, and the accuracy of its network.
-
-    The recorded network of the authors' code, with a classifier that knows the mean feature of each class.
-    """
-    record = torch.load(ROOT / 'tests/data/p2t_128.pt', weights_only=True)
-    arch = {key: record['config'][key] for key in ('embed_dims', 'num_heads', 'depths', 'mlp_ratios')}
-    backbone = P2T(arch, out_indices=(3,), drop_path_rate=0.0).eval()
-    ours = convert(record['state_dict'], 'p2t')
-    backbone.load_state_dict({name[9:]: value for name, value in ours.items() if name.startswith('backbone.')})
-
-    def feature(path):
-        with torch.no_grad():
-            return backbone(network_input(path))[-1].mean(dim=(2, 3))[0]
-
-    known = {}
-    for path, number in images_of(mini, 'train'):
-        known.setdefault(number, []).append(feature(path))
-    weight, bias = torch.zeros(CLASSES, 64), torch.full((CLASSES,), -1e4)
-    for number, features in known.items():
-        mean = torch.stack(features).mean(dim=0)
-        weight[number], bias[number] = mean, -mean.square().sum() / 2
-    state = {**record['state_dict'], 'head.weight': weight, 'head.bias': bias}
-    correct = [int((weight @ feature(path) + bias).argmax()) == number for path, number in images_of(mini, 'val')]
-    file = io.BytesIO()
-    torch.save(state, file)
-    accuracy = 100 * sum(correct) / len(correct)
-    assert 0 < accuracy < 100  # otherwise nearly everything would reach it
-    return {'bytes': file.getvalue(), 'accuracy': accuracy, 'arch': arch}
-
-
-CONFIG = """
-_base_ = [
-    '../_base_/models/classifier_p2t.py',
-    '../_base_/datasets/imagenet_224.py',
-    '../_base_/classification_runtime.py',
-]
-data_root = {root!r}
-model = dict(
-    backbone=dict(_delete_=True, type='mmvit_ext.P2T', arch={arch}, out_indices=(3,)), head=dict(in_channels=64)
-)
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale={shorter})
-test_pipeline[2].update(crop_size={size})
-test_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=test_pipeline)
-)
-val_dataloader = test_dataloader
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-val_cfg = dict()
-test_cfg = dict()
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-auto_scale_lr = dict(base_batch_size=1024)
-"""
+def releases(mini):
+    """Checkpoints in the authors' names by method, each made once."""
+    return functools.cache(lambda method: RELEASES[method](mini))
 
 
 @pytest.fixture
-def make_ledger(tmp_path, mini, released, monkeypatch):
-    """A checkout with one row, whose checkpoint is at an address."""
-    monkeypatch.setitem(dataset_layout.__dict__, 'LAYOUTS', {**LAYOUTS, 'mini ImageNet': Layout(TRAIN, VAL, 'mini')})
+def released(request, releases):
+    """That of P2T, or of the method that a test names."""
+    return releases(getattr(request, 'param', 'p2t'))
 
-    def make(address, published, sha256=None):
+
+@pytest.fixture
+def make_ledger(tmp_path, released, monkeypatch):
+    """A checkout with one row, whose checkpoint is at an address."""
+    layouts = {**LAYOUTS, released.dataset: Layout(TRAIN, VAL, 'mini')}
+    monkeypatch.setattr(dataset_layout, 'LAYOUTS', layouts)
+
+    def make(address, published):
         root = tmp_path / 'checkout'
         shutil.copytree(ROOT / 'configs/_base_', root / 'configs/_base_', dirs_exist_ok=True)
-        folder = root / 'configs/p2t'
+        folder = root / 'configs' / released.method
         folder.mkdir(exist_ok=True)
-        arch = {key: tuple(value) for key, value in released['arch'].items()}
-        text = CONFIG.format(root=str(mini / 'imagenet'), arch=arch, shorter=SHORTER, size=SIZE)
-        (folder / f'{NAME}.py').write_text(text)
-        digits = sha256 or hashlib.sha256(released['bytes']).hexdigest()
+        config, readme = (f'configs/{released.method}/{name}' for name in (f'{released.row}.py', 'README.md'))
+        (root / config).write_text(released.config)
         collection = {
-            'Name': 'P2T',
+            'Name': released.collection,
             'Paper': {'Title': 'A paper', 'URL': 'https://example.org'},
-            'README': 'configs/p2t/README.md',
-            'Checkpoints': {'Where': 'on this machine', 'Licence': 'any', 'Converter': 'p2t'},
+            'README': readme,
+            'Checkpoints': {'Where': 'on this machine', 'Licence': 'any', 'Converter': released.method},
         }
-        result = {'Task': 'Image Classification', 'Dataset': 'mini ImageNet', 'Split': 'validation'}
+        result = {'Task': released.task, 'Dataset': released.dataset, 'Split': 'validation'}
         model = {
-            'Name': NAME,
-            'In Collection': 'P2T',
-            'Config': f'configs/p2t/{NAME}.py',
+            'Name': released.row,
+            'In Collection': released.collection,
+            'Config': config,
             'Metadata': {'Epochs': 1, 'Training Resources': '8 GPUs x 128 images'},
-            'Weights': f'{address}/p2t_golden.pth',
-            'SHA256': digits,
-            'Results': [{**result, 'Metrics': {'Top 1 Accuracy': published}}],
+            'Weights': f'{address}/released.pth',
+            'SHA256': released.sha256,
+            'Results': [{**result, 'Metrics': {released.metric: published}}],
         }
         content = {'Collections': [collection], 'Models': [model]}
         (folder / 'metafile.yml').write_text(json.dumps(content))  # which is YAML, too
-        (root / 'model-index.yml').write_text('Import: [configs/p2t/metafile.yml]\n')
+        (root / 'model-index.yml').write_text(f'Import: [configs/{released.method}/metafile.yml]\n')
         (root / 'README.md').write_text('# Nothing\n')
         (folder / 'README.md').write_text('<!-- results: here -->\n<!-- results end -->\n')
         return read_ledger(root)
@@ -173,35 +101,36 @@ def run(command, monkeypatch, tmp_path):
     def call(ledger, *arguments):
         monkeypatch.setattr(command, 'read_ledger', lambda: ledger)
         folders = ['--work-dir', str(tmp_path / 'work'), '--cache-dir', str(tmp_path / 'cache')]
-        return command.main([NAME, *folders, *arguments])
+        return command.main([ledger.rows[0].name, *folders, *arguments])
 
     return call
 
 
+@pytest.mark.parametrize('released', RELEASES, indirect=True)
 def test_a_row_goes_from_its_address_to_the_page(make_ledger, run, released, tmp_path, capsys):
-    accuracy = released['accuracy']
-    with serving(released['bytes'], drop_after=[100_000, 70_001]) as server:
-        ledger = make_ledger(server.address, round(accuracy + 0.1, 1))
+    published = round(released.value + 0.1, 1)
+    first, second = len(released.bytes) // 2, len(released.bytes) // 3
+    with serving(released.bytes, drop_after=[first, second]) as server:
+        ledger = make_ledger(server.address, published)
         assert run(ledger, '--record') == 0
-        assert server.ranges == [None, 'bytes=100000-', 'bytes=170001-']
+        assert server.ranges == [None, f'bytes={first}-', f'bytes={first + second}-']
     (path,) = (ledger.root / 'results').rglob('*.json')
     record = json.loads(path.read_text())
-    digest = hashlib.sha256(released['bytes']).hexdigest()
-    assert record['row'] == NAME
-    assert record['metrics'] == {'Top 1 Accuracy': pytest.approx(accuracy)}
-    assert record['expected'] == {'Top 1 Accuracy': round(accuracy + 0.1, 1)}
+    assert record['row'] == released.row
+    assert record['metrics'] == {released.metric: pytest.approx(released.value, abs=released.slack)}
+    assert record['expected'] == {released.metric: published}
     assert record['verdict'] == 'reproduced'
-    assert record['checkpoint']['sha256'] == digest
-    assert record['checkpoint']['converter'] == 'p2t'
-    assert record['dataset'] == {'name': 'mini ImageNet', 'split': 'validation', 'images': VAL}
-    assert record['command'].startswith(f'python tools/reproduce.py {NAME}')
+    assert record['checkpoint']['sha256'] == released.sha256
+    assert record['checkpoint']['converter'] == released.method
+    assert record['dataset'] == {'name': released.dataset, 'split': 'validation', 'images': VAL}
+    assert record['command'].startswith(f'python tools/reproduce.py {released.row}')
     assert record['hardware']['device'] == ('cuda' if torch.cuda.is_available() else 'cpu')
     assert {'torch', 'mmvit_ext'} <= set(record['versions'])
     zoo = (ledger.root / 'docs/model_zoo.md').read_text()
-    shown = f'[{record["metrics"]["Top 1 Accuracy"]}](../{path.relative_to(ledger.root).as_posix()})'
+    shown = f'[{record["metrics"][released.metric]}](../{path.relative_to(ledger.root).as_posix()})'
     assert shown in zoo
-    assert 'not measured' not in zoo.split('## P2T')[1]
-    assert path.name in (ledger.root / 'configs/p2t/README.md').read_text()
+    assert 'not measured' not in zoo.split(f'## {released.collection}')[1]
+    assert path.name in (ledger.root / f'configs/{released.method}/README.md').read_text()
     assert json.loads((tmp_path / 'work/record_single.json').read_text()) == record
     # The server is gone: what was fetched is enough for a second time.
     assert run(ledger, '--offline') == 0
@@ -209,8 +138,8 @@ def test_a_row_goes_from_its_address_to_the_page(make_ledger, run, released, tmp
 
 
 def test_a_miss_is_exit_code_1_and_is_recorded_as_one(make_ledger, run, released, tmp_path):
-    with serving(released['bytes']) as server:
-        ledger = make_ledger(server.address, round(released['accuracy'] + 0.3, 1))
+    with serving(released.bytes) as server:
+        ledger = make_ledger(server.address, round(released.value + 0.3, 1))
         assert run(ledger) == 1
     record = json.loads((tmp_path / 'work/record_single.json').read_text())
     assert record['verdict'] == 'missed'
@@ -219,10 +148,10 @@ def test_a_miss_is_exit_code_1_and_is_recorded_as_one(make_ledger, run, released
 
 
 def test_wrong_bytes_never_reach_the_network(make_ledger, run, released, tmp_path, capsys):
-    damaged = bytearray(released['bytes'])
+    damaged = bytearray(released.bytes)
     damaged[len(damaged) // 2] ^= 1
     with serving(bytes(damaged)) as server:
-        ledger = make_ledger(server.address, 50.0, hashlib.sha256(released['bytes']).hexdigest())
+        ledger = make_ledger(server.address, 50.0)
         assert run(ledger) == 2
     assert 'SHA-256' in capsys.readouterr().err
     assert not list((tmp_path / 'cache').rglob('*.pth'))
@@ -230,7 +159,7 @@ def test_wrong_bytes_never_reach_the_network(make_ledger, run, released, tmp_pat
 
 def test_a_dataset_of_another_size_is_refused_before_a_download(make_ledger, run, released, monkeypatch, capsys):
     layouts = {**LAYOUTS, 'mini ImageNet': Layout(TRAIN, VAL + 1, 'draw it')}
-    with serving(released['bytes']) as server:
+    with serving(released.bytes) as server:
         ledger = make_ledger(server.address, 50.0)
         monkeypatch.setattr(dataset_layout, 'LAYOUTS', layouts)
         assert run(ledger) == 2
