@@ -57,9 +57,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=45)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.5e-4, betas=(0.9, 0.999), weight_decay=0.05)
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.5e-4, weight_decay=0.05))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=20, end=max_iters),
