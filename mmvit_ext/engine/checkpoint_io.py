@@ -33,6 +33,7 @@ __all__ = [
     'metafile_hash',
     'named_hash',
     'read_checkpoint',
+    'sha256_of',
     'verify_hash',
 ]
 
@@ -335,13 +336,23 @@ def verify_hash(path: str | Path, expected: str | None = None, role: str = 'chec
     for digits, source in ((named_hash(path), 'its name'), (expected, 'the metafile or address')):
         if not digits:
             continue
-        status = path.stat()
-        actual = _sha256(str(path), status.st_size, status.st_mtime_ns)
+        actual = sha256_of(path)
         if not actual.startswith(digits):
             raise UserError(
                 f'the {role} {path} has the SHA-256 {actual[: len(digits)]}... where {source} says {digits}: download '
                 'it again, or rename it if you changed it on purpose'
             )
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits; kept until the file is replaced.
+
+    Args:
+        path: The file.
+    """
+    path = Path(path).expanduser()
+    status = path.stat()
+    return _sha256(str(path), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

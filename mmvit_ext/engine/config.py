@@ -4,6 +4,7 @@ mmengine reports a wrong type name when it builds the object, which may be minut
 override of a key that nothing reads. Both are found here, at the start.
 """
 
+import copy
 import importlib
 import inspect
 import os
@@ -27,6 +28,7 @@ __all__ = [
     'iter_dataset_cfgs',
     'load_config',
     'prepare_scope',
+    'set_tta_pipeline',
 ]
 
 # Top-level keys that something reads although Runner's signature does not list them.
@@ -227,6 +229,25 @@ def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tupl
             yield key, node
         for name in inner:
             yield from iter_dataset_cfgs(node[name], f'{key}.{name}', leaves)
+
+
+def set_tta_pipeline(cfg: Config) -> None:
+    """Let the test dataset make the views of ``tta_pipeline``, in place.
+
+    Args:
+        cfg: A config with a ``test_dataloader``.
+
+    Raises:
+        UserError: It has no test-time augmentation.
+    """
+    absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if absent:
+        raise UserError(
+            f'--tta: {cfg.filename} has no {" and no ".join(absent)}: add them to the config, they say which views are '
+            'merged and how'
+        )
+    for _, dataset in iter_dataset_cfgs((cfg.get('test_dataloader') or {}).get('dataset'), 'test'):
+        dataset['pipeline'] = copy.deepcopy(cfg.tta_pipeline)
 
 
 def _get(node: Any, dotted: str) -> Any:

@@ -1,13 +1,9 @@
 """Pictures of a run: drawn before the training and every so often during it."""
 
-from typing import Any, cast
-
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
-__all__ = ['DrawingHook', 'bare_model']
+__all__ = ['DrawingHook']
 
 
 class DrawingHook(Hook):
@@ -56,17 +52,3 @@ class DrawingHook(Hook):
         """Draw every ``interval`` epochs."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self.draw(runner, runner.epoch + 1)
-
-
-def bare_model(model: nn.Module) -> Any:
-    """A model without what distributes it.
-
-    Args:
-        model: The runner's model, wrapped or not.
-
-    Returns:
-        The model inside.
-    """
-    while is_model_wrapper(model):
-        model = cast('nn.Module', model.module)
-    return model

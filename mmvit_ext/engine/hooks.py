@@ -18,12 +18,20 @@ from .batch_size import batch_size_of
 from .errors import UserError
 from .pretrained import LoadObserver, WeightsReport, check_report
 
-__all__ = ['BatchSizeHook', 'LabelRangeHook', 'SkippedSamplesHook', 'WeightsReportHook']
+__all__ = ['BatchSizeHook', 'LabelRangeHook', 'SkippedSamplesHook', 'WeightsReportHook', 'bare_model']
 
 DataBatch = dict | tuple | list | None
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def bare_model(model: nn.Module) -> Any:
+    """A runner's model without what distributes it or merges its views.
+
+    Args:
+        model: The model, wrapped or not.
+
+    Returns:
+        The model inside.
+    """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast(nn.Module, model.module)
     return model
@@ -60,7 +68,7 @@ class WeightsReportHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Start watching."""
         self._runner = runner
-        self._model = _unwrap(runner.model)
+        self._model = bare_model(runner.model)
         self._observer = LoadObserver(self._model, self._on_load)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:

@@ -413,8 +413,7 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
     steps = copy.deepcopy(datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline'))
     if not steps:
         raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
-    labels = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
-    steps = [step for step in steps if not any(label in _kind(step) for label in labels)]
+    steps = _without_labels(steps)
     if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
         raise UserError(
             f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, "
@@ -424,6 +423,21 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
         key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')
     }
     return Compose([{'type': 'mmvit_ext.LoadImageFromFile', **first}]), Compose(steps[1:])
+
+
+def _without_labels(pipeline: Any) -> Any:
+    """The steps of a pipeline, those of several views too, but for those that load labels."""
+    if isinstance(pipeline, Mapping):
+        return {key: _without_labels(value) for key, value in pipeline.items()}
+    if isinstance(pipeline, list | tuple):
+        kept = [_without_labels(step) for step in pipeline if not _loads_labels(step)]
+        return type(pipeline)(step for step in kept if not (isinstance(step, list) and not step))
+    return pipeline
+
+
+def _loads_labels(step: Any) -> bool:
+    loaders = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
+    return isinstance(step, Mapping) and any(loader in _kind(step) for loader in loaders)
 
 
 def _kind(step: Mapping[str, Any]) -> str:

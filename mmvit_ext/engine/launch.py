@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 from .arguments import ConfigOptions
 from .checkpoint_io import atomic_path, check_checkpoint_file, is_remote
-from .config import check_num_classes, check_types, load_config, prepare_scope
+from .config import check_num_classes, check_types, load_config, prepare_scope, set_tta_pipeline
 from .data_checks import check_datasets
 from .errors import UserError, same_on_every_process
 from .hooks import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
@@ -355,7 +355,7 @@ def prepare_test(args: argparse.Namespace) -> tuple[Config, str, list[str]]:
         _set_show_dir(cfg, scope, args.show_dir)
     lines = _check(cfg, scope, ['test'])
     if args.tta:
-        _set_tta(cfg, args.config)
+        _set_tta(cfg)
     # A test needs no training parts, and building their datasets would ask for data that may not be there.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
         cfg.pop(key, None)
@@ -417,17 +417,8 @@ def _set_show_dir(cfg: Config, scope: str, show_dir: str) -> None:
         visualizer.setdefault('vis_backends', [ConfigDict(type='LocalVisBackend')])
 
 
-def _set_tta(cfg: Config, path: str) -> None:
-    absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
-    if absent:
-        raise UserError(
-            f'--tta: {path} has no {" and no ".join(absent)}: add them to the config, they say which variants are '
-            'averaged and how'
-        )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+def _set_tta(cfg: Config) -> None:
+    set_tta_pipeline(cfg)
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

@@ -18,8 +18,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from .drawing_hook import bare_model
 from .errors import UserError
+from .hooks import bare_model
 
 __all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
 

@@ -9,8 +9,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..registry import HOOKS
-from .drawing_hook import DrawingHook, bare_model
+from .drawing_hook import DrawingHook
 from .errors import UserError
+from .hooks import bare_model
 
 __all__ = ['SampleHook', 'image_grid']
 

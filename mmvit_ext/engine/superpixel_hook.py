@@ -10,8 +10,9 @@ from mmengine.dist import master_only
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from .drawing_hook import DrawingHook, bare_model
+from .drawing_hook import DrawingHook
 from .errors import UserError
+from .hooks import bare_model
 
 __all__ = ['SuperpixelVisualizationHook']
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from mmvit_ext.engine.checkpoint_io import named_hash, verify_hash
+from mmvit_ext.engine.checkpoint_io import named_hash, sha256_of, verify_hash
 from mmvit_ext.engine.errors import UserError
 
-__all__ = ['cache_folder', 'cached_path', 'fetch', 'sha256_of']
+__all__ = ['cache_folder', 'cached_path', 'fetch']
 
 CHUNK = 2**18
 TIMEOUT = 30.0
@@ -57,19 +57,6 @@ def cached_path(url: str, folder: Path) -> Path:
     name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip('/').rpartition('/')[2]
     safe = re.sub(r'[^\w.+-]', '_', name).lstrip('.') or 'download'
     return folder / hashlib.sha256(url.encode()).hexdigest()[:12] / safe
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits.
-
-    Args:
-        path: The file.
-    """
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(

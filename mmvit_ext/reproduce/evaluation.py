@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmvit_ext.checkpoints import convert
-from mmvit_ext.engine.checkpoint_io import atomic_path, extract_state_dict, is_remote, read_checkpoint
+from mmvit_ext.engine.checkpoint_io import atomic_path, extract_state_dict, is_remote, read_checkpoint, sha256_of
 from mmvit_ext.engine.config import load_config, prepare_scope
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.launch import add_common_arguments, discard_pretrained, run_test, writable_folder
@@ -32,7 +32,7 @@ from mmvit_ext.engine.newest_checkpoint import newest_checkpoint
 from mmvit_ext.engine.pretrained import weights_report
 
 from .dataset_layout import check_layout, draw_mini_data
-from .downloads import cache_folder, fetch, sha256_of
+from .downloads import cache_folder, fetch
 from .ledger import Ledger, Row
 from .records import Record, compare, expected_values, file_record, filed_path, measured_values, read_records
 

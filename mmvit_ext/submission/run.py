@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from mmengine.config import Config
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
+from mmvit_ext.engine.checkpoint_io import atomic_path, sha256_of
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.inference import Outcome, Predictor, process_images, resolve_device
 from mmvit_ext.engine.launch import writable_folder
@@ -139,7 +139,7 @@ class FinishedImages:
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
         self.folder = partial_folder(out)
         self.suffix = suffix
-        wanted = {'checkpoint': _file_digest(checkpoint), 'config': _config_digest(cfg), **options}
+        wanted = {'checkpoint': sha256_of(checkpoint), 'config': _config_digest(cfg), **options}
         record = self.folder / 'run.json'
         if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
             found = json.loads(record.read_text(encoding='utf-8'))
@@ -223,14 +223,6 @@ def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     info.external_attr = 0o644 << 16
     with archive.open(info, 'w', force_zip64=True) as stream:
         yield stream
-
-
-def _file_digest(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with Path(path).expanduser().open('rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _config_digest(cfg: Config) -> str:

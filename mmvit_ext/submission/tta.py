@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmvit_ext.engine.config import iter_dataset_cfgs
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.engine.config import set_tta_pipeline
 from mmvit_ext.engine.inference import Predictor
 
 __all__ = ['TTAPredictor']
@@ -42,17 +40,8 @@ class TTAPredictor(Predictor):
         allow_partial: bool = False,
         trust: bool = False,
     ) -> None:
-        absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
-        if absent:
-            raise UserError(
-                f'--tta: {cfg.filename} has no {" and no ".join(absent)}: add them to the config, they say which views '
-                'are merged and how'
-            )
         cfg = copy.deepcopy(cfg)
-        pipeline = _without_labels(cfg.tta_pipeline)
-        for _, dataset in iter_dataset_cfgs((cfg.get('test_dataloader') or {}).get('dataset'), 'test'):
-            dataset['pipeline'] = copy.deepcopy(pipeline)
-        cfg.test_pipeline = pipeline
+        set_tta_pipeline(cfg)
         super().__init__(cfg, checkpoint, device, allow_partial=allow_partial, trust=trust)
         self.model = MODELS.build({**cfg.tta_model, 'module': self.model}).eval()
 
@@ -70,19 +59,3 @@ class TTAPredictor(Predictor):
         """
         image, batch = super().prepare(path)
         return image, {key: [[view] for view in views] for key, (views,) in batch.items()}
-
-
-def _without_labels(pipeline: Any) -> Any:
-    """The steps of a pipeline, nested ones too, but for those that load labels."""
-    if isinstance(pipeline, Mapping):
-        return {key: _without_labels(value) for key, value in pipeline.items()}
-    if isinstance(pipeline, list | tuple):
-        kept = [_without_labels(step) for step in pipeline if not _loads_labels(step)]
-        return type(pipeline)(step for step in kept if not (isinstance(step, list) and not step))
-    return pipeline
-
-
-def _loads_labels(step: Any) -> bool:
-    kind = step.get('type') if isinstance(step, Mapping) else None
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return name.endswith(('LoadAnnotations', 'LoadSegAnnotations'))

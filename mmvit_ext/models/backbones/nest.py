@@ -35,6 +35,7 @@ from mmvit_ext.models.layers.blocks import (
     to_blocks,
 )
 from mmvit_ext.models.layers.indices import resolve_indices
+from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.registry import MODELS
@@ -397,11 +398,7 @@ class NesT(BaseModule):
             return
         for level in self.levels:
             trunc_normal_(level.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self, (nn.Linear, nn.Conv2d))
         self._is_init = True
 
     def train(self, mode: bool = True) -> NesT:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers.indices import resolve_indices
+from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.models.layers.short_attention import SelfAttention
@@ -372,11 +373,7 @@ class TNT(BaseModule):
         for parameter in (self.word_pos, self.cls_token, self.patch_pos):
             if parameter is not None:
                 trunc_normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
         self._is_init = True
 
     def embed(self, img: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:

@@ -19,11 +19,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from mmengine.model.weight_init import trunc_normal_
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
+from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.mask_ops import fuse_masks
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
@@ -228,10 +228,7 @@ class ATMHead(BaseDecodeHead):
         if self.init_cfg:
             super().init_weights()
             return
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_linears(self)
         self._is_init = True
 
     def decode(self, inputs: Sequence[Tensor]) -> list[StageOutput]:

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.backbones.nest import MLP_RATIO, NesTLayer, level_settings
 from mmvit_ext.models.layers.blocks import BlockAttention, block_groups, from_blocks, to_blocks
+from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
 
@@ -206,11 +207,7 @@ class NesTGenerator(BaseModule):
             return
         for level in self.levels:
             trunc_normal_(level.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self, (nn.Linear, nn.Conv2d))
         self._is_init = True
 
     def forward(self, noise: Tensor) -> Tensor:
