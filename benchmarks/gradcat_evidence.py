@@ -21,13 +21,13 @@ from rich.table import Table
 
 from benchmarks.harness import describe_machine
 from benchmarks.mini_runs import ROOT, Run, each, run_arguments, spread, train
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.placement import Box
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.evaluation.cam_localization import box_from_map, box_iou
-from mmvit_ext.interpret.cam import class_activation_maps
+from mmvit_ext.evaluation.cam_localization import box_iou
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.interpret.cam import box_from_map, class_activation_maps
 from mmvit_ext.interpret.gradcat import SIGNS, traverse
-from mmvit_ext.interpret.placed import PlacedImage, place_image
+from mmvit_ext.interpret.inputs import PlacedImage, place_image
 
 CONFIG = ROOT / 'configs' / 'nest' / 'nest-mini_1xb8-450_mini-imagenet-96x96.py'
 WHOLE = ROOT / 'configs' / 'nest' / 'cam_nest-mini_mini-imagenet-96x96.py'

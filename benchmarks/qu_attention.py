@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from benchmarks.shrunk_ladder import config_of
-from mmvit_ext.engine.checkpoint_io import extract_state_dict, read_checkpoint
+from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.models.layers.attention import PackedAttention
 
 

@@ -18,10 +18,10 @@ from rich.table import Table
 
 from benchmarks.harness import describe_machine
 from benchmarks.mini_runs import ROOT, Run, each, run_arguments, spread, train
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.evaluation.loop import build_test_loader, evaluate
 from mmvit_ext.evaluation.quality_table import superpixel_quality
+from mmvit_ext.inference.predictor import Predictor
 
 CONFIGS = ROOT / 'configs' / 'spformer'
 BUDGET = '1xb8-300_mini-ade20k-192x192.py'

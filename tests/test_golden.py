@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext.checkpoints import convert
+from mmvit_ext.checkpoints.convert import convert
 from mmvit_ext.models.backbones import P2T, TNT, NesT
 
 DATA = Path(__file__).parent / 'data'

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from mmengine.registry import init_default_scope
 
-from mmvit_ext.engine.arguments import ConfigOptions
-from mmvit_ext.engine.config import load_config, prepare_scope
-from mmvit_ext.engine.dataset_check import SPLITS, check_every_file, write_fix_list
-from mmvit_ext.engine.errors import run_command
+from mmvit_ext.checks.every_sample import SPLITS, check_every_file, write_fix_list
+from mmvit_ext.cli.arguments import ConfigOptions
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.config.loading import load_config, prepare_scope
 
 SHOWN = 20  # findings of each dataset on the screen when all of them are written to a file
 

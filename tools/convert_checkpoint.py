@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 from mmvit_ext import __version__
-from mmvit_ext.checkpoints import METHODS, convert, describe
-from mmvit_ext.engine.checkpoint_io import atomic_path, extract_state_dict, read_checkpoint
-from mmvit_ext.engine.errors import UserError, run_command
+from mmvit_ext.checkpoints.convert import METHODS, convert, describe
+from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
 
 
 def build_parser() -> argparse.ArgumentParser:

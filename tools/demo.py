@@ -75,7 +75,7 @@ def segmentation_overview(data_root: Path, images: Sequence[Path], predictions: 
     import numpy as np
     from mmseg.datasets import ADE20KDataset
 
-    from mmvit_ext.engine.drawing import draw_overlay
+    from mmvit_ext.inference.drawing import draw_overlay
 
     meta = ADE20KDataset.METAINFO
     columns = []
@@ -96,7 +96,7 @@ def detection_overview(data_root: Path, images: Sequence[Path], predictions: Pat
     from mmdet.datasets import CocoDataset
     from pycocotools import mask as run_lengths
 
-    from mmvit_ext.engine.drawing import draw_instances
+    from mmvit_ext.inference.drawing import draw_instances
 
     meta = CocoDataset.METAINFO
     content = json.loads((data_root / 'annotations' / 'instances_val2017.json').read_text())

@@ -18,11 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmvit_ext.engine.arguments import add_image_arguments, add_model_arguments, model_options
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import UserError, run_command
-from mmvit_ext.engine.inference import Predictor, report_failures
-from mmvit_ext.interpret.run import Explainer, explain_images
+from mmvit_ext.cli.arguments import add_image_arguments, add_model_arguments, model_options
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.images import report_failures
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.interpret.explain import Explainer, explain_images
 from mmvit_ext.interpret.tsne import COLOURINGS
 
 Make = Callable[[Predictor, Path, int], Explainer]

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvit_ext.engine.checkpoint_io import extract_state_dict, read_checkpoint
-from mmvit_ext.engine.config import check_types, load_config, prepare_scope
-from mmvit_ext.engine.errors import UserError, run_command
-from mmvit_ext.engine.export import SUFFIXES, export_segmentor, write_exported
-from mmvit_ext.engine.launch import discard_pretrained
-from mmvit_ext.engine.pretrained import check_report, load_weights
+from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
+from mmvit_ext.checkpoints.report import check_report, load_weights
+from mmvit_ext.checks.types import check_types
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.config.building import discard_pretrained
+from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.export import SUFFIXES, export_segmentor, write_exported
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,10 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmvit_ext.engine.arguments import add_model_arguments, model_options
-from mmvit_ext.engine.errors import run_command
-from mmvit_ext.engine.generate import generate_images
-from mmvit_ext.engine.inference import report_failures
+from mmvit_ext.cli.arguments import add_model_arguments, model_options
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.inference.generate import generate_images
+from mmvit_ext.inference.images import report_failures
 
 
 def build_parser() -> argparse.ArgumentParser:

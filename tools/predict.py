@@ -15,9 +15,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmvit_ext.engine.arguments import add_image_arguments, add_model_arguments, model_options
-from mmvit_ext.engine.errors import run_command
-from mmvit_ext.engine.inference import predict_images, report_failures
+from mmvit_ext.cli.arguments import add_image_arguments, add_model_arguments, model_options
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.inference.images import report_failures
+from mmvit_ext.inference.predict import predict_images
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmvit_ext.engine.arguments import add_model_arguments, model_options
-from mmvit_ext.engine.errors import run_command
+from mmvit_ext.cli.arguments import add_model_arguments, model_options
+from mmvit_ext.cli.command import run_command
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
 

@@ -14,9 +14,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmvit_ext.engine.arguments import add_model_arguments, model_options
-from mmvit_ext.engine.errors import EXIT_BAD_INPUT, run_command
-from mmvit_ext.engine.inference import report_failures
+from mmvit_ext.cli.arguments import add_model_arguments, model_options
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT
+from mmvit_ext.inference.images import report_failures
 from mmvit_ext.submission.ade20k import submit_ade20k
 from mmvit_ext.submission.check import check_archive
 from mmvit_ext.submission.coco import KINDS, submit_coco

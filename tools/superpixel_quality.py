@@ -14,10 +14,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from mmvit_ext.engine.arguments import add_model_arguments, model_options
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.errors import UserError, run_command
+from mmvit_ext.cli.arguments import add_model_arguments, model_options
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.quality_table import quality_table, superpixel_quality
+from mmvit_ext.files import atomic_path
 
 
 def build_parser() -> argparse.ArgumentParser:

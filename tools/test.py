@@ -9,9 +9,10 @@ bash tools/dist_test.sh CONFIG CHECKPOINT 8                 # on 8 GPUs
 import argparse
 from collections.abc import Sequence
 
-from mmvit_ext.engine.errors import run_command
-from mmvit_ext.engine.launch import add_common_arguments, run_test
-from mmvit_ext.engine.process_end import end_process
+from mmvit_ext.cli.arguments import add_common_arguments
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.cli.process_end import end_process
+from mmvit_ext.engine.testing import run_test
 
 
 def build_parser() -> argparse.ArgumentParser:

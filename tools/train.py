@@ -12,9 +12,10 @@ weights reached the model and whether the learning rate belongs to the total bat
 import argparse
 from collections.abc import Sequence
 
-from mmvit_ext.engine.errors import run_command
-from mmvit_ext.engine.launch import add_common_arguments, run_train
-from mmvit_ext.engine.process_end import end_process
+from mmvit_ext.cli.arguments import add_common_arguments
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.cli.process_end import end_process
+from mmvit_ext.engine.training import run_train
 
 
 def build_parser() -> argparse.ArgumentParser:

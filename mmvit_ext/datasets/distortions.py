@@ -10,7 +10,8 @@ import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from ..engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['PasteOccluder', 'RotateImage']

@@ -17,7 +17,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose
 
-from ..engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['Box', 'LoadBoxes', 'Placement', 'TrackPlacement', 'find_placement']

@@ -13,7 +13,8 @@ import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from ..engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
+
 from ..registry import TRANSFORMS
 from .transforms import read_bytes
 

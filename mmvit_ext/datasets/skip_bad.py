@@ -9,7 +9,9 @@ import torch
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from ..engine.errors import UserError, describe_failure
+from mmvit_ext.errors.failures import describe_failure
+from mmvit_ext.errors.user_error import UserError
+
 from ..registry import DATASETS
 
 __all__ = ['SkipBadSamples']

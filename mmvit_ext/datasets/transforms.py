@@ -13,7 +13,8 @@ from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine import fileio
 from PIL import Image
 
-from ..engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['LoadImageFromFile', 'is_cut_off', 'read_bytes']

@@ -9,8 +9,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from torch import nn
 
+from mmvit_ext.errors.user_error import UserError
+
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-from .errors import UserError
 
 __all__ = ['MultiOptimWrapperConstructor']
 

@@ -152,9 +152,9 @@ class FID(BaseMetric):
 
 def _load_classifier(config: str, checkpoint: str, size: int | None, device: torch.device) -> tuple[Any, int]:
     """A classifier ready for use, and the edge of its images in pixels."""
-    from mmvit_ext.engine.config import load_config
-    from mmvit_ext.engine.errors import UserError
-    from mmvit_ext.engine.inference import Predictor
+    from mmvit_ext.config.loading import load_config
+    from mmvit_ext.errors.user_error import UserError
+    from mmvit_ext.inference.predictor import Predictor
 
     cfg = load_config(config)
     kind = cfg.model.get('type')

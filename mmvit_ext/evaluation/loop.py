@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.predictor import Predictor
 
 __all__ = ['build_test_loader', 'evaluate']
 

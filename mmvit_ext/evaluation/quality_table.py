@@ -9,10 +9,11 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor, resolve_device
+from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.loop import build_test_loader, evaluate
+from mmvit_ext.inference.predictor import Predictor
 
 __all__ = ['extractor_config', 'quality_rows', 'quality_table', 'superpixel_quality']
 
@@ -123,7 +124,7 @@ def superpixel_quality(
         config: A config with an ``SPFormer`` and label maps.
         checkpoint: The checkpoint file, of that config or of the classifier whose backbone it has.
         images: How many test images, the first ones; all when not given.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
         allow_partial: Go on when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.

@@ -16,22 +16,17 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.distortions import MAX_AREA, PasteOccluder
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor, resolve_device
-from mmvit_ext.engine.launch import writable_folder
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.loop import build_test_loader, evaluate
 from mmvit_ext.evaluation.superpixel_quality import best_labels, intersection_and_union, patch_regions
+from mmvit_ext.files import atomic_path, writable_folder
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
-from mmvit_ext.interpret.superpixels import (
-    Superpixels,
-    draw_boundaries,
-    draw_table,
-    enlarged,
-    superpixels_of_inputs,
-)
+from mmvit_ext.interpret.superpixels import Superpixels, draw_boundaries, enlarged, superpixels_of_inputs
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.superpixel_maps import fine_association, neighbour_ids, with_merged_head
 
@@ -188,7 +183,7 @@ def measure_robustness(
         metric: Which metric is drawn; mIoU or top-1 accuracy when not given.
         images: How many test images, the first ones; all when not given.
         pictures: How many images are drawn with their superpixels.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the configs, by dotted key.
         allow_partial: Go on when a checkpoint does not fit its model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.

@@ -20,7 +20,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.layers.superpixel_maps import fine_association, grid_of, neighbour_ids, with_merged_head
 from mmvit_ext.registry import METRICS
 

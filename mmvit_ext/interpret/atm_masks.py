@@ -22,20 +22,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmseg.models.backbones import BEiT, VisionTransformer
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.drawing import colour_mask, draw_overlay, load_font
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.interpret.classes import find_classes
-from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.run import Explainer, check_cell
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.drawing import colour_mask, draw_overlay
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import _lay_out
 from mmvit_ext.models.backbones.vit import ViT
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
-__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'stage_names']
+from .classes import find_classes
+from .explain import Explainer, check_cell
+from .report import Explanation
+
+__all__ = [
+    'ClassMasks',
+    'class_masks',
+    'draw_sheet',
+    'explain_masks',
+    'stage_names',
+]
 
 TOP = 4
 """Classes that are shown when none are named."""
@@ -76,8 +84,6 @@ class ClassMasks:
 
 
 # What there is to show
-
-
 def stage_names(model: nn.Module) -> list[str]:
     """Headings of the supervised stages of a segmentor with an ATM head.
 
@@ -206,8 +212,6 @@ def class_masks(
 
 
 # The picture
-
-
 def draw_sheet(
     result: ClassMasks,
     stages: Sequence[str],
@@ -254,62 +258,7 @@ def draw_sheet(
     return _lay_out(rows, ['image', *stages, 'fused prediction'], cell)
 
 
-def _lay_out(
-    rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], headings: Sequence[str], cell: tuple[int, int]
-) -> Image.Image:
-    """A table of pictures with captions, a heading for each row and column, and a colour bar."""
-    size = min(max(max(cell) // 20, 11), 40)
-    font, gap = load_font(size), size // 2
-    line = size + gap
-
-    def width(texts: Iterable[str]) -> int:
-        return max(round(font.getlength(text)) for text in texts)
-
-    names = width(name for name, _ in rows)
-    widths = [
-        max(cell[0], width([heading, *(row[column][1] for _, row in rows)])) for column, heading in enumerate(headings)
-    ]
-    lefts = [2 * gap + names + sum(widths[:column]) + column * gap for column in range(len(headings))]
-    top, height = gap + line, cell[1] + line + gap
-    ticks = ['0', '0.5', '1']
-    bar = 'mask, 0 to 1'
-    footer = 'p: probability that the query of the class gives to its class'
-    bar_left = gap + width([bar]) + gap + width(ticks)
-    bar_width = 10 * size
-    footer_left = bar_left + bar_width + width(ticks) + 2 * gap
-    canvas = Image.new(
-        'RGB',
-        (
-            max(lefts[-1] + widths[-1] + gap, footer_left + width([footer]) + gap),
-            top + len(rows) * height + 2 * line + gap,
-        ),
-        'white',
-    )
-    draw = ImageDraw.Draw(canvas)
-    for heading, left, column in zip(headings, lefts, widths, strict=True):
-        draw.text((left + column / 2, gap + size / 2), heading, fill='black', font=font, anchor='mm')
-    for number, (name, pictures) in enumerate(rows):
-        y = top + number * height
-        draw.text((gap, y + cell[1] / 2), name, fill='black', font=font, anchor='lm')
-        for (picture, caption), left, column in zip(pictures, lefts, widths, strict=True):
-            canvas.paste(picture.resize(cell, Image.Resampling.BICUBIC), (left + (column - cell[0]) // 2, y))
-            place = (left + column / 2, y + cell[1] + (gap + size) / 2)
-            draw.text(place, caption, fill='black', font=font, anchor='mm')
-    y = top + len(rows) * height
-    draw.text((gap, y + size / 2), bar, fill='black', font=font, anchor='lm')
-    ramp = np.broadcast_to(colour_mask(np.linspace(0, 1, bar_width)), (size, bar_width, 3))
-    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (bar_left, y))
-    for tick in ticks:
-        draw.text(
-            (bar_left + float(tick) * (bar_width - 1), y + line + size / 2), tick, fill='black', font=font, anchor='mm'
-        )
-    draw.text((footer_left, y + size / 2), footer, fill='black', font=font, anchor='lm')
-    return canvas
-
-
 # Explaining images
-
-
 def explain_masks(
     predictor: Predictor,
     folder: Path,

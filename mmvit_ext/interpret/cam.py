@@ -10,24 +10,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from mmvit_ext.datasets.placement import Box
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.drawing import colour_mask
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.evaluation.cam_localization import THRESHOLD, box_from_map, upsample_map
-from mmvit_ext.interpret.classes import choose_classes
-from mmvit_ext.interpret.placed import PlacedImage, place_image
-from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.run import Explainer, check_cell
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.drawing import colour_mask
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
-__all__ = ['ClassActivation', 'class_activation_maps', 'draw_activation', 'explain_cam']
+from .classes import choose_classes
+from .explain import Explainer, check_cell
+from .inputs import PlacedImage, place_image
+from .report import Explanation
+
+__all__ = [
+    'THRESHOLD',
+    'ClassActivation',
+    'box_from_map',
+    'class_activation_maps',
+    'draw_activation',
+    'explain_cam',
+    'upsample_map',
+]
+
+THRESHOLD = 0.4
+"""Share of the range of a map above which a place belongs to the object; docs/gradcat.md has the measurements."""
+
+
+def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A class activation map at the size of the network's input.
+
+    Args:
+        cam: ``(h, w)``.
+        size: height and width.
+
+    Returns:
+        ``(H, W)``, interpolated bilinearly.
+    """
+    return F.interpolate(cam[None, None].float(), size, mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
+
+
+def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
+    """The box around the largest connected piece of what a map shows.
+
+    Args:
+        cam: ``(H, W)``, any range.
+        threshold: share of the range, 0 to 1, from the map's least value at which the object begins; places above it
+            count. They are connected along rows, columns and diagonals.
+
+    Returns:
+        left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
+
+    Raises:
+        ValueError: if ``threshold`` is outside [0, 1), or the map is not finite.
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
+    if not np.isfinite(cam).all():
+        raise ValueError(
+            'the class activation map is not finite: the training has diverged, take an earlier checkpoint'
+        )
+    low, high = float(cam.min()), float(cam.max())
+    above = (cam > low + threshold * (high - low)).astype(np.uint8)
+    if not above.any():
+        return 0.0, 0.0, float(cam.shape[1]), float(cam.shape[0])
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    left, top, width, height, _ = pieces[1 + int(pieces[1:, cv2.CC_STAT_AREA].argmax())]
+    return float(left), float(top), float(left + width), float(top + height)
+
 
 TOP = 3
 """Classes that are shown when none are named."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.type_names import nearest
+from mmvit_ext.errors.type_names import nearest
+from mmvit_ext.errors.user_error import UserError
 
 __all__ = ['choose_classes', 'find_classes']
 

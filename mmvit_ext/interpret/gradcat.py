@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvit_ext.datasets.placement import Box
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones.nest import NesT
 from mmvit_ext.models.layers.class_maps import RIVALS, strongest_rivals
 

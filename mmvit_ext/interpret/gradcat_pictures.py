@@ -13,16 +13,17 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mmvit_ext.datasets.placement import Box, Placement
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.drawing import load_font
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.drawing import load_font
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.classes import choose_classes
 from mmvit_ext.interpret.gradcat import SIGNS, Step, Traversal, class_scores, find_nest, traverse
-from mmvit_ext.interpret.placed import PlacedImage, place_image
 from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.run import Explainer, check_cell
 from mmvit_ext.models.layers.class_maps import RIVALS
+
+from .explain import Explainer, check_cell
+from .inputs import PlacedImage, place_image
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 

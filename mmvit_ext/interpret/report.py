@@ -22,8 +22,8 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
 from mmvit_ext.version import __version__
 
 __all__ = ['Entry', 'Explanation', 'encode_thumbnail', 'plain', 'write_facts', 'write_page']
@@ -64,7 +64,7 @@ class Entry:
     """An image on the page.
 
     Args:
-        name: Of its results, see :func:`mmvit_ext.engine.inference.output_names`.
+        name: Of its results, see :func:`mmvit_ext.inference.images.output_names`.
         source: The image file.
         thumbnail: Small picture of it, see :func:`encode_thumbnail`.
         explanation: What was found.

@@ -9,25 +9,26 @@ Shapes: M superpixel cross attention modules (SCA), I iterations of each, A = he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.drawing import load_font, make_palette
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.interpret.inputs import network_inputs
-from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.run import Explainer, check_cell
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.drawing import make_palette
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
+
+from .explain import Explainer, check_cell
+from .inputs import network_inputs
+from .report import Explanation
 
 __all__ = [
     'Superpixels',
@@ -35,7 +36,6 @@ __all__ = [
     'draw_boundaries',
     'draw_means',
     'draw_montage',
-    'draw_table',
     'enlarged',
     'explain_superpixels',
     'find_spformer',
@@ -129,8 +129,6 @@ class Superpixels:
 
 
 # What there is to show
-
-
 def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
     """The part of a model that has superpixels.
 
@@ -201,8 +199,6 @@ def superpixels_of(predictor: Predictor, path: str | Path, source: str | Path) -
 
 
 # Pictures
-
-
 def _edges(labels: np.ndarray) -> np.ndarray:
     """Pixels whose right or lower neighbour belongs to another superpixel."""
     edges = np.zeros(labels.shape, dtype=bool)
@@ -267,47 +263,6 @@ def colour_superpixels(labels: np.ndarray, columns: int) -> Image.Image:
     return Image.fromarray(colours[rows % _COLOURS * _COLOURS + columns_of % _COLOURS])
 
 
-def draw_table(
-    rows: Sequence[tuple[str, Sequence[Image.Image | None]]],
-    headings: Sequence[str],
-    cell: tuple[int, int],
-    footer: str = '',
-) -> Image.Image:
-    """Pictures in a table with a heading for each row and column.
-
-    Args:
-        rows: Heading and pictures of each row; ``None`` leaves a place empty.
-        headings: Of the columns.
-        cell: Width and height to which the pictures are brought.
-        footer: A line below the table.
-
-    Returns:
-        The table.
-    """
-    size = min(max(max(cell) // 22, 11), 40)
-    font, gap = load_font(size), size // 2
-    names = max(round(font.getlength(name)) for name, _ in rows)
-    widths = [max(cell[0], round(font.getlength(heading))) for heading in headings]
-    lefts = [2 * gap + names + sum(widths[:column]) + column * gap for column in range(len(headings))]
-    top = 2 * gap + size
-    bottom = top + len(rows) * (cell[1] + gap)
-    right = max(lefts[-1] + widths[-1], gap + round(font.getlength(footer))) + gap
-    canvas = Image.new('RGB', (right, bottom + (size + gap if footer else 0)), 'white')
-    draw = ImageDraw.Draw(canvas)
-    for heading, left, width in zip(headings, lefts, widths, strict=True):
-        draw.text((left + width / 2, gap + size / 2), heading, fill='black', font=font, anchor='mm')
-    for number, (name, pictures) in enumerate(rows):
-        y = top + number * (cell[1] + gap)
-        draw.text((gap, y + cell[1] / 2), name, fill='black', font=font, anchor='lm')
-        for picture, left, width in zip(pictures, lefts, widths, strict=True):
-            if picture is not None:
-                shown = picture if picture.size == cell else picture.resize(cell, Image.Resampling.BICUBIC)
-                canvas.paste(shown, (left + (width - cell[0]) // 2, y))
-    if footer:
-        draw.text((gap, bottom + size / 2), footer, fill='black', font=font, anchor='lm')
-    return canvas
-
-
 def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, np.ndarray]:
     """An image and its label maps, made larger by a whole number where the image is small.
 
@@ -351,8 +306,6 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
 
 
 # Explaining images
-
-
 def explain_superpixels(
     predictor: Predictor,
     folder: Path,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones.nest import NesT
 from mmvit_ext.models.backbones.p2t import P2T
 from mmvit_ext.models.backbones.spformer import SPFormer

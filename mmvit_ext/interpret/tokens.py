@@ -19,16 +19,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.drawing import colour_mask, load_font
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.drawing import colour_mask, load_font
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import network_inputs
 from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.run import Explainer, check_cell
-from mmvit_ext.interpret.superpixels import draw_table
 from mmvit_ext.interpret.token_sources import BlockTokens, choose_blocks, find_tokens
 from mmvit_ext.interpret.tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
+
+from .explain import Explainer, check_cell
 
 __all__ = ['explain_tokens', 'mean_similarity', 'principal_colours']
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvit_ext.engine.drawing import make_palette
+from mmvit_ext.inference.drawing import make_palette
 
 __all__ = ['COLOURINGS', 'FEWEST', 'Patches', 'draw_planes', 'embed_in_plane']
 

@@ -23,14 +23,14 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmvit_ext.engine.config import load_config, prepare_scope
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.launch import discard_pretrained
-from mmvit_ext.engine.machine import memory_limit, peak_bytes
+from mmvit_ext.checks.layouts import LAYOUTS
+from mmvit_ext.config.building import discard_pretrained
+from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.machine import memory_limit, peak_bytes
 
-from .dataset_layout import LAYOUTS
-from .evaluation import process_count
 from .ledger import Ledger, Row
+from .rescore import process_count
 from .training import TrainingPlan, plan_training
 
 __all__ = ['Estimate', 'estimate_row', 'random_batch']

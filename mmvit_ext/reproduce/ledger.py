@@ -4,7 +4,7 @@ A row is a model of a metafile that has a result. Beside what other tools read t
 ``Results`` with ``Metrics``), the ledger knows
 
 - of a collection, ``Checkpoints``: ``Where`` the authors put theirs, their ``Licence`` and the ``Converter`` of
-  :mod:`mmvit_ext.checkpoints` that reads them;
+  :mod:`mmvit_ext.checkpoints.convert` that reads them;
 - of a model, ``Weights`` (the address of a checkpoint) and ``SHA256`` (its first digits at least);
 - of a result, ``Split``, ``Table`` (of the paper), ``Tolerance`` in points, ``Baseline`` (the row that a published
   difference is to) and, for rows that no paper has, ``Reference``: the record that others are compared with.
@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 
 __all__ = ['METRICS', 'Collection', 'Ledger', 'Metric', 'Row', 'find_root', 'read_ledger']
 

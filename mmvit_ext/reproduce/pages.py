@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 
 from .ledger import MAIN_METRICS, METRICS, TOLERANCE, Collection, Ledger, Row
 from .records import Records, read_records

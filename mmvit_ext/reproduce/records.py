@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
 
 from .ledger import MAIN_METRICS, METRICS, Ledger, Row
 

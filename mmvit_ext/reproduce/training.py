@@ -9,12 +9,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvit_ext.engine.batch_size import batch_size_of
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.checks.layouts import check_layout
+from mmvit_ext.errors.user_error import UserError
 
-from .dataset_layout import check_layout
-from .evaluation import load_row_config, option_arguments, process_count, run_tool, work_folder
 from .ledger import Ledger, Row
+from .rescore import load_row_config, option_arguments, process_count, run_tool, work_folder
 
 __all__ = ['TrainingPlan', 'plan_training', 'train_row']
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.config import iter_dataset_cfgs, load_config
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Outcome, collect_images
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.images import Outcome, collect_images
 
 from .run import FinishedImages, check_absent, check_target, image_folder, load_predictor, open_member, predict_missing
 
@@ -47,7 +48,7 @@ def submit_ade20k(
         images: The folder of the test images; all of them are predicted.
         out: The archive.
         tta: Whether to merge several views of each image, as the config says.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
         allow_partial: Go on when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.

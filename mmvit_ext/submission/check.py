@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import collect_images
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.images import collect_images
 
 from .ade20k_check import check_ade20k
 from .coco_check import check_coco

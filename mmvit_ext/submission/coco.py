@@ -15,10 +15,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvit_ext.engine.checkpoint_io import atomic_path
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Outcome, collect_images
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.images import Outcome, collect_images
 
 from .run import FinishedImages, check_absent, check_target, image_folder, load_predictor, open_member, predict_missing
 from .splits import CocoSplit, read_coco_split, split_of_images
@@ -99,7 +99,7 @@ def submit_coco(
             told from their names.
         kind: 'bbox' or 'segm' for that archive only; all that the model predicts when not given.
         tta: Whether to merge several views of each image, as the config says; only for models without masks.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
         allow_partial: Go on when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.

@@ -13,12 +13,12 @@ from typing import IO, Any
 
 from mmengine.config import Config
 
-from mmvit_ext.engine.checkpoint_io import atomic_path, sha256_of
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Outcome, Predictor, process_images, resolve_device
-from mmvit_ext.engine.launch import writable_folder
-
-from .tta import TTAPredictor
+from mmvit_ext.config.building import resolve_device
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path, sha256_of, writable_folder
+from mmvit_ext.inference.images import Outcome, process_images
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.tta import TTAPredictor
 
 __all__ = [
     'FinishedImages',
@@ -108,7 +108,7 @@ def load_predictor(
         cfg: The config of the training run.
         checkpoint: The checkpoint file.
         tta: Whether to merge several views of each image, as the config says.
-        device: Where to run, see :func:`mmvit_ext.engine.inference.resolve_device`.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         allow_partial: Go on when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmvit_ext.datasets.mini.catalog import COCO_CATEGORIES
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 
 __all__ = ['CocoSplit', 'coco_image_id', 'image_size', 'read_coco_split', 'split_of_images']
 

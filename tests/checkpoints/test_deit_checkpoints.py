@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvit_ext.checkpoints import convert, describe
-from mmvit_ext.engine.pretrained import check_report, load_weights
+from mmvit_ext.checkpoints.convert import convert, describe
+from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.models.backbones import SPFormer, ViT
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext.checkpoints import convert, describe
-from mmvit_ext.checkpoints.nest import nest_arguments
+from mmvit_ext.checkpoints.convert import convert, describe
+from mmvit_ext.checkpoints.convert.nest import nest_arguments
 from mmvit_ext.models.backbones import NesT
 
 FILE = torch.load(Path(__file__).parents[1] / 'data' / 'nest_64.pt', weights_only=True)['state_dict']

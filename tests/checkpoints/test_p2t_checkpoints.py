@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmvit_ext.checkpoints import convert, describe
+from mmvit_ext.checkpoints.convert import convert, describe
 from mmvit_ext.models.backbones import P2T
 from tests.config_tools import ROOT, build_on_meta
 

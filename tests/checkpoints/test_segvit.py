@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext.checkpoints import METHODS, convert
+from mmvit_ext.checkpoints.convert import METHODS, convert
 
 HEAD = torch.load(Path(__file__).parents[1] / 'data' / 'segvit_atm.pt', weights_only=True)['state_dict']
 SHRUNK = torch.load(Path(__file__).parents[1] / 'data' / 'segvit_shrunk.pt', weights_only=True)['state_dict']

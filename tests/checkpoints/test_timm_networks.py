@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from mmvit_ext.checkpoints import METHODS
+from mmvit_ext.checkpoints.convert import METHODS
 
 timm = pytest.importorskip('timm')
 HEAD = {'type': 'LinearClsHead', 'num_classes': 1000, 'in_channels': 384}

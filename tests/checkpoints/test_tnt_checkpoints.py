@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext.checkpoints import convert, describe
-from mmvit_ext.checkpoints.tnt import tnt_arguments
+from mmvit_ext.checkpoints.convert import convert, describe
+from mmvit_ext.checkpoints.convert.tnt import tnt_arguments
 from mmvit_ext.models.backbones import TNT
 
 RECORD = torch.load(Path(__file__).parents[1] / 'data' / 'tnt_64.pt', weights_only=True)

@@ -10,10 +10,10 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from mmvit_ext.checks.datasets import check_datasets
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.mini import DATA_ROOTS, MINI_CLASSES, make_mini_dataset
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.data_checks import check_datasets
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from tests.config_tools import write_cifar
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'

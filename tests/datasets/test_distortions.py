@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip('mmcv')
 
 from mmvit_ext.datasets.distortions import PasteOccluder, RotateImage
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 
 
 def results_of(size=(11, 17), labels_size=None, name='a/x.jpg', seed=0):

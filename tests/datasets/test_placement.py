@@ -10,7 +10,7 @@ pytest.importorskip('mmpretrain')
 from mmengine.registry import init_default_scope
 
 from mmvit_ext.datasets.placement import LoadBoxes, Placement, TrackPlacement, find_placement
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import TRANSFORMS
 
 PILLOW = dict(backend='pillow', interpolation='bicubic')

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmvit_ext.datasets.skip_bad import SkipBadSamples
 from mmvit_ext.datasets.transforms import LoadImageFromFile, is_cut_off
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 
 
 class Pictures(BaseDataset):

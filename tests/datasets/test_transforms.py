@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip('mmseg')
 
 from mmvit_ext.datasets import LoadImageFromFile, LoadSegAnnotations
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, 11, 3), dtype=np.uint8)
 

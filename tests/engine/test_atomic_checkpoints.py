@@ -13,14 +13,14 @@ from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub
 
-from mmvit_ext.engine.checkpoint_hook import (
+from mmvit_ext.checkpoints.newest import checkpoint_damage, newest_checkpoint
+from mmvit_ext.engine.hooks.checkpoint import (
     ATOMIC_BACKEND,
     PREEMPTED_NAME,
     AtomicCheckpointHook,
     AtomicLocalBackend,
     write_atomically,
 )
-from mmvit_ext.engine.newest_checkpoint import checkpoint_damage, newest_checkpoint
 from tests.engine import toy_run
 
 

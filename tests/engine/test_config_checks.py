@@ -3,10 +3,12 @@
 import pytest
 from mmengine.config import Config
 
-from mmvit_ext.engine.batch_size import BatchSize, batch_size_of
-from mmvit_ext.engine.config import apply_cfg_options, check_num_classes, iter_dataset_cfgs
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.type_names import unknown_type_message
+from mmvit_ext.checks.batch_size import BatchSize, batch_size_of
+from mmvit_ext.checks.types import check_num_classes
+from mmvit_ext.config.overrides import apply_cfg_options
+from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.errors.type_names import unknown_type_message
+from mmvit_ext.errors.user_error import UserError
 
 
 def config(**entries: object) -> Config:

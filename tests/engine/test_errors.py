@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmvit_ext.engine.errors import UserError, describe_failure, run_command, same_on_every_process
-from mmvit_ext.engine.type_names import nearest
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.errors.failures import describe_failure
+from mmvit_ext.errors.type_names import nearest
+from mmvit_ext.errors.user_error import UserError, same_on_every_process
 
 
 class Broken(Dataset):
@@ -85,7 +87,7 @@ def test_an_unknown_failure_keeps_its_traceback(capsys: pytest.CaptureFixture[st
 
 
 def test_a_check_of_this_package_is_a_sentence_but_its_bug_is_not() -> None:
-    from mmvit_ext.engine.drawing import draw_overlay
+    from mmvit_ext.inference.drawing import draw_overlay
 
     with pytest.raises(ValueError, match='same size') as raised:
         draw_overlay(torch.zeros(2, 2, 3).numpy(), torch.zeros(3, 2).numpy(), [], [])

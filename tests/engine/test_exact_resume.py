@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from mmvit_ext.engine import random_state
-from mmvit_ext.engine.newest_checkpoint import newest_checkpoint
-from mmvit_ext.engine.seeded_loading import PlacedBatchSampler, PlacedIndex, SeededDataset
+from mmvit_ext.checkpoints.newest import newest_checkpoint
+from mmvit_ext.engine.hooks import random_state
+from mmvit_ext.engine.hooks.seeded_loading import PlacedBatchSampler, PlacedIndex, SeededDataset
 from tests.engine import toy_run
 
 

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
-from mmvit_ext.engine.errors import describe_failure
+from mmvit_ext.errors.failures import describe_failure
 
 
 def sentence(command: Callable[[], object]) -> str | None:

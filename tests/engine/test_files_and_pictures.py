@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mmvit_ext.checkpoints.reading import check_checkpoint_file, extract_state_dict, read_checkpoint
 from mmvit_ext.engine.amp import CPUAmpOptimWrapper
-from mmvit_ext.engine.checkpoint_io import atomic_path, check_checkpoint_file, extract_state_dict, read_checkpoint
-from mmvit_ext.engine.drawing import draw_instances, draw_overlay, label_image, make_palette
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import collect_images, output_names
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.drawing import draw_instances, draw_overlay, label_image, make_palette
+from mmvit_ext.inference.images import collect_images, output_names
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

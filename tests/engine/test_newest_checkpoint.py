@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.newest_checkpoint import checkpoint_damage, newest_checkpoint, training_position
+from mmvit_ext.checkpoints.newest import checkpoint_damage, newest_checkpoint, training_position
+from mmvit_ext.errors.user_error import UserError
 
 
 def write(folder: Path, name: str, iteration: int, **more: object) -> Path:

@@ -9,8 +9,8 @@ from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.pretrained import LoadObserver, WeightsReport, check_report, load_weights, weights_report
+from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report, load_weights, weights_report
+from mmvit_ext.errors.user_error import UserError
 
 
 class Resizing(nn.Module):

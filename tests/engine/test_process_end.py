@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmvit_ext.engine import process_end
-from mmvit_ext.engine.process_end import end_process, tell_launcher
+from mmvit_ext.cli import process_end
+from mmvit_ext.cli.process_end import end_process, tell_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,7 @@ def test_a_process_of_a_distributed_run_ends_without_finalisation_but_with_its_e
     script = '\n'.join(
         [
             'import atexit, os',
-            'from mmvit_ext.engine.process_end import end_process',
+            'from mmvit_ext.cli.process_end import end_process',
             'class Late:',
             '    def __del__(self, write=os.write): write(2, b"finalised")',
             'late = Late()',

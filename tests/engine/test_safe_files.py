@@ -16,10 +16,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint, load_from_local
 
-from mmvit_ext.engine import checkpoint_io
-from mmvit_ext.engine.checkpoint_io import metafile_hash, named_hash, read_checkpoint, verify_hash
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
+from mmvit_ext.checkpoints import reading as checkpoint_io
+from mmvit_ext.checkpoints.reading import metafile_hash, read_checkpoint
+from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import named_hash, verify_hash
 
 
 class Malicious:
@@ -225,7 +226,7 @@ def test_every_scheme_of_the_libraries_is_covered() -> None:
 
 
 def test_addresses_go_through_the_checked_download(malicious: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from mmvit_ext.reproduce import downloads
+    from mmvit_ext.checkpoints import downloads
 
     monkeypatch.setattr(downloads, 'cache_folder', lambda: tmp_path / 'cache')
     fetched = []
@@ -251,7 +252,7 @@ def test_addresses_go_through_the_checked_download(malicious: Path, tmp_path: Pa
 
 
 def test_buckets_are_read_without_running_code(malicious: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from mmvit_ext.engine import safe_loading as module
+    from mmvit_ext.checkpoints import safe_loading as module
 
     monkeypatch.setattr(module, 'read_address', lambda address: malicious.read_bytes())
     install_safe_loading()

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.sampling_hook import SampleHook, image_grid
+from mmvit_ext.engine.hooks.sampling import SampleHook
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.drawing import image_grid
 
 
 class Numbers(nn.Module):

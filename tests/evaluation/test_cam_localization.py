@@ -13,14 +13,14 @@ pytest.importorskip('mmpretrain')
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.datasets.placement import Placement
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
-from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_from_map, box_iou, upsample_map
-from mmvit_ext.interpret.cam import class_activation_maps, draw_activation, explain_cam
-from mmvit_ext.interpret.placed import place_image
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_iou
+from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.interpret.cam import box_from_map, class_activation_maps, draw_activation, explain_cam, upsample_map
+from mmvit_ext.interpret.inputs import place_image
 from mmvit_ext.models.layers.class_maps import class_maps, strongest_rivals
 from mmvit_ext.registry import METRICS
 from tests.config_tools import ROOT

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from scipy.linalg import sqrtm
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.fid import FID, fid, frechet_distance
 
 pytest.importorskip('mmpretrain')

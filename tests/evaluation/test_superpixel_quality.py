@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip('mmcv')
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.superpixel_quality import (
     SuperpixelQuality,
     best_labels,

@@ -24,11 +24,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmvit_ext.checkpoints import METHODS
-from mmvit_ext.engine import inference
-from mmvit_ext.engine.checkpoint_io import read_checkpoint
-from mmvit_ext.engine.errors import run_command
-from mmvit_ext.engine.launch import prepare_train
+from mmvit_ext.checkpoints.convert import METHODS
+from mmvit_ext.checkpoints.reading import read_checkpoint
+from mmvit_ext.cli.command import run_command
+from mmvit_ext.engine.training import prepare_train
+from mmvit_ext.inference import predictor as inference
 from tests.fuzz import annotations
 from tests.fuzz.annotations import ANNOTATIONS
 from tests.fuzz.checkpoints import CHECKPOINTS

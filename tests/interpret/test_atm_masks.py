@@ -19,9 +19,9 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
-from mmvit_ext.engine.drawing import colour_mask
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.drawing import colour_mask
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret import atm_masks
 from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, draw_sheet, stage_names
 from mmvit_ext.interpret.classes import find_classes

@@ -14,13 +14,13 @@ pytest.importorskip('mmpretrain')
 
 from mmengine.registry import MODELS, init_default_scope
 
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.placement import Placement
-from mmvit_ext.engine.config import load_config
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.gradcat import Step, Traversal, _descend, class_scores, find_nest, traverse
 from mmvit_ext.interpret.gradcat_pictures import describe_traversal, draw_traversal, explain_gradcat, read_region
-from mmvit_ext.interpret.placed import PlacedImage, place_image
+from mmvit_ext.interpret.inputs import PlacedImage, place_image
 from mmvit_ext.models.backbones.nest import NesT
 from tests.config_tools import ROOT
 

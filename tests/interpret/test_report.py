@@ -17,7 +17,7 @@ from PIL import Image
 
 pytest.importorskip('mmcv')
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.interpret.report import (
     EMBEDDED_EDGE,
     LONGEST,

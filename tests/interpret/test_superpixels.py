@@ -16,8 +16,9 @@ pytest.importorskip('mmcv')
 
 from mmengine.structures import BaseDataElement
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.superpixel_hook import SuperpixelVisualizationHook
+from mmvit_ext.engine.hooks.superpixels import SuperpixelVisualizationHook
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import (
     HALO,
@@ -27,7 +28,6 @@ from mmvit_ext.interpret.superpixels import (
     draw_boundaries,
     draw_means,
     draw_montage,
-    draw_table,
     enlarged,
     find_spformer,
     superpixels_of_inputs,

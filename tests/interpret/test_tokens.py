@@ -12,7 +12,7 @@ from torch import nn
 
 pytest.importorskip('mmcv')
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.interpret import tokens
 from mmvit_ext.interpret.token_sources import choose_blocks, find_tokens
 from mmvit_ext.interpret.tokens import explain_tokens, mean_similarity, principal_colours

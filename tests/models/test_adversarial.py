@@ -9,8 +9,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmvit_ext.engine.errors import UserError
 from mmvit_ext.engine.optimizers import MultiOptimWrapperConstructor
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.generators.adversarial import AdversarialModel, GeneratorAverage, noise_of, r1_penalty, to_pixels
 
 GENERATOR = dict(

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.engine.export import TORCH, ScoreMap, export_segmentor, write_exported
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.inference.export import TORCH, ScoreMap, export_segmentor, write_exported
 from tests.config_tools import ROOT, shrink_model
 
 NAMES = ['segvit_vit-b16', 'segvit-shrunk_vit-b16']

@@ -5,7 +5,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmvit_ext.engine.pretrained import load_weights
+from mmvit_ext.checkpoints.report import load_weights
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.superpixel_extractor import SuperpixelExtractor
 

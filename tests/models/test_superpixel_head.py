@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from mmvit_ext.engine.export import TORCH
+from mmvit_ext.inference.export import TORCH
 from mmvit_ext.models.decode_heads.superpixel_head import SuperpixelHead, merged_association
 from tests.models.layers.test_superpixel import interpolate_slowly, neighbour_index
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmvit_ext.checkpoints import convert
+from mmvit_ext.checkpoints.convert import convert
 from mmvit_ext.models.backbones.vit import ViT
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.plain_nest import plain_nest
 from benchmarks.plain_p2t import plain_p2t
-from mmvit_ext.checkpoints import convert
+from mmvit_ext.checkpoints.convert import convert
 from mmvit_ext.models import P2T, TNT, NesT
 
 DATA = Path(__file__).parents[1] / 'data'

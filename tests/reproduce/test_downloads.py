@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.reproduce.downloads import ATTEMPTS, cache_folder, cached_path, fetch
+from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, fetch
+from mmvit_ext.errors.user_error import UserError
 from tests.reproduce.file_server import serving
 
 CONTENT = random.Random(0).randbytes(1_300_003)

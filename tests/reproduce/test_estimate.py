@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmvit_ext.engine.machine import memory_limit, peak_bytes
+from mmvit_ext.machine import memory_limit, peak_bytes
 from mmvit_ext.reproduce import read_ledger
 from mmvit_ext.reproduce.estimate import Estimate, estimate_row, image_size, random_batch
 from mmvit_ext.reproduce.training import TrainingPlan, plan_training

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.reproduce.ledger import METRICS, find_root, read_ledger
 from mmvit_ext.reproduce.pages import render_pages
 from mmvit_ext.reproduce.records import compare, expected_values, measured_values, read_records

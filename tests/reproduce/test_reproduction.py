@@ -13,11 +13,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmvit_ext.checks import layouts as dataset_layout
+from mmvit_ext.checks.layouts import LAYOUTS, Layout, check_layout, draw_mini_data
 from mmvit_ext.datasets.mini import make_mini_dataset
-from mmvit_ext.engine.errors import UserError
-from mmvit_ext.reproduce import Ledger, dataset_layout, read_ledger
-from mmvit_ext.reproduce.dataset_layout import LAYOUTS, Layout, check_layout, draw_mini_data
-from mmvit_ext.reproduce.evaluation import find_checkpoint, load_row_config
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.reproduce import Ledger, read_ledger
+from mmvit_ext.reproduce.rescore import find_checkpoint, load_row_config
 from mmvit_ext.reproduce.training import plan_training
 from tests.reproduce.file_server import serving
 from tests.reproduce.released import RELEASES
@@ -315,7 +316,7 @@ def test_epochs_stay_and_only_a_warm_up_in_iterations_is_scaled():
 
 def test_the_scaled_options_reach_the_config():
     """The dotted keys have to be those that --cfg-options takes."""
-    from mmvit_ext.engine.config import load_config
+    from mmvit_ext.config.loading import load_config
 
     ledger = read_ledger()
     # One recipe of each kind is enough: the others inherit their schedules.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.submission.check import check_archive
 
 SIZES = {'ADE_test_00000001': (31, 43), 'ADE_test_00000002': (37, 29), 'ADE_test_00000005': (23, 41)}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvit_ext.engine import dataset_check
-from mmvit_ext.engine.dataset_check import box_problem
+from mmvit_ext.checks import every_sample as dataset_check
+from mmvit_ext.checks.every_sample import box_problem
 
 Config = Callable[..., str]
 Run = Callable[..., tuple[int, str]]

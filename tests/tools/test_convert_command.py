@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext import checkpoints
+from mmvit_ext.checkpoints import convert as checkpoints
 
 Run = Callable[..., tuple[int, str]]
 

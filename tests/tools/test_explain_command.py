@@ -13,7 +13,7 @@ from PIL import Image
 
 pytest.importorskip('mmseg')
 
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret import atm_masks, cam, gradcat, gradcat_pictures, tokens, tsne
 from mmvit_ext.interpret.tokens import mean_similarity
 from tests.interpret.test_report import Page

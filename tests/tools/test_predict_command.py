@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmvit_ext.engine import inference
-from mmvit_ext.engine.config import load_config
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.inference import predictor as inference
 
 Run = Callable[..., tuple[int, str]]
 

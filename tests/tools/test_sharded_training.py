@@ -14,7 +14,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner
 
-from mmvit_ext.engine.checkpoint_io import read_checkpoint
+from mmvit_ext.checkpoints.reading import read_checkpoint
 from tests.tools.conftest import CONFIG, write_pair
 
 PROCESSES = 2

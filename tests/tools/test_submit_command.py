@@ -24,7 +24,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
-from mmvit_ext.engine.inference import Predictor
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.submission import coco as submission
 from tests.config_tools import CONFIGS, small_config
 

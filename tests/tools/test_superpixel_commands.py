@@ -16,8 +16,8 @@ from torch import nn
 pytest.importorskip('mmseg')
 
 from mmvit_ext.datasets.distortions import PasteOccluder
-from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.evaluation.robustness import occluder_overlap
+from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.superpixels import superpixels_of
 from mmvit_ext.models.backbones.spformer import SPFormer
 

@@ -1,0 +1,80 @@
+"""Other people's weights to ours: pure functions from state dict to state dict, without reading or writing files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+
+from .deit import convert_deit, describe_deit
+from .nest import convert_nest, describe_nest
+from .p2t import convert_p2t, describe_p2t
+from .segvit import convert_segvit
+from .tnt import convert_tnt, describe_tnt
+from .vit import convert_vit
+
+__all__ = [
+    'METHODS',
+    'convert',
+    'describe',
+]
+
+METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = MappingProxyType(
+    {
+        'deit': convert_deit,
+        'nest': convert_nest,
+        'p2t': convert_p2t,
+        'segvit': convert_segvit,
+        'tnt': convert_tnt,
+        'vit': convert_vit,
+    }
+)
+"""Converters by name.
+
+``p2t``, ``segvit``: released models; ``tnt``: classifiers in the authors', timm's and mmpretrain's names; ``nest``:
+classifiers in timm's names; ``vit``: AugReg and DeiT backbones in timm's names, for ``mmvit_ext.ViT``; ``deit``: the
+same DeiT files as a start for ``mmvit_ext.SPFormer``.
+"""
+
+_DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType(
+    {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
+)
+
+
+def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
+    """Rename a foreign state dict to the names of this package.
+
+    Args:
+        state_dict: foreign names to tensors.
+        method: one of :data:`METHODS`.
+
+    Returns:
+        our names to the same tensors; the argument is left as it was.
+
+    Raises:
+        ValueError: for an unknown method, or naming the keys that are left over, missing or of a wrong shape.
+        TypeError: if a value is no tensor, which is what a whole checkpoint file looks like.
+    """
+    if method not in METHODS:
+        raise ValueError(f'method must be one of {sorted(METHODS)}, got {method!r}')
+    foreign = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise TypeError(f'state_dict must hold tensors only, but {foreign[:5]} are none; pass checkpoint["state_dict"]')
+    return METHODS[method](state_dict)
+
+
+def describe(state_dict: Mapping[str, Tensor], method: str) -> str | None:
+    """What a foreign state dict holds, where its converter can tell.
+
+    Args:
+        state_dict: foreign names to tensors.
+        method: one of :data:`METHODS`.
+
+    Returns:
+        one sentence with the arguments that fit, or None for methods whose files tell nothing beyond their names.
+
+    Raises:
+        ValueError: as :func:`convert`.
+    """
+    return _DESCRIBERS[method](state_dict) if method in _DESCRIBERS else None

@@ -1,0 +1,159 @@
+"""NesT classifiers in timm's names (``nest_{tiny,small,base}.goog_in1k``) to ``mmvit_ext.NesT`` (arXiv 2105.12723).
+
+The position embeddings of these files are stored block after block, ours as the image plane they stand on. Checked with
+networks of timm 1.0.31 (``nest_*_jx``) that have random weights: the logits are equal to 1e-7. timm's ``nest_*``
+without that ending pad convolution and pooling in another way; it has no trained weights of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mmvit_ext.models.backbones.nest import NesT
+
+from .rules import Rule, apply_rules, name_some, require_keys
+
+__all__ = [
+    'convert_nest',
+    'describe_nest',
+    'nest_arguments',
+]
+
+METHOD = 'NesT'
+
+_POSITION = r'levels\.(\d+)\.pos_embed'
+
+_RULES: tuple[Rule, ...] = (
+    (r'patch_embed\.proj\.(weight|bias)', r'backbone.patch_embed.projection.\1'),
+    (f'({_POSITION})', r'backbone.\1'),
+    (r'(levels\.\d+)\.pool\.(conv|norm)\.(weight|bias)', r'backbone.\1.aggregation.\2.\3'),
+    (
+        r'(levels\.\d+)\.transformer_encoder\.(\d+)\.(norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(weight|bias)',
+        r'backbone.\1.layers.\2.\3.\4',
+    ),
+    (r'(norm\.(?:weight|bias))', r'backbone.\1'),
+    (r'head\.(weight|bias)', r'head.fc.\1'),
+)
+
+
+def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of a NesT classifier and lay its position embeddings out on the image plane.
+
+    Args:
+        state_dict: timm's names to tensors.
+
+    Returns:
+        the names of an mmpretrain ``ImageClassifier`` to tensors: ``backbone.`` for ``mmvit_ext.NesT`` and ``head.fc.``
+        for ``LinearClsHead``. Position embeddings are new tensors, the others those of the argument.
+
+    Raises:
+        ValueError: naming keys that are left over or missing, or a position embedding that is not of square blocks that
+            tile a square.
+    """
+    arguments = nest_arguments(state_dict)
+    converted = apply_rules(state_dict, _RULES, METHOD)
+    require_keys(state_dict, ('head.weight', 'head.bias'), f'{METHOD} classifier')
+    require_keys(
+        converted, _names(arguments['arch']['depths'], any(key.endswith('attn.qkv.bias') for key in state_dict)), METHOD
+    )
+    for key, blocks in state_dict.items():
+        if re.fullmatch(_POSITION, key):
+            converted[f'backbone.{key}'] = _on_the_plane(key, blocks)
+    return converted
+
+
+def describe_nest(state_dict: Mapping[str, Tensor]) -> str:
+    """One sentence on what a file holds, with the arguments of ``mmvit_ext.NesT`` that fit it.
+
+    Args:
+        state_dict: timm's names to tensors.
+
+    Raises:
+        ValueError: as :func:`convert_nest`.
+    """
+    arguments = nest_arguments(state_dict)
+    arch = arguments.pop('arch')
+    settings = ', '.join(f'{key}={value!r}' for key, value in arguments.items())
+    for name, published in NesT.ARCHS.items():
+        if all(published[key] == value for key, value in arch.items()):
+            return f'NesT-{name.capitalize()} classifier: arch={name!r}, {settings}'
+    sizes = ', '.join(f'{key}={value!r}' for key, value in arch.items())
+    return (
+        f'NesT classifier of none of the three published sizes: {sizes}, {settings}; the number of heads cannot be '
+        f'read off the shapes'
+    )
+
+
+def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of ``mmvit_ext.NesT`` that fit a file, read off its shapes.
+
+    Args:
+        state_dict: timm's names to tensors.
+
+    Returns:
+        ``arch`` without ``num_heads``, which no shape tells, ``img_size``, ``patch_size`` and ``block_size``.
+
+    Raises:
+        ValueError: for a file that is no NesT classifier, or whose position embeddings are not of square blocks.
+    """
+    positions = sorted(int(match.group(1)) for match in (re.fullmatch(_POSITION, key) for key in state_dict) if match)
+    if not positions or 'patch_embed.proj.weight' not in state_dict:
+        raise ValueError(
+            f'no NesT classifier (patch_embed.proj.weight, levels.0.pos_embed, ...), but '
+            f'{name_some(list(state_dict), 5)}'
+        )
+    levels = range(positions[-1] + 1)
+    require_keys(state_dict, [f'levels.{level}.pos_embed' for level in levels], METHOD)
+    patch_size = state_dict['patch_embed.proj.weight'].shape[-1]
+    across, edge = _blocks('levels.0.pos_embed', state_dict['levels.0.pos_embed'])
+    return {
+        'arch': {
+            'embed_dims': tuple(state_dict[f'levels.{level}.pos_embed'].shape[-1] for level in levels),
+            'depths': tuple(_depth(state_dict, level) for level in levels),
+        },
+        'img_size': across * edge * patch_size,
+        'patch_size': patch_size,
+        'block_size': edge,
+    }
+
+
+def _depth(state_dict: Mapping[str, Tensor], level: int) -> int:
+    """Number of a level's layers."""
+    matches = (re.fullmatch(rf'levels\.{level}\.transformer_encoder\.(\d+)\..*', key) for key in state_dict)
+    return max((int(match.group(1)) + 1 for match in matches if match), default=0)
+
+
+def _blocks(key: str, position: Tensor) -> tuple[int, int]:
+    """Blocks along an edge of the image and tokens along an edge of a block, of a ``(1, blocks, tokens, C)``."""
+    if position.ndim == 4:
+        across, edge = math.isqrt(position.shape[1]), math.isqrt(position.shape[2])
+        if (across**2, edge**2) == tuple(position.shape[1:3]):
+            return across, edge
+    raise ValueError(
+        f'{METHOD}: {key} must have the shape (1, blocks, tokens, width) with square numbers of blocks and of tokens, '
+        f'got {tuple(position.shape)}'
+    )
+
+
+def _on_the_plane(key: str, position: Tensor) -> Tensor:
+    """``(1, blocks, tokens, C)`` to ``(1, H*W, C)``."""
+    across, edge = _blocks(key, position)
+    plane = position.reshape(1, across, across, edge, edge, -1).transpose(2, 3)
+    return plane.reshape(1, (across * edge) ** 2, -1)
+
+
+def _names(depths: tuple[int, ...], qkv_bias: bool) -> list[str]:
+    """Names that a backbone with these layers has."""
+    modules = ['patch_embed.projection', 'norm']
+    for level, depth in enumerate(depths):
+        start = f'levels.{level}'
+        modules += [f'{start}.aggregation.conv', f'{start}.aggregation.norm'] if level else []
+        parts = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
+        modules += [f'{start}.layers.{layer}.{part}' for layer in range(depth) for part in parts]
+    biased = modules if qkv_bias else [module for module in modules if not module.endswith('attn.qkv')]
+    return [f'backbone.{module}.weight' for module in modules] + [f'backbone.{module}.bias' for module in biased]

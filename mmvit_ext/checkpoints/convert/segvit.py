@@ -1,0 +1,121 @@
+"""Released SegViT checkpoints to ours (arXiv 2210.05844).
+
+Both the whole segmentor (``backbone.``, ``decode_head.``) and a bare head are understood. The backbone already has our
+names. In the head, stages are counted from 1 in the order in which they are decoded; the class weights of the loss are
+stored there as a buffer and are not needed, since our loss computes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .rules import Rule, apply_rules, require_keys
+
+__all__ = [
+    'convert_segvit',
+]
+
+METHOD = 'SegViT'
+
+BACKBONE_RULE: Rule = (
+    r'(backbone\.)((?:cls_token|pos_embed|patch_embed\.projection\.(?:weight|bias)|ln1\.(?:weight|bias)'
+    r'|layers\.\d+\.(?:ln[12]|attn\.attn\.out_proj|ffn\.layers\.(?:0\.0|1))\.(?:weight|bias)'
+    r'|layers\.\d+\.attn\.attn\.in_proj_(?:weight|bias)))',
+    r'\1\2',
+)
+
+_PARAMETERS = ('weight', 'bias')
+
+_COMMON_NAMES = {
+    'self_attn.in_proj_weight': 'self_attn.in_proj_weight',
+    'self_attn.in_proj_bias': 'self_attn.in_proj_bias',
+    **{f'self_attn.out_proj.{p}': f'self_attn.out_proj.{p}' for p in _PARAMETERS},
+    **{f'linear1.{p}': f'ffn.0.{p}' for p in _PARAMETERS},
+    **{f'linear2.{p}': f'ffn.3.{p}' for p in _PARAMETERS},
+    **{f'norm{n}.{p}': f'norm{n}.{p}' for n in (1, 2, 3) for p in _PARAMETERS},
+}
+
+_ATM_LAYER_NAMES = {
+    **_COMMON_NAMES,
+    **{f'multihead_attn.{m}.{p}': f'cross_attn.{m}.{p}' for m in ('q', 'k', 'v', 'proj') for p in _PARAMETERS},
+}
+
+_QU_LAYER_NAMES = {
+    **_COMMON_NAMES,
+    'multihead_attn.in_proj_weight': 'cross_attn.in_proj_weight',
+    'multihead_attn.in_proj_bias': 'cross_attn.in_proj_bias',
+    **{f'multihead_attn.out_proj.{p}': f'cross_attn.out_proj.{p}' for p in _PARAMETERS},
+}
+
+
+def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure.
+
+    Args:
+        state_dict: the authors' names to tensors, with or without the prefix ``decode_head.``.
+
+    Returns:
+        our names to the same tensors, with the same prefix.
+
+    Raises:
+        ValueError: naming keys that are left over or missing.
+    """
+    prefix = 'decode_head.' if any(key.startswith('decode_head.') for key in state_dict) else ''
+    head = {key: value for key, value in state_dict.items() if key.startswith(prefix) and _is_head(key, prefix)}
+    rest = {key: value for key, value in state_dict.items() if key not in head}
+    converted = apply_rules(rest, [BACKBONE_RULE], METHOD)
+    if any(key.startswith(f'{prefix}atm.') for key in head):
+        names = {
+            **_stage_names(head, prefix, f'{prefix}levels', _QU_LAYER_NAMES),
+            **_atm_names(head, f'{prefix}atm.', prefix),
+            f'{prefix}q.weight': f'{prefix}position_queries.weight',
+        }
+    else:
+        names = _atm_names(head, prefix, prefix)
+    require_keys(head, names, METHOD)
+    rules: list[Rule] = [(re.escape(theirs), ours) for theirs, ours in names.items()]
+    rules.append((re.escape(prefix) + r'(atm\.)?loss_decode\.criterion\.empty_weight', None))
+    converted.update(apply_rules(head, rules, METHOD))
+    return converted
+
+
+def _is_head(key: str, prefix: str) -> bool:
+    return bool(prefix) or not key.startswith('backbone.')
+
+
+def _atm_names(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, str]:
+    """Names of an ATM decoder under the prefix ``source`` to those of ``ATMHead`` under ``target``."""
+    return {
+        f'{source}q.weight': f'{target}class_queries.weight',
+        **{f'{source}class_embed.{p}': f'{target}class_embed.{p}' for p in _PARAMETERS},
+        **_stage_names(state_dict, source, f'{target}stages', _ATM_LAYER_NAMES),
+    }
+
+
+def _stage_names(
+    state_dict: Mapping[str, Tensor], source: str, target: str, layer_names: Mapping[str, str]
+) -> dict[str, str]:
+    """Names of numbered decoders and their input projections; the numbers are read off the keys."""
+    stages = _counted(state_dict, re.escape(source) + r'decoder_(\d+)\..*')
+    layers = _counted(state_dict, re.escape(source) + r'decoder_\d+\.layers\.(\d+)\..*')
+    projected = any(key.startswith(f'{source}input_proj_') for key in state_dict)
+    names: dict[str, str] = {}
+    for stage in stages:
+        ours = f'{target}.{stage - 1}'
+        if projected:
+            names |= {f'{source}input_proj_{stage}.{p}': f'{ours}.proj.{p}' for p in _PARAMETERS}
+            names |= {f'{source}proj_norm_{stage}.{p}': f'{ours}.norm.{p}' for p in _PARAMETERS}
+        for layer in layers:
+            theirs = f'{source}decoder_{stage}.layers.{layer}'
+            names |= {f'{theirs}.{a}': f'{ours}.layers.{layer}.{b}' for a, b in layer_names.items()}
+    return names
+
+
+def _counted(state_dict: Mapping[str, Tensor], pattern: str) -> list[int]:
+    """All numbers up to the highest that a pattern's group takes, from the lowest; gaps are filled to be missed."""
+    matches = (re.fullmatch(pattern, key) for key in state_dict)
+    found = {int(match.group(1)) for match in matches if match}
+    return list(range(min(found), max(found) + 1)) if found else []

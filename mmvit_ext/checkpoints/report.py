@@ -1,0 +1,225 @@
+"""What of a checkpoint really reaches the model.
+
+mmengine loads with ``strict=False``: a checkpoint of which nothing fits is reported as one log line and training
+starts from random weights. :class:`LoadObserver` watches the loading itself through PyTorch's load hooks, so it sees
+what every module was given after all renaming and resizing, whoever called: ``init_cfg=dict(type='Pretrained')``, a
+backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``resume``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = [
+    'LoadObserver',
+    'WeightsReport',
+    'check_report',
+    'load_weights',
+    'weights_report',
+]
+
+MIN_FRACTION = 0.5
+
+_SHOWN = 3
+
+ALLOW_OPTION = '--allow-partial-weights'
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """How a checkpoint fits a model, by parameter name (buffers included).
+
+    Args:
+        matched: Names that the checkpoint fills.
+        missing: Names of the model that the checkpoint does not have.
+        unexpected: Names of the checkpoint that the model does not have.
+        mismatched: Name, shape in the checkpoint and shape in the model, where the shapes differ.
+        resized: Those of ``matched`` that the model itself brought to its own shape, such as a position embedding.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, Shape, Shape], ...]
+    resized: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Number of parameters and buffers that the model has."""
+        return len(self.matched) + len(self.missing) + len(self.mismatched)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the model that the checkpoint fills, 0 to 1; 1 for a model without parameters."""
+        return len(self.matched) / self.total if self.total else 1.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether everything of the model is filled and nothing of the checkpoint is left."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        text = f'{len(self.matched)} of {self.total} parameters matched'
+        if self.resized:
+            text += f' ({len(self.resized)} of them resized: {_names(self.resized)})'
+        for title, names in (('missing', self.missing), ('unexpected', self.unexpected)):
+            text += f', {len(names)} {title}' + (f' ({_names(names)})' if names else '')
+        shapes = [f'{name} {_shape(theirs)} for {_shape(ours)}' for name, theirs, ours in self.mismatched]
+        return text + f', {len(shapes)} of another shape' + (f' ({_names(shapes)})' if shapes else '')
+
+
+def _names(names: Sequence[str]) -> str:
+    return ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')
+
+
+def _shape(shape: Shape) -> str:
+    return 'x'.join(map(str, shape)) or 'scalar'
+
+
+def _shape_of(value: Any) -> Shape:
+    return tuple(value.shape) if hasattr(value, 'shape') else tuple(value)
+
+
+def weights_report(model_state: Mapping[str, Any], checkpoint_state: Mapping[str, Any]) -> WeightsReport:
+    """Compare a checkpoint with a model, name by name.
+
+    Args:
+        model_state: The model's ``state_dict()``, or shapes by name.
+        checkpoint_state: The checkpoint's tensors, or shapes by name.
+
+    Returns:
+        The report. Step counters of batch norms (``num_batches_tracked``), which old checkpoints lack, are left out.
+    """
+    ours = {name: _shape_of(value) for name, value in model_state.items() if _counts(name, value)}
+    theirs = {name: _shape_of(value) for name, value in checkpoint_state.items() if _counts(name, value)}
+    common = [name for name in ours if name in theirs]
+    return WeightsReport(
+        matched=tuple(name for name in common if ours[name] == theirs[name]),
+        missing=tuple(name for name in ours if name not in theirs),
+        unexpected=tuple(name for name in theirs if name not in ours),
+        mismatched=tuple((name, theirs[name], ours[name]) for name in common if ours[name] != theirs[name]),
+    )
+
+
+def _counts(name: str, value: Any) -> bool:
+    is_shape = isinstance(value, tuple | list)
+    return not name.endswith('num_batches_tracked') and (is_shape or hasattr(value, 'shape'))
+
+
+def check_report(report: WeightsReport, source: str, target: str, *, strict: bool, allow_partial: bool = False) -> None:
+    """Refuse a checkpoint that does not belong to the model.
+
+    Args:
+        report: What matched.
+        source: The checkpoint, as the message names it.
+        target: What it was loaded into, as the message names it.
+        strict: Whether everything has to match; otherwise half of the model is enough.
+        allow_partial: Accept whatever matched.
+
+    Raises:
+        UserError: Too little matched; names counts, examples and the remedy.
+    """
+    if allow_partial or report.exact or (not strict and report.fraction >= MIN_FRACTION):
+        return
+    need = 'all of them' if strict else 'at least half'
+    raise UserError(
+        f'{source} does not fit {target}: {report}; expected {need}; use the checkpoint that belongs to this config, '
+        f'or pass {ALLOW_OPTION} if this is intended'
+    )
+
+
+@dataclass
+class _Loading:
+    """One ``load_state_dict`` under way."""
+
+    root: nn.Module
+    raw: dict[str, Shape]
+    effective: dict[str, Shape]
+
+
+class LoadObserver:
+    """Reports every ``load_state_dict`` on a model or a part of it, from the outside.
+
+    Every module's pre-hook notes the shapes of its own entries as they are at the moment they are copied, after the
+    module's own conversions; the post-hook of the module on which the loading began closes the account.
+
+    Args:
+        model: The model to watch, without a distributed wrapper.
+        on_load: Called after each loading with the dotted name of the loaded part ('' for the whole model), the part
+            and the report. What it raises ends the loading.
+    """
+
+    def __init__(self, model: nn.Module, on_load: Callable[[str, nn.Module, WeightsReport], None]) -> None:
+        self._on_load = on_load
+        self._stack: list[_Loading] = []
+        self._handles = []
+        for name, module in model.named_modules():
+            self._handles.append(module._register_load_state_dict_pre_hook(partial(self._before, module)))
+            self._handles.append(module.register_load_state_dict_post_hook(partial(self._after, name)))
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._stack.clear()
+
+    def _before(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        shapes = {name: tuple(value.shape) for name, value in state_dict.items() if torch.is_tensor(value)}
+        if not prefix:
+            self._stack.append(_Loading(root=module, raw=shapes, effective={}))
+        if not self._stack:
+            return
+        own = [*module._parameters, *module._buffers]
+        effective = self._stack[-1].effective
+        effective.update({prefix + name: shapes[prefix + name] for name in own if prefix + name in shapes})
+
+    def _after(self, name: str, module: nn.Module, incompatible: Any) -> None:
+        if not self._stack or self._stack[-1].root is not module:
+            return
+        loading = self._stack.pop()
+        ours = {key: tuple(value.shape) for key, value in module.state_dict().items() if torch.is_tensor(value)}
+        # A name that a part of the model renamed while it loaded is not left over, so the loader's own list counts.
+        left = {key: loading.raw[key] for key in incompatible.unexpected_keys if key in loading.raw}
+        report = weights_report(ours, {**left, **loading.effective})
+        resized = tuple(key for key in report.matched if loading.raw.get(key, ours[key]) != ours[key])
+        self._on_load(name, module, replace(report, resized=resized))
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:
+    """Load what fits into a model and tell what did.
+
+    Args:
+        model: The model.
+        state_dict: The checkpoint's tensors by name.
+
+    Returns:
+        The report of what reached the model.
+    """
+    from mmengine.runner.checkpoint import load_state_dict
+
+    reports: list[WeightsReport] = []
+    observer = LoadObserver(model, lambda name, module, report: reports.append(report))
+    try:
+        # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False; its own
+        # report goes to the log, which a prediction command does not have.
+        load_state_dict(model, dict(state_dict), strict=False, logger=_silent_logger())
+    finally:
+        observer.close()
+    return reports[-1]
+
+
+def _silent_logger() -> Any:
+    import logging
+
+    logger = logging.Logger('mmvit_ext.silent')
+    logger.addHandler(logging.NullHandler())
+    return logger

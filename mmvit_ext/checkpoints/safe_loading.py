@@ -1,0 +1,151 @@
+"""Checkpoints that the libraries load, read without running code from them.
+
+mmengine loads ``load_from``, ``resume`` and ``init_cfg=dict(type='Pretrained')`` through one table of loaders by scheme
+of the address. Its loaders fall back to a load that runs code from the file, and on resume the config text that is
+stored in the checkpoint is executed. The table is meant to be extended: :func:`install_safe_loading` enters loaders
+that neither fall back nor download without a look at the hash that the file's name carries.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import barrier, get_local_rank
+from mmengine.fileio import get as read_address
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.registry import HOOKS
+
+from .reading import metafile_hash, read_checkpoint
+
+__all__ = [
+    'SafeFilesHook',
+    'install_safe_loading',
+    'safe_loading',
+]
+
+Loader = Callable[..., Any]
+
+_BUCKETS = (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
+
+_NAMED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
+
+
+def install_safe_loading(*, trust: bool = False, config: str | Path | None = None) -> None:
+    """From now on, in this process, mmengine's checkpoint loading runs no code from files.
+
+    Args:
+        trust: Read a file with pickle if that is the only way, which runs code from it.
+        config: The config file of the run; the ``metafile.yml`` beside it may have hashes.
+    """
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        expected = metafile_hash(config, filename)
+        return read_checkpoint(filename, trust=trust, expected_hash=expected, map_location=map_location)
+
+    def load_from_http(filename: str, map_location: Any = None) -> Any:
+        return load_from_local(str(_download(filename)), map_location)
+
+    def load_from_bucket(filename: str, map_location: Any = None) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / filename.rpartition('/')[2]
+            path.write_bytes(read_address(filename))
+            role = f'local copy of {filename},'
+            return read_checkpoint(path, role, trust=trust, map_location=map_location)
+
+    def load_from_named(filename: str, map_location: Any = None) -> Any:
+        scheme, _, name = filename.partition('://')
+        address = _address_of(scheme, name)
+        content = load_from_http(address, map_location) if '://' in address else load_from_local(address, map_location)
+        return mmengine_checkpoint._process_mmcls_checkpoint(content) if scheme == 'mmcls' else content
+
+    def load_from_pavi(filename: str, map_location: Any = None) -> Any:
+        if trust:
+            return mmengine_checkpoint.load_from_pavi(filename, map_location)
+        raise UserError(
+            f'{filename} is read with pickle, which runs code from it: download it and give its path, or pass --trust '
+            'if you trust where it comes from'
+        )
+
+    schemes: dict[str, Loader] = {
+        '': load_from_local,
+        'http://': load_from_http,
+        'https://': load_from_http,
+        'pavi://': load_from_pavi,
+    }
+    schemes |= dict.fromkeys(_BUCKETS, load_from_bucket) | dict.fromkeys(_NAMED, load_from_named)
+    for prefix, loader in schemes.items():
+        CheckpointLoader.register_scheme(prefix, loader, force=True)
+
+
+@contextmanager
+def safe_loading(*, trust: bool = False, config: str | Path | None = None) -> Iterator[None]:
+    """:func:`install_safe_loading` for the length of a block.
+
+    Args:
+        trust: As there.
+        config: As there.
+    """
+    before = dict(CheckpointLoader._schemes)
+    install_safe_loading(trust=trust, config=config)
+    try:
+        yield
+    finally:
+        for prefix, loader in before.items():
+            CheckpointLoader.register_scheme(prefix, loader, force=True)
+
+
+def _download(address: str) -> Path:
+    """Fetch a checkpoint once, by one process of each machine; the hash in its name is checked."""
+    from .downloads import cache_folder, cached_path, fetch
+
+    if get_local_rank() == 0:
+        fetch(address)
+    barrier()
+    return cached_path(address, cache_folder())
+
+
+def _address_of(scheme: str, name: str) -> str:
+    """The file or address behind one of the names that the libraries give to checkpoints."""
+    if scheme in ('modelzoo', 'torchvision'):
+        table = mmengine_checkpoint.get_torchvision_models()
+    elif scheme == 'mmcls':
+        table = mmengine_checkpoint.get_mmcls_models()
+    else:
+        table = mmengine_checkpoint.get_external_models()
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    if name not in table:
+        raise UserError(f'{scheme}://{name} is no checkpoint that is known by name: give its address or a file')
+    address = str(table[name])
+    return address if '://' in address else os.path.join(mmengine_checkpoint._get_mmengine_home(), address)
+
+
+@HOOKS.register_module()
+class SafeFilesHook(Hook):
+    """Reads checkpoints without running code from them, in every train script that uses the config.
+
+    The loaders are installed when the hook is built, because pretrained weights are loaded before the first hook is
+    called; they stay for the length of the process. Config text that is stored in a checkpoint, which mmengine executes
+    on resume, is taken out before that.
+
+    Args:
+        trust: Read a file with pickle if that is the only way, which runs code from it.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, trust: bool = False) -> None:
+        install_safe_loading(trust=trust)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        """Take out the stored config text, which nothing but an execution looks at."""
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+        if isinstance(meta, dict):
+            meta.pop('config', None)

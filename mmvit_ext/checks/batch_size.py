@@ -1,0 +1,106 @@
+"""The total batch size against the one that the recipe's learning rate was chosen for."""
+
+from dataclasses import dataclass
+
+from mmengine.config import Config
+
+__all__ = [
+    'BatchSize',
+    'batch_size_of',
+]
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """What one optimiser step sees.
+
+    Args:
+        processes: Number of processes (GPUs).
+        per_process: Images per process and forward pass.
+        accumulation: Forward passes per optimiser step.
+        base: The recipe's total batch size, ``None`` when the config does not tell.
+        lr: Learning rate in the config, ``None`` when the config does not tell.
+        scaled: Whether mmengine scales the learning rate to the batch size (``--auto-scale-lr``).
+    """
+
+    processes: int
+    per_process: int
+    accumulation: int
+    base: int | None
+    lr: float | None
+    scaled: bool
+
+    @property
+    def total(self) -> int:
+        """Images per optimiser step."""
+        return self.processes * self.per_process * self.accumulation
+
+    @property
+    def factor(self) -> float | None:
+        """Total batch size over the recipe's."""
+        return self.total / self.base if self.base else None
+
+    @property
+    def used_lr(self) -> float | None:
+        """The learning rate that training starts from; mmengine's scaling leaves the accumulation out."""
+        if self.lr is None or not self.scaled or not self.base:
+            return self.lr
+        return self.lr * self.processes * self.per_process / self.base
+
+    def __str__(self) -> str:
+        text = (
+            f'total batch size {self.total} = {self.processes} processes x {self.per_process} images '
+            f'x {self.accumulation} accumulated'
+        )
+        text += f', recipe {self.base}' if self.base else ', recipe unknown (no auto_scale_lr.base_batch_size)'
+        if self.used_lr is not None:
+            text += f', learning rate {self.used_lr:g}'
+            if self.scaled and self.used_lr != self.lr:
+                text += f' (scaled from {self.lr:g})'
+        return text
+
+    def warning(self) -> str | None:
+        """What to say when batch size and learning rate do not belong together, ``None`` when they do."""
+        if self.factor is None or self.lr is None or self.base is None:
+            return None
+        if self.scaled:
+            if self.accumulation == 1:
+                return None
+            return (
+                f'--auto-scale-lr leaves the {self.accumulation} accumulated passes out: the learning rate is '
+                f'{self.used_lr:g}, the total batch size of {self.total} would have {self.lr * self.factor:g}'
+            )
+        if self.factor == 1:
+            return None
+        return (
+            f"the total batch size is {self.factor:g} times the recipe's {self.base}, but the learning rate "
+            f'{self.lr:g} belongs to {self.base}: pass --auto-scale-lr to use {self.lr * self.factor:g}, or change '
+            'train_dataloader.batch_size or optim_wrapper.accumulative_counts'
+        )
+
+
+def batch_size_of(cfg: Config, processes: int) -> BatchSize | None:
+    """Read the batch size from a config.
+
+    Args:
+        cfg: The config.
+        processes: Number of processes of the run.
+
+    Returns:
+        The batch size, ``None`` when the config does not state one.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    per_process = loader.get('batch_size') or (loader.get('batch_sampler') or {}).get('batch_size')
+    if not isinstance(per_process, int):
+        return None
+    scaling = cfg.get('auto_scale_lr') or {}
+    wrapper = cfg.get('optim_wrapper') or {}
+    lr = (wrapper.get('optimizer') or {}).get('lr')
+    return BatchSize(
+        processes=processes,
+        per_process=per_process,
+        accumulation=int(wrapper.get('accumulative_counts', 1)),
+        base=scaling.get('base_batch_size'),
+        lr=float(lr) if isinstance(lr, int | float) else None,
+        scaled=bool(scaling.get('enable', False)),
+    )

@@ -1,0 +1,118 @@
+"""Reading a config, and finding what is wrong with it before anything is built.
+
+mmengine reports a wrong type name when it builds the object, which may be minutes into a run, and silently accepts an
+override of a key that nothing reads. Both are found here, at the start.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from mmvit_ext.config.walking import _iter_heads, iter_dataset_cfgs
+from mmvit_ext.errors.type_names import find_type, root_registry, unknown_type_message
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = [
+    'check_num_classes',
+    'check_types',
+]
+
+_MODEL_PARTS = re.compile(r'^(backbone|neck|data_preprocessor|loss\w*|\w*head)$')
+
+
+# Types
+def _iter_types(cfg: Config) -> Iterator[tuple[str, Any, str, str | None]]:
+    """(dotted key, type, registry name, scope) of the places whose registry is known for certain."""
+    yield from _iter_model_types(cfg.get('model'), 'model', always=True)
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if isinstance(loader, Mapping):
+            for key, dataset in iter_dataset_cfgs(loader.get('dataset'), f'{split}_dataloader.dataset', leaves=False):
+                yield f'{key}.type', dataset.get('type'), 'dataset', dataset.get('_scope_')
+                yield from _iter_list_types(dataset.get('pipeline'), f'{key}.pipeline', 'transform')
+            yield from _iter_list_types(loader.get('sampler'), f'{split}_dataloader.sampler', 'data sampler')
+        if split != 'train':
+            yield from _iter_list_types(cfg.get(f'{split}_evaluator'), f'{split}_evaluator', 'metric')
+        yield from _iter_list_types(cfg.get(f'{split}_cfg'), f'{split}_cfg', 'loop')
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        yield from _iter_list_types(hook, f'default_hooks.{name}', 'hook')
+    yield from _iter_list_types(cfg.get('custom_hooks'), 'custom_hooks', 'hook')
+    yield from _iter_list_types(cfg.get('param_scheduler'), 'param_scheduler', 'parameter scheduler')
+    yield from _iter_list_types(cfg.get('visualizer'), 'visualizer', 'visualizer')
+    wrapper = cfg.get('optim_wrapper')
+    yield from _iter_list_types(wrapper, 'optim_wrapper', 'optim_wrapper')
+    if isinstance(wrapper, Mapping):
+        yield from _iter_list_types(wrapper.get('optimizer'), 'optim_wrapper.optimizer', 'optimizer')
+
+
+def _iter_list_types(node: Any, key: str, registry: str) -> Iterator[tuple[str, Any, str, str | None]]:
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        for index, entry in enumerate(node):
+            yield from _iter_list_types(entry, f'{key}.{index}', registry)
+    elif isinstance(node, Mapping):
+        if 'type' in node:
+            yield f'{key}.type', node['type'], registry, node.get('_scope_')
+        if registry == 'transform':
+            yield from _iter_list_types(node.get('transforms'), f'{key}.transforms', registry)
+
+
+def _iter_model_types(node: Any, key: str, always: bool = False) -> Iterator[tuple[str, Any, str, str | None]]:
+    # Only the parts that every library builds from MODELS: nested entries such as nms=dict(type='nms') or
+    # roi_layer=dict(type='RoIAlign') are looked up elsewhere and must not be reported.
+    if isinstance(node, list | tuple):
+        for index, entry in enumerate(node):
+            yield from _iter_model_types(entry, f'{key}.{index}', always)
+    elif isinstance(node, Mapping):
+        if always and 'type' in node:
+            yield f'{key}.type', node['type'], 'model', node.get('_scope_')
+        for name, entry in node.items():
+            if isinstance(entry, Mapping | list | tuple):
+                yield from _iter_model_types(entry, f'{key}.{name}', bool(_MODEL_PARTS.match(str(name))))
+
+
+def check_types(cfg: Config, scope: str) -> None:
+    """Find type names that no registry knows, before anything is built.
+
+    Args:
+        cfg: The config.
+        scope: Its default scope, imported by :func:`prepare_scope`.
+
+    Raises:
+        UserError: A type is unknown; names the key, the type and the nearest registered names or the missing library.
+    """
+    for key, name, registry_name, own_scope in _iter_types(cfg):
+        root = root_registry(registry_name)
+        if not isinstance(name, str) or root is None:
+            continue
+        if find_type(name, root, own_scope or scope) is None:
+            raise UserError(unknown_type_message(name, registry_name, own_scope or scope, where=key))
+
+
+def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[str] | None]) -> None:
+    """Compare every head's ``num_classes`` with the classes of every dataset.
+
+    Args:
+        cfg: The config.
+        scope: Its default scope; says where the heads are.
+        classes: Class names by the dataset's dotted key, ``None`` where a dataset does not tell them.
+
+    Raises:
+        UserError: A head has another number of classes than a dataset.
+    """
+    for head_key, head in _iter_heads(cfg, scope):
+        count = head.get('num_classes')
+        if not isinstance(count, int):
+            continue
+        for dataset_key, names in classes.items():
+            if names is not None and len(names) != count:
+                raise UserError(
+                    f'{head_key}.num_classes is {count} but {dataset_key} has {len(names)} classes '
+                    f'({_shorten(names)}): set num_classes={len(names)} or use the dataset with {count} classes'
+                )
+
+
+def _shorten(names: Sequence[str], count: int = 3) -> str:
+    shown = ', '.join(str(name) for name in names[:count])
+    return shown + (', ...' if len(names) > count else '')

@@ -1,0 +1,64 @@
+"""How a process of a run ends: with which exit code, and what its launcher makes of it."""
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT, EXIT_PREEMPTED
+
+__all__ = [
+    'end_process',
+    'tell_launcher',
+]
+
+FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
+
+
+def tell_launcher(code: int) -> None:
+    """Leave word for ``tools/torchrun.py`` which exit code the whole run ends with.
+
+    Bad input ends the launcher at once: it would otherwise start the processes again, which find the same input.
+
+    Args:
+        code: The exit code of this process.
+    """
+    path = os.environ.get(FINAL_CODE_VARIABLE)
+    if not path or code not in (EXIT_BAD_INPUT, EXIT_PREEMPTED):
+        return
+    try:
+        Path(path).write_text(str(code))
+    except OSError as error:
+        print(f'cannot write {path}: {error}', file=sys.stderr)
+        return
+    if code == EXIT_BAD_INPUT and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')):
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+def end_process(main: Callable[[], int]) -> NoReturn:
+    """Run a command and end the process with its exit code.
+
+    A process of a distributed run ends without Python's finalisation, though with the functions registered for its
+    exit. A thread of the gloo backend may still be letting go of the last reduced tensors; when it asks for Python's
+    lock during the finalisation, it is ended in a way that C++ answers with an abort ("terminate called without an
+    active exception"), and a run that has done everything fails.
+
+    Args:
+        main: The command; returns its exit code.
+    """
+    try:
+        code = main()
+    except SystemExit as end:  # of the argument parser, or of a preemption
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    tell_launcher(code)
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Configs: loading, walking over and changing them, and building what they describe."""

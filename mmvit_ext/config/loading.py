@@ -1,0 +1,92 @@
+"""Read a config file and prepare the registries that it needs."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmvit_ext.config.overrides import apply_cfg_options
+from mmvit_ext.errors.type_names import missing_library, nearest
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = [
+    'load_config',
+    'prepare_scope',
+]
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and apply overrides to it.
+
+    Args:
+        path: The config file, ``.py``, ``.yaml`` or ``.json``.
+        options: Overrides by dotted key, as ``--cfg-options`` gives them.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: There is no such file, it does not run, or an override changes nothing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        similar = nearest(path.name, [entry.name for entry in folder.glob('*') if entry.suffix == path.suffix])
+        hint = f'; similar files there: {", ".join(similar)}' if similar else '; check the path'
+        raise UserError(f'there is no config file {path}{hint}')
+    if path.suffix not in ('.py', '.yaml', '.yml', '.json'):
+        raise UserError(f'{path} is not a config: expected a .py, .yaml, .yml or .json file, got {path.suffix!r}')
+    try:
+        cfg = Config.fromfile(str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        line = getattr(error, 'lineno', None)
+        where = f' (line {line})' if line else ''
+        reason = ' '.join(str(error.args[0] if error.args else error).split())
+        raise UserError(
+            f'the config {path} cannot be read{where}: {type(error).__name__}: {reason}; '
+            'repair it or the file it inherits from'
+        ) from error
+    if options:
+        apply_cfg_options(cfg, options, str(path))
+    return cfg
+
+
+def prepare_scope(cfg: Config) -> str:
+    """Import the library that the config's ``default_scope`` names, so that its types are registered.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        The scope: 'mmseg', 'mmdet', 'mmpretrain' or another package's name.
+
+    Raises:
+        UserError: The config names no scope, or its package cannot be imported.
+    """
+    scope = cfg.get('default_scope')
+    if not scope:
+        raise UserError(
+            "the config has no default_scope: add default_scope='mmseg' ('mmdet', 'mmpretrain'), "
+            'where type names are looked up'
+        )
+    _import_scope(scope, f"default_scope='{scope}'")
+    return str(scope)
+
+
+def _import_scope(scope: str, wanted_by: str) -> None:
+    try:
+        importlib.import_module(f'{scope}.registry')
+    except ModuleNotFoundError as error:
+        if error.name in (scope, f'{scope}.registry'):
+            raise UserError(missing_library(scope, wanted_by)) from error
+        raise
+    except (ImportError, AssertionError) as error:
+        # The libraries assert the versions of each other while they are imported.
+        raise UserError(
+            f'{scope} (needed for {wanted_by}) is installed but cannot be imported: {error}; '
+            '`python -m mmvit_ext.doctor` lists the versions that belong together'
+        ) from error

@@ -1,0 +1,182 @@
+"""Overrides of a config by dotted key, refused where nothing reads the key."""
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import root as root_registries
+from mmengine.registry.registry import Registry
+from mmengine.runner import Runner
+
+from mmvit_ext.config.walking import _walk, iter_dataset_cfgs
+from mmvit_ext.errors.type_names import find_type, nearest
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = [
+    'apply_cfg_options',
+]
+
+# Top-level keys that something reads although Runner's signature does not list them.
+_CONSUMED = {
+    'activation_checkpointing',
+    'backend_args',
+    'compile',
+    'custom_imports',
+    'detect_anomalous_params',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'gpu_ids',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
+    'sync_bn',
+    'test_pipeline',
+    'tta_model',
+    'tta_pipeline',
+} | set(inspect.signature(Runner.__init__).parameters)
+
+_OPTIM_WRAPPER_KEYS = {'accumulative_counts', 'clip_grad', 'constructor', 'dtype', 'loss_scale', 'optimizer'} | {
+    'paramwise_cfg'
+}
+
+
+# Overrides
+def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the config') -> None:
+    """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
+
+    ``data_root`` is a variable of the config file, already copied into the datasets when the file has been read. It is
+    set in every dataset that had the old value, because that is what everybody means by it.
+
+    Args:
+        cfg: The config.
+        options: Values by dotted key.
+        path: The config's file name, for messages.
+
+    Raises:
+        UserError: A key does not exist and nothing reads it; names the nearest key or the keys to set instead.
+    """
+    remaining = dict(options)
+    if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
+        _replace_dataroot_registry(cfg, str(remaining.pop('data_root')), path)
+    for key, value in remaining.items():
+        _check_option(cfg, key, path)
+        _check_kind(cfg, key, value, path)
+    try:
+        cfg.merge_from_dict(remaining)
+    except Exception as error:  # mmengine walks into whatever is there
+        raise UserError(
+            f'--cfg-options {" ".join(remaining)} cannot be applied to {path}: {error.args[0] if error.args else error}'
+        ) from error
+
+
+def _replace_dataroot_registry(cfg: Config, value: str, path: str) -> None:
+    old, changed = cfg.data_root, 0
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, dataset in iter_dataset_cfgs(loader.get('dataset'), split):
+            if dataset.get('data_root') == old:
+                dataset['data_root'] = value
+                changed += 1
+        # mmdet's metrics have the path of the annotation file, put together while the config was read.
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            ann_file = evaluator.get('ann_file')
+            if isinstance(ann_file, str) and ann_file.startswith(old):
+                evaluator['ann_file'] = os.path.join(value, ann_file.removeprefix(old).lstrip('/'))
+    if not changed:
+        raise UserError(
+            f'--cfg-options data_root={value} changes nothing in {path}: no dataset has data_root={old!r}; '
+            'set train_dataloader.dataset.data_root and its siblings'
+        )
+    cfg.data_root = value
+
+
+def _check_option(cfg: Config, key: str, path: str) -> None:
+    parts = key.split('.')
+    if len(parts) == 1 and key in cfg and key not in _CONSUMED:
+        raise UserError(_variable_message(cfg, key, path))
+    node: Any = cfg
+    for depth, part in enumerate(parts):
+        if isinstance(node, list | tuple):
+            if not part.isdigit() or int(part) >= len(node):
+                shown = '.'.join(parts[:depth])
+                raise UserError(
+                    f"--cfg-options {key}: {shown} of {path} is a list of {len(node)}, '{part}' is none of its indices"
+                )
+            node = node[int(part)]
+            continue
+        if not isinstance(node, Mapping | Config):
+            shown = '.'.join(parts[:depth])
+            raise UserError(f'--cfg-options {key}: {shown} of {path} is the value {node!r}, not a section with keys')
+        if part in node:
+            node = node[part]
+            continue
+        known = sorted(_CONSUMED - {'self', 'cfg'}) if depth == 0 else _accepted_keys(cfg, node, parts[:depth])
+        if known is not None and part in known:
+            return
+        similar = nearest(part, sorted({*map(str, node), *(known or ())}))
+        if known is not None or similar:
+            prefix = '.'.join([*parts[:depth], ''])
+            remedy = (
+                f'did you mean {" or ".join(prefix + name for name in similar)}?' if similar else 'nothing reads it'
+            )
+            raise UserError(f'--cfg-options {key}: {path} has no key {prefix}{part}; {remedy}')
+        return
+
+
+def _check_kind(cfg: Config, key: str, value: Any, path: str) -> None:
+    """Refuse a plain value in place of a section with keys: what reads it would fail without naming either."""
+    node: Any = cfg
+    for part in key.split('.'):
+        if isinstance(node, list | tuple):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, Mapping | Config) else None
+    # None leaves a section out; sections without a type may have a plain value as well, as compile has.
+    if isinstance(node, Mapping) and 'type' in node and not isinstance(value, Mapping) and value is not None:
+        raise UserError(
+            f'--cfg-options {key}={value}: {key} of {path} is a section that begins with type={node["type"]!r}, not a '
+            f'plain value; set keys of it, for example {key}.type'
+        )
+
+
+def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] | None:
+    """The arguments of the class that a section builds, ``None`` when that cannot be told."""
+    if parents == ['optim_wrapper']:
+        return sorted(_OPTIM_WRAPPER_KEYS | {'type'})
+    name = node.get('type')
+    if not isinstance(name, str):
+        return None
+    for registry in vars(root_registries).values():
+        if isinstance(registry, Registry):
+            cls = find_type(name, registry, cfg.get('default_scope') or 'mmengine')
+            if inspect.isclass(cls):
+                return _init_parameters(cls)
+    return None
+
+
+def _init_parameters(cls: type) -> list[str] | None:
+    names: set[str] = {'type', '_scope_', '_delete_'}
+    for base in cls.__mro__:
+        if '__init__' not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        names |= {entry.name for entry in parameters if entry.kind not in (entry.VAR_KEYWORD, entry.VAR_POSITIONAL)}
+        if not any(entry.kind is entry.VAR_KEYWORD for entry in parameters):
+            return sorted(names - {'self'})
+    return None if len(names) <= 3 else sorted(names - {'self'})
+
+
+def _variable_message(cfg: Config, key: str, path: str) -> str:
+    """The sentence for an override of a variable that the config file has already used up."""
+    value = cfg[key]
+    uses = []
+    if not isinstance(value, bool) and value is not None:
+        uses = [dotted for dotted, entry in _walk(cfg) if entry == value and dotted.split('.')[0] in _CONSUMED]
+    where = f'set {", ".join(uses[:4])} instead' if uses else 'edit the config file or inherit from it'
+    return (
+        f'--cfg-options {key}: in {path} {key} is a variable that was used while the file was read, so changing it now '
+        f'has no effect; {where}'
+    )

@@ -1,0 +1,71 @@
+"""Walk over the parts of a config: datasets, heads, nodes by dotted key."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+__all__ = [
+    'iter_dataset_cfgs',
+]
+
+_HEAD_PATHS = {
+    'mmseg': ('decode_head', 'auxiliary_head'),
+    'mmdet': ('bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mask_head'),
+    'mmpretrain': ('head',),
+}
+
+
+# Datasets and classes
+def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tuple[str, Any]]:
+    """The dataset configs in a dataloader's ``dataset``, through wrappers such as RepeatDataset and ConcatDataset.
+
+    Args:
+        node: The ``dataset`` entry of a dataloader config.
+        key: Its dotted key.
+        leaves: Whether to leave out the wrappers.
+
+    Returns:
+        Pairs of dotted key and dataset config.
+    """
+    if isinstance(node, list | tuple):
+        for index, entry in enumerate(node):
+            yield from iter_dataset_cfgs(entry, f'{key}.{index}', leaves)
+    elif isinstance(node, Mapping):
+        inner = [name for name in ('dataset', 'datasets') if name in node]
+        if not inner or not leaves:
+            yield key, node
+        for name in inner:
+            yield from iter_dataset_cfgs(node[name], f'{key}.{name}', leaves)
+
+
+def _get(node: Any, dotted: str) -> Any:
+    for part in dotted.split('.'):
+        if not isinstance(node, Mapping):
+            return None
+        node = node.get(part)
+    return node
+
+
+def _iter_heads(cfg: Config, scope: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for dotted in _HEAD_PATHS.get(scope, ()):
+        heads = _get(cfg.get('model'), dotted)
+        many = isinstance(heads, list | tuple)
+        for index, head in enumerate(heads if many else [heads]):
+            if isinstance(head, Mapping):
+                yield f'model.{dotted}' + (f'.{index}' if many else ''), head
+
+
+def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    entries: Iterator[tuple[Any, Any]]
+    if isinstance(node, Mapping | Config):
+        entries = iter(node.items())
+    elif isinstance(node, list | tuple):
+        entries = iter(enumerate(node))
+    else:
+        return
+    for name, entry in entries:
+        dotted = f'{prefix}{name}'
+        yield dotted, entry
+        if isinstance(entry, ConfigDict | Mapping | list | tuple):
+            yield from _walk(entry, f'{dotted}.')

@@ -1,0 +1,234 @@
+"""Checkpoints that stand whole or not at all, whenever the process is killed.
+
+mmengine opens the final file and writes into it, and deletes the oldest checkpoint before the new one is written. Here
+the content goes to a temporary file, which is synced and renamed, and what is outdated goes only afterwards.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmvit_ext.files import is_remote
+from mmvit_ext.registry import HOOKS
+
+__all__ = [
+    'ATOMIC_BACKEND',
+    'PREEMPTED_NAME',
+    'AtomicCheckpointHook',
+    'AtomicLocalBackend',
+    'write_atomically',
+]
+
+ATOMIC_BACKEND = 'mmvit_ext.atomic'
+
+PREEMPTED_NAME = 'preempted.pth'
+
+PARTIAL_SUFFIX = '.partial'
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that at any moment its name stands for the old content or for the new one, both whole.
+
+    Args:
+        path: The file. Its folder is created. A file cut off by a kill stays behind as ``.<name>.partial`` and is
+            overwritten by the next attempt.
+        content: What belongs in it.
+
+    Raises:
+        OSError: It cannot be written; the old file is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}{PARTIAL_SUFFIX}')
+    try:
+        with partial.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the name must not reach the disk before the content
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != 'posix':
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse it for folders; the rename itself is as atomic as they have it
+    finally:
+        os.close(descriptor)
+
+
+@register_backend(ATOMIC_BACKEND)
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's backend of local files with whole writes, and with removals that can wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._postponed: list[str] | None = None
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file, see :func:`write_atomically`."""
+        write_atomically(filepath, obj)
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remove a file, now or at the end of :meth:`removal_postponed`."""
+        if self._postponed is None:
+            super().remove(filepath)
+        else:
+            self._postponed.append(str(filepath))
+
+    def rmtree(self, dir_path: str | Path) -> None:
+        """Remove a folder, now or at the end of :meth:`removal_postponed`."""
+        if self._postponed is None:
+            super().rmtree(dir_path)
+        else:
+            self._postponed.append(str(dir_path))
+
+    @contextmanager
+    def removal_postponed(self) -> Iterator[list[str]]:
+        """Collect what the block removes and remove it when the block has succeeded.
+
+        Yields:
+            The collected paths; what is taken out of the list stays.
+        """
+        paths: list[str] = []
+        self._postponed = paths
+        try:
+            yield paths
+        finally:
+            self._postponed = None
+        for path in paths:
+            remove_checkpoint(self, path)
+
+
+def remove_checkpoint(backend: Any, path: str) -> None:
+    """Remove a checkpoint if it is there: a file, or the folder that DeepSpeed writes.
+
+    Args:
+        backend: mmengine's file backend.
+        path: The checkpoint.
+    """
+    if backend.isfile(path):
+        backend.remove(path)
+    elif backend.isdir(path):
+        backend.rmtree(path)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's checkpoint hook, with which a killed process leaves a loadable checkpoint behind.
+
+    With local files, the regular and the best checkpoint and ``last_checkpoint`` are written to a temporary file,
+    synced and renamed; the one that ``max_keep_ckpts`` or a better metric makes superfluous is removed when its
+    successor stands, so for a moment there is one more. With files elsewhere (``out_dir='s3://...'``) or a
+    ``backend_args`` of your own, whether a write is whole is up to that backend, but the order still holds for
+    regular checkpoints. DeepSpeed and FSDP write their files themselves and not whole.
+
+    Before it saves, it calls the hooks' ``before_collective_save`` in every process, where mmengine's
+    ``before_save_checkpoint`` reaches the first process only.
+
+    Args:
+        interval: Epochs or iterations from one checkpoint to the next; -1 for the last one only.
+        by_epoch: Whether it counts epochs.
+        save_optimizer: Whether the optimiser's state is saved; without it a run cannot go on.
+        save_param_scheduler: Whether the schedulers' state is saved; likewise.
+        out_dir: Parent of the folder of checkpoints, which has the work folder's name; by default the latter is used.
+        max_keep_ckpts: How many regular checkpoints stay; -1 for all.
+        save_last: Whether the end of training is saved whatever the interval.
+        save_best: Metric or metrics of which the best checkpoint is kept, ``'auto'`` for the first one.
+        rule: ``'greater'`` or ``'less'``, what of a metric is better; by default its name decides.
+        greater_keys: Parts of names of which more is better.
+        less_keys: Parts of names of which less is better.
+        file_client_args: Outdated form of ``backend_args``.
+        filename_tmpl: Name of a checkpoint with ``{}`` for the number; by default ``epoch_{}.pth`` or ``iter_{}.pth``.
+        backend_args: mmengine's file backend to write with, instead of whole local files.
+        published_keys: Entries that are saved once more, without the others, at the end of training.
+        save_begin: Epoch or iteration before which nothing is saved.
+        **kwargs: Handed on to the runner's ``save_checkpoint``.
+    """
+
+    backend_args: dict[str, Any] | None
+    keep_ckpt_ids: deque[int]
+    saved_iteration: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose where and how files are written, and clear away what a kill left behind."""
+        target = str(self.out_dir or runner.work_dir)
+        if self.file_client_args is None and self.backend_args is None and not is_remote(target):
+            self.backend_args = {'backend': ATOMIC_BACKEND}
+        super().before_train(runner)
+        if self.max_keep_ckpts > 0:
+            # mmengine's queue drops the oldest as soon as a new one is added
+            self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
+        if is_main_process() and self._is_atomic:
+            for partial in Path(self.out_dir).glob(f'.*{PARTIAL_SUFFIX}'):
+                partial.unlink(missing_ok=True)
+
+    @property
+    def _is_atomic(self) -> bool:
+        return isinstance(self.file_backend, AtomicLocalBackend)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        keep = self.max_keep_ckpts > 0
+        if keep and step not in self.keep_ckpt_ids:
+            # The outdated one is still listed in the file: if a kill prevents its removal, the resumed run removes it.
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        iteration = int(meta['iter'])
+        runner.call_hook('before_collective_save')
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        self.saved_iteration = iteration
+        if is_main_process():
+            write_last_checkpoint(runner, self.last_ckpt)
+            remove_checkpoint(self.file_backend, self.file_backend.join_path(self.out_dir, PREEMPTED_NAME))
+        while keep and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
+            outdated = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            if is_main_process():
+                remove_checkpoint(self.file_backend, self.file_backend.join_path(self.out_dir, outdated))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
+        if not self.save_best or not self._is_atomic:
+            super()._save_best_checkpoint(runner, metrics)
+            return
+        with self.file_backend.removal_postponed() as paths:
+            super()._save_best_checkpoint(runner, metrics)
+            best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
+            paths[:] = [path for path in paths if path not in best]  # the same name has been written anew
+
+
+def write_last_checkpoint(runner: Runner, path: str) -> None:
+    """Note in the work folder which checkpoint is the last one, where mmengine looks for it.
+
+    Args:
+        runner: Its ``work_dir`` is the folder.
+        path: The checkpoint.
+    """
+    write_atomically(Path(runner.work_dir) / 'last_checkpoint', str(path).encode())

@@ -1,0 +1,197 @@
+"""Going on from a checkpoint as if nothing had happened: the same samples, the same augmentation, the same dropout."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmvit_ext.checkpoints.newest import newest_checkpoint
+from mmvit_ext.engine.hooks import random_state
+from mmvit_ext.registry import HOOKS
+
+from .seeded_loading import BatchStream, PlacedBatchSampler, build_sampler, seeded_loader
+
+__all__ = [
+    'ExactResumeHook',
+]
+
+KEY = 'exact_resume'
+
+DataBatch = dict | tuple | list | None
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Makes a resumed run the run that would have been without the interruption.
+
+    - The states of Python's, NumPy's, torch's and the GPU's random generator of every process go into each checkpoint
+      and are restored before the first iteration.
+    - The training data loader is replaced by one whose order and augmentation depend on the place in the run, see
+      :mod:`~.seeded_loading`: a resumed run draws the indices it has seen without loading the samples,
+      and the number of workers changes nothing. It begins in the middle of an epoch, too.
+    - A validation leaves the random generators as they were, because a resumed run does not repeat it.
+    - ``resume=True`` without a file takes the newest checkpoint that can be loaded.
+
+    On a CPU a resumed run is equal bit by bit. What remains different elsewhere is what is different between two runs
+    without interruption, such as the order of additions of some GPU kernels.
+
+    Note:
+        The processes' states are gathered by :class:`mmvit_ext.engine.AtomicCheckpointHook`; with another checkpoint
+        hook those of the first process alone are saved. Number of processes and batch size have to stay the same.
+        Gradients that are accumulated over iterations are not in a checkpoint: save at multiples of the accumulation.
+        A data loader that was built before the runner keeps its own order, which then is not restored.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._placed: PlacedBatchSampler | None = None
+        self._sampler_seed: int | None = None
+        self._iterative = False
+        self._before_val: dict[str, Any] | None = None
+        self._gathered: list[dict[str, Any]] | None = None
+        self._saved: Mapping[str, Any] | None = None
+        self._offset = 0
+        self._warned = False
+
+    # Which checkpoint
+
+    def before_run(self, runner: Runner) -> None:
+        """Name the newest loadable checkpoint where mmengine would take what ``last_checkpoint`` says."""
+        if runner._resume and runner._load_from is None and runner._train_loop is not None:
+            newest = newest_checkpoint(runner.work_dir, checkpoint_folders(runner))
+            for note in newest.notes():
+                runner.logger.warning(note)
+            runner._load_from = newest.path
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+        """Keep the states of a resumed checkpoint until the first iteration."""
+        if runner._resume and runner._train_loop is not None:
+            self._saved = checkpoint.get(KEY) or {}
+
+    # Training data
+
+    def before_train(self, runner: Runner) -> None:
+        """Tie the training data to the place in the run."""
+        loop = runner.train_loop
+        self._iterative = hasattr(loop, 'dataloader_iterator')
+        if self._saved is not None:
+            self._check_saved(runner)
+        config = runner._train_dataloader
+        reason = _unsupported(loop.dataloader, config)
+        if reason:
+            runner.logger.warning(f'the order of the training data is not restored by a resumed run: {reason}')
+            return
+        seed = int(runner.seed)
+        sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed') else seed
+        if self._saved and self._saved.get('sampler_seed') is not None:
+            sampler_seed = int(self._saved['sampler_seed'])
+        sampler = build_sampler(config, loop.dataloader.dataset, sampler_seed)
+        self._sampler_seed = getattr(sampler, 'seed', None)
+        loader, self._placed = seeded_loader(loop.dataloader, config, sampler, seed, self._iterative)
+        loop.dataloader = loader
+        if self._iterative:
+            skips = hasattr(loop.dataloader_iterator, 'skip_iter')
+            self._placed.begin(0, runner.iter)
+            loop.dataloader_iterator = BatchStream(lambda: iter(loader), 0 if skips else runner.iter)
+        else:
+            self._offset = runner.iter - runner.epoch * len(loader)
+            if not 0 <= self._offset <= len(loader):
+                runner.logger.warning(
+                    f'the checkpoint is of iteration {runner.iter} in epoch {runner.epoch}, but an epoch has '
+                    f'{len(loader)} iterations now: the epoch begins anew'
+                )
+                self._offset = 0
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin where the checkpoint was saved, also inside an epoch."""
+        if self._placed is not None and not self._iterative:
+            self._placed.begin(runner.epoch, self._offset)
+            self._offset = 0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Restore the random generators, once: nothing in a run is later than this and before the model's step."""
+        if self._saved is None:
+            return
+        states = self._saved.get('generators') or []
+        self._saved = None
+        if states:
+            random_state.restore(states[runner.rank if runner.rank < len(states) else 0])
+
+    def _check_saved(self, runner: Runner) -> None:
+        assert self._saved is not None
+        states = self._saved.get('generators') or []
+        if not states:
+            runner.logger.warning(
+                'the checkpoint has no states of the random generators (it was saved without '
+                'mmvit_ext.ExactResumeHook): the run goes on, but not as it would have without the interruption'
+            )
+        elif len(states) != runner.world_size:
+            runner.logger.warning(
+                f'the checkpoint has the states of the random generators of {len(states)} processes, now there are '
+                f'{runner.world_size}: the run goes on, but not as it would have without the interruption'
+            )
+
+    # Validation leaves no trace
+
+    def before_val(self, runner: Runner) -> None:
+        """Note the states, in a validation of a training run."""
+        if runner._train_loop is not None:
+            self._before_val = random_state.capture()
+
+    def after_val(self, runner: Runner) -> None:
+        """Put them back."""
+        if self._before_val is not None:
+            random_state.restore(self._before_val)
+            self._before_val = None
+
+    # Saving
+
+    def before_collective_save(self, runner: Runner) -> None:
+        """Gather the states of all processes; :class:`mmvit_ext.engine.AtomicCheckpointHook` calls it in each."""
+        self._gathered = all_gather_object(self._state())
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the states to a checkpoint that a run can go on from."""
+        if 'optimizer' not in checkpoint:
+            return
+        states = self._gathered or [self._state()]
+        self._gathered = None
+        if len(states) != runner.world_size:
+            runner.logger.warning(
+                'only the first process saves the states of its random generators: use mmvit_ext.AtomicCheckpointHook '
+                'as default_hooks.checkpoint for an exact resume of distributed training'
+            )
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if int(checkpoint['meta']['iter']) % accumulated and not self._warned:
+            self._warned = True
+            runner.logger.warning(
+                f'iteration {checkpoint["meta"]["iter"]} is no multiple of the {accumulated} accumulated ones: the '
+                'gradients collected so far are not in this checkpoint, a run that goes on from it differs'
+            )
+        checkpoint[KEY] = {'generators': states, 'sampler_seed': self._sampler_seed}
+
+    def _state(self) -> dict[str, Any]:
+        return self._before_val or random_state.capture()
+
+
+def checkpoint_folders(runner: Runner) -> list[str]:
+    """Where the checkpoint hooks of a run save besides its ``work_dir``."""
+    folders = [getattr(hook, 'out_dir', None) for hook in runner.hooks]
+    base = str(runner.work_dir).rstrip('/').rsplit('/', 1)[-1]
+    return [f'{folder}/{base}' for folder in folders if folder]
+
+
+def _unsupported(loader: DataLoader, config: Any) -> str | None:
+    if not isinstance(config, Mapping):
+        return 'its data loader was built before the runner; give train_dataloader as a config'
+    if isinstance(loader.dataset, IterableDataset):
+        return 'its dataset has no indices'
+    if loader.batch_sampler is None:
+        return 'its data loader makes no batches'
+    if not isinstance(config.get('sampler'), Mapping):
+        return 'its sampler was built before the runner; give it as a config'
+    return None

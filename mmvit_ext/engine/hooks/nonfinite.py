@@ -1,0 +1,278 @@
+"""Stop a run whose losses or gradients are no longer finite, or leave such updates out.
+
+mmengine trains on after a NaN: one update with it makes every parameter NaN, and the run goes to its end. Where
+gradients are looked at decides what it costs and whether the parameters are saved: right before the optimiser's step,
+which PyTorch lets hooks watch. A gradient scaler does not even call the step of an iteration in which the scaled
+gradients overflowed, so these are not mistaken for a fault of the model.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.registry import HOOKS
+
+from .reports import bare_model
+
+__all__ = [
+    'NonFiniteError',
+    'NonFiniteHook',
+    'image_paths',
+]
+
+DataBatch = dict | tuple | list | None
+
+_SHOWN = 4
+
+_INFO = 'nonfinite_updates'
+
+# A scale of 2^16, where PyTorch's gradient scaler begins, is 2^-4 after as many overflows one after another.
+MAX_OVERFLOWS = 20
+
+
+class NonFiniteError(UserError):
+    """Losses or gradients were infinite or not a number."""
+
+
+@dataclass
+class _Step:
+    """What a watched optimiser did since the last iteration was closed."""
+
+    names: list[str] = field(default_factory=list)
+    norms: torch.Tensor | None = None  # of each gradient, on the device
+    called: bool = False
+
+    def nonfinite_names(self) -> list[str]:
+        """Parameters whose gradient was not finite."""
+        finite = [] if self.norms is None else torch.isfinite(self.norms).tolist()
+        return [name for name, good in zip(self.names, finite, strict=False) if not good]
+
+
+def image_paths(data_batch: Any) -> list[str]:
+    """The image files of a batch.
+
+    Args:
+        data_batch: What a dataloader of mmseg, mmdet or mmpretrain yields.
+
+    Returns:
+        Their paths, as far as the samples carry them.
+    """
+    if isinstance(data_batch, Mapping):
+        samples = data_batch.get('data_samples')
+        return image_paths(samples) if samples is not None else []
+    if isinstance(data_batch, list | tuple):
+        return [path for entry in data_batch for path in image_paths(entry)]
+    metainfo = getattr(data_batch, 'metainfo', None)
+    path = metainfo.get('img_path') if isinstance(metainfo, Mapping) else None
+    return [str(path)] if path else []
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Stops the run at the first infinite or NaN loss or gradient, naming iteration, loss keys, parameters and images.
+
+    With ``max_skips`` the update is left out instead: the optimiser gets no gradients, so neither the parameters nor
+    its moments nor weight decay move. It is counted, over resumes too, and the run stops when there are more. An update
+    is made from gradients, so a loss that is not finite while all gradients are is counted but needs no leaving out.
+    All processes of a distributed run decide alike.
+
+    Steps that a gradient scaler (``AmpOptimWrapper``) leaves out because the scaled gradients overflowed are not
+    counted, unless there are 20 one after another: a scaler would go on so for ever.
+
+    Args:
+        max_skips: Number of updates that are left out before the run stops, at least 0.
+
+    Note:
+        Costs one pass over the gradients. Without ``max_skips`` the outcome is read at the end of the iteration, where
+        mmengine waits for the device anyway to log the losses; with it, before the step. Running statistics of a
+        batch norm that have become NaN cannot be taken back, so they stop the run even with ``max_skips``.
+
+    Raises:
+        NonFiniteError: From ``after_train_iter``.
+    """
+
+    # After RuntimeInfoHook has read the losses; before anything is averaged, logged or saved.
+    priority = 'HIGH'
+
+    def __init__(self, max_skips: int = 0) -> None:
+        if not isinstance(max_skips, int) or isinstance(max_skips, bool) or max_skips < 0:
+            raise ValueError(f'max_skips must be an integer of at least 0, got {max_skips!r}')
+        self.max_skips = max_skips
+        self._steps: dict[str, _Step] = {}
+        self._handles: list[Any] = []
+        self._paths: list[str] = []  # of the batches since the last update
+        self._losses: list[tuple[str, torch.Tensor]] = []
+        self._overflows = 0
+        self._skipped = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Start watching the optimisers, which exist from now on."""
+        self._close()
+        self._skipped = int(runner.message_hub.get_info(_INFO, 0) or 0)
+        model = bare_model(runner.model)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for key, wrapper in _wrappers(runner.optim_wrapper).items():
+            optimizer = getattr(wrapper, 'optimizer', None)
+            if isinstance(optimizer, torch.optim.Optimizer):
+                self._steps[key] = _Step()
+                watch: Any = partial(self._before_step, key, names)
+                # A compiled train step would be traced into it, in vain: it asks for values.
+                watch = torch.compiler.disable(watch) if runner.cfg.get('compile') else watch
+                self._handles.append(optimizer.register_step_pre_hook(watch))
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop watching and say how many updates were left out."""
+        if self._skipped:
+            runner.logger.warning(f'non-finite: {self._skipped} updates were left out or had a loss that is not finite')
+        self._close()
+
+    def _close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._steps.clear()
+        self._paths.clear()
+        self._losses.clear()
+        self._overflows = 0
+
+    def _before_step(
+        self, key: str, names: Mapping[int, str], optimizer: torch.optim.Optimizer, args: Any, kwargs: Any
+    ) -> None:
+        step = self._steps[key]
+        parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        norms = _gradient_norms([p.grad for p in parameters if p.grad is not None])
+        step.called = True
+        step.names += [names.get(id(p), 'a parameter') for p in parameters]
+        # An optimiser may step more than once in an iteration, as a discriminator's does.
+        step.norms = norms if step.norms is None else step.norms if norms is None else torch.cat([step.norms, norms])
+        if not self.max_skips:
+            return
+        # Only one process may have seen it where the gradients are sharded.
+        if bool(_on_all_processes(_any_nonfinite(norms), parameters)):
+            for parameter in parameters:
+                parameter.grad = None
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: DataBatch = None, outputs: dict | None = None
+    ) -> None:
+        """Read the verdict of the iteration."""
+        self._paths += image_paths(data_batch)
+        self._losses += [
+            (name, value.detach().float().mean())
+            for name, value in (outputs or {}).items()
+            if 'loss' in name and torch.is_tensor(value) and value.is_floating_point()
+        ]
+        accumulates = not all(wrapper.should_update() for wrapper in _wrappers(runner.optim_wrapper).values())
+        if accumulates and self.max_skips:
+            return  # one update is one count, however many batches it is made of
+        values = torch.stack([value for _, value in self._losses]) if self._losses else None
+        flags = [_any_nonfinite(values), *(_any_nonfinite(step.norms) for step in self._steps.values())]
+        verdict = bool(_on_all_processes(_any_of(flags), runner.model.parameters()))
+        overflowed = self._count_overflows(runner.optim_wrapper)
+        if verdict or overflowed:
+            self._report(runner, overflowed)
+        self._losses.clear()
+        if not accumulates:
+            self._paths.clear()
+        for step in self._steps.values():
+            step.names, step.norms, step.called = [], None, False
+
+    def _count_overflows(self, optim_wrapper: OptimWrapper) -> bool:
+        """Whether a gradient scaler has left out too many steps one after another."""
+        for key, wrapper in _wrappers(optim_wrapper).items():
+            if key in self._steps and hasattr(wrapper, 'loss_scaler') and wrapper.should_update():
+                self._overflows = 0 if self._steps[key].called else self._overflows + 1
+        return self._overflows >= MAX_OVERFLOWS
+
+    def _report(self, runner: Runner, overflowed: bool) -> None:
+        found = [(name, float(value)) for name, value in self._losses if not bool(torch.isfinite(value))]
+        gradients = [name for step in self._steps.values() for name in step.nonfinite_names()]
+        total = sum(len(step.names) for step in self._steps.values())
+        everywhere: list[Any] = all_gather_object((found, gradients, total, list(self._paths)))
+        named_losses = dict(pair for entry in everywhere for pair in entry[0])
+        named_gradients = list(dict.fromkeys(name for entry in everywhere for name in entry[1]))
+        bad_here = [entry for entry in everywhere if entry[0]] or everywhere
+        paths = [path for entry in bad_here for path in entry[3]]
+        parts = []
+        if named_losses:
+            parts.append('losses that are not finite: ' + ', '.join(f'{k} = {v}' for k, v in named_losses.items()))
+        if named_gradients:
+            parts.append(f'gradients that are not finite: {len(named_gradients)} of {total} ({_some(named_gradients)})')
+        if overflowed and not parts:
+            parts.append(
+                f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale'
+            )
+        message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
+        buffers = [
+            name
+            for name, buffer in bare_model(runner.model).named_buffers()
+            if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all())
+        ]
+        # PyTorch 2.1 compiles a train step without the hooks of the optimiser in it.
+        unseen = [
+            key
+            for key, wrapper in _wrappers(runner.optim_wrapper).items()
+            if key in self._steps and not self._steps[key].called and not hasattr(wrapper, 'loss_scaler')
+        ]
+        self._skipped += 1
+        remedy = (
+            'look at these samples (tools/check_dataset.py), lower the learning rate or clip gradients; the last '
+            'checkpoint was written before this'
+        )
+        if self.max_skips and not overflowed and not any(all_gather_object(bool(buffers or unseen))):
+            runner.message_hub.update_info(_INFO, self._skipped)
+            if self._skipped <= self.max_skips:
+                runner.logger.warning(f'{message}: update left out ({self._skipped} of at most {self.max_skips})')
+                return
+            message = f'{message}; these are {self._skipped} such updates where max_skips is {self.max_skips}'
+        elif buffers:
+            message = f'{message}; buffers of the model are no longer finite either ({_some(buffers)})'
+        elif self.max_skips and unseen:
+            message = f'{message}; the update was made already, a step compiled by this PyTorch cannot be watched'
+        error = NonFiniteError(f'{message}: {remedy}')
+        error.same_on_every_process = True
+        raise error
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
+
+
+def _wrappers(optim_wrapper: Any) -> dict[str, Any]:
+    return dict(optim_wrapper.items()) if isinstance(optim_wrapper, OptimWrapperDict) else {'': optim_wrapper}
+
+
+def _gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The 2-norm of each gradient in float32, the one quantity that PyTorch finds for all of them in one go."""
+    if not gradients:
+        return None
+    dense = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
+    norms = list(torch._foreach_norm(dense)) if all(g.dtype == torch.float32 for g in dense) else None
+    if norms is None:  # the norm of a half-precision gradient overflows long before its values do
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in dense]
+    return torch.stack([norm.to(norms[0].device) for norm in norms])
+
+
+def _any_nonfinite(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else ~torch.isfinite(values).all()
+
+
+def _any_of(flags: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [flag for flag in flags if flag is not None]
+    return torch.stack([flag.to(present[0].device) for flag in present]).any() if present else None
+
+
+def _on_all_processes(flag: torch.Tensor | None, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Whether the flag is up on any process; a tensor that has not been read yet."""
+    device = next((parameter.device for parameter in parameters), torch.device('cpu'))
+    verdict = torch.zeros((), dtype=torch.float32, device=device) if flag is None else flag.to(device, torch.float32)
+    all_reduce(verdict, op='max')
+    return verdict > 0

@@ -1,0 +1,212 @@
+"""A training run that is told to end saves first, and ends with a code of its own."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+from mmengine.dist import all_reduce, barrier, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+from mmvit_ext.errors.exit_codes import EXIT_PREEMPTED
+from mmvit_ext.files import is_remote
+from mmvit_ext.registry import HOOKS
+
+from .checkpoint import ATOMIC_BACKEND, PREEMPTED_NAME, write_last_checkpoint
+
+__all__ = [
+    'PreemptionHook',
+    'WorkerStart',
+    'kept_signal_handlers',
+]
+
+DataBatch = dict | tuple | list | None
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves a checkpoint when the process is told to end, and ends it with exit code 75.
+
+    At the first SIGTERM or SIGINT (Ctrl-C) the iteration in progress is finished, the state is saved as
+    ``preempted.pth``, and the process ends. ``--resume`` goes on from there; the file is removed when the next regular
+    checkpoint stands. A second signal has its usual effect, so it ends the process at once. During a validation of a
+    single process the state is saved at once and the validation is lost; with several processes it is finished first.
+
+    Args:
+        signals: Names of the signals. A batch system may send another one some time ahead, for example ``'SIGUSR1'``.
+        interval: With several processes, how many optimiser steps lie between two questions whether one of them was
+            told to end; they have to agree, which costs a small reduction over all processes. 1 or more.
+    """
+
+    priority = 'LOWEST'  # after the checkpoint hook, which may just have saved this iteration
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT'), interval: int = 10) -> None:
+        unknown = [name for name in signals if not hasattr(signal, name)]
+        if unknown or isinstance(signals, str):
+            raise ValueError(f'PreemptionHook: signals={signals!r}: expected a list of names such as SIGTERM')
+        if interval < 1:
+            raise ValueError(f'PreemptionHook: interval={interval}: expected 1 or more')
+        self.signals = [signal.Signals[name] for name in signals]
+        self.interval = interval
+        self._received: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    # Signals
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen, and keep the data loader's workers alive when the whole process group is told to end."""
+        try:
+            for number in self.signals:
+                self._previous[number] = signal.signal(number, self._on_signal)
+        except ValueError:  # not in the main thread: whoever started the thread decides about signals
+            return
+        loaders = [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else [])
+        for loader in loaders:
+            loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+
+    def after_train(self, runner: Runner) -> None:
+        """Listen no longer."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        self._received = signal.Signals(number).name
+        # not print(): the signal may have come in the middle of one
+        os.write(2, f'{self._received}: saving at the end of this iteration, a second one ends at once\n'.encode())
+
+    # The end
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DataBatch = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save and end, if a process was told to, between two optimiser steps."""
+        iteration = runner.iter + 1
+        accumulated = _accumulated(runner)
+        if iteration % accumulated:
+            return
+        if runner.world_size == 1:
+            told = self._received is not None
+        elif (iteration // accumulated) % self.interval == 0:
+            flag = torch.tensor(int(self._received is not None))
+            all_reduce(flag, op='max')
+            told = bool(flag)
+        else:
+            return
+        if told and iteration < runner.max_iters:
+            self._end(runner, iteration)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DataBatch = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Save and end within a validation of a single process."""
+        if self._received is None or runner.world_size > 1 or runner.iter % _accumulated(runner):
+            return
+        if 0 < runner.iter < runner.max_iters:
+            self._end(runner, runner.iter)
+
+    def _end(self, runner: Runner, iteration: int) -> NoReturn:
+        path = _save(runner, iteration)
+        barrier()  # a launcher ends the others as soon as one is gone
+        if runner.world_size > 1:
+            for number in self.signals:
+                signal.signal(number, signal.SIG_IGN)
+        reason = self._received or 'another process'
+        runner.logger.warning(
+            f'told to end by {reason}: iteration {iteration} is saved in {path}, --resume goes on from there '
+            f'(exit code {EXIT_PREEMPTED})'
+        )
+        runner.visualizer.close()
+        raise SystemExit(EXIT_PREEMPTED)
+
+
+def _accumulated(runner: Runner) -> int:
+    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))
+
+
+def _save(runner: Runner, iteration: int) -> str:
+    hook: Any = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    if getattr(hook, 'saved_iteration', None) == iteration:
+        return str(hook.last_ckpt)
+    folder = str(hook.out_dir) if hook is not None else str(runner.work_dir)
+    local = not is_remote(folder) and getattr(hook, 'file_client_args', None) is None
+    backend_args = {'backend': ATOMIC_BACKEND} if local else getattr(hook, 'backend_args', None)
+    runner.call_hook('before_collective_save')
+    runner.save_checkpoint(
+        folder,
+        PREEMPTED_NAME,
+        meta={'epoch': runner.epoch, 'iter': iteration},
+        by_epoch=False,
+        backend_args=backend_args,
+    )
+    path = f'{folder.rstrip("/")}/{PREEMPTED_NAME}'
+    if is_main_process():
+        write_last_checkpoint(runner, path)
+    return path
+
+
+class WorkerStart:
+    """What a data loader's worker does first, so that it outlives the signal that tells its process group to end.
+
+    A terminal's Ctrl-C and most batch systems reach the workers, too, and without them the iteration in progress could
+    not be finished. Ctrl-C is left to the main process; SIGTERM is obeyed if the main process sent it, as it does when
+    it ends.
+
+    Args:
+        init: The function that the data loader had.
+    """
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self.init = init
+
+    def __call__(self, worker_id: int) -> None:
+        """Set up the signals.
+
+        Args:
+            worker_id: Number of the worker.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, 'sigwaitinfo'):
+            # A signal handler in Python is not told who sent the signal; a thread that waits for it is.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        if self.init is not None:
+            self.init(worker_id)
+
+
+def _obey(parent: int) -> NoReturn:
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            os._exit(0)
+
+
+@contextmanager
+def kept_signal_handlers() -> Iterator[None]:
+    """Gives SIGTERM and SIGINT the handlers back that they had before the block, however it ends."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        yield
+    finally:
+        try:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+        except ValueError:
+            pass  # not in the main thread, where none was changed either

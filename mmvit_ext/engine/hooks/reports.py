@@ -1,0 +1,232 @@
+"""Hooks that make a run say what it does, and stop where it would quietly do something else.
+
+``tools/train.py`` and ``tools/test.py`` add them to every run. In another train script they are switched on with
+``custom_hooks=[dict(type='mmvit_ext.WeightsReportHook'), ...]``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
+
+from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
+from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.registry import HOOKS
+
+__all__ = [
+    'BatchSizeHook',
+    'LabelRangeHook',
+    'SkippedSamplesHook',
+    'WeightsReportHook',
+    'bare_model',
+]
+
+DataBatch = dict | tuple | list | None
+
+
+def bare_model(model: nn.Module) -> Any:
+    """A runner's model without what distributes it or merges its views.
+
+    Args:
+        model: The model, wrapped or not.
+
+    Returns:
+        The model inside.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = cast(nn.Module, model.module)
+    return model
+
+
+def _pretrained_configs(module: nn.Module) -> list[Mapping[str, Any]]:
+    configs = getattr(module, 'init_cfg', None) or []
+    configs = [configs] if isinstance(configs, Mapping) else configs
+    return [entry for entry in configs if isinstance(entry, Mapping) and entry.get('type') == 'Pretrained']
+
+
+@HOOKS.register_module()
+class WeightsReportHook(Hook):
+    """Reports what of each checkpoint reached the model, and refuses one that does not belong to it.
+
+    It watches the loading itself, see :class:`mmvit_ext.checkpoints.report.LoadObserver`. Pretrained weights and
+    ``load_from`` of a training run have to fill at least half of what they are loaded into; a checkpoint that is
+    resumed or tested has to fit entirely.
+
+    Args:
+        allow_partial: Only report.
+    """
+
+    priority = 'LOWEST'  # after EMAHook, which copies the model before the run
+
+    def __init__(self, allow_partial: bool = False) -> None:
+        self.allow_partial = allow_partial
+        self._observer: LoadObserver | None = None
+        self._loaded: set[str] = set()
+        self._whole_model_source: str | None = None
+        self._strict = False
+        self._runner: Runner | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Start watching."""
+        self._runner = runner
+        self._model = bare_model(runner.model)
+        self._observer = LoadObserver(self._model, self._on_load)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        """Note that the next loading is that of ``load_from`` or ``resume``, and look at the file's content."""
+        source = runner._load_from or find_latest_checkpoint(runner.work_dir)
+        testing = runner._train_loop is None
+        resuming = bool(runner._resume) and not testing
+        self._whole_model_source = f'the checkpoint {source}'
+        self._strict = testing or resuming
+        if not isinstance(checkpoint, Mapping):
+            raise UserError(
+                f'{self._whole_model_source} holds a {type(checkpoint).__name__}: expected a dictionary of parameters'
+            )
+        if resuming:
+            absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+            if absent:
+                raise UserError(
+                    f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights '
+                    'only; start from them with --cfg-options load_from=FILE'
+                )
+
+    def before_train(self, runner: Runner) -> None:
+        """Stop watching and name pretrained weights that nothing loaded."""
+        for name, module in self._model.named_modules():
+            for config in _pretrained_configs(module):
+                if name not in self._loaded:
+                    runner.logger.warning(
+                        f'pretrained weights of {name or "the model"} ({config.get("checkpoint")}) were not loaded: '
+                        f'{type(module).__name__} does not use its init_cfg'
+                    )
+        self._close()
+
+    def before_test(self, runner: Runner) -> None:
+        """Stop watching."""
+        self._close()
+
+    def before_val(self, runner: Runner) -> None:
+        """Stop watching."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
+
+    def _on_load(self, name: str, module: nn.Module, report: WeightsReport) -> None:
+        assert self._runner is not None
+        self._loaded.add(name)
+        if not name and self._whole_model_source is not None:
+            source, target, strict = self._whole_model_source, 'the model of this config', self._strict
+            self._whole_model_source = None
+        else:
+            files = [str(config.get('checkpoint')) for config in _pretrained_configs(module)]
+            source = f'the pretrained checkpoint {" and ".join(files)}' if files else 'a checkpoint loaded by the model'
+            target, strict = name or 'the model', False
+        self._runner.logger.info(f'weights: {source} -> {target}: {report}')
+        check_report(report, source, target, strict=strict, allow_partial=self.allow_partial)
+        if not report.exact and not strict and (report.missing or report.mismatched):
+            self._runner.logger.warning(
+                f'weights: {len(report.missing) + len(report.mismatched)} parameters of {target} keep their random '
+                'start'
+            )
+
+
+@HOOKS.register_module()
+class BatchSizeHook(Hook):
+    """Logs total batch size and learning rate against the recipe's ``auto_scale_lr.base_batch_size``."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Log once, when the number of processes is known."""
+        size = batch_size_of(runner.cfg, runner.world_size)
+        if size is None:
+            return
+        runner.logger.info(str(size))
+        warning = size.warning()
+        if warning:
+            runner.logger.warning(warning)
+
+
+@HOOKS.register_module()
+class SkippedSamplesHook(Hook):
+    """Says at each checkpoint and at the end how many samples :class:`mmvit_ext.SkipBadSamples` has left out."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Tell what is new since the last time."""
+        self._tell(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Tell what is new since the last time."""
+        self._tell(runner)
+
+    def _tell(self, runner: Runner) -> None:
+        count = _count_skipped(runner.train_dataloader.dataset)
+        if count > self._told:
+            runner.logger.warning(f'{count} bad samples of the training data were left out so far')
+        self._told = count
+
+
+def _count_skipped(dataset: Any) -> int:
+    if hasattr(dataset, 'num_skipped'):  # of the dataset itself, or handed on by a wrapper around it
+        return dataset.num_skipped
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
+    return sum(_count_skipped(part) for part in inner if part is not None)
+
+
+@HOOKS.register_module()
+class LabelRangeHook(Hook):
+    """Stops a segmentation run at the first label outside the classes, whatever transform loaded it.
+
+    Without it the loss fails with an index error that names no file, on a GPU with a device assertion, and the metric
+    leaves the pixels out without a word.
+
+    Args:
+        ignore_index: Value of pixels without a label.
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        self.ignore_index = ignore_index
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Check a training batch."""
+        self._check(runner.train_dataloader.dataset, data_batch)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Check a validation batch."""
+        self._check(runner.val_dataloader.dataset, data_batch)
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
+        """Check a test batch."""
+        self._check(runner.test_dataloader.dataset, data_batch)
+
+    def _check(self, dataset: Any, data_batch: DataBatch) -> None:
+        classes: Sequence[str] | None = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        if not classes or not isinstance(data_batch, Mapping):
+            return
+        for sample in data_batch.get('data_samples') or []:
+            labels = getattr(sample, 'gt_sem_seg', None)
+            if labels is None:  # one level deeper with test-time augmentation, or no labels at all
+                continue
+            data = labels.data
+            wrong = (data >= len(classes)) & (data != self.ignore_index)
+            if not wrong.any():
+                continue
+            values, pixels = torch.unique(data[wrong], return_counts=True)
+            listed = [f'{value} ({count} px)' for value, count in zip(values.tolist(), pixels.tolist(), strict=True)]
+            more = f' and {len(listed) - 5} more' if len(listed) > 5 else ''
+            where = sample.metainfo.get('seg_map_path') or f'of {sample.metainfo.get("img_path", "an unnamed image")}'
+            raise UserError(
+                f'the label map {where} has values outside the {len(classes)} classes: {", ".join(listed[:5])}{more}; '
+                f'expected 0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored; correct the file, the '
+                "dataset's classes or its reduce_zero_label"
+            )

@@ -1,0 +1,241 @@
+"""Training data whose order and augmentation depend on the place in the run alone.
+
+Every index that the sampler yields is given its place: which batch of the run (or of the epoch), which sample of the
+batch. The dataset seeds the random generators with that place before it loads the sample. So the sample of a place is
+the same whether it is loaded in the main process or in a worker, and whether the run came there in one go or resumed.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler, DataLoader, get_worker_info
+
+from .random_state import capture_cpu, restore_cpu
+
+__all__ = [
+    'BatchStream',
+    'PlacedBatchSampler',
+    'PlacedIndex',
+    'SeededDataset',
+    'build_sampler',
+    'seeded_loader',
+]
+
+
+class PlacedIndex(int):
+    """An index into a dataset that knows its place in the run.
+
+    Args:
+        index: The index.
+        place: Numbers that no other sample of the run has.
+    """
+
+    place: tuple[int, ...]
+
+    def __new__(cls, index: int, place: tuple[int, ...]) -> 'PlacedIndex':
+        """An integer with a place."""
+        self = super().__new__(cls, index)
+        self.place = place
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the place on the way to a worker."""
+        return PlacedIndex, (int(self), self.place)
+
+
+class PlacedBatchSampler:
+    """Batches of a batch sampler with their places, from any batch of the run on.
+
+    Args:
+        batches: The batch sampler, with the state of one that nothing has been taken from. Batches that are passed
+            over are drawn from it, not loaded.
+        endless: Begin the next pass when one is over, as iteration-based training does.
+    """
+
+    def __init__(self, batches: Any, endless: bool) -> None:
+        self.batches = batches
+        self.endless = endless
+        self._epoch = 0
+        self._start = 0
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler below, where mmengine looks for ``set_epoch``."""
+        return self.batches.sampler
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per batch."""
+        return int(self.batches.batch_size)
+
+    def begin(self, epoch: int, start: int) -> None:
+        """Say where the next iteration begins.
+
+        Args:
+            epoch: Number of the epoch, part of the places; 0 with iteration-based training.
+            start: How many batches are passed over.
+        """
+        self._epoch, self._start = epoch, start
+
+    def __len__(self) -> int:
+        """Batches per pass."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[PlacedIndex]]:
+        """Batches of indices that know their places."""
+        start, self._start = self._start, 0
+        number, turn = 0, 0
+        while True:
+            before = number
+            for batch in self.batches:
+                if number >= start:
+                    yield [PlacedIndex(index, (self._epoch, number, item)) for item, index in enumerate(batch)]
+                number += 1
+            if not self.endless or number == before:
+                return
+            turn += 1
+            if hasattr(self.sampler, 'set_epoch'):
+                self.sampler.set_epoch(turn)
+
+
+class SeededDataset:
+    """A dataset that seeds Python's, NumPy's and torch's CPU generator with the place of each sample.
+
+    In the main process the generators are as before afterwards, so loading leaves no trace in the model's randomness.
+    Attributes are those of the dataset, read and set. A transform with a generator of its own, as those of newer
+    versions of Albumentations, is not reached.
+
+    Args:
+        dataset: The dataset.
+        seed: The run's seed.
+        rank: The process, so that processes do not augment alike.
+    """
+
+    def __init__(self, dataset: Any, seed: int, rank: int) -> None:
+        self.__dict__.update(dataset=dataset, _seed=seed, _rank=rank)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or 'dataset' not in self.__dict__:  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__['dataset'], name, value)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """A sample; with a plain index as the dataset gives it."""
+        if not isinstance(index, PlacedIndex):
+            return self.dataset[index]
+        state = capture_cpu() if get_worker_info() is None else None
+        try:
+            _seed_cpu((self._seed, self._rank, *index.place))
+            return self.dataset[int(index)]
+        finally:
+            if state is not None:
+                restore_cpu(state)
+
+
+def _seed_cpu(place: Sequence[int]) -> None:
+    words = np.random.SeedSequence(place).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002, what the libraries' transforms draw from
+    # torch.manual_seed would seed the GPUs, too, and in the main process those belong to the model
+    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
+
+
+def build_sampler(config: dict[str, Any], dataset: Any, seed: int | None) -> Any:
+    """The sampler that a data loader's config describes, as the runner builds it.
+
+    Args:
+        config: The data loader's config.
+        dataset: What it samples.
+        seed: Its seed; ``None`` for one that all processes draw together.
+    """
+    sampler = config['sampler']
+    if not isinstance(sampler, dict):
+        return sampler
+    return DATA_SAMPLERS.build(dict(sampler), default_args={'dataset': dataset, 'seed': seed})
+
+
+def seeded_loader(
+    loader: DataLoader, config: dict[str, Any], sampler: Any, seed: int, endless: bool
+) -> tuple[DataLoader, PlacedBatchSampler]:
+    """A data loader as the given one, with order and augmentation tied to the place in the run.
+
+    Args:
+        loader: A data loader that the runner built.
+        config: The config that it built it from.
+        sampler: A sampler that nothing has been taken from, see :func:`build_sampler`.
+        seed: The run's seed.
+        endless: See :class:`PlacedBatchSampler`.
+
+    Returns:
+        The data loader and its batch sampler.
+    """
+    batches = config.get('batch_sampler')
+    if isinstance(batches, dict):
+        defaults = {'sampler': sampler, 'batch_size': config['batch_size']}
+        batches = DATA_SAMPLERS.build(dict(batches), default_args=defaults)
+    elif batches is None:
+        batches = BatchSampler(sampler, loader.batch_size or 1, loader.drop_last)
+    placed = PlacedBatchSampler(batches, endless)
+    options: dict[str, Any] = {
+        name: getattr(loader, name)
+        for name in (
+            'num_workers',
+            'collate_fn',
+            'pin_memory',
+            'timeout',
+            'worker_init_fn',
+            'multiprocessing_context',
+            'prefetch_factor',
+            'persistent_workers',
+            'pin_memory_device',
+        )
+    }
+    # Its own generator: the seeds that workers start with are otherwise drawn from the model's randomness.
+    generator = torch.Generator().manual_seed(seed)
+    dataset: Any = SeededDataset(loader.dataset, seed, get_rank())
+    return DataLoader(dataset, batch_sampler=placed, generator=generator, **options), placed  # type: ignore[arg-type]
+
+
+class BatchStream:
+    """The iterator of an iteration-based loop over a loader that begins where it should by itself.
+
+    Args:
+        make: Gives the iterator, asked for at the first batch, so that no worker starts before.
+        skipped: How many batches the loop takes in vain when it resumes, because its mmengine cannot skip them.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Any]], skipped: int) -> None:
+        self._make = make
+        self._skipped = skipped
+        self._iterator: Iterator[Any] | None = None
+
+    def __iter__(self) -> 'BatchStream':
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch."""
+        if self._skipped > 0:
+            self._skipped -= 1
+            return None
+        if self._iterator is None:
+            self._iterator = self._make()
+        return next(self._iterator)
+
+    def skip_iter(self, count: int) -> None:
+        """What newer versions of mmengine call instead of taking batches in vain; the place is known already.
+
+        Args:
+            count: Number of batches.
+        """

@@ -1,0 +1,117 @@
+"""What a failure has to do with the user's input, told by where it happened.
+
+Broken input makes the libraries fail with any kind of error: a polygon of three numbers raises in pycocotools, a width
+of -1 in PyTorch. The error says little, but the call stack says what was being done to which file or to which entry of
+the config.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+__all__ = [
+    'describe_place',
+]
+
+_TRACEBACK = '--traceback shows where it comes from'
+
+_SAMPLE_IN_A_WORKER = re.compile(r'mmengine[\\/]dataset[\\/]base_dataset\.py", line \d+, in __call__')
+
+_NOT_THE_CONFIG = re.compile(r'^Dist\w*Error|NCCL|gloo|ProcessGroup|[Cc]onnection|CUDA error')
+
+_LONGEST = 300
+
+
+def describe_place(error: BaseException) -> str | None:
+    """The sentence for an error that building from the config, preparing a sample or the first iteration has raised.
+
+    Args:
+        error: The error.
+
+    Returns:
+        One sentence, ``None`` for an error that happened elsewhere.
+    """
+    if _SAMPLE_IN_A_WORKER.search(str(error)):
+        final = [line for line in str(error).splitlines() if line.strip()][-1]
+        return (
+            f'a sample cannot be prepared by the pipeline ({_shorten(final)}): num_workers=0 or '
+            'tools/check_dataset.py names its file'
+        )
+    reason = _shorten(f'{type(error).__name__}: {error}')
+    frames = list(_frames(error))
+    for places in (_PLACES, _OUTER_PLACES):
+        for frame in frames:
+            for name, file, describe in places:
+                if frame.f_code.co_name == name and frame.f_code.co_filename.replace('\\', '/').endswith(file):
+                    sentence = describe(frame.f_locals, reason)
+                    if sentence:
+                        return sentence
+    return None
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The call stack of an error, from the command to where it was raised."""
+    entry = error.__traceback__
+    while entry is not None:
+        yield entry.tb_frame
+        entry = entry.tb_next
+
+
+def _shorten(text: str) -> str:
+    text = ' '.join(text.split())
+    return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
+
+
+def _sample(places: Mapping[str, Any], reason: str) -> str | None:
+    data, step = places.get('data'), places.get('t')
+    if not isinstance(data, Mapping) or not isinstance(data.get('img_path'), str):
+        return None
+    label = data.get('seg_map_path')
+    label = f' with the label map {label}' if isinstance(label, str) else ''
+    return (
+        f'the sample of the image {data["img_path"]}{label} cannot be prepared by {type(step).__name__} ({reason}): '
+        f'check the file, its annotation and the pipeline; {_TRACEBACK}'
+    )
+
+
+def _building(places: Mapping[str, Any], reason: str) -> str | None:
+    config = places.get('cfg')
+    kind = config.get('type') if isinstance(config, Mapping) else None
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
+    if name is None:
+        return f'an entry of the config cannot be built ({reason}): check its type; {_TRACEBACK}'
+    return f'{name} cannot be built from the config ({reason}): check its arguments; {_TRACEBACK}'
+
+
+def _first_iteration(places: Mapping[str, Any], reason: str) -> str | None:
+    loop = places.get('self')
+    # What has worked before, or what another process or the device did, has a reason that is still to be found.
+    if getattr(loop, '_iter', None) != 0 or _NOT_THE_CONFIG.search(reason):
+        return None
+    name = getattr(getattr(getattr(loop, 'runner', None), 'cfg', None), 'filename', None) or 'the config'
+    return (
+        f'training fails in its first iteration ({reason}): check that what {name} says goes together, and the options '
+        f'that change it; {_TRACEBACK}'
+    )
+
+
+def _runner(places: Mapping[str, Any], reason: str) -> str | None:
+    name = getattr(places.get('cfg'), 'filename', None) or 'the config'
+    return f'no runner can be built from {name} ({reason}): check it and the options that change it; {_TRACEBACK}'
+
+
+_Places = tuple[tuple[str, str, Callable[[Mapping[str, Any], str], str | None]], ...]
+
+# A stack is read from its beginning: what is found first is what the user has written, not a part that it consists of.
+_PLACES: _Places = (
+    ('__call__', 'mmengine/dataset/base_dataset.py', _sample),
+    ('build_from_cfg', 'mmengine/registry/build_functions.py', _building),
+    ('build_model_from_cfg', 'mmengine/registry/build_functions.py', _building),
+    ('run_iter', 'mmengine/runner/loops.py', _first_iteration),
+)
+
+# Within these there may be one of the others, which says more.
+_OUTER_PLACES: _Places = (('from_cfg', 'mmengine/runner/runner.py', _runner),)

@@ -1,0 +1,137 @@
+"""Names of types: which are registered where, and what somebody may have meant by one that is not."""
+
+import importlib
+from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+from mmengine.registry import root as root_registries
+from mmengine.registry.registry import Registry
+
+__all__ = [
+    'find_type',
+    'missing_library',
+    'nearest',
+    'root_registry',
+    'unknown_type_message',
+]
+
+PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdetection', 'mmpretrain': 'mmpretrain', 'mmcv': 'mmcv'}
+
+
+def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
+    """Candidates that look like ``name``, best first, whatever their case.
+
+    Args:
+        name: What was written.
+        candidates: What could have been meant.
+        count: The most to return.
+
+    Returns:
+        At most ``count`` of the candidates.
+    """
+    by_lower: dict[str, str] = {}
+    for candidate in candidates:
+        by_lower.setdefault(candidate.lower(), candidate)
+    return [by_lower[key] for key in get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.6)]
+
+
+def missing_library(scope: str, wanted_by: str) -> str:
+    """The sentence for a library that cannot be imported.
+
+    Args:
+        scope: Name of its package, 'mmseg' for example.
+        wanted_by: What needs it.
+
+    Returns:
+        One sentence with the distributions that provide it.
+    """
+    package = PACKAGES.get(scope)
+    if package is None:
+        return f"{wanted_by} needs the package '{scope}', which cannot be imported: install it or correct the name"
+    return (
+        f'{wanted_by} needs {scope}, which is not installed: install onedl-{package} (or {package}), '
+        'the one that matches your mmengine'
+    )
+
+
+def root_registry(name: str) -> Registry | None:
+    """The root registry of the given name ('model', 'dataset', ...)."""
+    for candidate in vars(root_registries).values():
+        if isinstance(candidate, Registry) and candidate.name == name:
+            return candidate
+    return None
+
+
+def _scoped(root: Registry, scope: str) -> Registry:
+    """The registry of a scope below a root, the root itself where the scope has none."""
+    with suppress(ImportError):
+        importlib.import_module(f'{scope}.registry')
+    return root.children.get(scope, root)
+
+
+def find_type(name: str, root: Registry, scope: str) -> Any:
+    """Look a type up as a config under a default scope would.
+
+    Args:
+        name: The type name, with or without a scope of its own.
+        root: The root registry.
+        scope: The default scope.
+
+    Returns:
+        The type, or None where it is not registered.
+    """
+    try:
+        return _scoped(root, scope).get(name)
+    except RuntimeError as error:
+        if str(error).startswith('Failed to get'):
+            return None
+        raise
+
+
+def _registered_names(root: Registry, scope: str) -> list[str]:
+    """All names of a registry tree, as they have to be written under the given default scope."""
+    names: list[str] = []
+    current: Registry | None = _scoped(root, scope)
+    while current is not None:
+        current.import_from_location()
+        names += list(current.module_dict)
+        current = current.parent
+    own = _scoped(root, 'mmvit_ext')
+    if scope != 'mmvit_ext' and own is not root:
+        own.import_from_location()
+        names += [f'mmvit_ext.{name}' for name in own.module_dict]
+    return names
+
+
+def unknown_type_message(name: str, registry_name: str | None, scope: str | None = None, where: str = '') -> str:
+    """The sentence for a type name that no registry knows.
+
+    Args:
+        name: The type name as the config has it.
+        registry_name: Name of the registry it was looked up in, ``None`` when unknown.
+        scope: The default scope of the look-up.
+        where: The dotted key at which the config has it, where known.
+
+    Returns:
+        One sentence: what is unknown, the nearest registered names or the library that is missing.
+    """
+    place = f' (at {where})' if where else ''
+    prefix, _, short = name.rpartition('.')
+    if prefix in PACKAGES or (prefix and '.' not in prefix):
+        try:
+            importlib.import_module(f'{prefix}.registry')
+        except ImportError:
+            return missing_library(prefix, f"the type '{name}'{place}")
+    root = root_registry(registry_name) if registry_name else None
+    names: list[str] = []
+    if root is not None:
+        if prefix and '.' not in prefix:
+            names = [f'{prefix}.{entry}' for entry in _registered_names(root, prefix) if '.' not in entry]
+        names += _registered_names(root, scope or 'mmengine')
+    by_short = {entry.rpartition('.')[2]: entry for entry in reversed(names)}
+    similar = [by_short[entry] for entry in nearest(short or name, list(by_short))]
+    kind = f' is no registered {registry_name}' if registry_name else ' is registered nowhere'
+    remedy = f'did you mean {" or ".join(similar)}?' if similar else 'check the spelling, the scope and custom_imports'
+    return f"the type '{name}'{place}{kind}: {remedy}"

@@ -1,0 +1,51 @@
+"""The error that every part of the package raises for bad input."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    'UserError',
+    'same_on_every_process',
+]
+
+_WORKER_ERROR = re.compile(r'^Caught \w+ in (?:DataLoader worker|pin memory thread)')
+
+_FINAL_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*?(?:Error|Exception|Interrupt)): (?P<message>.*)$')
+
+
+class UserError(ValueError):
+    """Bad input, told in one sentence that names the file or key, what came, what was expected and the remedy.
+
+    A data loader worker hands its exceptions over as a traceback text; the constructor finds the sentence in it again,
+    so that the main process sees the same error whatever ``num_workers`` is.
+
+    Args:
+        message: The sentence. Line breaks are replaced by spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        message = str(message)
+        if _WORKER_ERROR.match(message):
+            message = _worker_message(message)[1]
+        super().__init__(' '.join(line.strip() for line in message.splitlines()))
+        self.same_on_every_process = False
+
+
+def _worker_message(text: str) -> tuple[str, str]:
+    """Type name and message of the exception in the traceback text that a data loader worker sent."""
+    for line in reversed(text.splitlines()):
+        match = _FINAL_LINE.match(line)
+        if match:
+            return match['type'].rsplit('.', 1)[-1], match['message']
+    return 'Exception', text.strip().splitlines()[-1]
+
+
+@contextmanager
+def same_on_every_process() -> Iterator[None]:
+    """Marks errors of a block that all processes of a machine run alike, so that one of them reports it for all."""
+    try:
+        yield
+    except UserError as error:
+        error.same_on_every_process = True
+        raise

@@ -1,0 +1,151 @@
+"""Files: atomic writing, hashes, writable folders."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = [
+    'atomic_path',
+    'is_remote',
+    'named_hash',
+    'sha256_of',
+    'verify_hash',
+    'writable_folder',
+]
+
+
+def writable_folder(path: str | Path, option: str) -> Path:
+    """Check that a folder exists or can be made, without making it.
+
+    Args:
+        path: The folder.
+        option: The argument that named it, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: There is a file of that name, or it cannot be written to.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{option} {folder} is a file: expected a folder, choose another name')
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f'{option} {folder} cannot be written to (at {existing}): choose a folder that you may write to'
+        )
+    return folder
+
+
+# PyTorch's own convention and OpenMMLab's: the first digits of the file's SHA-256 behind the last hyphen.
+_HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin)(?:\.tar)?$')
+
+_DATE = re.compile(r'^(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$')
+
+_SHA256 = re.compile(r'^[0-9a-f]{8,64}$')
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address (``https://``, ``torchvision://``, ``s3://``) and not a local file."""
+    return '://' in path
+
+
+# Hashes
+def named_hash(path: str | Path) -> str | None:
+    """The first digits of its SHA-256 that a file's name carries, as in ``segvit-1a2b3c4d.pth``.
+
+    Args:
+        path: A file or an address.
+
+    Returns:
+        At least eight hexadecimal digits, ``None`` where there are none. Eight digits that read as a date are none.
+    """
+    match = _HASH_IN_NAME.search(str(path).rpartition('/')[2])
+    return None if match is None or _DATE.match(match['hash']) else match['hash']
+
+
+def verify_hash(path: str | Path, expected: str | None = None, role: str = 'checkpoint') -> None:
+    """Compare a file with the hash that its name carries, and with one that is known from elsewhere.
+
+    Args:
+        path: The file; an address is not checked.
+        expected: First digits of its SHA-256.
+        role: What the file is to the caller, for the message.
+
+    Raises:
+        UserError: The file has another hash.
+    """
+    if is_remote(str(path)):
+        return
+    path = Path(path).expanduser()
+    for digits, source in ((named_hash(path), 'its name'), (expected, 'the metafile or address')):
+        if not digits:
+            continue
+        actual = sha256_of(path)
+        if not actual.startswith(digits):
+            raise UserError(
+                f'the {role} {path} has the SHA-256 {actual[: len(digits)]}... where {source} says {digits}: download '
+                'it again, or rename it if you changed it on purpose'
+            )
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits; kept until the file is replaced.
+
+    Args:
+        path: The file.
+    """
+    path = Path(path).expanduser()
+    status = path.stat()
+    return _sha256(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, modified: int) -> str:
+    # Size and time are in the key so that a file that was replaced is read again.
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that becomes ``path`` if the block succeeds and is removed if it fails.
+
+    Args:
+        path: Where the finished file belongs. Its folder is created.
+
+    Returns:
+        The path to write to; it has the same suffix.
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror or error}; choose another place') from error
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private to their owner
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

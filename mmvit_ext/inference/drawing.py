@@ -1,0 +1,324 @@
+"""Predictions as pictures: class colours over the image with a legend, or boxes and masks with names."""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+
+__all__ = [
+    'colour_mask',
+    'draw_instances',
+    'draw_overlay',
+    'image_grid',
+    'label_image',
+    'load_font',
+    'make_palette',
+]
+
+
+def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
+    """Images in rows and columns on white, as a picture.
+
+    Args:
+        images: ``(N, 3, H, W)``, RGB, ``uint8``, at least one.
+        columns: images of a row, at least 1.
+        gap: pixels between and around the images.
+
+    Returns:
+        ``(height, width, 3)``, RGB, ``uint8``.
+    """
+    N, _, H, W = images.shape
+    columns = min(columns, N)
+    rows = -(-N // columns)
+    picture = np.full((rows * (H + gap) + gap, columns * (W + gap) + gap, 3), 255, dtype=np.uint8)
+    for place, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+        top, left = gap + place // columns * (H + gap), gap + place % columns * (W + gap)
+        picture[top : top + H, left : left + W] = image
+    return picture
+
+
+Colour = tuple[int, int, int]
+
+Rectangle = tuple[float, float, float, float]
+
+_GOLDEN_RATIO = 0.618033988749895
+
+_NAMED_SIDE = 480
+"""Longer side in pixels below which a picture is too small for names."""
+
+COLOUR_MAP = 'viridis'
+"""Its lightness grows evenly with the value, so that a mask can be read in grey and by colour-blind eyes."""
+
+
+def make_palette(count: int) -> list[Colour]:
+    """Colours that stay apart however many there are.
+
+    Args:
+        count: How many.
+
+    Returns:
+        RGB colours, 0 to 255. Hues step by the golden ratio, which never comes back to an earlier one.
+    """
+    colours = []
+    for index in range(count):
+        hue = (index * _GOLDEN_RATIO) % 1.0
+        value = (1.0, 0.8, 0.6)[index % 3]
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colours
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    return (matplotlib.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def colour_mask(mask: np.ndarray) -> np.ndarray:
+    """Colours of a mask.
+
+    Args:
+        mask: Values from 0 to 1, any shape.
+
+    Returns:
+        RGB, with a last axis of 3.
+    """
+    return _colours()[np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)]
+
+
+def draw_overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    *,
+    opacity: float = 0.5,
+    legend: bool = True,
+) -> Image.Image:
+    """Paint class colours over an image.
+
+    Args:
+        image: RGB picture (H, W, 3), 0 to 255.
+        labels: Class index of each pixel (H, W); an index outside the classes stays unpainted.
+        classes: Class names.
+        palette: RGB colour of each class.
+        opacity: 0 (only the image) to 1 (only the colours).
+        legend: Whether to add names and areas of the classes that are present, below the picture.
+
+    Returns:
+        The picture, at the size of the image plus, with a legend, what that needs below (and beside, where the image is
+        narrower than a name).
+
+    Raises:
+        ValueError: Sizes differ or the opacity is out of range.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
+    if not 0 <= opacity <= 1:
+        raise ValueError(f'opacity must be 0 to 1, got {opacity}')
+    known = (labels >= 0) & (labels < len(classes))
+    colours = np.asarray(palette, dtype=np.float32).reshape(-1, 3)
+    painted = image.astype(np.float32)
+    painted[known] += (colours[labels[known]] - painted[known]) * opacity
+    picture = Image.fromarray(np.rint(painted).clip(0, 255).astype(np.uint8))
+    if not legend:
+        return picture
+    present, pixels = np.unique(labels[known], return_counts=True)
+    order = np.argsort(-pixels, kind='stable')
+    entries = [
+        (f'{classes[present[index]]} {100 * pixels[index] / labels.size:.1f} %', _colour(palette[present[index]]))
+        for index in order
+    ]
+    return _append_legend(picture, entries)
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    *,
+    scores: Sequence[float] | np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    opacity: float = 0.5,
+    names: bool = True,
+) -> Image.Image:
+    """Draw objects: a box, the class and the score, and where there are masks, the mask with its outline.
+
+    Args:
+        image: RGB picture (H, W, 3), 0 to 255.
+        boxes: Left, top, right and bottom of each object in pixels (n, 4).
+        labels: Class index of each object.
+        classes: Class names.
+        palette: RGB colour of each class.
+        scores: Confidence of each object, 0 to 1; the most confident ones are drawn on top.
+        masks: Pixels of each object, bool (n, H, W).
+        opacity: Of the masks, 0 (only their outlines) to 1.
+        names: Whether to write class and score at each box. A picture that is too small for that is enlarged by a
+            whole number first.
+
+    Returns:
+        The picture; of exactly the size of the image without names.
+
+    Raises:
+        ValueError: Numbers of boxes, labels, scores and masks or the sizes of image and masks differ, or the opacity is
+            out of range.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f'opacity must be 0 to 1, got {opacity}')
+    height, width = image.shape[:2]
+    count = len(boxes)
+    if len(labels) != count or (scores is not None and len(scores) != count):
+        raise ValueError(
+            f'there must be one label and one score for each box, got {count} boxes, {len(labels)} labels'
+            + ('' if scores is None else f' and {len(scores)} scores')
+        )
+    if masks is not None and masks.shape != (count, height, width):
+        raise ValueError(f'masks must be of shape {(count, height, width)}, one per box, got {masks.shape}')
+    factor = -(-_NAMED_SIDE // max(height, width)) if names else 1
+    picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    line = max(round(max(picture.size) / 320), 1)
+    order = range(count) if scores is None else [int(index) for index in np.argsort(scores, kind='stable')]
+    colours = [_colour(palette[int(label)]) for label in labels]
+    if masks is not None:
+        _paint_masks(picture, [(masks[index], colours[index]) for index in order], opacity, line)
+    draw = ImageDraw.Draw(picture)
+    for index in order:
+        left, top, right, bottom = (float(edge) * factor for edge in boxes[index])
+        corner = max(right - 1, left), max(bottom - 1, top)
+        draw.rectangle((left, top, *corner), outline=colours[index], width=line)
+    if names:
+        texts = [
+            str(classes[int(label)]) + ('' if scores is None else f' {float(scores[index]):.2f}')
+            for index, label in enumerate(labels)
+        ]
+        _write_names(picture, draw, [np.asarray(box) * factor for box in boxes], texts, colours, list(reversed(order)))
+    return picture
+
+
+def _paint_masks(picture: Image.Image, objects: Sequence[tuple[np.ndarray, Colour]], opacity: float, line: int) -> None:
+    """Paint masks, enlarged to the picture, and their outlines; where they overlap, the last one's colour counts."""
+    colours, covered = Image.new('RGB', picture.size), Image.new('L', picture.size)
+    outlines = []
+    for mask, colour in objects:
+        area = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+        area = area.point([0] * 128 + [255] * 128)
+        colours.paste(colour, mask=area)
+        covered.paste(round(255 * opacity), mask=area)
+        outlines.append((colour, ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(2 * line + 1)))))
+    picture.paste(colours, mask=covered)
+    for colour, outline in outlines:
+        picture.paste(colour, mask=outline)
+
+
+def _write_names(
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    boxes: Sequence[np.ndarray],
+    texts: Sequence[str],
+    colours: Sequence[Colour],
+    order: Sequence[int],
+) -> None:
+    """Write names at the boxes, the first of ``order`` where it is wanted most, none over another if there is room."""
+    size = min(max(max(picture.size) // 36, 11), 28)
+    font, pad = load_font(size), max(size // 5, 2)
+    taken: list[Rectangle] = []
+    for index in order:
+        left, top, right, bottom = (float(edge) for edge in boxes[index])
+        width, height = font.getlength(texts[index]) + 2 * pad, size + 2 * pad
+        # Above the box, inside it at its corners, below it.
+        places = [
+            (x, y)
+            for x, y in (
+                (left, top - height),
+                (left, top),
+                (right - width, top - height),
+                (right - width, top),
+                (left, bottom - height),
+                (right - width, bottom - height),
+                (left, bottom),
+            )
+            if y >= 0 and y + height <= picture.height
+        ] or [(left, 0.0)]
+        tabs = [_tab(x, y, width, height, picture.width) for x, y in places]
+        tab = next((tab for tab in tabs if not any(_meet(tab, other) for other in taken)), tabs[0])
+        taken.append(tab)
+        draw.rectangle(tab, fill=colours[index])
+        red, green, blue = colours[index]
+        ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else 'white'
+        draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), texts[index], fill=ink, font=font, anchor='lm')
+
+
+def _tab(x: float, y: float, width: float, height: float, limit: int) -> Rectangle:
+    """A rectangle of that size at (x, y), moved so far that it is inside a picture of width ``limit``."""
+    x = max(min(x, limit - width), 0)
+    return x, y, x + width - 1, y + height - 1
+
+
+def _meet(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
+
+
+def label_image(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
+    """A label map as a picture whose pixel values are the class indices.
+
+    Args:
+        labels: Class index of each pixel (H, W), from 0.
+        palette: RGB colour of each class, for viewers.
+
+    Returns:
+        A palette picture of 8 bit; of 16 bit without colours for more than 256 classes.
+    """
+    if len(palette) > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([int(part) for colour in palette for part in colour])
+    return picture
+
+
+def _colour(colour: Sequence[int]) -> Colour:
+    return int(colour[0]), int(colour[1]), int(colour[2])
+
+
+def load_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font that comes with Pillow.
+
+    Args:
+        size: Height in pixels; a Pillow before 10.1 or without FreeType has one size only.
+
+    Returns:
+        The font.
+    """
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, OSError):
+        return ImageFont.load_default()
+
+
+def _append_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
+    if not entries:
+        return picture
+    size = min(max(picture.width // 32, 11), 28)
+    font, gap = load_font(size), max(size // 2, 4)
+    widths = [round(font.getlength(text)) + size + 2 * gap for text, _ in entries]
+    width = max(picture.width, max(widths) + gap)
+    places, x, y = [], gap, gap
+    for entry_width in widths:
+        if x > gap and x + entry_width > width:
+            x, y = gap, y + size + gap
+        places.append((x, y))
+        x += entry_width
+    canvas = Image.new('RGB', (width, picture.height + y + size + gap), 'white')
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for (text, colour), (x, y) in zip(entries, places, strict=True):
+        top = picture.height + y
+        draw.rectangle((x, top, x + size - 1, top + size - 1), fill=colour, outline='black')
+        draw.text((x + size + gap // 2, top + size / 2), text, fill='black', font=font, anchor='lm')
+    return canvas

@@ -1,0 +1,99 @@
+"""Images from a trained generator, each of its own number and the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path, writable_folder
+
+from .drawing import image_grid
+from .images import Outcome, process_images
+from .predictor import Predictor
+
+__all__ = [
+    'generate_images',
+]
+
+MAX_IMAGES = 1_000_000
+
+GRID_IMAGES = 64
+"""Images of the grid at most: more could not be told apart on a screen."""
+
+
+def generate_images(
+    config: str | Path,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    num: int = 64,
+    seed: int = 0,
+    columns: int = 8,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Generate images and write them, and a grid of the first ones.
+
+    Args:
+        config: The config of the generator's training.
+        checkpoint: The checkpoint file.
+        out: Folder of the results: ``samples/00000.png`` and so on, and ``grid.png``.
+        num: Number of images, 1 to a million.
+        seed: Of the noise, 0 or more. An image depends on the seed and its own number, not on ``num``.
+        columns: Images of a row of the grid, at least 1.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What was written and what failed.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+    """
+    if not 1 <= num <= MAX_IMAGES:
+        raise UserError(f'--num must be 1 to {MAX_IMAGES}, got {num}')
+    if seed < 0 or columns < 1:
+        raise UserError(f'--seed must be 0 or more and --columns at least 1, got {seed} and {columns}')
+    cfg = load_config(config, cfg_options)
+    if 'generator' not in (cfg.get('model') or {}):
+        kind = (cfg.get('model') or {}).get('type', 'model without a type')
+        raise UserError(
+            f'{config} describes a {kind}, which generates no images: expected the config of a '
+            'mmvit_ext.AdversarialModel, for example configs/nest/nest-generator_8xb32-1000e_imagenet-64x64.py'
+        )
+    folder = writable_folder(out, '--out')
+    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+
+    from mmvit_ext.models.generators.adversarial import noise_of
+
+    model: Any = predictor.model
+    first: list[torch.Tensor] = []
+
+    def work(path: Path, name: str) -> Path:
+        # One by one: in a batch, sums are taken in another order, and a pixel could come out different.
+        images = model.sample(noise_of(seed, [int(name)], model.noise_dims)).cpu()
+        if len(first) < GRID_IMAGES:
+            first.append(images)
+        written = folder / 'samples' / path
+        with atomic_path(written) as file:
+            Image.fromarray(images[0].permute(1, 2, 0).numpy()).save(file)
+        return written
+
+    outcome = process_images([Path(f'{index:05}.png') for index in range(num)], work, 'generating', progress=progress)
+    if first:
+        with atomic_path(folder / 'grid.png') as file:
+            Image.fromarray(image_grid(torch.cat(first), columns)).save(file)
+    return outcome

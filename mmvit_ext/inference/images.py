@@ -1,0 +1,161 @@
+"""Image files given to a command: finding them, naming their results, working through them."""
+
+import glob
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT
+from mmvit_ext.errors.failures import describe_failure
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = [
+    'Outcome',
+    'collect_images',
+    'output_names',
+    'process_images',
+    'report_failures',
+]
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+
+@dataclass
+class Outcome:
+    """What became of the images.
+
+    Args:
+        written: The pictures that were written, in the order of the images.
+        failed: Image and reason of those that could not be predicted.
+        unknown: Traceback of the first failure whose reason is not known.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    unknown: str | None = None
+
+
+# Inputs and outputs
+def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
+    """The image files that files, folders and patterns name.
+
+    Args:
+        inputs: Files are taken as they are; of a folder, the images in it, sorted; a pattern may hold ``**``.
+
+    Returns:
+        Every file once, in the order given.
+
+    Raises:
+        UserError: An input does not exist, or names no image.
+    """
+    found: dict[str, Path] = {}
+    for entry in inputs:
+        path = Path(entry).expanduser()
+        if path.is_dir():
+            members = sorted(member for member in path.iterdir() if _is_image(member))
+            if not members:
+                raise UserError(
+                    f'there is no image in the folder {path} (looked for {" ".join(SUFFIXES)}): name another '
+                    f'folder, or its subfolders with the pattern "{path}/**/*.jpg"'
+                )
+        elif path.is_file():
+            members = [path]
+        elif path.exists():  # reading a pipe would wait for ever, reading a device never end
+            raise UserError(f'{path} is no regular file: expected an image, a folder or a pattern')
+        elif glob.has_magic(str(entry)):
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            members = [match for match in matches if _is_image(match)]
+            if not members:
+                raise UserError(f'no image matches the pattern {entry}: check it, and write it in quotes')
+        else:
+            raise UserError(f'there is no image or folder {path}: check the path')
+        for member in members:
+            found.setdefault(os.path.realpath(member), member)
+    return list(found.values())
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A name without suffix for each image's results; none is used twice, whatever the case.
+
+    Args:
+        paths: The images.
+
+    Returns:
+        The stem, where that is unique; with the suffix or a number added, where it is not.
+    """
+    count: dict[str, int] = {}
+    for path in paths:
+        count[path.stem.lower()] = count.get(path.stem.lower(), 0) + 1
+    # A stem that is unique keeps its name, also against the made-up names of the others.
+    taken = {stem for stem, number in count.items() if number == 1}
+    names = []
+    for path in paths:
+        name = path.stem
+        if count[name.lower()] > 1:
+            base = name = f'{path.stem}_{path.suffix.lstrip(".")}'
+            number = 2
+            while name.lower() in taken:
+                name, number = f'{base}_{number}', number + 1
+            taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def process_images(
+    paths: Sequence[Path], work: Callable[[Path, str], Path], title: str, *, progress: bool = True
+) -> Outcome:
+    """Do the same with each image; one bad image does not keep the others from being done.
+
+    Args:
+        paths: The images.
+        work: Takes an image and the name of its results, see :func:`output_names`; returns the file it wrote.
+        title: Stands before the progress bar.
+        progress: Whether to show that bar on stderr.
+
+    Returns:
+        What was written and what failed.
+    """
+    outcome = Outcome()
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        for path, name in zip(bar.track(paths), output_names(paths), strict=True):
+            try:
+                outcome.written.append(work(path, name))
+            except Exception as error:
+                reason = describe_failure(error)
+                if reason is None:
+                    outcome.unknown = outcome.unknown or traceback.format_exc()
+                    reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+                outcome.failed.append((path, reason))
+    return outcome
+
+
+def report_failures(outcome: Outcome, name: str) -> int:
+    """List on stderr the images that failed.
+
+    Args:
+        outcome: What became of the images.
+        name: The command's name, written before the list.
+
+    Returns:
+        The command's exit code: 0 when nothing failed, 1 for a failure whose reason is not known, otherwise 2.
+    """
+    if not outcome.failed:
+        return 0
+    print(f'{name}: error: {len(outcome.failed)} images failed:', file=sys.stderr)
+    for path, reason in outcome.failed:
+        print(f'  {path}: {reason}', file=sys.stderr)
+    if outcome.unknown:
+        print(outcome.unknown, file=sys.stderr)
+        return 1
+    return EXIT_BAD_INPUT

@@ -1,0 +1,83 @@
+"""Predict images and write pictures of the results."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path, writable_folder
+from mmvit_ext.inference.images import Outcome, collect_images, process_images
+from mmvit_ext.inference.predictor import Predictor
+
+__all__ = [
+    'predict_images',
+]
+
+
+# The command
+def predict_images(
+    config: str | Path,
+    checkpoint: str | Path,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    opacity: float = 0.5,
+    legend: bool = True,
+    save_mask: bool = False,
+    score_threshold: float = 0.3,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Predict images and write pictures of the results.
+
+    Args:
+        config: The config of the training run.
+        checkpoint: The checkpoint file.
+        inputs: Images, folders and patterns.
+        out: Folder of the results: ``overlays/NAME.png`` and, with ``save_mask``, ``labels/NAME.png``.
+        opacity: Of the class colours, 0 to 1.
+        legend: Whether to name the classes: below each picture for segmentation, at the boxes for detection.
+        save_mask: Whether to write label maps, whose pixel values are class indices from 0 (segmentation only).
+        score_threshold: Least score, 0 to 1, of the objects that are drawn (detection only).
+        device: Where to run, see :func:`resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What was written and what failed. One bad image does not keep the others from being done.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
+    """
+    if not 0 <= opacity <= 1:
+        raise UserError(f'--opacity must be 0 to 1, got {opacity}')
+    if not 0 <= score_threshold <= 1:
+        raise UserError(f'--score-threshold must be 0 to 1, got {score_threshold}')
+    cfg = load_config(config, cfg_options)
+    paths = collect_images(inputs)
+    folder = writable_folder(out, '--out')
+    chosen = resolve_device(device)
+    if save_mask and cfg.get('default_scope') != 'mmseg':
+        raise UserError(
+            f'--save-mask is for segmentation, {config} is of scope {cfg.get("default_scope")}: leave it out'
+        )
+    predictor = Predictor(cfg, checkpoint, chosen, allow_partial=allow_partial, trust=trust)
+
+    def work(path: Path, name: str) -> Path:
+        picture, labels = predictor.draw(path, opacity, legend, score_threshold)
+        written = folder / 'overlays' / f'{name}.png'
+        with atomic_path(written) as file:
+            picture.save(file)
+        if save_mask and labels is not None:
+            with atomic_path(folder / 'labels' / f'{name}.png') as file:
+                labels.save(file)
+        return written
+
+    return process_images(paths, work, 'predicting', progress=progress)

@@ -1,0 +1,311 @@
+"""Predicting images one by one: a bad image is reported, the others are done, each result is whole."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from PIL import Image
+from torch import nn
+
+from mmvit_ext.checkpoints.reading import extract_state_dict, metafile_hash, read_checkpoint
+from mmvit_ext.checkpoints.report import check_report, load_weights
+from mmvit_ext.checks.types import check_types
+from mmvit_ext.config.building import _build_model, resolve_device
+from mmvit_ext.config.loading import prepare_scope
+from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.errors.user_error import UserError
+
+from .drawing import draw_instances, draw_overlay, label_image, make_palette
+
+__all__ = [
+    'Predictor',
+]
+
+MAX_SCORES = 2**28
+"""Scores of pixels for classes, 1 GiB of them: above, a label map is made class by class. An image of 150 classes and
+12 million pixels has 7 GB of scores."""
+
+
+# The model
+class Predictor:
+    """A trained model with its test pipeline.
+
+    Args:
+        cfg: The config of the training run.
+        checkpoint: The checkpoint file.
+        device: Where to run, see :func:`resolve_device`.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+
+    Raises:
+        UserError: The config or the checkpoint is wrong, or they do not belong together.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str | Path,
+        device: torch.device | None = None,
+        *,
+        allow_partial: bool = False,
+        trust: bool = False,
+    ) -> None:
+        self.scope = prepare_scope(cfg)
+        init_default_scope(self.scope)
+        check_types(cfg, self.scope)
+        self.device = device or resolve_device(None)
+        content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
+        state = extract_state_dict(content, checkpoint)
+        self.model = _build_model(cfg)
+        report = load_weights(self.model, state)
+        check_report(
+            report, f'the checkpoint {checkpoint}', 'the model of this config', strict=True, allow_partial=allow_partial
+        )
+        self.model.to(self.device).eval()
+        self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
+        self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
+        self._load, self._transform = _build_pipeline(cfg)
+        self._cfg, self._visualizer = cfg, None
+
+    @torch.no_grad()
+    def __call__(self, path: str | Path) -> tuple[np.ndarray, Any]:
+        """Predict an image.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image as the training loader reads it (RGB, turned by its EXIF orientation), and the data sample that
+            the model returns.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        image, data = self.prepare(path)
+        return image, self.model.test_step(data)[0]  # type: ignore[operator]
+
+    def prepare(self, path: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read an image and put it through the test pipeline.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image as the training loader reads it (RGB, turned by its EXIF orientation), and the batch of one that
+            the model's ``test_step`` takes.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        loaded = self._load({'img_path': str(path), 'img_id': 0})
+        image = np.ascontiguousarray(loaded['img'][..., ::-1])
+        packed = self.transform(loaded)
+        if self.scope == 'mmpretrain':
+            return image, default_collate([packed])
+        return image, {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
+
+    def transform(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Put an image that has been read through the rest of the test pipeline.
+
+        Args:
+            loaded: With ``img`` (H, W, 3; BGR) and what else a loader tells.
+
+        Returns:
+            The sample with ``inputs`` (3, h, w) and ``data_samples``.
+        """
+        packed: dict[str, Any] = self._transform(loaded)
+        return packed
+
+    def segment(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the classes of an image's pixels.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image (H, W, 3; RGB) and the class index of each of its pixels (H, W).
+
+        Raises:
+            UserError: The file cannot be read, or the model is none for segmentation.
+        """
+        image, data = self.prepare(path)
+        sample = data['data_samples'][0] if self.scope == 'mmseg' else None
+        enlarge = sample is not None and len(self.classes) * image.shape[0] * image.shape[1] > MAX_SCORES
+        if enlarge:
+            sample.set_metainfo({'ori_shape': sample.img_shape})  # type: ignore[union-attr]
+        with torch.no_grad():
+            sample = self.model.test_step(data)[0]  # type: ignore[operator]
+        if not hasattr(sample, 'pred_sem_seg'):
+            raise UserError(f'the model of scope {self.scope} does not predict classes of pixels: use an mmseg config')
+        labels = sample.pred_sem_seg.data.squeeze(0)
+        if enlarge and len(sample.seg_logits.data) > 1:
+            align = bool(getattr(self.model, 'align_corners', False))
+            labels = _best_classes(sample.seg_logits.data, image.shape[:2], align)
+        elif enlarge:
+            labels = F.interpolate(labels[None, None].float(), size=image.shape[:2], mode='nearest')[0, 0]
+        return image, labels.cpu().numpy().astype(np.int64)
+
+    def draw(
+        self, path: str | Path, opacity: float, legend: bool, score_threshold: float = 0.3
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Predict an image and draw the result.
+
+        Args:
+            path: The image file.
+            opacity: Of the class colours, 0 to 1.
+            legend: Whether to name the classes: below the picture for segmentation, at the boxes for detection.
+            score_threshold: Least score, 0 to 1, of the objects that are drawn (detection).
+
+        Returns:
+            The picture, and for segmentation the label map.
+        """
+        if self.scope == 'mmseg':
+            image, labels = self.segment(path)
+            picture = draw_overlay(image, labels, self.classes, self.palette, opacity=opacity, legend=legend)
+            return picture, label_image(labels, self.palette)
+        image, sample = self(path)
+        instances = getattr(sample, 'pred_instances', None)
+        if instances is not None and 'bboxes' in instances and instances.bboxes.shape[-1] == 4:
+            chosen = instances[instances.scores >= score_threshold].cpu()
+            picture = draw_instances(
+                image,
+                chosen.bboxes.numpy(),
+                chosen.labels.numpy(),
+                self.classes,
+                self.palette,
+                scores=chosen.scores.numpy(),
+                masks=chosen.masks.numpy() if 'masks' in chosen else None,
+                opacity=opacity,
+                names=legend,
+            )
+            return picture, None
+        visualizer = self._library_visualizer()
+        if self.scope == 'mmpretrain':
+            return Image.fromarray(visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)), None
+        visualizer.add_datasample(
+            'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
+        )
+        return Image.fromarray(visualizer.get_image()), None
+
+    def _library_visualizer(self) -> Any:
+        if self._visualizer is None:
+            self._visualizer = _build_visualizer(self._cfg, self.classes, self.palette)
+        return self._visualizer
+
+
+def _class_count(model: nn.Module) -> int | None:
+    for name in ('decode_head', 'bbox_head', 'head'):
+        head = getattr(model, name, None)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        if isinstance(getattr(head, 'num_classes', None), int):
+            return int(head.num_classes)  # type: ignore[union-attr, arg-type]
+    return None
+
+
+def _classes_and_palette(
+    cfg: Config, content: Mapping[str, Any], count: int | None
+) -> tuple[list[str], list[Sequence[int]]]:
+    """Names and colours: of the checkpoint, of the config's dataset, or made up, in this order."""
+    meta = _mapping(content.get('meta'))
+    candidates: list[Mapping[str, Any]] = [
+        _mapping(meta.get('dataset_meta')),
+        {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')},
+    ]
+    for split in ('test', 'val', 'train'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, dataset in iter_dataset_cfgs(loader.get('dataset'), split):
+            # Looking up, unlike building, does not go by the default scope on its own.
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                cls = registry.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+            candidates.append({**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})})
+    for candidate in candidates:
+        classes = candidate.get('classes')
+        if not isinstance(classes, list | tuple) or not classes or len(classes) != (count or len(classes)):
+            continue
+        palette = candidate.get('palette')
+        # mmdet also has names of palettes, and a checkpoint holds what its author put there.
+        colours = list(palette)[: len(classes)] if isinstance(palette, list | tuple) else []
+        if len(colours) < len(classes) or not all(map(_is_colour, colours)):
+            colours = list(make_palette(len(classes)))
+        return list(map(str, classes)), colours
+    number = count or 0
+    return [f'class {index}' for index in range(number)], list(make_palette(number))
+
+
+def _best_classes(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    """Class with the largest score of each pixel, from ``(N, h, w)`` scores that are resized one after another."""
+    best = labels = torch.empty(0)
+    for index, score in enumerate(scores):
+        resized = F.interpolate(score[None, None], size=size, mode='bilinear', align_corners=align_corners)[0, 0]
+        if index == 0:
+            best, labels = resized, torch.zeros(size, dtype=torch.int32, device=scores.device)
+        else:
+            better = resized > best
+            labels[better] = index
+            best = torch.where(better, resized, best)
+    return labels
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_colour(value: Any) -> bool:
+    whole = isinstance(value, list | tuple) and all(isinstance(part, int) for part in value)
+    return whole and len(value) == 3 and 0 <= min(value) <= max(value) <= 255
+
+
+def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
+    """The step that reads the image, and the steps after it."""
+    loader = cfg.get('test_dataloader') or {}
+    datasets = [dataset for _, dataset in iter_dataset_cfgs(loader.get('dataset'), 'test')]
+    steps = copy.deepcopy(datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline'))
+    if not steps:
+        raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
+    steps = _without_labels(steps)
+    if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
+        raise UserError(
+            f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, "
+            'images from files cannot be predicted otherwise'
+        )
+    first = {
+        key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')
+    }
+    return Compose([{'type': 'mmvit_ext.LoadImageFromFile', **first}]), Compose(steps[1:])
+
+
+def _without_labels(pipeline: Any) -> Any:
+    """The steps of a pipeline, those of several views too, but for those that load labels."""
+    if isinstance(pipeline, Mapping):
+        return {key: _without_labels(value) for key, value in pipeline.items()}
+    if isinstance(pipeline, list | tuple):
+        kept = [_without_labels(step) for step in pipeline if not _loads_labels(step)]
+        return type(pipeline)(step for step in kept if not (isinstance(step, list) and not step))
+    return pipeline
+
+
+def _loads_labels(step: Any) -> bool:
+    loaders = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
+    return isinstance(step, Mapping) and any(loader in _kind(step) for loader in loaders)
+
+
+def _kind(step: Mapping[str, Any]) -> str:
+    kind = step.get('type')
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def _build_visualizer(cfg: Config, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Any:
+    config = copy.deepcopy(cfg.get('visualizer'))
+    if not config:
+        raise UserError('the config has no visualizer: it draws the predictions, add it from the default runtime file')
+    config.update(name=f'predict_{id(cfg)}', vis_backends=None)
+    visualizer = VISUALIZERS.build(config)
+    visualizer.dataset_meta = {'classes': tuple(classes), 'palette': [tuple(colour) for colour in palette]}
+    return visualizer

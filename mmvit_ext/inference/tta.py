@@ -1,0 +1,64 @@
+"""Predicting an image at several scales, as the test-time augmentation of the config says."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from mmvit_ext.config.adjust import set_tta_pipeline
+
+from .predictor import Predictor
+
+__all__ = [
+    'TTAPredictor',
+]
+
+
+class TTAPredictor(Predictor):
+    """A trained model that merges its predictions of several views of an image.
+
+    Args:
+        cfg: The config of the training run; its ``tta_pipeline`` makes the views, its ``tta_model`` merges them.
+        checkpoint: The checkpoint file.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+
+    Raises:
+        UserError: The config has no test-time augmentation, or config and checkpoint are wrong.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str | Path,
+        device: torch.device | None = None,
+        *,
+        allow_partial: bool = False,
+        trust: bool = False,
+    ) -> None:
+        cfg = copy.deepcopy(cfg)
+        set_tta_pipeline(cfg)
+        super().__init__(cfg, checkpoint, device, allow_partial=allow_partial, trust=trust)
+        self.model = MODELS.build({**cfg.tta_model, 'module': self.model}).eval()
+
+    def prepare(self, path: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read an image and make its views.
+
+        Args:
+            path: The image file.
+
+        Returns:
+            The image (RGB), and for the model's ``test_step`` a list of batches of one under each key, one per view.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        image, batch = super().prepare(path)
+        return image, {key: [[view] for view in views] for key, (views,) in batch.items()}

@@ -1,0 +1,146 @@
+"""Explaining images one after another with one method: results of each image, and the page of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.datasets.transforms import LoadImageFromFile
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import writable_folder
+from mmvit_ext.inference.images import Outcome, collect_images, process_images
+from mmvit_ext.inference.predictor import Predictor
+
+from .report import Entry, Explanation, encode_thumbnail, write_facts, write_page
+
+__all__ = [
+    'MAX_CELL',
+    'Explainer',
+    'check_cell',
+    'explain_images',
+]
+
+MAX_CELL = 4096
+"""A sheet of larger pictures would take gigabytes."""
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A method, ready to explain images with one model.
+
+    Args:
+        title: What it shows, the heading of the page.
+        legend: A few sentences on how its pictures are read.
+        explain: Takes an image and the name of its results, writes pictures and tells what they show.
+        overall: What was found about all images together, asked for when all are done.
+        settings: What was chosen, for the page.
+    """
+
+    title: str
+    legend: str
+    explain: Callable[[Path, str], Explanation]
+    overall: Callable[[], Explanation | None] = lambda: None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_cell(edge: int) -> None:
+    """Refuse pictures of a sheet that are too small to see or too large to hold.
+
+    Args:
+        edge: Longer edge in pixels.
+
+    Raises:
+        UserError: It is not 16 to 4096.
+    """
+    if not 16 <= edge <= MAX_CELL:
+        raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
+
+
+def explain_images(
+    method: str,
+    config: str | Path,
+    checkpoint: str | Path,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    make: Callable[[Predictor, Path, int], Explainer],
+    *,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    trust: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Explain images and write a page about them.
+
+    Args:
+        method: Name of the method and of the folder of its results.
+        config: The config of the training run.
+        checkpoint: The checkpoint file.
+        inputs: Images, folders and patterns.
+        out: Folder of the results: ``METHOD.html``, and below ``METHOD/`` what the method writes and ``NAME.json``, the
+            facts about each image; ``METHOD.json`` has the facts about all images together, where there are any.
+        make: Takes the model, the folder ``out/METHOD``, which is not there yet, and the number of images; checks that
+            the model can be explained, and returns the method.
+        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
+        cfg_options: Overrides of the config, by dotted key.
+        allow_partial: Go on when the checkpoint does not fit the model.
+        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What was written and what failed; written is the first picture of each image. One bad image does not keep the
+        others from being done.
+
+    Raises:
+        UserError: The arguments, the config or the checkpoint are wrong, or the model cannot be explained so. Nothing
+            has been written then.
+    """
+    cfg = load_config(config, cfg_options)
+    paths = collect_images(inputs)
+    base = writable_folder(out, '--out')
+    folder = writable_folder(base / method, '--out')
+    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+    explainer = make(predictor, folder, len(paths))
+    entries: list[Entry] = []
+
+    def work(path: Path, name: str) -> Path:
+        found = explainer.explain(path, name)
+        facts = write_facts(found.facts, folder / f'{name}.json')
+        entry = Explanation(found.pictures, found.facts, (*found.data, facts))
+        entries.append(Entry(name, path, encode_thumbnail(_picture(path)), entry))
+        return Path(found.pictures[0][1])
+
+    outcome = process_images(paths, work, f'explaining ({method})', progress=progress)
+    if entries:
+        overall = explainer.overall()
+        if overall is not None:
+            facts = write_facts(overall.facts, base / f'{method}.json')
+            overall = Explanation(overall.pictures, overall.facts, (*overall.data, facts))
+        run = {
+            'config': str(config),
+            'checkpoint': str(checkpoint),
+            **({'overrides': ', '.join(f'{key}={value}' for key, value in cfg_options.items())} if cfg_options else {}),
+            **explainer.settings,
+        }
+        write_page(
+            base / f'{method}.html',
+            explainer.title,
+            entries,
+            run=run,
+            overall=overall,
+            failed=outcome.failed,
+            legend=explainer.legend,
+        )
+    return outcome
+
+
+def _picture(path: Path) -> np.ndarray:
+    loaded = LoadImageFromFile().transform({'img_path': str(path)})
+    assert loaded is not None
+    return np.ascontiguousarray(loaded['img'][..., ::-1])
