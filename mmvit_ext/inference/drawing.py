@@ -6,41 +6,21 @@ import colorsys
 import functools
 from collections.abc import Sequence
 
+import cv2
 import matplotlib
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
-from torch import Tensor
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.utils import draw_bounding_boxes
 
 __all__ = [
     'colour_mask',
     'draw_instances',
     'draw_overlay',
-    'image_grid',
     'label_image',
     'load_font',
     'make_palette',
 ]
-
-
-def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
-    """Images in rows and columns on white, as a picture.
-
-    Args:
-        images: ``(N, 3, H, W)``, RGB, ``uint8``, at least one.
-        columns: images of a row, at least 1.
-        gap: pixels between and around the images.
-
-    Returns:
-        ``(height, width, 3)``, RGB, ``uint8``.
-    """
-    N, _, H, W = images.shape
-    columns = min(columns, N)
-    rows = -(-N // columns)
-    picture = np.full((rows * (H + gap) + gap, columns * (W + gap) + gap, 3), 255, dtype=np.uint8)
-    for place, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-        top, left = gap + place // columns * (H + gap), gap + place % columns * (W + gap)
-        picture[top : top + H, left : left + W] = image
-    return picture
 
 
 Colour = tuple[int, int, int]
@@ -122,10 +102,7 @@ def draw_overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity must be 0 to 1, got {opacity}')
     known = (labels >= 0) & (labels < len(classes))
-    colours = np.asarray(palette, dtype=np.float32).reshape(-1, 3)
-    painted = image.astype(np.float32)
-    painted[known] += (colours[labels[known]] - painted[known]) * opacity
-    picture = Image.fromarray(np.rint(painted).clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray(_paint(image, np.where(known, labels, -1), palette, opacity))
     if not legend:
         return picture
     present, pixels = np.unique(labels[known], return_counts=True)
@@ -135,6 +112,13 @@ def draw_overlay(
         for index in order
     ]
     return _append_legend(picture, entries)
+
+
+def _paint(image: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]], opacity: float) -> np.ndarray:
+    """Mix an image with the colours of its labels; pixels whose label is negative stay as they are."""
+    painted, known = image.astype(np.float32), labels >= 0
+    painted[known] += (np.asarray(colours, dtype=np.float32)[labels[known]] - painted[known]) * opacity
+    return np.rint(painted).clip(0, 255).astype(np.uint8)
 
 
 def draw_instances(
@@ -182,55 +166,48 @@ def draw_instances(
     if masks is not None and masks.shape != (count, height, width):
         raise ValueError(f'masks must be of shape {(count, height, width)}, one per box, got {masks.shape}')
     factor = -(-_NAMED_SIDE // max(height, width)) if names else 1
-    picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
-    line = max(round(max(picture.size) / 320), 1)
-    order = range(count) if scores is None else [int(index) for index in np.argsort(scores, kind='stable')]
+    size = (width * factor, height * factor)
+    picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    if not count:
+        return picture
+    line = max(round(max(size) / 320), 1)
+    order = np.arange(count) if scores is None else np.argsort(scores, kind='stable')
     colours = [_colour(palette[int(label)]) for label in labels]
+    ordered = [colours[index] for index in order]
+    edges = np.asarray(boxes, dtype=np.float64) * factor
+    pixels = np.array(picture)
     if masks is not None:
-        _paint_masks(picture, [(masks[index], colours[index]) for index in order], opacity, line)
-    draw = ImageDraw.Draw(picture)
-    for index in order:
-        left, top, right, bottom = (float(edge) * factor for edge in boxes[index])
-        corner = max(right - 1, left), max(bottom - 1, top)
-        draw.rectangle((left, top, *corner), outline=colours[index], width=line)
+        areas = [cv2.resize(mask.astype(np.uint8) * 255, size) >= 128 for mask in masks[order]]
+        kernel = np.ones((2 * line + 1, 2 * line + 1), np.uint8)
+        borders = [area & ~cv2.erode(area.astype(np.uint8), kernel).astype(bool) for area in areas]
+        for shown, share in ((areas, opacity), (borders, 1.0)):
+            owner = np.full(pixels.shape[:2], -1)
+            for place, area in enumerate(shown):
+                owner[area] = place
+            pixels = _paint(pixels, owner, ordered, share)
+    canvas = torch.from_numpy(pixels).permute(2, 0, 1)
+    corners = np.concatenate([edges[:, :2], np.maximum(edges[:, 2:] - 1, edges[:, :2])], 1)[order]
+    canvas = draw_bounding_boxes(canvas, torch.from_numpy(corners), colors=ordered, width=line)
+    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
     if names:
         texts = [
             str(classes[int(label)]) + ('' if scores is None else f' {float(scores[index]):.2f}')
             for index, label in enumerate(labels)
         ]
-        _write_names(picture, draw, [np.asarray(box) * factor for box in boxes], texts, colours, list(reversed(order)))
+        _write_names(picture, edges, texts, colours, order[::-1])
     return picture
 
 
-def _paint_masks(picture: Image.Image, objects: Sequence[tuple[np.ndarray, Colour]], opacity: float, line: int) -> None:
-    """Paint masks, enlarged to the picture, and their outlines; where they overlap, the last one's colour counts."""
-    colours, covered = Image.new('RGB', picture.size), Image.new('L', picture.size)
-    outlines = []
-    for mask, colour in objects:
-        area = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-        area = area.point([0] * 128 + [255] * 128)
-        colours.paste(colour, mask=area)
-        covered.paste(round(255 * opacity), mask=area)
-        outlines.append((colour, ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(2 * line + 1)))))
-    picture.paste(colours, mask=covered)
-    for colour, outline in outlines:
-        picture.paste(colour, mask=outline)
-
-
 def _write_names(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    boxes: Sequence[np.ndarray],
-    texts: Sequence[str],
-    colours: Sequence[Colour],
-    order: Sequence[int],
+    picture: Image.Image, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour], order: np.ndarray
 ) -> None:
     """Write names at the boxes, the first of ``order`` where it is wanted most, none over another if there is room."""
+    draw = ImageDraw.Draw(picture)
     size = min(max(max(picture.size) // 36, 11), 28)
     font, pad = load_font(size), max(size // 5, 2)
     taken: list[Rectangle] = []
     for index in order:
-        left, top, right, bottom = (float(edge) for edge in boxes[index])
+        left, top, right, bottom = boxes[index].tolist()
         width, height = font.getlength(texts[index]) + 2 * pad, size + 2 * pad
         # Above the box, inside it at its corners, below it.
         places = [
@@ -246,19 +223,14 @@ def _write_names(
             )
             if y >= 0 and y + height <= picture.height
         ] or [(left, 0.0)]
-        tabs = [_tab(x, y, width, height, picture.width) for x, y in places]
+        places = [(max(min(x, picture.width - width), 0.0), y) for x, y in places]
+        tabs = [(x, y, x + width - 1, y + height - 1) for x, y in places]
         tab = next((tab for tab in tabs if not any(_meet(tab, other) for other in taken)), tabs[0])
         taken.append(tab)
         draw.rectangle(tab, fill=colours[index])
         red, green, blue = colours[index]
         ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else 'white'
         draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), texts[index], fill=ink, font=font, anchor='lm')
-
-
-def _tab(x: float, y: float, width: float, height: float, limit: int) -> Rectangle:
-    """A rectangle of that size at (x, y), moved so far that it is inside a picture of width ``limit``."""
-    x = max(min(x, limit - width), 0)
-    return x, y, x + width - 1, y + height - 1
 
 
 def _meet(one: Rectangle, other: Rectangle) -> bool:

@@ -1,4 +1,4 @@
-"""Image files given to a command: finding them, naming their results, working through them."""
+"""Image files given to a command: find them, name their results, work through them."""
 
 import glob
 import os
@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.machine import progress_bar
 
 __all__ = [
     'Outcome',
@@ -41,7 +39,6 @@ class Outcome:
     unknown: str | None = None
 
 
-# Inputs and outputs
 def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The image files that files, folders and patterns name.
 
@@ -126,8 +123,7 @@ def process_images(
         What was written and what failed.
     """
     outcome = Outcome()
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with progress_bar(title, show=progress) as bar:
         for path, name in zip(bar.track(paths), output_names(paths), strict=True):
             try:
                 outcome.written.append(work(path, name))

@@ -1,8 +1,9 @@
-"""Predicting an image at several scales, as the test-time augmentation of the config says."""
+"""Predict an image in several views, as the test-time augmentation of the config says."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ class TTAPredictor(Predictor):
         super().__init__(cfg, checkpoint, device, allow_partial=allow_partial, trust=trust)
         self.model = MODELS.build({**cfg.tta_model, 'module': self.model}).eval()
 
-    def prepare(self, path: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Read an image and make its views.
+    def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Make the views of an image.
 
         Args:
-            path: The image file.
+            source: The image file, or what :meth:`load` returned.
 
         Returns:
             The image (RGB), and for the model's ``test_step`` a list of batches of one under each key, one per view.
@@ -60,5 +61,5 @@ class TTAPredictor(Predictor):
         Raises:
             UserError: The file cannot be read.
         """
-        image, batch = super().prepare(path)
+        image, batch = super().prepare(source)
         return image, {key: [[view] for view in views] for key, (views,) in batch.items()}
