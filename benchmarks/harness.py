@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmvit_ext.engine.machine import describe_hardware, peak_bytes
-from mmvit_ext.evaluation.compute import count_flops
+from mmvit_ext.models.compute import count_flops
 
 Step = Callable[[], object]
 

@@ -21,7 +21,7 @@ from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_from_map, box_iou, upsample_map
 from mmvit_ext.interpret.cam import class_activation_maps, draw_activation, explain_cam
 from mmvit_ext.interpret.placed import place_image
-from mmvit_ext.models.layers.class_maps import class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.class_maps import class_maps, strongest_rivals
 from mmvit_ext.registry import METRICS
 from tests.config_tools import ROOT
 
