@@ -22,7 +22,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
 from .classes import choose_classes
 from .explain import Explainer, check_cell

@@ -20,7 +20,7 @@ from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.classes import choose_classes
 from mmvit_ext.interpret.gradcat import SIGNS, Step, Traversal, class_scores, find_nest, traverse
 from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.models.layers.class_maps import RIVALS
+from mmvit_ext.models.classifiers.class_maps import RIVALS
 
 from .explain import Explainer, check_cell
 from .inputs import PlacedImage, place_image

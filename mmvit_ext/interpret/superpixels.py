@@ -24,7 +24,7 @@ from mmvit_ext.inference.drawing import make_palette
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.models.backbones.spformer import SPFormer
-from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
+from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
 
 from .explain import Explainer, check_cell
 from .inputs import network_inputs
