@@ -15,6 +15,7 @@ from torchvision.utils import draw_bounding_boxes
 
 __all__ = [
     'colour_mask',
+    'draw_frame',
     'draw_instances',
     'draw_overlay',
     'label_image',
@@ -196,6 +197,13 @@ def draw_instances(
         ]
         _write_names(picture, edges, texts, colours, order[::-1])
     return picture
+
+
+def draw_frame(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line: int) -> None:
+    """Draw a rectangle that can be seen on any image, ``line`` pixels wide on a black one."""
+    corners = box[0], box[1], box[2] - 1, box[3] - 1
+    draw.rectangle(corners, outline='black', width=line + 2)
+    draw.rectangle(corners, outline=colour, width=line)
 
 
 def _write_names(

@@ -14,9 +14,9 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, writable_folder
 
-from .sheets import image_grid
 from .images import Outcome, process_images
 from .predictor import Predictor
+from .sheets import image_grid
 
 __all__ = [
     'generate_images',

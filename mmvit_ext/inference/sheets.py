@@ -69,7 +69,7 @@ def draw_table(
         for row in captioned
     ]
     sizes = [[cell or (0, 0) if picture is None else picture.size for picture, _ in row] for row in shown]
-    size = min(max(max(itertools.chain.from_iterable(itertools.chain.from_iterable(sizes))) // 22, 11), 40)
+    size = min(max(max(itertools.chain.from_iterable(itertools.chain.from_iterable(sizes))) // 20, 11), 40)
     font, gap = load_font(size), size // 2
     line = size + gap
 

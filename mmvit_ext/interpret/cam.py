@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
-from mmvit_ext.inference.drawing import colour_mask
+from mmvit_ext.inference.drawing import colour_mask, draw_frame
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import fit_edge
 from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
-from .classes import choose_classes
-from .explain import Explainer, check_cell
-from .inputs import PlacedImage, place_image
+from .explain import Explainer, check_cell, choose_rivals, choose_shown
+from .inputs import OpenedImage, PlacedImage
 from .report import Explanation
 
 __all__ = [
@@ -48,7 +48,7 @@ def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         cam: ``(h, w)``.
-        size: height and width.
+        size: Height and width.
 
     Returns:
         ``(H, W)``, interpolated bilinearly.
@@ -61,14 +61,14 @@ def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
 
     Args:
         cam: ``(H, W)``, any range.
-        threshold: share of the range, 0 to 1, from the map's least value at which the object begins; places above it
+        threshold: Share of the range, 0 to 1, from the map's least value at which the object begins; places above it
             count. They are connected along rows, columns and diagonals.
 
     Returns:
-        left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
+        Left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
 
     Raises:
-        ValueError: if ``threshold`` is outside [0, 1), or the map is not finite.
+        ValueError: The threshold is outside [0, 1), or the map is not finite.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
@@ -185,8 +185,7 @@ def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = 
     """
     height, width = placed.image.shape[:2]
     factor = edge / max(height, width)
-    picture = Image.fromarray(placed.image).resize((max(round(width * factor), 1), max(round(height * factor), 1)))
-    picture = picture.convert('L').convert('RGB')
+    picture = Image.fromarray(placed.image).resize(fit_edge(height, width, edge)).convert('L').convert('RGB')
     left, top, right, bottom = (round(value * factor) for value in placed.seen)
     values = found.values
     span = float(values.max() - values.min())
@@ -194,11 +193,8 @@ def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = 
     colours = colours.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BILINEAR)
     part = picture.crop((left, top, left + colours.width, top + colours.height))
     picture.paste(Image.blend(part, colours, OPACITY), (left, top))
-    box = [value * factor for value in placed.placement.to_image(found.box)]
-    line = max(edge // 160, 2)
-    draw, corners = ImageDraw.Draw(picture), (box[0], box[1], box[2] - 1, box[3] - 1)
-    draw.rectangle(corners, outline='black', width=line + 2)
-    draw.rectangle(corners, outline='white', width=line)
+    left, top, right, bottom = (value * factor for value in placed.placement.to_image(found.box))
+    draw_frame(ImageDraw.Draw(picture), (left, top, right, bottom), (255, 255, 255), max(edge // 160, 2))
     return picture
 
 
@@ -237,28 +233,22 @@ def explain_cam(
     check_cell(edge)
     if not 0 <= threshold < 1:
         raise UserError(f'--threshold must be a share from 0 to below 1, got {threshold}')
-    if top is not None and top < 1:
-        raise UserError(f'--top must be at least 1, got {top}')
-    if top is not None and classes is not None:
-        raise UserError('--top is for the most probable classes and --classes for named ones: leave one of them out')
     if predictor.scope != 'mmpretrain':
         raise UserError(
             f'{source} is of scope {predictor.scope} and has no class activation maps: expected a classifier, such as '
             'those in configs/nest, configs/p2t and configs/spformer; a segmentor tells the class of each pixel anyway'
         )
     _require_maps(predictor.model, source)
-    rivals = min(RIVALS, len(predictor.classes) - 1) if rivals is None else rivals
-    if not 0 <= rivals < len(predictor.classes):
-        raise UserError(f'--rivals must be 0 to {len(predictor.classes) - 1}, got {rivals}')
-    chosen = None if classes is None else choose_classes(classes, predictor.classes)
+    rivals = choose_rivals(rivals, predictor.classes)
+    chosen, count = choose_shown(classes, top, predictor.classes, 'most probable', TOP)
 
-    def explain(path: Path, name: str) -> Explanation:
-        placed = place_image(predictor, path)
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        placed = opened.placed
         maps = class_activation_maps(
             predictor.model,
             placed.inputs,
             chosen,
-            top=top or TOP,
+            top=count,
             threshold=threshold,
             rivals=rivals,
             source=str(source),

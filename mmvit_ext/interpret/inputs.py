@@ -65,7 +65,7 @@ class OpenedImage:
         self._before = batch['inputs'][0]
         data = model.data_preprocessor(batch, False)
         self.inputs: Tensor = data['inputs']
-        self.samples: list[Any] = data['data_samples']
+        self.samples: list[Any] = data.get('data_samples') or []
         self.input_size = (int(self._before.shape[-2]), int(self._before.shape[-1]))
 
     @cached_property

@@ -22,12 +22,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import make_palette
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table
-from mmvit_ext.models.backbones.spformer import SPFormer
+from mmvit_ext.inference.sheets import draw_table, fit_edge
 from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
 
 from .explain import Explainer, check_cell
-from .inputs import network_inputs
+from .inputs import OpenedImage
 from .report import Explanation
 
 __all__ = [
@@ -38,7 +37,7 @@ __all__ = [
     'draw_montage',
     'enlarged',
     'explain_superpixels',
-    'find_spformer',
+    'find_superpixels',
     'superpixels_of',
     'superpixels_of_inputs',
 ]
@@ -128,8 +127,7 @@ class Superpixels:
         return torch.stack(maps).unflatten(0, (modules, iterations, -1)).numpy()
 
 
-# What there is to show
-def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
+def find_superpixels(model: nn.Module, source: str | Path) -> Any:
     """The part of a model that has superpixels.
 
     Args:
@@ -140,10 +138,10 @@ def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
         Its backbone.
 
     Raises:
-        UserError: The backbone is another one.
+        UserError: The backbone has none.
     """
     backbone = getattr(model, 'backbone', model)
-    if not isinstance(backbone, SPFormer):
+    if not hasattr(backbone, 'cell_size'):
         raise UserError(
             f'{source} has the backbone {type(backbone).__name__} and no superpixels to show: expected a '
             'mmvit_ext.SPFormer, such as the configs in configs/spformer'
@@ -152,13 +150,11 @@ def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
 
 
 @torch.no_grad()
-def superpixels_of_inputs(
-    backbone: SPFormer, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]
-) -> Superpixels:
+def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]) -> Superpixels:
     """Superpixels of an image that is ready for the network.
 
     Args:
-        backbone: The network; it is used as it is, in training or evaluation mode.
+        backbone: An ``SPFormer``; it is used as it is, in training or evaluation mode.
         inputs: Normalised image (1, 3, h, w), perhaps padded below and on the right.
         image: The image that is drawn on (H, W, 3), RGB, of any size.
         input_size: Height and width of the image in the inputs, padding not counted.
@@ -179,26 +175,23 @@ def superpixels_of_inputs(
     return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
 
 
-def superpixels_of(predictor: Predictor, path: str | Path, source: str | Path) -> Superpixels:
-    """Superpixels of an image file.
+def superpixels_of(opened: OpenedImage, source: str | Path) -> Superpixels:
+    """Superpixels of an image.
 
     Args:
-        predictor: A model with an ``SPFormer``.
-        path: The image file.
+        opened: The image, and a model with an ``SPFormer``.
         source: The config, for the message.
 
     Returns:
         The superpixels over the image. Of a classifier, whose test pipeline cuts the image, over what is left of it.
 
     Raises:
-        UserError: The file cannot be read, or the model has no superpixels.
+        UserError: The model has no superpixels.
     """
-    backbone = find_spformer(predictor.model, source)
-    image, inputs, input_size = network_inputs(predictor, path)
-    return superpixels_of_inputs(backbone, inputs, image, input_size)
+    backbone = find_superpixels(opened.predictor.model, source)
+    return superpixels_of_inputs(backbone, opened.inputs, opened.picture, opened.input_size)
 
 
-# Pictures
 def _edges(labels: np.ndarray) -> np.ndarray:
     """Pixels whose right or lower neighbour belongs to another superpixel."""
     edges = np.zeros(labels.shape, dtype=bool)
@@ -290,8 +283,7 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
     Returns:
         The montage. The last column has the last iteration's superpixels in the mean colour of their pixels.
     """
-    H, W = found.image.shape[:2]
-    cell = (max(1, round(W * edge / max(H, W))), max(1, round(H * edge / max(H, W))))
+    cell = fit_edge(found.image.shape[0], found.image.shape[1], edge)
     image = Image.fromarray(found.image).resize(cell, Image.Resampling.BICUBIC)
     pixels = np.array(image)
     labels = found.labels((cell[1], cell[0]))  # (M, I, A, H, W)
@@ -305,7 +297,6 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
     return draw_table(rows, ['image', *found.steps, 'mean colours, last'], cell, footer)
 
 
-# Explaining images
 def explain_superpixels(
     predictor: Predictor,
     folder: Path,
@@ -331,10 +322,10 @@ def explain_superpixels(
         UserError: An argument is out of range, or the model has no superpixels.
     """
     check_cell(edge)
-    find_spformer(predictor.model, source)
+    find_superpixels(predictor.model, source)
 
-    def explain(path: Path, name: str) -> Explanation:
-        found = superpixels_of(predictor, path, source)
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        found = superpixels_of(opened, source)
         montage, array = folder / f'{name}.png', folder / f'{name}.npy'
         facts: dict[str, Any] = {'grid of superpixels': ' x '.join(map(str, found.grid))}
         if not montage_only:

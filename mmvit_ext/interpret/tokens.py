@@ -23,13 +23,13 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask, load_font
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table
-from mmvit_ext.interpret.inputs import network_inputs
-from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.token_sources import BlockTokens, choose_blocks, find_tokens
-from mmvit_ext.interpret.tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
+from mmvit_ext.inference.sheets import draw_table, fit_edge
 
 from .explain import Explainer, check_cell
+from .inputs import OpenedImage
+from .report import Explanation
+from .token_sources import BlockTokens, choose_blocks, find_tokens
+from .tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
 
 __all__ = ['explain_tokens', 'mean_similarity', 'principal_colours']
 
@@ -49,9 +49,6 @@ LEGEND = (
     'image; their number, from 0, stands in the corner.'
 )
 """How the pictures are read."""
-
-
-# Numbers
 
 
 def mean_similarity(features: np.ndarray) -> float:
@@ -101,9 +98,6 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, 0.5)
 
 
-# Pictures
-
-
 def _visible(found: Tensor, stride: int, input_size: tuple[int, int]) -> np.ndarray:
     """A map without the tokens that lie in the padding (C, h, w)."""
     height, width = (-(-edge // stride) for edge in input_size)
@@ -139,9 +133,6 @@ def _pictures(
     return drawn, share
 
 
-# Explaining images
-
-
 @dataclass(frozen=True)
 class _Options:
     channels: int
@@ -165,22 +156,21 @@ class _Model:
         self.similarities: dict[int, list[float]] = {block: [] for block in self.blocks}
 
     @torch.no_grad()
-    def look(self, path: Path) -> tuple[np.ndarray, tuple[int, int], dict[int, BlockTokens]]:
-        """Picture, its size in the network's input, and tokens by block."""
-        image, inputs, input_size = network_inputs(self.predictor, path)
-        found = {number: tokens for number, tokens in enumerate(self.source.run(inputs), 1) if number in self.blocks}
+    def look(self, opened: OpenedImage) -> dict[int, BlockTokens]:
+        """Tokens by block."""
+        found = self.source.run(opened.inputs, self.blocks)
         if any(not tokens.patches.isfinite().all() for tokens in found.values()):
             raise UserError(
-                f'the tokens of {self.config} are no numbers (NaN or infinite): the training has diverged, take an '
+                f'the tokens of {self.config} are not numbers (NaN or infinite): the training has diverged, take an '
                 'earlier checkpoint or train with a lower learning rate'
             )
-        return image, input_size, found
+        return found
 
     def label(self, block: int) -> str:
         """What stands beside a picture."""
         return f'{self.name}, {self.source.unit} {block}'
 
-    def keep(self, block: int, visible: np.ndarray, path: Path, number: int, options: _Options) -> None:
+    def keep(self, block: int, visible: np.ndarray, opened: OpenedImage, number: int, options: _Options) -> None:
         """Draw some patches of an image for the t-SNE of all images."""
         _, h, w = visible.shape
         chosen = np.random.default_rng((options.seed, number)).permutation(h * w)[: options.quota]
@@ -190,15 +180,15 @@ class _Model:
         kept.places.append(np.stack([rows, columns], 1))
         kept.images.append(np.full(len(chosen), number))
         if options.colouring == 'class':
-            kept.classes.append(self._classes_at(path, rows, columns))
+            kept.classes.append(self._classes_at(opened, rows, columns))
 
-    def _classes_at(self, path: Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def _classes_at(self, opened: OpenedImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The predicted class of each patch; rows and columns are shares of the height and width."""
         if self.predictor.scope == 'mmseg':
-            labels = self.predictor.segment(path)[1]
+            labels = self.predictor.segment(opened.loaded)[1]
             height, width = labels.shape
             return labels[(rows * height).astype(int), (columns * width).astype(int)]
-        return np.full(len(rows), int(self.predictor(path)[1].pred_label.reshape(-1)[0]))
+        return np.full(len(rows), int(self.predictor(opened.loaded)[1].pred_label.reshape(-1)[0]))
 
 
 def explain_tokens(
@@ -271,8 +261,8 @@ def explain_tokens(
     options = _Options(channels, edge, save_maps, tsne, max(points // count, 1), colouring, seed)
     names: list[str] = []
 
-    def explain(path: Path, name: str) -> Explanation:
-        found = _explain(models, path, folder / name, options, len(names))
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        found = _explain(models, opened, folder / name, options, len(names))
         names.append(name)
         return found
 
@@ -280,29 +270,31 @@ def explain_tokens(
     return Explainer('Tokens', LEGEND, explain, lambda: _overall(models, folder, options, names), settings)
 
 
-def _explain(models: Sequence[_Model], path: Path, folder: Path, options: _Options, number: int) -> Explanation:
-    looked = [model.look(path) for model in models]
+def _explain(
+    models: Sequence[_Model], opened: OpenedImage, folder: Path, options: _Options, number: int
+) -> Explanation:
+    seen = [opened, *(OpenedImage(model.predictor, opened.loaded) for model in models[1:])]
+    looked = [model.look(image) for model, image in zip(models, seen, strict=True)]
     rows: dict[str, list[tuple[str, list[Image.Image | None]]]] = {'words': [], 'patches': []}
     facts: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
-    kept: list[tuple[_Model, int, np.ndarray, float]] = []
-    H, W = looked[0][0].shape[:2]
-    cell = (max(1, round(W * options.edge / max(H, W))), max(1, round(H * options.edge / max(H, W))))
+    kept: list[tuple[_Model, OpenedImage, int, np.ndarray, float]] = []
+    cell = fit_edge(*opened.picture.shape[:2], options.edge)
     for step in range(max(len(model.blocks) for model in models)):
-        for model, (image, input_size, found) in zip(models, looked, strict=True):
+        for model, image, found in zip(models, seen, looked, strict=True):
             if step >= len(model.blocks):
                 continue
             block = model.blocks[step]
             tokens = found[block]
-            shown = Image.fromarray(image).resize(cell, Image.Resampling.BICUBIC)
+            shown = Image.fromarray(image.picture)
             for kind, values, stride in (
                 ('words', tokens.words, tokens.word_stride),
                 ('patches', tokens.patches, tokens.stride),
             ):
                 if values is None:
                     continue
-                visible = _visible(values, stride, input_size)
-                drawn, share = _pictures(visible, stride, input_size, cell, options.channels)
+                visible = _visible(values, stride, image.input_size)
+                drawn, share = _pictures(visible, stride, image.input_size, cell, options.channels)
                 rows[kind].append((model.label(block), [shown, *drawn]))
                 arrays[f'{model.name}_{model.source.unit}{block}_{kind}'] = visible
                 similarity = mean_similarity(visible.reshape(len(visible), -1).T)
@@ -318,7 +310,7 @@ def _explain(models: Sequence[_Model], path: Path, folder: Path, options: _Optio
                     }
                 )
                 if kind == 'patches':
-                    kept.append((model, block, visible, similarity))
+                    kept.append((model, image, block, visible, similarity))
     pictures = []
     headings = ['image', 'PCA', *(f'channel, rank {rank}' for rank in range(1, options.channels + 1))]
     for kind, text in (('words', 'words, the tokens inside the patches'), ('patches', 'tokens of the patches')):
@@ -332,10 +324,10 @@ def _explain(models: Sequence[_Model], path: Path, folder: Path, options: _Optio
     for target in data:
         with atomic_path(target) as file:
             np.savez_compressed(file, **arrays)
-    for model, block, visible, similarity in kept:
+    for model, image, block, visible, similarity in kept:
         model.similarities[block].append(similarity)
         if options.tsne:
-            model.keep(block, visible, path, number, options)
+            model.keep(block, visible, image, number, options)
     return Explanation(pictures, {'blocks': facts}, data)
 
 
