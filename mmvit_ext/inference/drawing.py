@@ -19,7 +19,6 @@ __all__ = [
     'draw_instances',
     'draw_overlay',
     'label_image',
-    'load_font',
     'make_palette',
 ]
 
@@ -38,14 +37,7 @@ COLOUR_MAP = 'viridis'
 
 
 def make_palette(count: int) -> list[Colour]:
-    """Colours that stay apart however many there are.
-
-    Args:
-        count: How many.
-
-    Returns:
-        RGB colours, 0 to 255. Hues step by the golden ratio, which never comes back to an earlier one.
-    """
+    """RGB colours, 0 to 255, that stay apart however many there are: hues step by the golden ratio and never repeat."""
     colours = []
     for index in range(count):
         hue = (index * _GOLDEN_RATIO) % 1.0
@@ -61,14 +53,7 @@ def _colours() -> np.ndarray:
 
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
-    """Colours of a mask.
-
-    Args:
-        mask: Values from 0 to 1, any shape.
-
-    Returns:
-        RGB, with a last axis of 3.
-    """
+    """Colours of values from 0 to 1 of any shape: RGB, with a last axis of 3."""
     return _colours()[np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)]
 
 
@@ -108,11 +93,8 @@ def draw_overlay(
         return picture
     present, pixels = np.unique(labels[known], return_counts=True)
     order = np.argsort(-pixels, kind='stable')
-    entries = [
-        (f'{classes[present[index]]} {100 * pixels[index] / labels.size:.1f} %', _colour(palette[present[index]]))
-        for index in order
-    ]
-    return _append_legend(picture, entries)
+    texts = [f'{classes[present[index]]} {100 * pixels[index] / labels.size:.1f} %' for index in order]
+    return _append_legend(picture, texts, [_colour(palette[present[index]]) for index in order])
 
 
 def _paint(image: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]], opacity: float) -> np.ndarray:
@@ -173,9 +155,9 @@ def draw_instances(
         return picture
     line = max(round(max(size) / 320), 1)
     order = np.arange(count) if scores is None else np.argsort(scores, kind='stable')
-    colours = [_colour(palette[int(label)]) for label in labels]
-    ordered = [colours[index] for index in order]
-    edges = np.asarray(boxes, dtype=np.float64) * factor
+    edges = np.asarray(boxes, dtype=np.float64)[order] * factor
+    kinds = np.asarray(labels)[order]
+    colours = [_colour(palette[kind]) for kind in kinds]
     pixels = np.array(picture)
     if masks is not None:
         areas = [cv2.resize(mask.astype(np.uint8) * 255, size) >= 128 for mask in masks[order]]
@@ -185,17 +167,15 @@ def draw_instances(
             owner = np.full(pixels.shape[:2], -1)
             for place, area in enumerate(shown):
                 owner[area] = place
-            pixels = _paint(pixels, owner, ordered, share)
+            pixels = _paint(pixels, owner, colours, share)
+    corners = np.concatenate([edges[:, :2], np.maximum(edges[:, 2:] - 1, edges[:, :2])], 1)
     canvas = torch.from_numpy(pixels).permute(2, 0, 1)
-    corners = np.concatenate([edges[:, :2], np.maximum(edges[:, 2:] - 1, edges[:, :2])], 1)[order]
-    canvas = draw_bounding_boxes(canvas, torch.from_numpy(corners), colors=ordered, width=line)
+    canvas = draw_bounding_boxes(canvas, torch.from_numpy(corners), colors=colours, width=line)
     picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
     if names:
-        texts = [
-            str(classes[int(label)]) + ('' if scores is None else f' {float(scores[index]):.2f}')
-            for index, label in enumerate(labels)
-        ]
-        _write_names(picture, edges, texts, colours, order[::-1])
+        shares = [''] * count if scores is None else [f' {float(scores[index]):.2f}' for index in order]
+        texts = [f'{classes[kind]}{share}' for kind, share in zip(kinds, shares, strict=True)]
+        _write_names(picture, edges[::-1].tolist(), texts[::-1], colours[::-1])
     return picture
 
 
@@ -207,38 +187,27 @@ def draw_frame(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line: 
 
 
 def _write_names(
-    picture: Image.Image, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour], order: np.ndarray
+    picture: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colours: Sequence[Colour]
 ) -> None:
-    """Write names at the boxes, the first of ``order`` where it is wanted most, none over another if there is room."""
+    """Write names at the boxes, the first ones where they are wanted most, none over another if there is room."""
     draw = ImageDraw.Draw(picture)
     size = min(max(max(picture.size) // 36, 11), 28)
-    font, pad = load_font(size), max(size // 5, 2)
+    font, pad = ImageFont.load_default(size), max(size // 5, 2)
     taken: list[Rectangle] = []
-    for index in order:
-        left, top, right, bottom = boxes[index].tolist()
-        width, height = font.getlength(texts[index]) + 2 * pad, size + 2 * pad
+    for (left, top, right, bottom), text, colour in zip(boxes, texts, colours, strict=True):
+        width, height = font.getlength(text) + 2 * pad, size + 2 * pad
         # Above the box, inside it at its corners, below it.
-        places = [
-            (x, y)
-            for x, y in (
-                (left, top - height),
-                (left, top),
-                (right - width, top - height),
-                (right - width, top),
-                (left, bottom - height),
-                (right - width, bottom - height),
-                (left, bottom),
-            )
-            if y >= 0 and y + height <= picture.height
-        ] or [(left, 0.0)]
+        places = [(x, y) for x in (left, right - width) for y in (top - height, top)]
+        places += [(x, y) for y in (bottom - height, bottom) for x in (left, right - width)]
+        places = [(x, y) for x, y in places if y >= 0 and y + height <= picture.height] or [(left, 0.0)]
         places = [(max(min(x, picture.width - width), 0.0), y) for x, y in places]
         tabs = [(x, y, x + width - 1, y + height - 1) for x, y in places]
         tab = next((tab for tab in tabs if not any(_meet(tab, other) for other in taken)), tabs[0])
         taken.append(tab)
-        draw.rectangle(tab, fill=colours[index])
-        red, green, blue = colours[index]
+        draw.rectangle(tab, fill=colour)
+        red, green, blue = colour
         ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else 'white'
-        draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), texts[index], fill=ink, font=font, anchor='lm')
+        draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), text, fill=ink, font=font, anchor='lm')
 
 
 def _meet(one: Rectangle, other: Rectangle) -> bool:
@@ -246,14 +215,9 @@ def _meet(one: Rectangle, other: Rectangle) -> bool:
 
 
 def label_image(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
-    """A label map as a picture whose pixel values are the class indices.
+    """A label map (H, W) as a picture whose pixel values are the class indices.
 
-    Args:
-        labels: Class index of each pixel (H, W), from 0.
-        palette: RGB colour of each class, for viewers.
-
-    Returns:
-        A palette picture of 8 bit; of 16 bit without colours for more than 256 classes.
+    It has 8 bit and the palette for viewers; 16 bit and no colours for more than 256 classes.
     """
     if len(palette) > 256:
         return Image.fromarray(labels.astype(np.uint16))
@@ -266,27 +230,12 @@ def _colour(colour: Sequence[int]) -> Colour:
     return int(colour[0]), int(colour[1]), int(colour[2])
 
 
-def load_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """The font that comes with Pillow.
-
-    Args:
-        size: Height in pixels; a Pillow before 10.1 or without FreeType has one size only.
-
-    Returns:
-        The font.
-    """
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, OSError):
-        return ImageFont.load_default()
-
-
-def _append_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    if not entries:
+def _append_legend(picture: Image.Image, texts: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    if not texts:
         return picture
     size = min(max(picture.width // 32, 11), 28)
-    font, gap = load_font(size), max(size // 2, 4)
-    widths = [round(font.getlength(text)) + size + 2 * gap for text, _ in entries]
+    font, gap = ImageFont.load_default(size), max(size // 2, 4)
+    widths = [round(font.getlength(text)) + size + 2 * gap for text in texts]
     width = max(picture.width, max(widths) + gap)
     places, x, y = [], gap, gap
     for entry_width in widths:
@@ -297,7 +246,7 @@ def _append_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) 
     canvas = Image.new('RGB', (width, picture.height + y + size + gap), 'white')
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
-    for (text, colour), (x, y) in zip(entries, places, strict=True):
+    for text, colour, (x, y) in zip(texts, colours, places, strict=True):
         top = picture.height + y
         draw.rectangle((x, top, x + size - 1, top + size - 1), fill=colour, outline='black')
         draw.text((x + size + gap // 2, top + size / 2), text, fill='black', font=font, anchor='lm')

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from .drawing import colour_mask, load_font
+from .drawing import colour_mask
 
 __all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid']
 
@@ -53,7 +53,7 @@ def draw_table(
     """Pictures in a table with a heading for each row and column.
 
     Args:
-        rows: Heading and pictures of each row.
+        rows: Heading and pictures of each row; a row may be shorter than the headings.
         headings: Of the columns.
         cell: Width and height to which the pictures are brought; they keep their sizes when not given.
         footer: A line below the table.
@@ -63,14 +63,10 @@ def draw_table(
     Returns:
         The table.
     """
-    captioned = [[place if isinstance(place, tuple) else (place, '') for place in row] for _, row in rows]
-    shown = [
-        [(None if picture is None else _resized(picture, cell), caption) for picture, caption in row]
-        for row in captioned
-    ]
-    sizes = [[cell or (0, 0) if picture is None else picture.size for picture, _ in row] for row in shown]
+    shown = [[_fitted(place, cell) for place in row] + [(None, '')] * (len(headings) - len(row)) for _, row in rows]
+    sizes = [[picture.size if picture else cell or (0, 0) for picture, _ in row] for row in shown]
     size = min(max(max(itertools.chain.from_iterable(itertools.chain.from_iterable(sizes))) // 20, 11), 40)
-    font, gap = load_font(size), size // 2
+    font, gap = ImageFont.load_default(size), size // 2
     line = size + gap
 
     def width(texts: Iterable[str]) -> int:
@@ -116,5 +112,8 @@ def draw_table(
     return canvas
 
 
-def _resized(picture: Image.Image, cell: tuple[int, int] | None) -> Image.Image:
-    return picture if cell in (None, picture.size) else picture.resize(cell, Image.Resampling.BICUBIC)
+def _fitted(place: Cell, cell: tuple[int, int] | None) -> tuple[Image.Image | None, str]:
+    picture, caption = place if isinstance(place, tuple) else (place, '')
+    if picture is not None and cell not in (None, picture.size):
+        picture = picture.resize(cell, Image.Resampling.BICUBIC)
+    return picture, caption

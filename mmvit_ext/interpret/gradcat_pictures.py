@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmvit_ext.datasets.placement import Box, Placement
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
-from mmvit_ext.inference.drawing import draw_frame, load_font
+from mmvit_ext.inference.drawing import draw_frame
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table, fit_edge
 
@@ -199,7 +199,7 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
             ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2),
             text,
             fill='white',
-            font=load_font(max(height, 8)),
+            font=ImageFont.load_default(max(height, 8)),
             anchor='mm',
             stroke_width=2,
             stroke_fill='black',

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
-from mmvit_ext.inference.drawing import colour_mask, load_font
+from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table, fit_edge
 
@@ -112,7 +112,7 @@ def _at_cell(values: np.ndarray, stride: int, input_size: tuple[int, int], cell:
 
 
 def _numbered(picture: Image.Image, number: int) -> Image.Image:
-    font = load_font(min(max(max(picture.size) // 14, 10), 40))
+    font = ImageFont.load_default(min(max(max(picture.size) // 14, 10), 40))
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = draw.textbbox((4, 3), str(number), font=font)
     draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill='black')
