@@ -9,11 +9,7 @@ from torch import Tensor, nn
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 
-__all__ = [
-    'ScoreMap',
-    'export_segmentor',
-    'write_exported',
-]
+__all__ = ['ScoreMap', 'export_segmentor', 'write_exported']
 
 SUFFIXES = ('.pt2', '.onnx')
 
@@ -37,20 +33,20 @@ class ScoreMap(nn.Module):
         self.size = size
 
     def forward(self, img: Tensor) -> Tensor:
-        """See the class."""
+        """Score maps of images; see the class."""
         features = self.segmentor.extract_feat(img)
         return self.segmentor.decode_head.predict(features, [{'img_shape': self.size}] * len(img), None)
 
 
 def export_segmentor(segmentor: nn.Module, size: tuple[int, int]) -> 'torch.export.ExportedProgram':
-    """Trace a segmentor for images of one size.
+    """Trace a segmentor for images of one size; it is put into evaluation mode.
 
     Args:
-        segmentor: An mmseg ``EncoderDecoder``; it is put into evaluation mode.
+        segmentor: An mmseg ``EncoderDecoder``.
         size: Height and width in pixels.
 
     Returns:
-        The exported program; its input is one normalised image ``(1, 3, H, W)``, its output ``(1, N, H, W)``.
+        The program, from one normalised image ``(1, 3, H, W)`` to scores ``(1, N, H, W)``.
 
     Raises:
         UserError: Torch is too old.

@@ -24,9 +24,7 @@ from mmvit_ext.errors.user_error import UserError
 
 from .drawing import draw_instances, draw_overlay, label_image, make_palette
 
-__all__ = [
-    'Predictor',
-]
+__all__ = ['Predictor']
 
 MAX_SCORES = 2**28
 """Scores of pixels for classes, 1 GiB of them: above, a label map is made class by class. An image of 150 classes and
@@ -43,7 +41,7 @@ class Predictor:
         cfg: The config of the training run.
         checkpoint: The checkpoint file.
         device: Where to run, see :func:`resolve_device`.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
 
     Raises:
@@ -77,13 +75,7 @@ class Predictor:
         self._cfg, self._visualizer = cfg, None
 
     def load(self, path: str | Path) -> dict[str, Any]:
-        """Read an image as the loader of the test pipeline does.
-
-        Args:
-            path: The image file.
-
-        Returns:
-            What the loader tells, with ``img`` (H, W, 3; BGR, turned by its EXIF orientation).
+        """Read an image file as the test pipeline does: ``img`` (H, W, 3; BGR, turned by its EXIF orientation).
 
         Raises:
             UserError: The file cannot be read.
@@ -98,7 +90,7 @@ class Predictor:
             source: The image file, or what :meth:`load` returned.
 
         Returns:
-            The image as the training loader reads it (RGB), and the batch of one that the model's ``test_step`` takes.
+            The image (RGB), and the batch of one that the model's ``test_step`` takes.
 
         Raises:
             UserError: The file cannot be read.
@@ -117,29 +109,13 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, Any]:
-        """Predict an image.
-
-        Args:
-            source: The image file, or what :meth:`load` returned.
-
-        Returns:
-            The image (RGB), and the data sample that the model returns.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """Predict an image, see :meth:`prepare`: the image (RGB), and the data sample that the model returns."""
         image, data = self.prepare(source)
         return image, self.model.test_step(data)[0]  # type: ignore[operator]
 
     @torch.no_grad()
     def segment(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Predict the classes of an image's pixels.
-
-        Args:
-            source: The image file, or what :meth:`load` returned.
-
-        Returns:
-            The image (H, W, 3; RGB) and the class index of each of its pixels (H, W).
+        """Predict an image, see :meth:`prepare`: the image (H, W, 3; RGB) and the class index of each pixel (H, W).
 
         Raises:
             UserError: The file cannot be read, or the model is not for segmentation.
@@ -181,28 +157,19 @@ class Predictor:
         image, sample = self(path)
         instances = getattr(sample, 'pred_instances', None)
         if instances is not None and 'bboxes' in instances and instances.bboxes.shape[-1] == 4:
-            chosen = instances[instances.scores >= score_threshold].cpu()
-            picture = draw_instances(
-                image,
-                chosen.bboxes.numpy(),
-                chosen.labels.numpy(),
-                self.classes,
-                self.palette,
-                scores=chosen.scores.numpy(),
-                masks=chosen.masks.numpy() if 'masks' in chosen else None,
-                opacity=opacity,
-                names=legend,
-            )
-            return picture, None
+            chosen = instances[instances.scores >= score_threshold].cpu().numpy()
+            masks = chosen.masks if 'masks' in chosen else None
+            arguments = (image, chosen.bboxes, chosen.labels, self.classes, self.palette)
+            return draw_instances(*arguments, scores=chosen.scores, masks=masks, opacity=opacity, names=legend), None
         if self._visualizer is None:
             self._visualizer = _build_visualizer(self._cfg, self.classes, self.palette)
-        visualizer = self._visualizer
         if self.scope == 'mmpretrain':
-            return Image.fromarray(visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)), None
-        visualizer.add_datasample(
+            drawn = self._visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
+            return Image.fromarray(drawn), None
+        self._visualizer.add_datasample(
             'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
         )
-        return Image.fromarray(visualizer.get_image()), None
+        return Image.fromarray(self._visualizer.get_image()), None
 
 
 def _class_count(model: nn.Module) -> int | None:

@@ -16,9 +16,7 @@ from mmvit_ext.config.adjust import set_tta_pipeline
 
 from .predictor import Predictor
 
-__all__ = [
-    'TTAPredictor',
-]
+__all__ = ['TTAPredictor']
 
 
 class TTAPredictor(Predictor):
@@ -28,7 +26,7 @@ class TTAPredictor(Predictor):
         cfg: The config of the training run; its ``tta_pipeline`` makes the views, its ``tta_model`` merges them.
         checkpoint: The checkpoint file.
         device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
 
     Raises:
@@ -50,16 +48,6 @@ class TTAPredictor(Predictor):
         self.model = MODELS.build({**cfg.tta_model, 'module': self.model}).eval()
 
     def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Make the views of an image.
-
-        Args:
-            source: The image file, or what :meth:`load` returned.
-
-        Returns:
-            The image (RGB), and for the model's ``test_step`` a list of batches of one under each key, one per view.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """Make the views of an image; the batch has a list of batches of one under each key, one per view."""
         image, batch = super().prepare(source)
         return image, {key: [[view] for view in views] for key, (views,) in batch.items()}
