@@ -25,7 +25,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask, draw_overlay
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge
@@ -34,7 +33,7 @@ from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
 from .explain import Explainer, check_cell, choose_shown
 from .inputs import OpenedImage
-from .report import Explanation
+from .report import Explanation, write_arrays, write_picture
 
 __all__ = [
     'ClassMasks',
@@ -223,9 +222,6 @@ def draw_sheet(
         opacity: Of the colours over the image in grey, 0 to 1; at less than 1 they differ from the colour bar's.
         edge: Longer edge of each picture in pixels.
 
-    Returns:
-        The sheet.
-
     Raises:
         ValueError: The number of headings is not the number of stages.
     """
@@ -293,10 +289,18 @@ def explain_masks(
     def explain(opened: OpenedImage, name: str) -> Explanation:
         result = class_masks(opened, chosen, top=count)
         sheet = draw_sheet(result, stages, predictor.classes, predictor.palette, opacity=opacity, edge=edge)
-        with atomic_path(folder / f'{name}.png') as file:
-            sheet.save(file)
-            if save_masks:
-                _save_arrays(folder / f'{name}.npz', result, stages, predictor.classes)
+        data = []
+        if save_masks:
+            arrays = {
+                'masks': result.masks,
+                'probabilities': result.probabilities,
+                'class_indices': np.array(result.classes),
+                'classes': np.array([predictor.classes[index] for index in result.classes]),
+                'stages': np.array(stages),
+                'labels': result.labels,
+            }
+            data.append(write_arrays(folder / f'{name}.npz', **arrays))
+        picture = write_picture(sheet, folder / f'{name}.png')
         rows = [
             {
                 'class': predictor.classes[index],
@@ -305,23 +309,7 @@ def explain_masks(
             }
             for row, index in enumerate(result.classes)
         ]
-        return Explanation(
-            [('a row per class, a column per stage, behind them the prediction', folder / f'{name}.png')],
-            {'classes': rows},
-            (folder / f'{name}.npz',) if save_masks else (),
-        )
+        caption = 'a row per class, a column per stage, behind them the prediction'
+        return Explanation([(caption, picture)], {'classes': rows}, data)
 
     return Explainer('Masks of the class queries', LEGEND, explain)
-
-
-def _save_arrays(path: Path, result: ClassMasks, stages: Sequence[str], classes: Sequence[str]) -> None:
-    with atomic_path(path) as file:
-        np.savez_compressed(
-            file,
-            masks=result.masks,
-            probabilities=result.probabilities,
-            class_indices=np.array(result.classes),
-            classes=np.array([classes[index] for index in result.classes]),
-            stages=np.array(stages),
-            labels=result.labels,
-        )

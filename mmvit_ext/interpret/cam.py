@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask, draw_frame
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import fit_edge
@@ -27,7 +26,7 @@ from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, cl
 
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation
+from .report import Explanation, write_arrays, write_picture
 
 __all__ = [
     'THRESHOLD',
@@ -44,15 +43,7 @@ THRESHOLD = 0.4
 
 
 def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A class activation map at the size of the network's input.
-
-    Args:
-        cam: ``(h, w)``.
-        size: Height and width.
-
-    Returns:
-        ``(H, W)``, interpolated bilinearly.
-    """
+    """A class activation map ``(h, w)`` at the size ``(H, W)`` of the network's input, interpolated bilinearly."""
     return F.interpolate(cam[None, None].float(), size, mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
 
 
@@ -173,16 +164,7 @@ def _require_maps(model: nn.Module, source: str | Path) -> None:
 
 
 def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = CELL) -> Image.Image:
-    """The map in colours over the image, and its box.
-
-    Args:
-        placed: The image.
-        found: The map.
-        edge: Longer edge of the picture in pixels.
-
-    Returns:
-        The picture, in the proportions of the image.
-    """
+    """The map in colours over the image, whose longer edge is brought to ``edge`` pixels, and its box."""
     height, width = placed.image.shape[:2]
     factor = edge / max(height, width)
     picture = Image.fromarray(placed.image).resize(fit_edge(height, width, edge)).convert('L').convert('RGB')
@@ -256,9 +238,7 @@ def explain_cam(
         pictures, rows = [], []
         for found in maps:
             title = predictor.classes[found.label]
-            file = folder / f'{name}_{found.label}.png'
-            with atomic_path(file) as target:
-                draw_activation(placed, found, edge=edge).save(target)
+            file = write_picture(draw_activation(placed, found, edge=edge), folder / f'{name}_{found.label}.png')
             pictures.append((f'{title}, p = {found.probability:.3f}', file))
             rows.append(
                 {
@@ -271,11 +251,8 @@ def explain_cam(
             )
         data = []
         if save_maps:
-            data.append(folder / f'{name}.npz')
-            with atomic_path(data[0]) as target, open(target, 'wb') as stream:
-                np.savez_compressed(
-                    stream, maps=np.stack([found.values for found in maps]), indices=np.array([f.label for f in maps])
-                )
+            values, indices = np.stack([found.values for found in maps]), np.array([found.label for found in maps])
+            data.append(write_arrays(folder / f'{name}.npz', maps=values, indices=indices))
         facts: dict[str, Any] = {'classes': rows, 'seen of the image': [round(value, 1) for value in placed.seen]}
         return Explanation(pictures, facts, data)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mmvit_ext.datasets.placement import Box, Placement
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import draw_frame
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table, fit_edge
@@ -22,7 +21,7 @@ from mmvit_ext.inference.sheets import draw_table, fit_edge
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .gradcat import SIGNS, Step, Traversal, class_scores, find_levels, traverse
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation
+from .report import Explanation, write_picture
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 
@@ -85,12 +84,7 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
 
 
 def describe_traversal(found: Traversal, name: str, placement: Placement) -> dict[str, Any]:
-    """A traversal as JSON can hold it, boxes in pixels of the image.
-
-    Args:
-        found: The traversal.
-        name: Of the class.
-        placement: From the image to the network's input.
+    """A traversal for the class ``name`` as JSON can hold it, boxes in pixels of the image.
 
     Returns:
         Class, logit, final box and steps: level (from 0, the lowest), box, values and boxes of the parts, chosen row
@@ -126,9 +120,6 @@ def draw_traversal(placed: PlacedImage, found: Traversal, *, edge: int = CELL, t
         found: The traversal.
         edge: Longer edge of the image in the picture, in pixels.
         title: A line above.
-
-    Returns:
-        The picture.
     """
     height, width = placed.image.shape[:2]
     factor = edge / max(height, width)
@@ -265,9 +256,8 @@ def explain_gradcat(
         pictures = []
         for traversal in found:
             title = predictor.classes[traversal.label]
-            file = folder / f'{name}_{traversal.label}.png'
-            with atomic_path(file) as target:
-                draw_traversal(placed, traversal, edge=edge, title=title).save(target)
+            drawn = draw_traversal(placed, traversal, edge=edge, title=title)
+            file = write_picture(drawn, folder / f'{name}_{traversal.label}.png')
             pictures.append((f'{title}, logit {traversal.logit:.3g}', file))
         facts = {
             'classes': [

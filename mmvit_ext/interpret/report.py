@@ -19,12 +19,22 @@ from urllib.parse import quote
 import cv2
 import jinja2
 import numpy as np
+from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.version import __version__
 
-__all__ = ['Entry', 'Explanation', 'encode_thumbnail', 'plain', 'write_facts', 'write_page']
+__all__ = [
+    'Entry',
+    'Explanation',
+    'encode_thumbnail',
+    'plain',
+    'write_arrays',
+    'write_facts',
+    'write_page',
+    'write_picture',
+]
 
 THUMBNAIL = 256
 """Longer edge of the picture of an input in pixels."""
@@ -112,16 +122,22 @@ def write_facts(facts: Mapping[str, Any], path: str | Path) -> Path:
     return Path(path)
 
 
+def write_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all, and return the file."""
+    with atomic_path(path) as file:
+        picture.save(file)
+    return path
+
+
+def write_arrays(path: Path, **arrays: Any) -> Path:
+    """Write arrays by name as ``.npz``, whole or not at all, and return the file."""
+    with atomic_path(path) as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
 def encode_thumbnail(image: np.ndarray, edge: int = THUMBNAIL) -> str:
-    """A small picture to embed.
-
-    Args:
-        image: RGB, 8 bit (H, W, 3).
-        edge: Longer edge in pixels; smaller images stay as they are.
-
-    Returns:
-        A ``data:`` address.
-    """
+    """The ``data:`` address of an RGB image (H, W, 3), 8 bit, whose longer edge is made no longer than ``edge``."""
     return _address(_encode('.jpg', _shrunk(np.ascontiguousarray(image[..., ::-1]), edge)), 'jpeg')
 
 

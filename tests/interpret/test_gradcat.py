@@ -311,7 +311,7 @@ def test_the_picture_frames_the_blocks_and_darkens_what_is_not_seen():
     place = Placement((1.0, 1.0), (-10.0, 0.0), (40, 60), (40, 40))
     placed = PlacedImage(np.full((40, 60, 3), 90, np.uint8), torch.zeros(1, 3, 40, 40), place)
     picture = np.array(draw_traversal(placed, walked_by_hand(), edge=240))
-    left, top = 5, 21  # gap and headings of a table of that size
+    left, top = 6, 24  # gap and headings of a table of that size
     shown = picture[top : top + 160, left : left + 240]
     assert (shown[80, 20] == 30).all()
     assert (shown[120, 80] == 90).all()

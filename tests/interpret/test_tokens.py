@@ -167,10 +167,10 @@ def test_every_group_of_patches_has_a_colour_of_its_own(colouring: str, count: i
     """Patches of one group lie in one spot; classes are numbered with gaps and patches have places of their own."""
     numbers = [np.full(6, 7 * number if colouring == 'class' else number) for number in range(count)]
     places = [np.full((6, 2), [number / count, 1 - number / count]) for number in range(count)]
-    patches = Patches('TNT, block 1', [np.zeros((6, 2))] * count, places, numbers, numbers)
+    patches = Patches([np.zeros((6, 2))] * count, places, numbers, numbers)
     plane = np.repeat(np.stack([np.arange(count), np.zeros(count)], 1), 6, 0)
     names = [f'group {number}' for number in range(150)]
-    draw_planes([[(patches, plane)]], colouring, names, names, tmp_path / 'plot.png')
+    draw_planes([[('TNT, block 1', patches, plane)]], colouring, names, names, tmp_path / 'plot.png')
     pixels = np.array(Image.open(tmp_path / 'plot.png').convert('RGB')).reshape(-1, 3)
     colours, area = np.unique(pixels, axis=0, return_counts=True)
     vivid = colours[(area > 20) & (np.ptp(colours.astype(int), axis=1) > 25)]
