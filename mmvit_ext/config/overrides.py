@@ -10,9 +10,9 @@ from mmengine.registry import root as root_registries
 from mmengine.registry.registry import Registry
 from mmengine.runner import Runner
 
-from mmvit_ext.config.walking import _walk, iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, walk
+from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import find_type, nearest
-from mmvit_ext.errors.user_error import UserError
 
 __all__ = [
     'apply_cfg_options',
@@ -42,7 +42,6 @@ _OPTIM_WRAPPER_KEYS = {'accumulative_counts', 'clip_grad', 'constructor', 'dtype
 }
 
 
-# Overrides
 def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the config') -> None:
     """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
 
@@ -59,7 +58,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     """
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
-        _replace_dataroot_registry(cfg, str(remaining.pop('data_root')), path)
+        _replace_data_root(cfg, str(remaining.pop('data_root')), path)
     for key, value in remaining.items():
         _check_option(cfg, key, path)
         _check_kind(cfg, key, value, path)
@@ -71,7 +70,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
         ) from error
 
 
-def _replace_dataroot_registry(cfg: Config, value: str, path: str) -> None:
+def _replace_data_root(cfg: Config, value: str, path: str) -> None:
     old, changed = cfg.data_root, 0
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -174,7 +173,7 @@ def _variable_message(cfg: Config, key: str, path: str) -> str:
     value = cfg[key]
     uses = []
     if not isinstance(value, bool) and value is not None:
-        uses = [dotted for dotted, entry in _walk(cfg) if entry == value and dotted.split('.')[0] in _CONSUMED]
+        uses = [dotted for dotted, entry in walk(cfg) if entry == value and dotted.split('.')[0] in _CONSUMED]
     where = f'set {", ".join(uses[:4])} instead' if uses else 'edit the config file or inherit from it'
     return (
         f'--cfg-options {key}: in {path} {key} is a variable that was used while the file was read, so changing it now '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -28,10 +27,9 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import weights_report
 from mmvit_ext.checks.layouts import check_layout, draw_mini_data
-from mmvit_ext.cli.arguments import add_common_arguments
 from mmvit_ext.config.building import discard_pretrained
 from mmvit_ext.config.loading import load_config, prepare_scope
-from mmvit_ext.engine.testing import run_test
+from mmvit_ext.engine.testing import test
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, is_remote, sha256_of, writable_folder
 from mmvit_ext.machine import commit_of, describe_hardware, library_versions
@@ -305,12 +303,7 @@ def _test(
     """What ``tools/test.py`` measures, in this process or in one per GPU."""
     config = str(ledger.root / str(row.config))
     if processes == 1:
-        parser = argparse.ArgumentParser()
-        add_common_arguments(parser)
-        args = parser.parse_args(['--work-dir', str(folder)])
-        args.config, args.checkpoint, args.tta, args.out, args.show_dir = config, str(path), multi, None, None
-        args.cfg_options, args.trust = dict(options), trust
-        return run_test(args)
+        return test(config, str(path), work_dir=str(folder), tta=multi, cfg_options=dict(options), trust=trust)
     out = folder / 'metrics.json'
     command = ['bash', str(ledger.root / 'tools' / 'dist_test.sh'), config, str(path), str(processes)]
     command += ['--out', str(out), '--work-dir', str(folder), *(['--tta'] if multi else [])]
