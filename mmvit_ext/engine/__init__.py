@@ -3,12 +3,11 @@
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook
 
 from .hooks.checkpoint import AtomicCheckpointHook
+from .hooks.drawing import SampleHook, SuperpixelVisualizationHook
 from .hooks.exact_resume import ExactResumeHook
 from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
 from .hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
-from .hooks.sampling import SampleHook
-from .hooks.superpixels import SuperpixelVisualizationHook
 from .optimizers import CPUAmpOptimWrapper, MultiOptimWrapperConstructor
 
 __all__ = [
