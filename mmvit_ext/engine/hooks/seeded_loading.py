@@ -27,9 +27,9 @@ __all__ = [
 ]
 
 
-KEPT_OPTIONS = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
-KEPT_OPTIONS += ('prefetch_factor', 'persistent_workers', 'pin_memory_device')
-"""Of a data loader, that a seeded one has, too."""
+KEPT_OPTIONS = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context']
+KEPT_OPTIONS += ['prefetch_factor', 'persistent_workers', 'pin_memory_device']
+"""Settings that a seeded data loader takes over."""
 
 
 class PlacedIndex(int):
