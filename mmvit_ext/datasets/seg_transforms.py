@@ -16,11 +16,10 @@ from PIL import Image
 from mmvit_ext.errors.user_error import UserError
 
 from ..registry import TRANSFORMS
+from .label_range import count_values, range_error
 from .transforms import read_bytes
 
 __all__ = ['LoadSegAnnotations']
-
-_SHOWN_VALUES = 5
 
 
 @TRANSFORMS.register_module()
@@ -167,10 +166,7 @@ class LoadSegAnnotations(LoadAnnotations):
             valid[0] = True
         # Negative values (32-bit files) would index the table from its end.
         wrong = (raw < 0) | ~valid[np.clip(raw, 0, above)]
-        if not wrong.any():
-            return {}
-        values, pixels = np.unique(raw[wrong], return_counts=True)
-        return dict(zip(values.tolist(), pixels.tolist(), strict=True))
+        return count_values(raw[wrong]) if wrong.any() else {}
 
     def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
         """Refuse values outside the classes.
@@ -187,18 +183,8 @@ class LoadSegAnnotations(LoadAnnotations):
             return
         assert self.num_classes is not None
         count, reduce, path = self.num_classes, self._reduces(results), results['seg_map_path']
-        listed = [f'{value} ({number} px)' for value, number in wrong.items()]
-        shown = ', '.join(listed[:_SHOWN_VALUES])
-        if len(listed) > _SHOWN_VALUES:
-            shown += f' and {len(listed) - _SHOWN_VALUES} more'
-        first = 1 if reduce else 0
-        accepted = f'{first} to {first + count - 1}, {self.ignore_index} = ignored' + (
-            ', 0 = ignored' if reduce else ''
-        )
-        raise UserError(
-            f'the label map {path} has values outside the {count} classes: {shown}; expected {accepted}; '
-            f'{_hint(str(path), np.unique(raw), count, reduce)}'
-        )
+        expected = f'{int(reduce)} to {reduce + count - 1}, {self.ignore_index} = ignored' + ', 0 = ignored' * reduce
+        raise range_error(path, wrong, count, expected, _hint(str(path), np.unique(raw), count, reduce))
 
 
 def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:

@@ -20,6 +20,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.layers.superpixel_maps import fine_association, grid_of, neighbour_ids, with_merged_head
 from mmvit_ext.registry import METRICS
@@ -204,13 +205,11 @@ class SuperpixelQuality(BaseMetric):
                 'load them with mmvit_ext.LoadSegAnnotations in the test pipeline'
             )
         labels = sample['gt_sem_seg']['data'].squeeze(0).long()
-        wrong = (labels >= num_classes) & (labels != self.ignore_index)
-        if wrong.any():
-            raise UserError(
-                f'the label map {sample.get("seg_map_path", "of an image")} has the value {int(labels[wrong][0])}, '
-                f'expected 0 to {num_classes - 1} or {self.ignore_index}: the dataset of this config has {num_classes} '
-                'classes, take the one that the label maps belong to'
-            )
+        wrong = labels_outside(labels, num_classes, self.ignore_index)
+        if wrong:
+            expected = f'0 to {num_classes - 1} or {self.ignore_index}'
+            remedy = 'take the config of the dataset that the label maps belong to'
+            raise range_error(sample.get('seg_map_path', 'of an image'), wrong, num_classes, expected, remedy)
         return labels
 
     def _superpixels(
