@@ -1,4 +1,4 @@
-"""Other people's weights to ours: pure functions from state dict to state dict, without reading or writing files."""
+"""Convert released weights to this package's parameter names: pure functions of state dicts, without files."""
 
 from __future__ import annotations
 

@@ -85,21 +85,14 @@ def convert_deit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def describe_deit(state_dict: Mapping[str, Tensor]) -> str:
-    """One sentence on what a file holds, with the arguments of ``mmvit_ext.SPFormer`` that fit it.
-
-    Args:
-        state_dict: DeiT's names to tensors.
-
-    Raises:
-        ValueError: as :func:`convert_deit`.
-    """
+    """One sentence on what a file holds, with the arguments of ``mmvit_ext.SPFormer`` that fit it."""
     width, num_blocks = _size(state_dict)
     kind = f'{"distilled " if "dist_token" in state_dict else ""}{METHOD}'
     for name, arch in SPFormer.ARCHS.items():
         if (arch['embed_dims'], sum(arch['depths'])) == (width, num_blocks):
             return (
                 f'{kind}-{name.capitalize()} as a start for SPFormer with arch={name!r}: stem, superpixel cross '
-                f'attention and what follows the last block have to be trained'
+                'attention and what follows the last block have to be trained'
             )
     return f'{kind} with width {width} and {num_blocks} blocks, which is none of the sizes of SPFormer'
 

@@ -21,13 +21,10 @@ from torch import Tensor
 
 from mmvit_ext.models.backbones.tnt import TNT
 
+from .fitting import describe_network, require_fit
 from .rules import Rule, apply_rules, name_some, require_keys
 
-__all__ = [
-    'convert_tnt',
-    'describe_tnt',
-    'tnt_arguments',
-]
+__all__ = ['convert_tnt', 'describe_tnt', 'tnt_arguments']
 
 METHOD = 'TNT'
 
@@ -128,8 +125,6 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
     ),
 }
 
-_LAYER = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'ffn.fc1', 'ffn.fc2')
-
 
 def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a TNT classifier, the authors', timm's or mmpretrain's.
@@ -146,36 +141,20 @@ def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: naming keys that are left over or missing, or shapes that no ``mmvit_ext.TNT`` has.
     """
     renamed = _renamed(state_dict)
-    arguments = _arguments(renamed)
     # A file of a backbone alone is complete too; half a classifier is not.
     head = [f'head.fc.{part}' for part in ('weight', 'bias')]
     require_keys(renamed, head if any(name in renamed for name in head) else (), METHOD)
-    require_keys(renamed, _names(arguments), METHOD)
-    return {name if name.startswith('head.') else f'backbone.{name}': value for name, value in renamed.items()}
+    converted = {name if name.startswith('head.') else f'backbone.{name}': value for name, value in renamed.items()}
+    require_fit(TNT, _arguments(renamed), converted, METHOD)
+    return converted
 
 
 def describe_tnt(state_dict: Mapping[str, Tensor]) -> str:
-    """One sentence on what a released file holds, with the arguments of ``mmvit_ext.TNT`` that fit it.
-
-    Args:
-        state_dict: their names to tensors.
-
-    Raises:
-        ValueError: as :func:`convert_tnt`.
-    """
-    style = _style(state_dict)
+    """One sentence on what a released file holds, with the arguments of ``mmvit_ext.TNT`` that fit it."""
     arguments = tnt_arguments(state_dict)
-    arch = arguments.pop('arch')
-    origin = {'authors': "the authors'", 'timm': "timm's", 'mmpretrain': "mmpretrain's"}[style]
-    legacy = ' of the legacy generation' if 'word_norm' in arguments else ''
-    settings = [f'{key}={value!r}' for key, value in arguments.items()]
-    for name, published in TNT.ARCHS.items():
-        if all(published[key] == value for key, value in arch.items()):
-            return f'TNT-{name.capitalize()} in {origin} names{legacy}: ' + ', '.join([f'arch={name!r}', *settings])
-    return (
-        f'TNT of none of the three published sizes in {origin} names{legacy}: '
-        + ', '.join([*(f'{key}={value!r}' for key, value in arch.items()), *settings])
-        + '; the numbers of heads cannot be read off the shapes'
+    names = {'authors': "the authors'", 'timm': "timm's", 'mmpretrain': "mmpretrain's"}[_style(state_dict)]
+    return describe_network(
+        TNT, arguments, f'in {names} names' + ' of the legacy generation' * ('word_norm' in arguments)
     )
 
 
@@ -262,19 +241,3 @@ def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     default = dict(zip(found, (224, 4, 'patch', 'sentence', False, 4.0), strict=True))
     return arguments | {name: value for name, value in found.items() if value != default[name]}
-
-
-def _names(arguments: Mapping[str, Any]) -> list[str]:
-    """Names that a network with these arguments has."""
-    legacy, biased = 'word_norm' in arguments, 'qkv_bias' in arguments
-    modules = {'word_embed.projection': True, 'patch_embed.norm1': True, 'patch_embed.proj': True}
-    modules |= {'patch_embed.norm2': True, 'norm': True}
-    for index in range(arguments['arch']['num_layers']):
-        block = f'blocks.{index}'
-        for part in ('inner', 'outer'):
-            modules |= {f'{block}.{part}.{name}': biased or name != 'attn.qkv' for name in _LAYER}
-        modules |= {f'{block}.projection.norm1': True, f'{block}.projection.proj': legacy}
-        if not legacy:
-            modules[f'{block}.projection.norm2'] = True
-    weights = [f'{name}.weight' for name in modules]
-    return ['cls_token', 'word_pos', 'patch_pos', *weights, *(f'{name}.bias' for name, has in modules.items() if has)]
