@@ -1,4 +1,4 @@
-"""Released P2T weights to ``mmvit_ext.P2T`` and the models around it (arXiv 2106.12011).
+"""Convert released P2T weights to ``mmvit_ext.P2T`` and the models around it (arXiv 2106.12011).
 
 Four kinds of files exist: ImageNet classifiers (the backbone's keys at the top, and ``head``), and models of
 mmsegmentation 0.x and mmdetection 2.x (``backbone.``, ``neck.``, and ``decode_head.``, ``bbox_head.``, or ``rpn_head.``
@@ -77,15 +77,12 @@ _KINDS = {
 def convert_p2t(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a P2T classifier, Semantic FPN, RetinaNet or Mask R-CNN.
 
-    Args:
-        state_dict: the authors' names to tensors.
-
     Returns:
-        the names of the models in ``configs/p2t`` to the same tensors. The backbone has the prefix ``backbone.`` in all
+        The names of the models in ``configs/p2t`` to the same tensors. The backbone has the prefix ``backbone.`` in all
         of them, which is what ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` looks for.
 
     Raises:
-        ValueError: naming keys that are left over or missing, or shapes that no ``mmvit_ext.P2T`` has, with the reason.
+        ValueError: Names keys that are left over or missing, or shapes that no ``mmvit_ext.P2T`` has, with the reason.
     """
     kind, arguments = _kind(state_dict), p2t_arguments(state_dict)
     if kind == 'classifier':
@@ -106,15 +103,12 @@ def describe_p2t(state_dict: Mapping[str, Tensor]) -> str:
 def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``mmvit_ext.P2T`` that fit a released file, read off its shapes.
 
-    Args:
-        state_dict: the authors' names to tensors.
-
     Returns:
         ``arch`` without ``num_heads``, which no shape states, and those of ``overlapped``, ``with_rpe``, ``ffn_type``
         and ``qkv_bias`` that are not the default.
 
     Raises:
-        ValueError: for shapes that no ``mmvit_ext.P2T`` has.
+        ValueError: No ``mmvit_ext.P2T`` has these shapes.
     """
     prefix = '' if _kind(state_dict) == 'classifier' else 'backbone.'
     shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in state_dict.items()}

@@ -1,4 +1,4 @@
-"""Released TNT weights to ``mmvit_ext.TNT`` and an mmpretrain classifier around it (arXiv 2103.00112).
+"""Convert released TNT weights to ``mmvit_ext.TNT`` and an mmpretrain classifier around it (arXiv 2103.00112).
 
 Three styles of names exist: the authors' (``inner_pos``, ``blocks.0.inner_norm1``), timm's (``pixel_pos``,
 ``blocks.0.norm_in``) and mmpretrain's (``pixel_pos``, ``layers.0.inner_block``). There are two generations of networks:
@@ -30,17 +30,15 @@ METHOD = 'TNT'
 
 _P = r'(weight|bias)'
 
-
-def _by_block(theirs: str, pairs: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules for the modules of a block, from their name in it to ours."""
-    return tuple((rf'{theirs}\.(\d+)\.{name}\.{_P}', rf'blocks.\1.{ours}.\2') for name, ours in pairs.items())
-
+_BLOCK = r'blocks\.(\d+)'
 
 # Queries and keys share a matrix in the first two styles, and are joined with the values afterwards.
 _COMMON: tuple[Rule, ...] = (
     (r'cls_token', 'cls_token'),
     (rf'norm\.{_P}', r'norm.\1'),
     (rf'head\.{_P}', r'head.fc.\1'),
+    (rf'proj\.{_P}', r'patch_embed.proj.\1'),
+    (rf'{_BLOCK}\.proj\.{_P}', r'blocks.\1.projection.proj.\2'),
 )
 
 _STYLES: Mapping[str, tuple[Rule, ...]] = {
@@ -51,77 +49,43 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
         (r'inner_pos', 'word_pos'),
         (rf'patch_embed\.proj\.{_P}', r'word_embed.projection.\1'),
         (rf'proj_norm([12])\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'proj\.{_P}', r'patch_embed.proj.\1'),
-        *_by_block(
-            'blocks',
-            {
-                **{
-                    f'{part}_{theirs}': f'{part}.{ours}'
-                    for part in ('inner', 'outer')
-                    for theirs, ours in (
-                        ('norm1', 'norm1'),
-                        (r'attn\.qk', 'attn.qk'),
-                        (r'attn\.v', 'attn.v'),
-                        (r'attn\.proj', 'attn.proj'),
-                        ('norm2', 'norm2'),
-                        (r'mlp\.fc1', 'ffn.fc1'),
-                        (r'mlp\.fc2', 'ffn.fc2'),
-                    )
-                },
-                'proj_norm1': 'projection.norm1',
-                'proj': 'projection.proj',
-                'proj_norm2': 'projection.norm2',
-            },
-        ),
+        (rf'{_BLOCK}\.(inner|outer)_(norm[12]|attn\.(?:qk|v|proj))\.{_P}', r'blocks.\1.\2.\3.\4'),
+        (rf'{_BLOCK}\.(inner|outer)_mlp\.(fc[12])\.{_P}', r'blocks.\1.\2.ffn.\3.\4'),
+        (rf'{_BLOCK}\.proj_norm([12])\.{_P}', r'blocks.\1.projection.norm\2.\3'),
     ),
     'timm': (
         *_COMMON,
         (r'(patch|pixel)_pos', r'\1_pos'),
         (rf'pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
         (rf'norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'proj\.{_P}', r'patch_embed.proj.\1'),
-        *_by_block(
-            'blocks',
-            {
-                **{
-                    theirs.format(end): f'{part}.{ours}'
-                    for part, end, short in (('inner', '_in', '_in'), ('outer', '_out', ''))
-                    for theirs, ours in (
-                        ('norm{}', 'norm1'),
-                        (r'attn{}\.qk', 'attn.qk'),
-                        (r'attn{}\.v', 'attn.v'),
-                        (r'attn{}\.proj', 'attn.proj'),
-                        (f'norm_mlp{short}', 'norm2'),
-                        (rf'mlp{short}\.fc1', 'ffn.fc1'),
-                        (rf'mlp{short}\.fc2', 'ffn.fc2'),
-                    )
-                },
-                'norm1_proj': 'projection.norm1',
-                'proj': 'projection.proj',
-                'norm2_proj': 'projection.norm2',
-            },
-        ),
-    ),
-    'mmpretrain': (
-        *((rf'backbone\.{pattern}', ours) for pattern, ours in _COMMON[:2]),
-        (rf'head\.fc\.{_P}', r'head.fc.\1'),
-        (r'backbone\.(patch|pixel)_pos', r'\1_pos'),
-        (rf'backbone\.pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
-        (rf'backbone\.norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'backbone\.projection\.{_P}', r'patch_embed.proj.\1'),
         *(
-            (rf'backbone\.layers\.(\d+)\.{part}_block\.{theirs}', rf'blocks.\1.{part}.{ours}')
-            for part in ('inner', 'outer')
-            for theirs, ours in (
-                (rf'norm_attn\.{_P}', r'norm1.\2'),
-                (r'attn\.attn\.in_proj_(weight|bias)', r'attn.qkv.\2'),
-                (rf'attn\.attn\.out_proj\.{_P}', r'attn.proj.\2'),
-                (rf'norm_ffn\.{_P}', r'norm2.\2'),
-                (rf'ffn\.layers\.0\.0\.{_P}', r'ffn.fc1.\2'),
-                (rf'ffn\.layers\.1\.{_P}', r'ffn.fc2.\2'),
+            rule
+            for part, end, short in (('inner', '_in', '_in'), ('outer', '_out', ''))
+            for rule in (
+                (rf'{_BLOCK}\.norm{end}\.{_P}', rf'blocks.\1.{part}.norm1.\2'),
+                (rf'{_BLOCK}\.attn{end}\.(qk|v|proj)\.{_P}', rf'blocks.\1.{part}.attn.\2.\3'),
+                (rf'{_BLOCK}\.norm_mlp{short}\.{_P}', rf'blocks.\1.{part}.norm2.\2'),
+                (rf'{_BLOCK}\.mlp{short}\.(fc[12])\.{_P}', rf'blocks.\1.{part}.ffn.\2.\3'),
             )
         ),
-        *_by_block(r'backbone\.layers', {'norm_proj': 'projection.norm1', 'projection': 'projection.proj'}),
+        (rf'{_BLOCK}\.norm([12])_proj\.{_P}', r'blocks.\1.projection.norm\2.\3'),
+    ),
+    'mmpretrain': (
+        (r'cls_token', 'cls_token'),
+        (rf'norm\.{_P}', r'norm.\1'),
+        (rf'head\.fc\.{_P}', r'head.fc.\1'),
+        (r'(patch|pixel)_pos', r'\1_pos'),
+        (rf'pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
+        (rf'norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
+        (rf'projection\.{_P}', r'patch_embed.proj.\1'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.norm_attn\.{_P}', r'blocks.\1.\2.norm1.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.attn\.attn\.in_proj_{_P}', r'blocks.\1.\2.attn.qkv.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.attn\.attn\.out_proj\.{_P}', r'blocks.\1.\2.attn.proj.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.norm_ffn\.{_P}', r'blocks.\1.\2.norm2.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.ffn\.layers\.0\.0\.{_P}', r'blocks.\1.\2.ffn.fc1.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.ffn\.layers\.1\.{_P}', r'blocks.\1.\2.ffn.fc2.\3'),
+        (rf'layers\.(\d+)\.norm_proj\.{_P}', r'blocks.\1.projection.norm1.\2'),
+        (rf'layers\.(\d+)\.projection\.{_P}', r'blocks.\1.projection.proj.\2'),
     ),
 }
 
@@ -130,15 +94,15 @@ def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a TNT classifier, the authors', timm's or mmpretrain's.
 
     Args:
-        state_dict: their names to tensors; mmpretrain's with or without the prefix ``backbone.``.
+        state_dict: Their names to tensors; mmpretrain's with or without the prefix ``backbone.``.
 
     Returns:
-        the names of an mmpretrain classifier with ``mmvit_ext.TNT``, ``backbone.`` and ``head.fc.``, to the tensors:
+        The names of an mmpretrain classifier with ``mmvit_ext.TNT``, ``backbone.`` and ``head.fc.``, to the tensors:
         the same ones, but for the joined matrices of queries, keys and values and a position embedding that the other
         styles store as a map. The authors' ``outer_tokens``, which nothing reads, are left out.
 
     Raises:
-        ValueError: naming keys that are left over or missing, or shapes that no ``mmvit_ext.TNT`` has.
+        ValueError: Names keys that are left over or missing, or shapes that no ``mmvit_ext.TNT`` has.
     """
     renamed = _renamed(state_dict)
     # A file of a backbone alone is complete too; half a classifier is not.
@@ -161,16 +125,13 @@ def describe_tnt(state_dict: Mapping[str, Tensor]) -> str:
 def tnt_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``mmvit_ext.TNT`` that fit a released file, read off its shapes.
 
-    Args:
-        state_dict: their names to tensors.
-
     Returns:
-        ``arch`` without the numbers of heads, which no shape tells, and those of ``img_size``, ``inner_stride``,
+        ``arch`` without the numbers of heads, which no shape states, and those of ``img_size``, ``inner_stride``,
         ``word_padding``, ``word_norm``, ``qkv_bias`` and ``mlp_ratio`` that are not the default; both sizes under the
         assumption of patches of 16 pixels on a square grid.
 
     Raises:
-        ValueError: for keys and shapes that no ``mmvit_ext.TNT`` has.
+        ValueError: No ``mmvit_ext.TNT`` has these keys and shapes.
     """
     return _arguments(_renamed(state_dict))
 
@@ -195,8 +156,8 @@ def _style(state_dict: Mapping[str, Tensor]) -> str:
 def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names, with ``head.fc.`` for the classifier and without ``backbone.``."""
     style = _style(state_dict)
-    if style == 'mmpretrain' and 'pixel_pos' in state_dict:
-        state_dict = {key if key.startswith('head.') else f'backbone.{key}': v for key, v in state_dict.items()}
+    if style == 'mmpretrain':
+        state_dict = {key.removeprefix('backbone.'): value for key, value in state_dict.items()}
     renamed = apply_rules(state_dict, _STYLES[style], METHOD)
     for name in [name for name in renamed if '.attn.qk.' in name]:
         values = name.replace('.attn.qk.', '.attn.v.')
