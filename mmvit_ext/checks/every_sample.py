@@ -19,6 +19,7 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
+from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
 from mmvit_ext.datasets.transforms import LoadImageFromFile
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
@@ -247,8 +248,6 @@ def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context
     load_image = LoadImageFromFile(backend_args=backend_args)
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
-    from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations  # needs mmseg, which not every dataset does
-
     steps = [step for step in dataset.config.get('pipeline') or [] if 'Annotations' in str(step.get('type'))]
     ignore_index = next((step['ignore_index'] for step in steps if 'ignore_index' in step), None)
     load_labels = LoadSegAnnotations(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from mmseg.datasets.transforms import LoadAnnotations
+from mmcv.transforms import LoadAnnotations
 from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
@@ -24,7 +24,7 @@ __all__ = ['LoadSegAnnotations']
 
 @TRANSFORMS.register_module()
 class LoadSegAnnotations(LoadAnnotations):
-    """mmseg's ``LoadAnnotations`` that checks what it loads.
+    """Load a label map as mmseg's ``LoadAnnotations`` does, and check it.
 
     Args:
         num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
@@ -45,8 +45,9 @@ class LoadSegAnnotations(LoadAnnotations):
         ignore_index: int = 255,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        # mmseg warns of a deprecation when reduce_zero_label is handed over here instead of being set afterwards.
-        super().__init__(backend_args=backend_args, imdecode_backend='pillow')
+        super().__init__(
+            with_bbox=False, with_label=False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow'
+        )
         if num_classes is not None and not 1 <= num_classes <= 255:
             raise ValueError(f'num_classes must be 1 to 255 (label maps are 8-bit), got {num_classes}')
         self.num_classes = num_classes
