@@ -38,10 +38,10 @@ class Placement:
     """Scale and shift from an image to a network's input: ``x' = scale x + shift``, for each axis.
 
     Args:
-        scale: of x and y; negative where the image is mirrored.
-        shift: of x and y, in pixels of the input.
-        image_size: height and width of the image.
-        input_size: height and width of the input.
+        scale: Of x and y; negative where the image is mirrored.
+        shift: Of x and y, in pixels of the input.
+        image_size: Height and width of the image.
+        input_size: Height and width of the input.
     """
 
     scale: tuple[float, float]
