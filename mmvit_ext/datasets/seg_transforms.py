@@ -62,15 +62,7 @@ class LoadSegAnnotations(LoadAnnotations):
         results['seg_fields'].append('gt_seg_map')
 
     def check_size(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
-        """Compare a label map with its image.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, with ``seg_map_path`` and, where the image is loaded, ``ori_shape``.
-
-        Raises:
-            UserError: They are of two sizes.
-        """
+        """Raise :class:`UserError` where a label map is not as large as its image (``ori_shape``)."""
         size = results.get('ori_shape')
         if size is not None and tuple(raw.shape) != tuple(size[:2]):
             raise UserError(
@@ -112,13 +104,7 @@ class LoadSegAnnotations(LoadAnnotations):
         return self.reduce_zero_label
 
     def decode(self, path: str) -> np.ndarray:
-        """Read a label map.
-
-        Args:
-            path: The file.
-
-        Returns:
-            Its values (H, W), as they are in the file.
+        """Read the values (H, W) of a label map as they are in the file.
 
         Raises:
             UserError: The file is missing or unreadable, or no single-channel map.
@@ -142,15 +128,7 @@ class LoadSegAnnotations(LoadAnnotations):
         return raw.astype(np.uint8) if raw.dtype in (np.uint8, np.bool_) else raw.astype(np.int64)
 
     def wrong_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> dict[int, int]:
-        """The values outside the classes.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, with the dataset's ``reduce_zero_label`` and ``label_map``.
-
-        Returns:
-            Number of pixels by value; empty without ``num_classes``.
-        """
+        """Number of pixels by value of the values outside the classes; empty without ``num_classes``."""
         count = self.num_classes
         if count is None:
             return {}
@@ -170,15 +148,7 @@ class LoadSegAnnotations(LoadAnnotations):
         return count_values(raw[wrong]) if wrong.any() else {}
 
     def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
-        """Refuse values outside the classes.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, as for :meth:`wrong_values`.
-
-        Raises:
-            UserError: There are some; names them with their pixel counts and the likely remedy.
-        """
+        """Raise :class:`UserError` where :meth:`wrong_values` finds some, with the likely remedy."""
         wrong = self.wrong_values(raw, results)
         if not wrong:
             return

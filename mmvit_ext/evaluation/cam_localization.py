@@ -21,15 +21,7 @@ __all__ = ['CAMLocalization', 'box_iou']
 
 
 def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes.
-
-    Args:
-        one: Left, top, right and bottom.
-        other: The same of the other box.
-
-    Returns:
-        0 to 1; 0 where both are empty.
-    """
+    """Intersection over union of two boxes (left, top, right, bottom); 0 where both are empty."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     both = max(width, 0.0) * max(height, 0.0)

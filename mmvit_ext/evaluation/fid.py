@@ -52,12 +52,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
 def fid(features: Tensor, other_features: Tensor) -> float:
     """Fréchet distance of the normal distributions that two sets of features have mean and covariance of.
 
-    Args:
-        features: ``(N, D)``, at least 2 rows.
-        other_features: ``(N', D)``, at least 2 rows.
-
-    Returns:
-        The distance.
+    Shape:
+        Each ``(N, D)``, at least 2 rows.
 
     Raises:
         ValueError: There are fewer rows.
