@@ -7,7 +7,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -15,6 +14,7 @@ from torch import nn
 
 from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
 from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import HOOKS
 
@@ -191,16 +191,10 @@ class LabelRangeHook(Hook):
             labels = getattr(sample, 'gt_sem_seg', None)
             if labels is None:  # one level deeper with test-time augmentation, or no labels at all
                 continue
-            data = labels.data
-            wrong = (data >= len(classes)) & (data != self.ignore_index)
-            if not wrong.any():
-                continue
-            values, pixels = torch.unique(data[wrong], return_counts=True)
-            listed = [f'{value} ({count} px)' for value, count in zip(values.tolist(), pixels.tolist(), strict=True)]
-            more = f' and {len(listed) - 5} more' if len(listed) > 5 else ''
-            where = sample.metainfo.get('seg_map_path') or f'of {sample.metainfo.get("img_path", "an unnamed image")}'
-            raise UserError(
-                f'the label map {where} has values outside the {len(classes)} classes: {", ".join(listed[:5])}{more}; '
-                f'expected 0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored; correct the file, the '
-                "dataset's classes or its reduce_zero_label"
-            )
+            wrong = labels_outside(labels.data, len(classes), self.ignore_index)
+            if wrong:
+                info = sample.metainfo
+                where = info.get('seg_map_path') or f'of {info.get("img_path", "an unnamed image")}'
+                expected = f'0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored'
+                remedy = "correct the file, the dataset's classes or its reduce_zero_label"
+                raise range_error(where, wrong, len(classes), expected, remedy)
