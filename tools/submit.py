@@ -19,9 +19,8 @@ from mmvit_ext.cli.command import run_command
 from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.submission.ade20k import submit_ade20k
-from mmvit_ext.submission.check import check_archive
+from mmvit_ext.submission.check import Report, check_archive
 from mmvit_ext.submission.coco import KINDS, submit_coco
-from mmvit_ext.submission.faults import Report
 
 
 def build_parser() -> argparse.ArgumentParser:
