@@ -52,7 +52,7 @@ _HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin)(?:\.t
 
 _DATE = re.compile(r'^(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$')
 
-_SHA256 = re.compile(r'^[0-9a-f]{8,64}$')
+SHA256_DIGITS = re.compile(r'^[0-9a-f]{8,64}$')
 
 
 def is_remote(path: str) -> bool:

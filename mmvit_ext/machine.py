@@ -1,4 +1,8 @@
-"""On what something ran, and how much memory it took: what a figure depends on."""
+"""The machine: installed distributions, hardware, memory, and progress shown on its terminal.
+
+PyTorch and rich are imported where they are used, because the doctor reads the table of distributions on machines
+that lack them.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,38 @@ import importlib.metadata
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
+from mmvit_ext.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
 
 __all__ = [
+    'DISTRIBUTIONS',
     'commit_of',
     'describe_hardware',
     'library_versions',
     'memory_limit',
     'peak_bytes',
+    'progress_bar',
 ]
 
-LIBRARIES = (
-    ('mmengine', 'onedl-mmengine'),
-    ('mmcv', 'onedl-mmcv'),
-    ('mmsegmentation', 'onedl-mmsegmentation'),
-    ('mmdet', 'onedl-mmdetection'),
-    ('mmpretrain', 'onedl-mmpretrain'),
+DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
+        'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'),
+        'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+        'mmdet': ('onedl-mmdetection', 'mmdet'),
+        'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+    }
 )
-"""Names under which the libraries are distributed."""
+"""The distributions that provide each library: the maintained fork first. Those of one line exclude each other."""
 
 
 def describe_hardware(device: torch.device) -> dict[str, str]:
@@ -38,6 +53,8 @@ def describe_hardware(device: torch.device) -> dict[str, str]:
     Returns:
         A text by name.
     """
+    import torch
+
     model = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
@@ -56,15 +73,12 @@ def library_versions() -> dict[str, str]:
     Returns:
         A version by the name of the distribution.
     """
-    from mmvit_ext import __version__
+    import torch
 
     versions = {'mmvit_ext': __version__, 'python': platform.python_version(), 'torch': torch.__version__}
-    for names in LIBRARIES:
-        for name in names:
-            try:
-                versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
+    for name in (name for names in DISTRIBUTIONS.values() for name in names):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return versions
 
 
@@ -98,6 +112,8 @@ def memory_limit(device: torch.device) -> int:
     Args:
         device: A GPU, or the CPU, for which it is the memory of the machine or of the container.
     """
+    import torch
+
     if device.type == 'cuda':
         return torch.cuda.get_device_properties(device).total_memory
     limits = [int(line.split()[1]) * 1024 for line in _lines('/proc/meminfo') if line.startswith('MemTotal')]
@@ -120,6 +136,8 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         step: The call.
         device: Where it allocates.
     """
+    import torch
+
     if device.type == 'cuda':
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -138,3 +156,30 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         current += event.nbytes()
         peak = max(peak, current)
     return peak
+
+
+def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) -> Progress:
+    """Make a progress bar on stderr that appears when it is entered as a context manager.
+
+    Args:
+        title: Stands before the bar; the description of each task where it is empty.
+        show: Whether anything is shown.
+        transfer: Whether progress is counted in bytes, with the speed of the transfer.
+
+    Returns:
+        The bar; ``bar.track(sequence)`` iterates and counts, ``bar.add_task`` and ``bar.advance`` count by hand.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counts = (DownloadColumn(), TransferSpeedColumn()) if transfer else (MofNCompleteColumn(),)
+    columns = (TextColumn(title or '{task.description}'), BarColumn(), *counts, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not show)

@@ -16,8 +16,9 @@ FLOORS = (
     {'checks'},
     {'checkpoints'},
     {'models', 'datasets', 'config'},
-    {'files', 'machine'},
-    {'errors', 'registry', 'version'},
+    {'files'},
+    {'errors'},
+    {'machine', 'registry', 'version'},
 )
 """Each floor imports only from the floors below it; rooms of one floor may import each other, but not in a circle."""
 

@@ -18,7 +18,7 @@ import torch
 from mmengine.utils import digit_version
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import _SHA256, is_remote, verify_hash
+from mmvit_ext.files import SHA256_DIGITS, is_remote, verify_hash
 
 __all__ = [
     'check_checkpoint_file',
@@ -275,7 +275,7 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
         if not isinstance(weights, str) or weights.rpartition('/')[2] != Path(path).name or 'SHA256' not in model:
             continue
         digits = str(model['SHA256']).lower()
-        if not _SHA256.match(digits):
+        if not SHA256_DIGITS.match(digits):
             raise UserError(
                 f'{metafile} has the SHA256 {digits!r} for {weights}: expected 8 to 64 hexadecimal digits in quotes'
             )

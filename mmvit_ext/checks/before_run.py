@@ -11,8 +11,9 @@ from mmvit_ext.files import is_remote
 from .datasets import check_datasets
 from .types import check_num_classes, check_types
 
+__all__ = ['check_before_run']
 
-# Checks
+
 def _iter_pretrained(node: Any, key: str) -> Iterable[tuple[str, str]]:
     if isinstance(node, Mapping):
         if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
@@ -39,8 +40,20 @@ def _check_files(cfg: Config) -> None:
         check_checkpoint_file(cfg.load_from, 'checkpoint')
 
 
-def _check(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
-    """All checks of a config against its files; returns what is worth logging."""
+def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
+    """Check a config's types, checkpoint files, datasets and class counts.
+
+    Args:
+        cfg: The config.
+        scope: Its default scope, imported by :func:`mmvit_ext.config.adjust.prepare_scope`.
+        splits: Whose datasets are checked: of 'train', 'val' and 'test'.
+
+    Returns:
+        A line per dataset, worth logging.
+
+    Raises:
+        UserError: Something is wrong; names the key or file and the remedy.
+    """
     check_types(cfg, scope)
     _check_files(cfg)
     summaries = check_datasets(cfg, splits)

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.machine import progress_bar
 
 from .datasets import build_lazily, check_paths, is_local, load_samples, loads_labels
 
@@ -453,8 +453,7 @@ def _outcomes(
     samples: Sequence[_Sample], context: _Context, jobs: int, title: str, progress: bool
 ) -> Iterator[_Outcome]:
     chunks = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with progress_bar(title, show=progress) as bar:
         task = bar.add_task(title, total=len(samples))
         if min(jobs, len(chunks)) <= 1:
             for chunk in chunks:
@@ -545,8 +544,6 @@ def write_fix_list(path: str | Path, reports: Sequence[DatasetReport]) -> int:
     Raises:
         UserError: The file cannot be written.
     """
-    from mmvit_ext.files import atomic_path
-
     by_path: dict[str, list[str]] = {}
     for report in reports:
         for finding in report.findings:

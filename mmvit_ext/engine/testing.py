@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
-from mmvit_ext.checks.before_run import _check
+from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_tta_pipeline
 from mmvit_ext.config.building import discard_pretrained
 from mmvit_ext.engine.hooks.reports import WeightsReportHook
@@ -45,7 +45,7 @@ def prepare_test(args: argparse.Namespace) -> tuple[Config, str, list[str]]:
         _check_out(args.out, scope)
     if args.show_dir:
         _set_show_dir(cfg, scope, args.show_dir)
-    lines = _check(cfg, scope, ['test'])
+    lines = check_before_run(cfg, scope, ['test'])
     if args.tta:
         _set_tta(cfg)
     # A test needs no training parts, and building their datasets would ask for data that may not be there.

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading
-from mmvit_ext.checks.before_run import _check
+from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import _complete_mmpretrain_loaders, _set_precision, _set_tolerance
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
@@ -101,7 +101,7 @@ def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
     notes += _set_precision(cfg, args.amp)
     _set_tolerance(cfg, args.skip_nonfinite, args.skip_bad_samples)
     splits = ['train'] + (['val'] if cfg.get('val_cfg') is not None else [])
-    return cfg, notes + _check(cfg, scope, splits)
+    return cfg, notes + check_before_run(cfg, scope, splits)
 
 
 def _set_resume(cfg: Config, resume: str | None) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 from mmengine.registry import root as root_registries
 from mmengine.registry.registry import Registry
 
+from mmvit_ext.machine import DISTRIBUTIONS
+
 __all__ = [
     'find_type',
     'missing_library',
@@ -16,8 +18,6 @@ __all__ = [
     'root_registry',
     'unknown_type_message',
 ]
-
-PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdetection', 'mmpretrain': 'mmpretrain', 'mmcv': 'mmcv'}
 
 
 def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
@@ -47,11 +47,11 @@ def missing_library(scope: str, wanted_by: str) -> str:
     Returns:
         One sentence with the distributions that provide it.
     """
-    package = PACKAGES.get(scope)
-    if package is None:
+    if scope not in DISTRIBUTIONS:
         return f"{wanted_by} needs the package '{scope}', which cannot be imported: install it or correct the name"
+    fork, upstream, *_ = DISTRIBUTIONS[scope]
     return (
-        f'{wanted_by} needs {scope}, which is not installed: install onedl-{package} (or {package}), '
+        f'{wanted_by} needs {scope}, which is not installed: install {fork} (or {upstream}), '
         'the one that matches your mmengine'
     )
 
@@ -119,7 +119,7 @@ def unknown_type_message(name: str, registry_name: str | None, scope: str | None
     """
     place = f' (at {where})' if where else ''
     prefix, _, short = name.rpartition('.')
-    if prefix in PACKAGES or (prefix and '.' not in prefix):
+    if prefix in DISTRIBUTIONS or (prefix and '.' not in prefix):
         try:
             importlib.import_module(f'{prefix}.registry')
         except ImportError:

@@ -11,11 +11,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.machine import progress_bar
 
 __all__ = ['build_test_loader', 'evaluate']
 
@@ -80,9 +79,8 @@ def evaluate(
     model: Any = predictor.model
     evaluator = Evaluator(copy.deepcopy(metrics))
     evaluator.dataset_meta = loader.dataset.metainfo
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        for batch in bar.track(loader, total=len(loader)):
+    with progress_bar(title, show=progress) as bar:
+        for batch in bar.track(loader):
             outputs = model.test_step(batch)
             evaluator.process(data_samples=outputs, data_batch=batch)
             if on_batch is not None:

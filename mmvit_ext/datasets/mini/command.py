@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from mmvit_ext.machine import progress_bar
 
 from .catalog import MiniDatasetError
 from .writer import DATA_ROOTS, make_mini_dataset
@@ -66,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 2 after a wrong argument or an unwritable folder, 130 after an interrupt.
     """
     arguments = _parser().parse_args(argv)
-    columns = (TextColumn('Drawing'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
-        bar = Progress(*columns, console=Console(stderr=True))
+        bar = progress_bar('Drawing')
         task = bar.add_task('', total=None)
 
         def show(done: int, total: int) -> None:
