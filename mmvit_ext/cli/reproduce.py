@@ -17,10 +17,10 @@ from mmvit_ext.cli.arguments import add_arguments as add_shared
 from mmvit_ext.errors import UserError
 from mmvit_ext.reproduce.estimate import ITERATIONS, estimate_row
 from mmvit_ext.reproduce.ledger import Ledger, Row, read_ledger
-from mmvit_ext.reproduce.listing import rows_table
+from mmvit_ext.reproduce.listing import print_record, rows_table
 from mmvit_ext.reproduce.pages import write_pages
-from mmvit_ext.reproduce.records import MISSED, expected_values, read_records
-from mmvit_ext.reproduce.rescore import check_checkout, evaluate_row, file_in_results, print_record
+from mmvit_ext.reproduce.records import MISSED, check_checkout, expected_values, file_in_results, read_records
+from mmvit_ext.reproduce.rescore import evaluate_row
 from mmvit_ext.reproduce.training import train_row
 
 EXIT_MISSED = 1

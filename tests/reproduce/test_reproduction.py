@@ -19,7 +19,8 @@ from mmvit_ext.cli.main import run_verb
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.reproduce import Ledger, read_ledger
-from mmvit_ext.reproduce.rescore import find_checkpoint, load_row_config
+from mmvit_ext.reproduce.rescore import fetch_checkpoint
+from mmvit_ext.reproduce.rows import load_row_config
 from mmvit_ext.reproduce.training import plan_training
 from tests.reproduce.file_server import serving
 from tests.reproduce.released import RELEASES
@@ -254,20 +255,20 @@ def test_what_was_trained_here_comes_before_the_ledgers_address(tmp_path):
     folder.mkdir()
     state = {'state_dict': {'a': torch.zeros(1)}, 'meta': {'iter': 5}, 'optimizer': {}, 'message_hub': {}}
     torch.save(state, folder / 'iter_5.pth')
-    found = find_checkpoint(row, None, folder, tmp_path)
+    found = fetch_checkpoint(row, None, folder, tmp_path)
     assert (found.path, found.origin) == (folder / 'iter_5.pth', 'trained here')
     with pytest.raises(UserError, match='not in the cache'):
-        find_checkpoint(row, row.weights, folder, tmp_path, offline=True)
+        fetch_checkpoint(row, row.weights, folder, tmp_path, offline=True)
     with pytest.raises(UserError, match='does not exist'):
-        find_checkpoint(row, 'gone.pth', folder, tmp_path)
+        fetch_checkpoint(row, 'gone.pth', folder, tmp_path)
 
 
 def test_a_row_without_an_address_says_what_the_sources_say(tmp_path):
     ledger = read_ledger()
     with pytest.raises(UserError, match=r'github.com/yuhuan-wu/P2T.*--train'):
-        find_checkpoint(ledger.find('p2t-ti_8xb128-300e_imagenet-224x224'), None, tmp_path / 'none', tmp_path)
+        fetch_checkpoint(ledger.find('p2t-ti_8xb128-300e_imagenet-224x224'), None, tmp_path / 'none', tmp_path)
     with pytest.raises(UserError, match='row of ours'):
-        find_checkpoint(ledger.find('p2t-mini_1xb16-10e_mini-imagenet-96x96'), None, tmp_path / 'none', tmp_path)
+        fetch_checkpoint(ledger.find('p2t-mini_1xb16-10e_mini-imagenet-96x96'), None, tmp_path / 'none', tmp_path)
 
 
 # Training
