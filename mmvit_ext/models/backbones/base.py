@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.position_embedding import fit_position_embedding
 
-__all__ = ['Backbone', 'MapInfo', 'Tokens', 'checkpointed', 'token_grid']
+__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'checkpointed', 'token_grid']
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
@@ -31,14 +31,45 @@ def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False)
         ``(h, w)``.
 
     Raises:
-        ValueError: The size is neither an edge nor a pair, or holds no token.
+        ValueError: The size is neither an edge nor a pair, or is smaller than a token.
     """
     size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
-    if len(size) not in (1, 2) or min(size) < (stride if cut else 1):
-        least = f' of at least {stride} pixels' if cut else ' in pixels'
-        raise ValueError(f'img_size must be an edge or (H, W){least}, got {img_size!r}')
+    if len(size) not in (1, 2) or min(size) < stride:
+        raise ValueError(f'img_size must be an edge or (H, W) of at least {stride} pixels, got {img_size!r}')
     h, w = (int(edge) // stride if cut else -(-int(edge) // stride) for edge in (size[0], size[-1]))
     return h, w
+
+
+def arch_settings(
+    arch: str | Mapping[str, Any], archs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Settings of an architecture, given by name or as a dict.
+
+    Args:
+        arch: A name, or the settings.
+        archs: The settings of those that have a name.
+        defaults: Settings that may be left out.
+
+    Returns:
+        All settings. Those that are sequences in the table have the same number of values, one for each stage.
+
+    Raises:
+        ValueError: The name is unknown, the dict lacks a setting or has one too many, or the numbers of values differ.
+    """
+    defaults = defaults or {}
+    if not isinstance(arch, Mapping):
+        if arch not in archs:
+            raise ValueError(f'arch must be one of {list(archs)} or a dict, got {arch!r}')
+        return {**defaults, **archs[arch]}
+    table = next(iter(archs.values()))
+    known = set(table) | set(defaults)
+    missing, unknown = known - set(defaults) - set(arch), set(arch) - known
+    if missing or unknown:
+        raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
+    staged = [name for name, values in table.items() if isinstance(values, Sequence)]
+    if len({len(arch[name]) for name in staged}) > 1 or not all(len(arch[name]) for name in staged):
+        raise ValueError(f'arch: {", ".join(staged)} must have one value for each stage, got {dict(arch)}')
+    return {**defaults, **arch}
 
 
 def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool) -> Any:
@@ -119,20 +150,8 @@ class Backbone(BaseModule):
 
     @classmethod
     def arch_settings(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of an architecture, given by name or as a dict.
-
-        Raises:
-            ValueError: The name is unknown, or the dict lacks a setting or has one too many.
-        """
-        if not isinstance(arch, Mapping):
-            if arch not in cls.ARCHS:
-                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-            return {**cls.ARCH_DEFAULTS, **cls.ARCHS[arch]}
-        known = set(next(iter(cls.ARCHS.values()))) | set(cls.ARCH_DEFAULTS)
-        missing, unknown = known - set(cls.ARCH_DEFAULTS) - set(arch), set(arch) - known
-        if missing or unknown:
-            raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
-        return {**cls.ARCH_DEFAULTS, **arch}
+        """Settings of an architecture, given by name or as a dict; see :func:`arch_settings`."""
+        return arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
 
     def declare(
         self,
@@ -277,6 +296,10 @@ class Backbone(BaseModule):
     def out_strides(self) -> tuple[int, ...]:
         """Stride of each output map in pixels."""
         return tuple(self.map_info[name].stride for name in self.out_names)
+
+    def num_blocks_run(self, names: Collection[str]) -> int:
+        """Number of blocks, from the input on, that the named maps need."""
+        return min(max(self.get_layer_depth(name)[0] for name in names), len(self.block_names))
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
         """Run the network up to the last of the named maps.
