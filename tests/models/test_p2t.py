@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.plain_p2t import plain_attention, plain_p2t
-from mmvit_ext.models.backbones.p2t import PyramidPoolingAttention, pooled_size
+from mmvit_ext.models.backbones.p2t import InvertedResidualFFN, PyramidPoolingAttention, pooled_size
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 ROW = BACKBONES['P2T']
@@ -55,6 +55,18 @@ def test_transposed_images_give_transposed_maps():
     transposed = x.unflatten(1, (5, 7)).transpose(1, 2).flatten(1, 2)
     out = attn(x, (5, 7), None).unflatten(1, (5, 7)).transpose(1, 2).flatten(1, 2)
     torch.testing.assert_close(attn(transposed, (7, 5), None), out, atol=1e-5, rtol=1e-5)
+
+
+def test_a_box_filter_in_the_ffn_sums_the_neighbours_inside_the_image():
+    ffn = InvertedResidualFFN(1, 1, act_cfg={'type': 'ReLU'}, drop=0.0)
+    for layer in (ffn.fc1, ffn.conv, ffn.fc2):
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    expected = torch.full((7, 13), 9.0)
+    expected[[0, -1]] = 6
+    expected[:, [0, -1]] = 6
+    expected[[0, 0, -1, -1], [0, -1, 0, -1]] = 4
+    assert torch.equal(ffn(torch.ones(1, 91, 1), (7, 13)).view(7, 13), expected)
 
 
 @pytest.mark.parametrize('batch', [1, 2])
@@ -123,7 +135,8 @@ def test_patches_without_overlap_refuse_an_image_that_holds_none():
     [
         ({'arch': 'huge'}, "arch must be one of .* got 'huge'"),
         ({'arch': {'embed_dims': (8, 8, 8, 8)}}, 'arch: missing .*depths'),
-        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1, 1)}}, 'depths must have 4 values'),
+        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1, 1)}}, 'depths, mlp_ratios must have one value for each stage'),
+        ({'arch': {name: values[:3] for name, values in ROW.tiny['arch'].items()}}, 'depths must have 4 values'),
         ({'arch': {**ROW.tiny['arch'], 'num_heads': (1, 2, 3, 3)}}, 'num_heads must divide embed_dims'),
         ({'pool_ratios': ((1,), (2,), (3,))}, 'pool_ratios must be 4'),
         ({'pool_ratios': ((1,), (2,), (3,), ())}, 'pool_ratios must be 4'),

@@ -206,23 +206,14 @@ class P2TStage(nn.Module):
         self.rpe_convs = rpe_convs
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor, wanted: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
-        """Run the stage.
-
-        Args:
-            x: map of the stage before, ``(B, C', H', W')``.
-            wanted: numbers of blocks.
-
-        Returns:
-            the stage's map ``(B, C, H, W)``, and the maps of the wanted blocks by number.
-        """
-        found = {}
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map of the stage before, ``(B, C', H', W')``, to the maps ``(B, C, H, W)`` of the stage's blocks."""
         x, size = self.patch_embed(x)  # (B, H*W, C)
-        for index, block in enumerate(self.blocks):
+        maps = []
+        for block in self.blocks:
             x = checkpointed(block, x, size, self.rpe_convs, with_cp=self.with_cp)
-            if index in wanted:
-                found[index] = as_map(x, size)
-        return as_map(x, size), found
+            maps.append(as_map(x, size))
+        return maps
 
 
 @MODELS.register_module()
@@ -306,9 +297,9 @@ class P2T(Backbone):
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         settings = self.arch_settings(arch)
         num_stages = len(PATCH_STRIDES)
-        for name, values in settings.items():
-            if len(values) != num_stages:
-                raise ValueError(f'arch: {name} must have {num_stages} values, one per stage, got {values!r}')
+        depths = settings['depths']
+        if len(depths) != num_stages:
+            raise ValueError(f'arch: depths must have {num_stages} values, one per stage, got {depths!r}')
         if len(pool_ratios) != num_stages or any(not ratios or min(ratios) < 1 for ratios in pool_ratios):
             raise ValueError(f'pool_ratios must be {num_stages} sequences of ratios of at least 1, got {pool_ratios!r}')
         if pool_type not in POOLINGS:
@@ -320,7 +311,6 @@ class P2T(Backbone):
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
         act_cfg = dict(act_cfg or {'type': 'HSwish'})
 
-        depths = settings['depths']
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         widths = (in_channels, *self.embed_dims)
         self.stages = nn.ModuleList()
@@ -385,13 +375,12 @@ class P2T(Backbone):
         """Run the stages up to that of the last named map."""
         if not self.overlapped and min(img.shape[-2:]) < 32:
             raise ValueError(f'overlapped=False needs images of at least 32 x 32 pixels, got {tuple(img.shape[-2:])}')
+        last = self.block_names[self.num_blocks_run(names) - 1]
         found: dict[str, Tensor] = {}
         # Channels last in memory: tokens and maps are then views of each other all the way.
         x = img.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        for index, stage in enumerate(self.stages):
-            wanted = {block for block in range(len(stage.blocks)) if f'stages.{index}.blocks.{block}' in names}
-            x, maps = stage(x, wanted)  # (B, C, H, W)
-            found |= {f'stages.{index}.blocks.{block}': feature for block, feature in maps.items()}
-            if len(found) == len(set(names)):
-                break
+        for stage in self.stages[: int(last.split('.')[1]) + 1]:
+            maps = stage(x)
+            found |= zip(self.block_names[len(found) :], maps, strict=False)
+            x = maps[-1]  # (B, C, H, W)
         return found
