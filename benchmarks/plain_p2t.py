@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.p2t import POOLINGS, P2T, pooled_size
+from mmvit_ext.models.backbones.p2t import P2T, POOLINGS, pooled_size
 
 
 def plain_attention(attn: nn.Module, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList) -> Tensor:
