@@ -8,10 +8,10 @@ from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from tests.models.layers.test_superpixel import interpolate_slowly, neighbour_index
 
 from mmvit_ext.inference.export import TORCH
 from mmvit_ext.models.decode_heads.superpixel_head import SuperpixelHead, merged_association
+from tests.models.superpixels.test_superpixel_grid import interpolate_slowly, neighbour_index
 
 HEAD = {'type': 'mmvit_ext.SuperpixelHead', 'in_channels': 12, 'num_classes': 5}
 BACKBONE = {
