@@ -156,7 +156,7 @@ def draw_instances(
     line = max(round(max(size) / 320), 1)
     order = np.arange(count) if scores is None else np.argsort(scores, kind='stable')
     edges = np.asarray(boxes, dtype=np.float64)[order] * factor
-    kinds = np.asarray(labels)[order]
+    kinds = [int(labels[index]) for index in order]
     colours = [_colour(palette[kind]) for kind in kinds]
     pixels = np.array(picture)
     if masks is not None:

@@ -82,21 +82,16 @@ class ClassMasks:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """Headings of the supervised stages of a segmentor with an ATM head.
+    """Headings of the supervised stages of a segmentor with an ATM head, the elements of ``decode_head.decode(...)``.
 
-    Args:
-        model: A segmentor of mmseg whose ``decode_head`` is an ``ATMHead``.
-
-    Returns:
-        For each element of ``decode_head.decode(...)`` what it is and which layers of the backbone it looks at. Layers
-        are counted from 1, as in the paper; maps that are no layer's are named by their ``in_index``.
+    They name the layers of the backbone that a stage looks at, counted from 1 as in the paper; maps that are not of a
+    layer are named by their ``in_index``.
     """
     head: Any = model.decode_head
     sources = [_map_name(model, index) for index in head.in_index]
     if head.deep_supervision == 'layer':
-        return [
-            f'decoder layer {number} ({" + ".join(sources)})' for number in range(1, len(head.stages[0].layers) + 1)
-        ]
+        whole = ' + '.join(sources)
+        return [f'decoder layer {number} ({whole})' for number, _ in enumerate(head.stages[0].layers, 1)]
     return [f'stage {number} ({source})' for number, source in enumerate(reversed(sources), 1)]
 
 
@@ -140,15 +135,13 @@ def _windows(size: tuple[int, int], test_cfg: Mapping[str, Any]) -> list[Box]:
 
 def _mean(pieces: Iterable[Tensor], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     """Maps ``(1, C, ., .)`` of windows to their mean ``(1, C, H, W)``."""
-    total = count = None
+    total = torch.zeros(0)
+    count = torch.zeros(size)
     for piece, (top, left, bottom, right) in zip(pieces, boxes, strict=True):
-        if total is None or count is None:
-            total, count = piece.new_zeros(1, piece.shape[1], *size), piece.new_zeros(1, 1, *size)
+        total = total if total.numel() else piece.new_zeros(1, piece.shape[1], *size)
         total[..., top:bottom, left:right] += piece
-        count[..., top:bottom, left:right] += 1
-    assert total is not None
-    assert count is not None
-    return total.div_(count)
+        count[top:bottom, left:right] += 1
+    return total.div_(count.to(total))
 
 
 @torch.no_grad()
@@ -177,20 +170,15 @@ def class_masks(opened: OpenedImage, classes: Sequence[int] | None = None, *, to
         area = np.bincount(labels.ravel())
         classes = [int(index) for index in np.argsort(-area, kind='stable')[:top] if area[index]]
     chosen = torch.tensor(list(classes), device=inputs.device)
+    small = (torch.cat([output.masks[:, chosen] for output in outputs], 1) for outputs in decoded)  # (1, S*K, h, w)
     upsampled = (
-        F.interpolate(
-            torch.cat([output.masks[:, chosen] for output in outputs], 1),  # (1, S*K, h, w)
-            size=edge,
-            mode='bilinear',
-            align_corners=False,
-        ).sigmoid_()
-        for outputs, edge in zip(decoded, edges, strict=True)
+        F.interpolate(masks, size=edge, mode='bilinear', align_corners=False).sigmoid_()
+        for masks, edge in zip(small, edges, strict=True)
     )
     masks = _mean(upsampled, boxes, size)
     # A segmentor takes a single channel for logits of a binary problem, hence one more.
-    masks = model.postprocess_result(torch.cat([masks, masks[:, :1]], 1), copy.deepcopy(samples))[0].seg_logits.data[
-        :-1
-    ]
+    masks = torch.cat([masks, masks[:, :1]], 1)
+    masks = model.postprocess_result(masks, copy.deepcopy(samples))[0].seg_logits.data[:-1]
     probabilities = torch.stack(
         [torch.stack([output.logits[0].softmax(-1)[chosen, chosen] for output in outputs]) for outputs in decoded]
     ).amax(0)
@@ -272,9 +260,6 @@ def explain_masks(
         save_masks: Whether to write the arrays that the pictures were drawn from.
         opacity: Of the colours over the image in grey, 0 to 1.
         edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
-
-    Returns:
-        What explains an image.
 
     Raises:
         UserError: An argument is wrong, or the model has no such masks.

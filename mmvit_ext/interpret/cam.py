@@ -206,9 +206,6 @@ def explain_cam(
         save_maps: Whether to write the maps, too.
         edge: Longer edge of each picture, 16 to 4096 pixels.
 
-    Returns:
-        What explains an image.
-
     Raises:
         UserError: An argument is wrong, or the model has no such maps.
     """

@@ -31,6 +31,8 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.classifiers.class_maps import RIVALS, strongest_rivals
 
+from .token_sources import names_run
+
 __all__ = ['SIGNS', 'Step', 'Traversal', 'class_scores', 'find_levels', 'traverse']
 
 SIGNS: Mapping[str, int] = {'positive': 1, 'negative': -1}
@@ -88,14 +90,7 @@ class Traversal:
 
 
 def find_levels(model: nn.Module, source: str = 'the config') -> Any:
-    """The nested levels of a model.
-
-    Args:
-        model: A classifier or segmentor.
-        source: The config, for the message.
-
-    Returns:
-        Its backbone, one whose levels consist of blocks of ``block_size`` tokens.
+    """The backbone of a classifier or segmentor whose levels consist of blocks of ``block_size`` tokens.
 
     Raises:
         UserError: It has no nested levels, only one, or is another kind of model.
@@ -108,14 +103,9 @@ def find_levels(model: nn.Module, source: str = 'the config') -> Any:
         )
     if not (_is_classifier(model) or _is_segmentor(model)):
         raise UserError(f'{source} is a {type(model).__name__}, whose classes have no scores of an image: {_REMEDY}')
-    if len(_level_names(backbone)) < 2:
+    if len(names_run(backbone)) < 2:
         raise UserError(f'{source} uses the lowest level of its NesT only: expected out_indices with a higher level')
     return backbone
-
-
-def _level_names(backbone: Backbone) -> list[str]:
-    """The maps of the levels that run, from the lowest."""
-    return [name for name in backbone.stage_names[: max(backbone.out_indices) + 1] if name in backbone.block_names]
 
 
 def _is_classifier(model: nn.Module) -> bool:
@@ -129,7 +119,7 @@ def _is_segmentor(model: nn.Module) -> bool:
 def _run(model: Any, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
     """Maps of the levels, on the way to the logits ``(N,)`` or ``(N, H, W)``."""
     backbone = find_levels(model)
-    names = _level_names(backbone)
+    names = names_run(backbone)
     found = backbone.collect(inputs, (*names, *backbone.out_names))
     feats = tuple(backbone.to_output(found[name]) for name in backbone.out_names)
     if getattr(model, 'neck', None) is not None:
@@ -145,15 +135,7 @@ def _run(model: Any, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
 
 @torch.no_grad()
 def class_scores(model: nn.Module, inputs: Tensor) -> Tensor:
-    """What a model gives each class, before any softmax.
-
-    Args:
-        model: A classifier or segmentor with a NesT.
-        inputs: Normalised image ``(1, 3, H, W)``.
-
-    Returns:
-        Logits ``(N,)`` of a classifier, ``(N, H, W)`` of a segmentor, which sees the image in one piece.
-    """
+    """Logits ``(N,)`` of a classifier, ``(N, H, W)`` of a segmentor, which sees the image in one piece."""
     return _run(model, inputs)[1]
 
 
@@ -228,51 +210,47 @@ def _over_region(logits: Tensor, region: Tensor | None, size: tuple[int, int]) -
 
 
 def _descend(backbone: Any, weights: Sequence[Tensor], size: tuple[int, int]) -> tuple[Step, ...]:
-    """From the sums over channels of each level, the choices.
-
-    Args:
-        backbone: For its block and patch sizes.
-        weights: ``(H, W)`` of each level, from the lowest.
-        size: Height and width of the input.
-    """
-    edge = backbone.block_size
-    top = len(weights) - 1
-    H, W = weights[top].shape
-    rows, columns = -(-H // edge), -(-W // edge)
+    """The choices from the sums over channels ``(h, w)`` of each level, the lowest first, for an input of a size."""
+    edge, top = backbone.block_size, len(weights) - 1
+    rows, columns = (-(-length // edge) for length in weights[top].shape)
     place, steps = (0, 0), []
     if rows * columns > 1:
-        whole = F.pad(weights[top], (0, columns * edge - W, 0, rows * edge - H))
-        values = whole.unflatten(0, (rows, edge)).unflatten(2, (columns, edge)).mean((1, 3))  # (rows, columns)
-        steps.append(_choose(backbone, top, top, (0, 0), values, (0.0, 0.0, float(size[1]), float(size[0])), size))
+        values = _part_means(weights[top], (0, 0), (rows * edge, columns * edge), (rows, columns))
+        whole = (0.0, 0.0, float(size[1]), float(size[0]))
+        steps.append(_choose(backbone, top, top, (0, 0), values, whole, size))
         place = steps[-1].chosen
     for level in range(top, 0, -1):
-        row, column = place
-        block = weights[level][row * edge : (row + 1) * edge, column * edge : (column + 1) * edge]
-        block = F.pad(block, (0, edge - block.shape[1], 0, edge - block.shape[0]))
-        values = F.adaptive_avg_pool2d(block[None, None], 2)[0, 0]
+        values = _part_means(weights[level], (place[0] * edge, place[1] * edge), (edge, edge), (2, 2))
         box = _block_box(backbone, level, place, size)
         assert box is not None
-        steps.append(_choose(backbone, level, level - 1, (2 * row, 2 * column), values, box, size))
-        place = (2 * row + steps[-1].chosen[0], 2 * column + steps[-1].chosen[1])
+        first = (2 * place[0], 2 * place[1])
+        steps.append(_choose(backbone, level, level - 1, first, values, box, size))
+        place = (first[0] + steps[-1].chosen[0], first[1] + steps[-1].chosen[1])
     return tuple(steps)
+
+
+def _part_means(values: Tensor, start: tuple[int, int], extent: tuple[int, int], parts: tuple[int, int]) -> Tensor:
+    """Means over the parts of a region of a map, which is zero beyond the map."""
+    block = values[start[0] : start[0] + extent[0], start[1] : start[1] + extent[1]]
+    block = F.pad(block, (0, extent[1] - block.shape[1], 0, extent[0] - block.shape[0]))
+    return F.adaptive_avg_pool2d(block[None, None], parts)[0, 0]
 
 
 def _choose(
     backbone: Any, level: int, below: int, first: tuple[int, int], values: Tensor, box: Box, size: tuple[int, int]
 ) -> Step:
     """A step; its parts are blocks of level ``below``, the first of them at ``first``."""
-    rows, columns = values.shape
     boxes = tuple(
-        tuple(_block_box(backbone, below, (first[0] + row, first[1] + column), size) for column in range(columns))
-        for row in range(rows)
+        tuple(_block_box(backbone, below, (first[0] + row, first[1] + column), size) for column in range(len(line)))
+        for row, line in enumerate(values)
     )
-    exists = torch.tensor([[part is not None for part in row] for row in boxes], device=values.device)
-    chosen = int(values.masked_fill(~exists, -torch.inf).argmax())
     shown = tuple(
-        tuple(float(value) if part is not None else None for value, part in zip(line, row, strict=True))
+        tuple(value if part is not None else None for value, part in zip(line, row, strict=True))
         for line, row in zip(values.tolist(), boxes, strict=True)
     )
-    return Step(level, box, shown, boxes, (chosen // columns, chosen % columns))
+    exists = torch.tensor([[value is not None for value in line] for line in shown], device=values.device)
+    chosen = int(values.masked_fill(~exists, -torch.inf).argmax())
+    return Step(level, box, shown, boxes, divmod(chosen, values.shape[1]))
 
 
 def _block_box(backbone: Any, level: int, place: tuple[int, int], size: tuple[int, int]) -> Box | None:

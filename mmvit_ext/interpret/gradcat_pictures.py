@@ -225,9 +225,6 @@ def explain_gradcat(
             it predicts to be of the class, and over all of them where there are none.
         edge: Longer edge of the image in each picture, 16 to 4096 pixels.
 
-    Returns:
-        What explains an image.
-
     Raises:
         UserError: An argument is wrong, or the model has no nested levels.
     """

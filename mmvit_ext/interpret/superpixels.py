@@ -268,9 +268,6 @@ def explain_superpixels(
         montage_only: Whether to write the montages alone.
         edge: Longer edge of each picture of a montage, 16 to 4096 pixels.
 
-    Returns:
-        What explains an image.
-
     Raises:
         UserError: An argument is out of range, or the model has no superpixels.
     """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones.base import Backbone
 
-__all__ = ['BlockTokens', 'TokenSource', 'choose_blocks', 'find_tokens']
+__all__ = ['BlockTokens', 'TokenSource', 'choose_blocks', 'find_tokens', 'names_run']
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class BlockTokens:
     word_stride: int = 0
 
 
+def names_run(backbone: Backbone) -> list[str]:
+    """The maps that the outputs count, from the lowest to the last one that runs."""
+    return [name for name in backbone.stage_names[: max(backbone.out_indices) + 1] if name in backbone.block_names]
+
+
 class TokenSource:
     """A backbone whose tokens can be looked at.
 
@@ -48,8 +53,7 @@ class TokenSource:
         self.backbone = backbone
         self.name = type(backbone).__name__
         self.unit = 'block' if backbone.UNIT == 'layer' else backbone.UNIT  # one word for both in files and pages
-        run = backbone.stage_names[: max(backbone.out_indices) + 1]
-        self._names = [name for name in run if name in backbone.block_names]
+        self._names = names_run(backbone)
         self.count = len(self._names)
 
     def run(self, img: Tensor, numbers: Sequence[int] | None = None) -> dict[int, BlockTokens]:

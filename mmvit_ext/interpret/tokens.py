@@ -191,9 +191,6 @@ def explain_tokens(
             a single image the places.
         seed: Of the patches that are drawn for it, and of t-SNE; 0 or more.
 
-    Returns:
-        What explains an image.
-
     Raises:
         UserError: An argument is out of range, the model's tokens cannot be shown, or scikit-learn is missing.
     """
