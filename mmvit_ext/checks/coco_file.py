@@ -132,5 +132,5 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _key(number: Any) -> Any:
-    """An id as it can be looked up, whatever a broken file has in its place."""
+    """An id as a key of a dictionary, even where a broken file has something unhashable."""
     return number if isinstance(number, int | str) else repr(number)

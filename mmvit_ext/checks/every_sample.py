@@ -53,7 +53,7 @@ class DatasetReport:
     key: str  # its dotted key in the config; several where datasets are the same
     samples: int = 0
     findings: list[Finding] = field(default_factory=list)
-    classes: Sequence[str] | None = None  # where it tells them
+    classes: Sequence[str] | None = None  # where they are known
     histogram: np.ndarray | None = None  # of each class, in ``unit``
     unit: str = ''  # pixels, objects or images
     notes: list[str] = field(default_factory=list)  # what is worth knowing but no fault
