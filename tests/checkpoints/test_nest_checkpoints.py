@@ -17,7 +17,7 @@ def published(arch):
     with torch.device('meta'):
         model = NesT(arch, out_indices=-1)
         theirs = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in model.named_parameters():
             name = name.replace('projection', 'proj').replace('aggregation', 'pool')
             if name.endswith('pos_embed'):
                 tensor = torch.empty(1, tensor.shape[1] // 196, 196, tensor.shape[2])

@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmvit_ext.models.backbones.nest import NesT
+from mmvit_ext.models.layers.blocks import LAYOUT_VERSION, heads_outermost
 
 from .rules import Rule, apply_rules, name_some, require_keys
 
@@ -42,14 +44,18 @@ _RULES: tuple[Rule, ...] = (
 
 
 def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a NesT classifier and lay its position embeddings out on the image plane.
+    """Rename the keys of a NesT classifier, lay its position embeddings out on the image plane, order its heads.
+
+    The columns of the attentions' last projections have the heads innermost in these files and outermost in ours. They
+    are moved here where the number of heads is known, which no shape tells, for the published sizes; in other files
+    they stay, and the network moves them when it loads a file without ``layout_version``.
 
     Args:
         state_dict: timm's names to tensors.
 
     Returns:
         the names of an mmpretrain ``ImageClassifier`` to tensors: ``backbone.`` for ``mmvit_ext.NesT`` and ``head.fc.``
-        for ``LinearClsHead``. Position embeddings are new tensors, the others those of the argument.
+        for ``LinearClsHead``. Tensors are those of the argument where nothing is moved.
 
     Raises:
         ValueError: naming keys that are left over or missing, or a position embedding that is not of square blocks that
@@ -64,6 +70,12 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, blocks in state_dict.items():
         if re.fullmatch(_POSITION, key):
             converted[f'backbone.{key}'] = _on_the_plane(key, blocks)
+    published = next((NesT.ARCHS[name] for name in _published(arguments['arch'])), None)
+    if published is not None:
+        for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
+            level = int(key.split('.')[2])
+            converted[key] = heads_outermost(converted[key], published['num_heads'][level])
+        converted['backbone.layout_version'] = torch.tensor(LAYOUT_VERSION)
     return converted
 
 
@@ -79,9 +91,8 @@ def describe_nest(state_dict: Mapping[str, Tensor]) -> str:
     arguments = nest_arguments(state_dict)
     arch = arguments.pop('arch')
     settings = ', '.join(f'{key}={value!r}' for key, value in arguments.items())
-    for name, published in NesT.ARCHS.items():
-        if all(published[key] == value for key, value in arch.items()):
-            return f'NesT-{name.capitalize()} classifier: arch={name!r}, {settings}'
+    for name in _published(arch):
+        return f'NesT-{name.capitalize()} classifier: arch={name!r}, {settings}'
     sizes = ', '.join(f'{key}={value!r}' for key, value in arch.items())
     return (
         f'NesT classifier of none of the three published sizes: {sizes}, {settings}; the number of heads cannot be '
@@ -120,6 +131,11 @@ def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         'patch_size': patch_size,
         'block_size': edge,
     }
+
+
+def _published(arch: Mapping[str, Any]) -> list[str]:
+    """Names of the architectures with these widths and depths."""
+    return [name for name, known in NesT.ARCHS.items() if all(known[key] == value for key, value in arch.items())]
 
 
 def _depth(state_dict: Mapping[str, Tensor], level: int) -> int:

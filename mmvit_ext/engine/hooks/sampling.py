@@ -7,7 +7,7 @@ from mmengine.dist import master_only
 from mmengine.runner import Runner
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.drawing import image_grid
+from mmvit_ext.inference.sheets import image_grid
 from mmvit_ext.registry import HOOKS
 
 from .drawing import DrawingHook

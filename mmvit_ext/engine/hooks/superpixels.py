@@ -51,9 +51,9 @@ class SuperpixelVisualizationHook(DrawingHook):
 
     def before_train(self, runner: Runner) -> None:
         """Check model and data on every process, and draw."""
-        from mmvit_ext.interpret.superpixels import find_spformer
+        from mmvit_ext.interpret.superpixels import find_superpixels
 
-        find_spformer(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
+        find_superpixels(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
         loop = runner.val_loop
         if loop is None:
             raise UserError(
