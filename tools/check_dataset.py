@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from mmengine.registry import init_default_scope
 
-from mmvit_ext.checks.every_sample import SPLITS, check_every_file, write_fix_list
+from mmvit_ext.checks.every_sample import SPLITS, check_every_file
+from mmvit_ext.checks.report import write_fix_list
 from mmvit_ext.cli.arguments import ConfigOptions
 from mmvit_ext.cli.command import run_command
 from mmvit_ext.config.loading import load_config, prepare_scope
