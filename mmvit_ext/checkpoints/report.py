@@ -6,12 +6,14 @@ what every module was given after all renaming and resizing, whoever called: ``i
 backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``resume``.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmvit_ext.errors.user_error import UserError
@@ -190,22 +192,14 @@ class LoadObserver:
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:
     """Load what fits of a checkpoint's tensors into a model, and report what did."""
-    from mmengine.runner.checkpoint import load_state_dict
-
+    silent: Any = logging.Logger('mmvit_ext.silent')
+    silent.addHandler(logging.NullHandler())
     reports: list[WeightsReport] = []
     observer = LoadObserver(model, lambda name, module, report: reports.append(report))
     try:
         # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False; its own
         # report goes to the log, which a prediction command does not have.
-        load_state_dict(model, dict(state_dict), strict=False, logger=_silent_logger())
+        load_state_dict(model, dict(state_dict), strict=False, logger=silent)
     finally:
         observer.close()
     return reports[-1]
-
-
-def _silent_logger() -> Any:
-    import logging
-
-    logger = logging.Logger('mmvit_ext.silent')
-    logger.addHandler(logging.NullHandler())
-    return logger

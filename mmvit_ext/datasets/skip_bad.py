@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from mmengine import fileio
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS as ALL_DATASETS
 
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
 
 from ..registry import DATASETS
+from .transforms import is_cut_off
 
 __all__ = ['SkipBadSamples']
 
@@ -44,8 +46,6 @@ class SkipBadSamples:
     """
 
     def __init__(self, dataset: Any, limit: float = 0.01, check_files: bool = True) -> None:
-        from mmengine.registry import DATASETS as ALL_DATASETS
-
         if isinstance(limit, bool) or not limit > 0 or not math.isfinite(limit):
             raise ValueError(
                 f'limit must be a number of samples or a fraction below 1, more than 0, got {limit!r}; leave the '
@@ -120,8 +120,6 @@ class SkipBadSamples:
         raise UserError(f'none of the {size} samples of the dataset can be read')
 
     def _check_file(self, idx: int) -> None:
-        from .transforms import is_cut_off
-
         path = self._path(idx) if self.check_files else None
         if path is None:
             return
