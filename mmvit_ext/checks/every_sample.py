@@ -18,6 +18,7 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
+from mmvit_ext.config.pipelines import label_steps
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
 from mmvit_ext.datasets.transforms import LoadImageFromFile
 from mmvit_ext.errors.user_error import UserError
@@ -178,7 +179,7 @@ def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context
     load_image = LoadImageFromFile(backend_args=backend_args)
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
-    steps = [step for step in dataset.config.get('pipeline') or [] if 'Annotations' in str(step.get('type'))]
+    steps = label_steps(dataset.config.get('pipeline'))
     ignore_index = next((step['ignore_index'] for step in steps if 'ignore_index' in step), None)
     load_labels = LoadSegAnnotations(
         num_classes=len(classes) if classes and len(classes) <= 255 else None,
