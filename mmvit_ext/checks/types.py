@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvit_ext.config.walking import _iter_heads, iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, iter_heads
 from mmvit_ext.errors.type_names import find_type, root_registry, unknown_type_message
 from mmvit_ext.errors.user_error import UserError
 
@@ -101,7 +101,7 @@ def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[st
     Raises:
         UserError: A head has another number of classes than a dataset.
     """
-    for head_key, head in _iter_heads(cfg, scope):
+    for head_key, head in iter_heads(cfg, scope):
         count = head.get('num_classes')
         if not isinstance(count, int):
             continue

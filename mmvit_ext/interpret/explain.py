@@ -45,11 +45,7 @@ class Explainer:
 
 
 def check_cell(edge: int) -> None:
-    """Refuse pictures of a sheet that are too small to see or too large to hold.
-
-    Raises:
-        UserError: The longer edge is not 16 to 4096 pixels.
-    """
+    """Refuse pictures of a sheet that are too small to see or too large to hold."""
     if not 16 <= edge <= MAX_CELL:
         raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
 
@@ -63,18 +59,15 @@ def choose_shown(
     *,
     numbers: bool = True,
 ) -> tuple[tuple[int, ...] | None, int]:
-    """Which classes are shown.
+    """Which classes are shown: the indices of those that are named, or else how many are taken of each image.
 
     Args:
-        classes: Names or numbers of the classes; ``None`` takes the first ones of each image.
-        top: How many, if none are named.
+        classes: Names, or with ``numbers`` also numbers, of the classes; ``None`` takes the first ones of each image.
+        top: How many, if none are named; ``default`` when not given.
         known: Names of all classes of the model.
         order: Which classes come first, for the message.
-        default: How many are taken if nothing is said.
-        numbers: Whether classes can be given by number.
-
-    Returns:
-        Indices of the named classes, if there are any, and how many are taken otherwise.
+        default: See ``top``.
+        numbers: See ``classes``.
 
     Raises:
         UserError: An argument is wrong, or there is no such class.
@@ -88,11 +81,7 @@ def choose_shown(
 
 
 def choose_rivals(rivals: int | None, classes: Sequence[str]) -> int:
-    """How many of the strongest other classes are subtracted; the usual number, or all others, when not given.
-
-    Raises:
-        UserError: There are not as many other classes.
-    """
+    """How many of the strongest other classes are subtracted: the usual number, or all others, when not given."""
     highest = len(classes) - 1
     rivals = min(RIVALS, highest) if rivals is None else rivals
     if not 0 <= rivals <= highest:

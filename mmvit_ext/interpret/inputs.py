@@ -70,42 +70,22 @@ class OpenedImage:
 
     @cached_property
     def placed(self) -> PlacedImage:
-        """The image with its place in the inputs.
-
-        Raises:
-            UserError: The pipeline does what cannot be undone.
-        """
+        """The image with its place in the inputs; a ``UserError`` where the pipeline does what cannot be undone."""
         placement = find_placement(self.predictor.transform, (self.image.shape[0], self.image.shape[1]))
         return PlacedImage(self.image, self.inputs, placement)
 
     @property
     def picture(self) -> np.ndarray:
-        """What the network sees, RGB (H, W, 3).
-
-        The image of a segmentor or detector at its own size; of a classifier, whose test pipeline cuts the image, what
-        is left of it.
-        """
+        """What the network sees, RGB (H, W, 3): the image, or what the test pipeline of a classifier leaves of it."""
         return picture_of_inputs(self._before) if self.predictor.scope == 'mmpretrain' else self.image
 
 
 def place_image(predictor: Predictor, path: str | Path) -> PlacedImage:
-    """Read an image for a network and find out where its pixels go.
-
-    Raises:
-        UserError: The file cannot be read, or the pipeline does what cannot be undone.
-    """
+    """Read an image for a network and find out where its pixels go, see :class:`OpenedImage`."""
     return OpenedImage(predictor, path).placed
 
 
 def picture_of_inputs(inputs: Tensor, channel_order: str = 'bgr') -> np.ndarray:
-    """An image as a data loader gives it, as a picture.
-
-    Args:
-        inputs: The image before normalisation (3, H, W), 0 to 255.
-        channel_order: Of the image, ``'bgr'`` or ``'rgb'``.
-
-    Returns:
-        RGB (H, W, 3), 8 bit.
-    """
+    """An image as a data loader gives it (3, H, W), 0 to 255 and ``'bgr'`` or ``'rgb'``, as RGB (H, W, 3), 8 bit."""
     picture = inputs.detach().permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
     return np.ascontiguousarray(picture[..., ::-1] if channel_order == 'bgr' else picture)

@@ -85,13 +85,9 @@ class Entry:
 
 
 def plain(value: Any) -> Any:
-    """A value as what JSON can hold.
+    """Mappings, sequences, numbers, texts, paths, numpy's and PyTorch's numbers and arrays as what JSON can hold.
 
-    Args:
-        value: Mappings, sequences, numbers, texts, paths, numpy's and PyTorch's numbers and arrays.
-
-    Returns:
-        The same in dicts, lists, numbers and texts. A number that is not finite becomes ``None``, which JSON can write.
+    A number that is not finite becomes ``None``, which JSON can write.
 
     Raises:
         TypeError: The value is of another kind.
@@ -185,7 +181,7 @@ def write_page(
     failed: Sequence[tuple[Path, str]] = (),
     legend: str = '',
 ) -> Path:
-    """Write the page of a run.
+    """Write the page of a run and return the file.
 
     Args:
         path: The HTML file. Files of the explanations are linked relative to its folder.
@@ -195,9 +191,6 @@ def write_page(
         overall: What was found about all images together.
         failed: Image and reason of those that could not be explained.
         legend: A few sentences on how the pictures are read.
-
-    Returns:
-        The file.
 
     Raises:
         UserError: A picture cannot be read, or the page cannot be written.
@@ -211,9 +204,7 @@ def write_page(
 
     loader = jinja2.PackageLoader('mmvit_ext.interpret', '')
     environment = jinja2.Environment(loader=loader, autoescape=True, keep_trailing_newline=True)
-    environment.filters.update(
-        address=address, columns=_columns, divided=_divided, embed=_embedded, plain=plain, text=_text
-    )
+    environment.filters.update(address=address, embed=_embedded, plain=plain, text=_text)
     environment.tests.update(records=_is_records)
     page = environment.get_template('report.html.j2').render(
         title=title,
@@ -231,16 +222,6 @@ def write_page(
 
 def _is_records(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
-
-
-def _divided(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Single values, and lists of records, which have tables of their own."""
-    several = {key: value for key, value in facts.items() if _is_records(value)}
-    return {key: value for key, value in facts.items() if key not in several}, several
-
-
-def _columns(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for record in records for key in record))
 
 
 def _text(value: Any) -> str:

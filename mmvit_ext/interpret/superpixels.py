@@ -31,15 +31,11 @@ from .report import Explanation, write_picture
 
 __all__ = [
     'Superpixels',
-    'colour_superpixels',
     'draw_boundaries',
-    'draw_means',
     'draw_montage',
-    'enlarged',
     'explain_superpixels',
     'find_superpixels',
     'superpixels_of',
-    'superpixels_of_inputs',
 ]
 
 CELL = 400
@@ -101,10 +97,7 @@ class Superpixels:
         return [f'head {number}' for number in range(1, self.similarity.shape[2] + 1)] + ['merged']
 
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The superpixel of each pixel.
-
-        Args:
-            size: Height and width of the map; those of the image when not given.
+        """The superpixel of each pixel of a map, which has the size of the image when none is given.
 
         Returns:
             Index of the superpixel, row by row from 0 (M, I, A, H, W). Lines are as fine as the map, up to about two

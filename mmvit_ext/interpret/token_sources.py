@@ -38,9 +38,6 @@ class BlockTokens:
 class TokenSource:
     """A backbone whose tokens can be looked at.
 
-    Args:
-        backbone: The backbone.
-
     Attributes:
         name: Of the backbone.
         unit: What its parts are called: block, level or stage.
@@ -56,15 +53,7 @@ class TokenSource:
         self.count = len(self._names)
 
     def run(self, img: Tensor, numbers: Sequence[int] | None = None) -> dict[int, BlockTokens]:
-        """The tokens after blocks.
-
-        Args:
-            img: The network's input (1, 3, H, W).
-            numbers: Of the blocks, from 1; all of them when not given.
-
-        Returns:
-            The tokens by number.
-        """
+        """Tokens of the network's input (1, 3, H, W) after blocks by their number from 1, all of them by default."""
         chosen = {number: self._names[number - 1] for number in numbers or range(1, self.count + 1)}
         infos, modules = self.backbone.map_info, {name for name, _ in self.backbone.named_modules()}
         # The map of words is named after a module inside the block, which a block without words lacks.
@@ -82,11 +71,7 @@ class TokenSource:
 
 
 def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
-    """The part of a model whose tokens can be looked at.
-
-    Args:
-        model: A segmentor, detector or classifier.
-        source: The config, for the message.
+    """The backbone of a model, or the model itself, if its tokens can be looked at; ``source`` is the config.
 
     Raises:
         UserError: The backbone belongs to another library.
@@ -102,15 +87,7 @@ def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
 
 
 def choose_blocks(source: TokenSource, wanted: Sequence[int] | None, config: str | Path) -> tuple[int, ...]:
-    """Which blocks are shown.
-
-    Args:
-        source: The backbone.
-        wanted: Numbers from 1; ``None`` takes the first, the middle and the last.
-        config: The config, for the message.
-
-    Returns:
-        Numbers from 1, rising, each once.
+    """The numbers of the blocks that are shown, rising from 1; by default the first, the middle and the last.
 
     Raises:
         UserError: There is no such block.

@@ -1,6 +1,6 @@
-"""What training a row would take on this machine, from a few iterations at its true sizes on random data.
+"""Estimate what training a row takes on this machine, from a few iterations at its true sizes on random data.
 
-No dataset is needed. Reading images, evaluation on the way and the exchange between GPUs are not in the figures.
+No dataset is needed. Reading images, evaluation and communication between GPUs are not included.
 """
 
 from __future__ import annotations
@@ -10,43 +10,38 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
-from torch import Tensor, nn
 
 from mmvit_ext.checks.layouts import LAYOUTS
-from mmvit_ext.config.building import discard_pretrained
+from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.machine import memory_limit, peak_bytes
 
 from .ledger import Ledger, Row
-from .rescore import process_count
+from .rows import process_count
 from .training import TrainingPlan, plan_training
 
-__all__ = ['Estimate', 'estimate_row', 'random_batch']
+__all__ = ['Estimate', 'estimate_row', 'image_size', 'random_batch']
 
 ITERATIONS = 3
 """Timed iterations, after one that is not timed."""
 CLASSES_PER_IMAGE = 10
-"""Classes of a random label map; on ADE20K it is about as many on average."""
+"""Classes of a random label map, about ADE20K's average."""
 OBJECTS_PER_IMAGE = 7
 """Objects of a random detection image, about COCO's average."""
 RESERVE = 0.95
 """Share of the free memory that a step on the CPU may use."""
-
-
-class _DoesNotFitError(Exception):
-    """A step needs more memory than there is."""
+_OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'bad_alloc')
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,12 @@ class Estimate:
         device: Where it was measured.
         plan: Batch and learning rate on this machine.
         size: Height and width of the images in pixels.
-        images: Images that the whole schedule sees.
-        seconds: Of an iteration; ``None`` where the row does not fit.
-        needed: Bytes at the peak, weights and optimiser included; ``None`` where not even one image fits.
-        limit: Bytes that the device has.
-        fits: Whether the row's iteration went through.
-        single: Bytes at the peak with one image per GPU, where the row does not fit but that does.
+        images: Number of images that the model sees in the whole schedule.
+        seconds: Time of an iteration; ``None`` where the row does not fit.
+        needed: Bytes at the peak, weights and optimiser included; ``None`` where the row does not fit.
+        limit: Bytes of memory that the device has.
+        fits: Whether the row's iteration succeeded.
+        single: Bytes at the peak with one image per GPU, where only that fits.
     """
 
     row: str
@@ -79,41 +74,30 @@ class Estimate:
 
     @property
     def iterations(self) -> int:
-        """Of the whole schedule on this machine."""
+        """Iterations of the whole schedule on this machine."""
         return -(-self.images // self.plan.total)
 
     def hours(self, machines: int = 1) -> float | None:
-        """Of the whole schedule, without any loss between machines.
-
-        Args:
-            machines: How many like this one.
-        """
+        """Hours of the whole schedule on a number of such machines, communication between them not included."""
         return None if self.seconds is None else self.iterations * self.seconds / 3600 / machines
 
     def lines(self, machines: Sequence[int] = (8,)) -> Iterator[str]:
-        """The estimate as text.
-
-        Args:
-            machines: Numbers of machines like this one to tell the time for.
-        """
+        """The estimate as text, also for the given numbers of machines like this one."""
         plan, (height, width) = self.plan, self.size
         yield f'{self.row}: {plan.per_process} images of {height}x{width} pixels per process on {self.device}'
         if not self.fits:
             yield f'DOES NOT FIT: an iteration needs more memory than is free here; the device has {_gib(self.limit)}'
             if self.single is None:
-                yield 'Not even one image per GPU fits: take a larger device'
+                yield 'Not even one image per GPU fits: use a larger device'
             else:
                 yield f'one image per GPU needs {_gib(self.single)}: pass --images-per-gpu 1, or a number in between'
             return
-        assert self.seconds is not None
         yield f'{self.seconds:.3f} s per iteration, peak memory {_gib(self.needed or 0)} of {_gib(self.limit)}'
-        yield (
-            f'the schedule sees {self.images:,} images: {self.iterations:,} iterations of {plan.total} ({plan.where})'
-        )
+        yield f'the schedule has {self.images:,} images: {self.iterations:,} iterations of {plan.total} ({plan.where})'
         for count in (1, *machines):
             where = 'this machine' if count == 1 else f'{count} of them'
             yield f'on {where}: {_duration(self.hours(count) or 0)}'
-        yield 'without reading images, evaluation and the exchange between GPUs, which come on top'
+        yield 'reading images, evaluation and communication between GPUs are not included'
 
 
 def _gib(size: float) -> str:
@@ -143,19 +127,19 @@ def estimate_row(
     Args:
         ledger: The ledger.
         row: The row.
-        gpus: GPUs that the schedule would run on; one of them is measured. By default all of this machine.
-        images_per_gpu: Images per GPU and iteration, by default the recipe's.
-        iterations: How many are timed.
-        amp: Mixed precision.
+        gpus: Number of GPUs of the schedule, by default all of this machine; one of them is measured.
+        images_per_gpu: Images per GPU and iteration; by default the recipe's.
+        iterations: Number of timed iterations.
+        amp: Whether to use mixed precision.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
         cfg_options: Overrides of the config.
-        show: Called with what is being done.
+        show: Called with lines on the progress.
 
     Returns:
         The estimate.
 
     Raises:
-        UserError: The config is none that can be measured so.
+        UserError: The config cannot be measured in this way.
     """
     if iterations < 1:
         raise UserError(f'--iterations {iterations}: expected 1 or more')
@@ -163,123 +147,63 @@ def estimate_row(
     cfg = load_config(ledger.root / str(row.config), cfg_options or {})
     init_default_scope(prepare_scope(cfg))
     plan = plan_training(cfg, process_count(gpus), images_per_gpu)
-    known: dict[str, Any] = dict(
-        row=row.name,
-        device=torch.cuda.get_device_name(where) if where.type == 'cuda' else 'the CPU',
-        plan=plan,
-        size=image_size(cfg),
-        images=_images_of_schedule(cfg, row, plan),
-        limit=memory_limit(where),
-    )
-    try:
-        seconds, needed = _measure(cfg, plan.per_process, where, iterations, amp, show)
-    except _DoesNotFitError:
-        single = None
-        if plan.per_process > 1:
-            show('it does not fit; trying a single image')
-            with suppress(_DoesNotFitError):
-                single = _measure(cfg, 1, where, 1, amp, show)[1]
-        return Estimate(**known, seconds=None, needed=None, fits=False, single=single)
-    return Estimate(**known, seconds=seconds, needed=needed, fits=True)
+    name = torch.cuda.get_device_name(where) if where.type == 'cuda' else 'the CPU'
+    size, images, limit = image_size(cfg), _images_of_schedule(cfg, row, plan), memory_limit(where)
+    found, single = _measure(cfg, plan.per_process, where, iterations, amp, show), None
+    if found is None and plan.per_process > 1:
+        show('it does not fit; trying a single image')
+        single = _measure(cfg, 1, where, 1, amp, show)
+    seconds, needed = found or (None, None)
+    fits, least = found is not None, single[1] if single else None
+    return Estimate(row.name, name, plan, size, images, seconds, needed, limit, fits, least)
 
 
 def _images_of_schedule(cfg: Config, row: Row, plan: TrainingPlan) -> int:
-    loop = cfg.train_cfg
-    if 'max_iters' in loop:
-        return int(loop.max_iters) * plan.base
-    layout = LAYOUTS.get(row.dataset)
-    if layout is None:
-        raise UserError(f'how many images {row.dataset} has is not known: expected one of {list(LAYOUTS)}')
-    return int(loop.max_epochs) * layout.train
+    if 'max_iters' in cfg.train_cfg:
+        return int(cfg.train_cfg.max_iters) * plan.base
+    if row.dataset not in LAYOUTS:
+        raise UserError(f'the number of images of {row.dataset} is not known: expected one of {list(LAYOUTS)}')
+    return int(cfg.train_cfg.max_epochs) * LAYOUTS[row.dataset].train
 
 
 def image_size(cfg: Config) -> tuple[int, int]:
-    """Height and width in pixels of what a recipe trains on.
-
-    Args:
-        cfg: The recipe.
-
-    Returns:
-        The crop; for detectors the largest size that an image is brought to.
-
-    Raises:
-        UserError: The config does not say it under one of the names that ours use.
-    """
+    """Height and width in pixels of a recipe's images: the crop, or for detectors the largest size of an image."""
     if 'crop_size' in cfg:
         height, width = cfg.crop_size
     elif 'img_scale' in cfg and cfg.default_scope == 'mmdet':
-        long, short = max(cfg.img_scale), min(cfg.img_scale)
-        height, width = short, long
+        height, width = min(cfg.img_scale), max(cfg.img_scale)
     elif 'img_size' in cfg:
         height = width = cfg.img_size
     else:
-        raise UserError(
-            f'{cfg.filename} has neither crop_size nor img_scale nor img_size: what it trains on is not told'
-        )
+        raise UserError(f'{cfg.filename} states no image size: expected crop_size, img_scale or img_size')
     return int(height), int(width)
 
 
 def _measure(
     cfg: Config, images: int, device: torch.device, iterations: int, amp: bool, show: Callable[[str], object]
-) -> tuple[float, int]:
-    """Median seconds of an iteration, and bytes at its peak."""
+) -> tuple[float, int] | None:
+    """Median seconds of an iteration and bytes at its peak; ``None`` where it needs more memory than there is."""
+    # This also imports what the model needs: an import that runs out of memory names other reasons.
+    count = sum(parameter.numel() for parameter in build_model(cfg, device='meta').parameters())
+    batch = random_batch(cfg, images)
+    show(f'{count / 1e6:.1f} M parameters, {images} images, {iterations} iterations after a first one')
     try:
         with _limited(device):
-            return _run_iterations(cfg, images, device, iterations, amp, show)
+            return _run_iterations(cfg, batch, device, iterations, amp)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        known = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
-    # Outside of the block above nothing holds on to the frames of the failed step.
+    # Only outside the block above are the frames of the failed step gone.
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
-    raise _DoesNotFitError
-
-
-def _run_iterations(
-    cfg: Config, images: int, device: torch.device, iterations: int, amp: bool, show: Callable[[str], object]
-) -> tuple[float, int]:
-    model, wrapper = _build(cfg, device, amp)
-    batch = random_batch(cfg, images)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    show(f'{count / 1e6:.1f} M parameters, {images} images, {iterations} iterations after a first one')
-
-    def step() -> None:
-        # Samples are changed on the way: detectors move and pad what they are given.
-        model.train_step(copy.deepcopy(batch), wrapper)  # type: ignore[operator]
-
-    step()
-    kept = _bytes_of([*model.parameters(), *model.buffers(), *_states(wrapper)])
-    needed = kept + peak_bytes(step, device)
-    times = []
-    for _ in range(iterations):
-        _wait(device)
-        start = time.perf_counter()
-        step()
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), needed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or 'not enough memory' in text
-        or 'out of memory' in text
-        or 'bad_alloc' in text
-    )
+    return None
 
 
 @contextmanager
 def _limited(device: torch.device) -> Iterator[None]:
-    """On a CPU: more than the free memory is refused by the system instead of ending some process."""
+    """On the CPU under Linux, let an allocation beyond the free memory fail, before the system ends some process."""
     if device.type == 'cuda':
         yield
         return
@@ -291,26 +215,49 @@ def _limited(device: torch.device) -> Iterator[None]:
             for path in ('/proc/self/status', '/proc/meminfo')
         )
         used, free = (int(text.split()[0]) * 1024 for text in (status['VmData'], info['MemAvailable']))
-    except (ImportError, OSError, KeyError):  # no Linux
+    except (ImportError, OSError, KeyError):  # not Linux
         yield
         return
-    before = resource.getrlimit(resource.RLIMIT_DATA)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = used + int(min(free, memory_limit(device)) * RESERVE)
-    if before[1] != resource.RLIM_INFINITY:
-        limit = min(limit, before[1])
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _build(cfg: Config, device: torch.device, amp: bool) -> tuple[nn.Module, Any]:
-    config = copy.deepcopy(cfg.model)
-    discard_pretrained(config)
-    if 'data_preprocessor' not in config and cfg.get('data_preprocessor'):
-        config.data_preprocessor = copy.deepcopy(cfg.data_preprocessor)
-    model = revert_sync_batchnorm(MODELS.build(config)).to(device).train()
+def _run_iterations(
+    cfg: Config, batch: dict[str, Any], device: torch.device, iterations: int, amp: bool
+) -> tuple[float, int]:
+    model: Any = build_model(cfg, training=True).to(device).train()
+    wrapper = _build_wrapper(cfg, model, device, amp)
+
+    def step() -> None:
+        # A step changes its samples: detectors move and pad what they are given.
+        model.train_step(copy.deepcopy(batch), wrapper)
+
+    def wait() -> None:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+
+    step()
+    moments = [value for state in wrapper.optimizer.state.values() for value in state.values()]
+    kept = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, moments)]
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in kept) + peak_bytes(step, device)
+    times = []
+    for _ in range(iterations):
+        wait()
+        start = time.perf_counter()
+        step()
+        wait()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), needed
+
+
+def _build_wrapper(cfg: Config, model: torch.nn.Module, device: torch.device, amp: bool) -> Any:
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and kind == 'OptimWrapper':
@@ -319,39 +266,30 @@ def _build(cfg: Config, device: torch.device, amp: bool) -> tuple[nn.Module, Any
         kind = 'mmvit_ext.CPUAmpOptimWrapper'
         for name in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(name, None)
-    wrapper.type = kind
-    return model, build_optim_wrapper(model, wrapper)
-
-
-def _states(wrapper: Any) -> Iterator[Tensor]:
-    for state in wrapper.optimizer.state.values():
-        yield from (value for value in state.values() if torch.is_tensor(value))
-
-
-def _bytes_of(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return build_optim_wrapper(model, {**wrapper, 'type': kind})
 
 
 def random_batch(cfg: Config, images: int) -> dict[str, list[Any]]:
-    """What a data loader would give, of random content.
+    """A batch with random content, as a data loader would return it.
 
     Args:
         cfg: The recipe.
-        images: How many.
+        images: Number of images.
 
     Returns:
         Images as bytes, 3 x height x width, and their annotations.
 
     Raises:
-        UserError: The config is of another library.
+        UserError: The config belongs to another library.
     """
     height, width = image_size(cfg)
-    inputs = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for _ in range(images)]
-    make = {'mmseg': _segmentation_sample, 'mmdet': _detection_sample, 'mmpretrain': _classification_sample}
-    if cfg.default_scope not in make:
-        raise UserError(f'{cfg.filename} is of the scope {cfg.default_scope}: expected one of {sorted(make)}')
-    samples = [make[cfg.default_scope](cfg, height, width) for _ in range(images)]
-    return {'inputs': inputs, 'data_samples': samples}
+    makers = {'mmseg': _segmentation_sample, 'mmdet': _detection_sample, 'mmpretrain': _classification_sample}
+    if cfg.default_scope not in makers:
+        raise UserError(f'{cfg.filename} has the scope {cfg.default_scope}: expected one of {sorted(makers)}')
+    return {
+        'inputs': [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for _ in range(images)],
+        'data_samples': [makers[cfg.default_scope](cfg, height, width) for _ in range(images)],
+    }
 
 
 def _segmentation_sample(cfg: Config, height: int, width: int) -> Any:
@@ -359,9 +297,8 @@ def _segmentation_sample(cfg: Config, height: int, width: int) -> Any:
 
     classes = torch.randperm(cfg.model.decode_head.num_classes)[:CLASSES_PER_IMAGE]
     stripes = torch.arange(width) * len(classes) // width
-    labels = classes[stripes].expand(1, height, width).contiguous()
-    shape = (height, width)
-    return SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={'img_shape': shape, 'ori_shape': shape})
+    labels = PixelData(data=classes[stripes].expand(1, height, width).contiguous())
+    return SegDataSample(gt_sem_seg=labels, metainfo={'img_shape': (height, width), 'ori_shape': (height, width)})
 
 
 def _detection_sample(cfg: Config, height: int, width: int) -> Any:
@@ -371,17 +308,15 @@ def _detection_sample(cfg: Config, height: int, width: int) -> Any:
 
     corners = torch.rand(OBJECTS_PER_IMAGE, 2) * 0.6
     sides = 0.05 + torch.rand(OBJECTS_PER_IMAGE, 2) * 0.35
-    scale = torch.tensor([width, height, width, height])
-    boxes = torch.cat([corners, corners + sides], dim=1) * scale
+    boxes = torch.cat([corners, corners + sides], dim=1) * torch.tensor([width, height, width, height])
     instances = InstanceData(bboxes=boxes, labels=torch.randint(0, cfg.num_classes, (OBJECTS_PER_IMAGE,)))
     if (cfg.model.get('roi_head') or {}).get('mask_head'):
         masks = np.zeros((OBJECTS_PER_IMAGE, height, width), dtype=np.uint8)
         for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
             mask[top:bottom, left:right] = 1
         instances.masks = BitmapMasks(masks, height, width)
-    shape = (height, width)
-    meta = {'img_shape': shape, 'ori_shape': shape, 'pad_shape': shape, 'scale_factor': (1.0, 1.0), 'img_id': 0}
-    return DetDataSample(gt_instances=instances, metainfo=meta)
+    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (height, width))
+    return DetDataSample(gt_instances=instances, metainfo={**shapes, 'scale_factor': (1.0, 1.0), 'img_id': 0})
 
 
 def _classification_sample(cfg: Config, height: int, width: int) -> Any:

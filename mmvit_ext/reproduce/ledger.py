@@ -1,6 +1,6 @@
 """The ledger: every published row, read from ``model-index.yml`` and the metafiles that it names.
 
-A row is a model of a metafile that has a result. Beside what other tools read there (``Config``, ``Metadata``,
+A row is a model of a metafile that has a result. Besides what other tools read there (``Config``, ``Metadata``,
 ``Results`` with ``Metrics``), the ledger knows
 
 - of a collection, ``Checkpoints``: ``Where`` the authors put theirs, their ``Licence`` and the ``Converter`` of
@@ -34,19 +34,19 @@ NOT_IN_SOURCES = 'not in our sources'
 INDEX = 'model-index.yml'
 _HASH = re.compile(r'[0-9a-f]{8,64}')
 _DIFFERENCE = re.compile(r'(?P<metric>.+) over (?P<other>.+)')
-_SCHEDULES = {'Iterations', 'Epochs'}
+_SCHEDULES = ('Iterations', 'Epochs')
 _RESULT_KEYS = {'Task', 'Dataset', 'Split', 'Metrics', 'Table', 'Tolerance', 'Baseline', 'Reference'}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as papers name it and as it is measured.
+    """How a metric of the papers is measured.
 
     Args:
         key: The evaluator's name for it.
-        factor: What brings the evaluator's value to per cent.
-        multi_scale: Whether it belongs to test-time augmentation.
-        lower_is_better: Whether a smaller value is the better one.
+        factor: Factor from the evaluator's value to per cent.
+        multi_scale: Whether it is measured with test-time augmentation.
+        lower_is_better: Whether smaller values are better.
     """
 
     key: str
@@ -155,6 +155,12 @@ class Row:
         return 'train' if self.split == 'training' else 'test'
 
     @property
+    def training(self) -> str:
+        """GPUs, batch and schedule of the recipe, as far as they are known."""
+        schedule = [f'{self.metadata[name]} {name.lower()}' for name in _SCHEDULES if name in self.metadata]
+        return ', '.join(filter(None, [self.metadata.get('Training Resources'), *schedule]))
+
+    @property
     def absolute(self) -> dict[str, float]:
         """What is published of it, without the differences to other rows."""
         return {name: value for name, value in self.published.items() if name in METRICS}
@@ -176,25 +182,15 @@ class Ledger:
     """All rows.
 
     Args:
-        root: The folder in which ``configs/`` and ``results/`` are.
-        rows: With and without a config, in the order of the metafiles.
+        root: The folder with ``configs/`` and ``results/``.
+        rows: The rows with and without a config, in the order of the metafiles.
     """
 
     root: Path
     rows: tuple[Row, ...]
 
     def find(self, name: str) -> Row:
-        """The row of a name.
-
-        Args:
-            name: Of the config, with or without ``.py`` and folder.
-
-        Returns:
-            The row.
-
-        Raises:
-            UserError: There is none, or it has no config; names the nearest ones.
-        """
+        """The row whose config has this name, with or without ``.py`` and folder; ``UserError`` names similar ones."""
         stem = Path(name).name.removesuffix('.py')
         for row in self.rows:
             if row.name == stem:
@@ -204,20 +200,14 @@ class Ledger:
         names = [row.name for row in self.rows if row.config]
         close = [other for other in names if stem and stem in other][:3] or get_close_matches(stem, names, 3, 0.5)
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
-        raise UserError(f'there is no row {name}{hint}; tools/reproduce.py --list shows all of them')
+        raise UserError(f'there is no row {name}{hint}; tools/reproduce.py --list shows all rows')
 
     def select(self, method: str | None = None, dataset: str | None = None) -> list[Row]:
-        """Rows by method and dataset.
+        """Rows by method and dataset; raises ``UserError`` where there are none.
 
         Args:
             method: Beginning of the method's name; case and hyphens do not matter.
             dataset: A part of the dataset's name; case and hyphens do not matter.
-
-        Returns:
-            The rows.
-
-        Raises:
-            UserError: There is none.
         """
         chosen = [
             row
@@ -240,14 +230,7 @@ def _plain(text: str) -> str:
 
 
 def find_root() -> Path:
-    """The folder with the model index: the checkout, or what an installed package carries.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: There is neither.
-    """
+    """The folder with the model index: the checkout, or what an installed package carries."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent, package / '.mim'):
         if (folder / INDEX).is_file():
@@ -256,16 +239,9 @@ def find_root() -> Path:
 
 
 def read_ledger(root: Path | None = None) -> Ledger:
-    """Read and check every metafile.
+    """Read and check every metafile below ``root``, by default the folder of the package's own model index.
 
-    Args:
-        root: Folder with ``model-index.yml``; by default that of the package.
-
-    Returns:
-        The ledger.
-
-    Raises:
-        UserError: A metafile is missing or says something that is not understood; names file, row and key.
+    A metafile that is missing or not understood raises ``UserError`` with the file, the row and the key.
     """
     root = find_root() if root is None else Path(root)
     rows: list[Row] = []
@@ -324,45 +300,35 @@ def _read_metafile(root: Path, name: str) -> list[Row]:
 def _row(
     root: Path, file: str, model: Mapping[str, Any], collections: Mapping[str, Collection], results: Sequence[Any]
 ) -> Row:
-    where = f'{file}, {model.get("Name")}'
-    if model.get('In Collection') not in collections:
-        raise UserError(
-            f'{where}: In Collection is {model.get("In Collection")!r}, expected one of {list(collections)}'
-        )
-    if len(results) != 1:
-        raise UserError(f'{where}: {len(results)} results where one is expected: give each dataset its own config')
+    def check(condition: object, message: str) -> None:
+        if not condition:
+            raise UserError(f'{file}, {model.get("Name")}: {message}')
+
+    collection, config, sha256 = model.get('In Collection'), model.get('Config'), model.get('SHA256')
+    check(collection in collections, f'In Collection is {collection!r}, expected one of {list(collections)}')
+    check(len(results) == 1, f'{len(results)} results where one is expected: give each dataset its own config')
     result = results[0]
-    unknown = set(result) - _RESULT_KEYS
-    absent = {'Task', 'Dataset', 'Split'} - set(result)
-    if unknown or absent:
-        raise UserError(f'{where}: the result has {sorted(unknown)} too many and lacks {sorted(absent)}')
+    unknown, absent = set(result) - _RESULT_KEYS, {'Task', 'Dataset', 'Split'} - set(result)
+    check(not unknown and not absent, f'the result has {sorted(unknown)} too many and lacks {sorted(absent)}')
     published = {str(key): value for key, value in (result.get('Metrics') or {}).items()}
     for key, value in published.items():
         difference = _DIFFERENCE.fullmatch(key)
-        if key not in METRICS and not (difference and (difference['metric'] in METRICS or 'Config' not in model)):
-            raise UserError(f'{where}: the metric {key!r} is not known; expected one of {sorted(METRICS)}')
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f'{where}: {key} is {value!r}, expected a number')
-        if difference and 'Config' in model and not result.get('Baseline'):
-            raise UserError(f'{where}: {key} is a difference and no Baseline says to which row')
-    tolerance = result.get('Tolerance', TOLERANCE)
-    if not isinstance(tolerance, int | float) or not tolerance > 0:
-        raise UserError(f'{where}: Tolerance is {tolerance!r}, expected points above 0')
-    config = model.get('Config')
-    if config is not None and not (root / config).is_file():
-        raise UserError(f'{where}: there is no config {config}')
-    sha256 = model.get('SHA256')
-    if sha256 is not None and not _HASH.fullmatch(str(sha256).lower()):
-        raise UserError(f'{where}: SHA256 is {sha256!r}, expected 8 to 64 hexadecimal digits in quotes')
-    reference = result.get('Reference')
-    if reference is not None and not (root / reference).is_file():
-        raise UserError(f'{where}: there is no record {reference}')
+        known = key in METRICS or (difference and (difference['metric'] in METRICS or config is None))
+        check(known, f'the metric {key!r} is not known; expected one of {sorted(METRICS)}')
+        check(_is_number(value), f'{key} is {value!r}, expected a number')
+        based = not difference or config is None or result.get('Baseline')
+        check(based, f'{key} is a difference and no Baseline says to which row')
+    tolerance, reference = result.get('Tolerance', TOLERANCE), result.get('Reference')
+    check(_is_number(tolerance) and tolerance > 0, f'Tolerance is {tolerance!r}, expected points above 0')
+    check(config is None or (root / config).is_file(), f'there is no config {config}')
+    hexadecimal = sha256 is None or _HASH.fullmatch(str(sha256).lower())
+    check(hexadecimal, f'SHA256 is {sha256!r}, expected 8 to 64 hexadecimal digits in quotes')
+    check(reference is None or (root / reference).is_file(), f'there is no record {reference}')
     metadata = model.get('Metadata') or {}
-    if config is not None and not _SCHEDULES & set(metadata):
-        raise UserError(f'{where}: the Metadata has neither Iterations nor Epochs')
+    check(config is None or set(_SCHEDULES) & set(metadata), 'the Metadata has neither Iterations nor Epochs')
     return Row(
         name=str(model['Name']),
-        collection=collections[model['In Collection']],
+        collection=collections[str(collection)],
         task=result['Task'],
         dataset=result['Dataset'],
         split=result['Split'],
@@ -377,3 +343,7 @@ def _row(
         sha256=None if sha256 is None else str(sha256).lower(),
         note=str(model.get('Note', '')),
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,14 +1,17 @@
-"""The ledger as a table in the terminal."""
+"""Rows and records as tables in the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from .ledger import NOT_IN_SOURCES, Ledger, Row
-from .records import Records, read_records
+from .records import Record, Records, read_records
 
-__all__ = ['rows_table']
+__all__ = ['print_record', 'rows_table']
 
 
 def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = None, *, narrow: bool = False) -> Table:
@@ -18,50 +21,68 @@ def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = 
         ledger: The ledger.
         method: Only this method.
         dataset: Only datasets with this in their name.
-        narrow: One column; names of rows are long, and cut into pieces they cannot be copied.
+        narrow: Whether to use one column; a long name that is broken over lines cannot be copied.
 
     Returns:
         The table.
     """
     records = read_records(ledger)
-    titles = ('row', 'dataset', 'published', 'measured here', 'training', 'checkpoint')
     table = Table(caption='per cent; "measured here" is the newest record in results/', box=SIMPLE_HEAD)
-    table.add_column(titles[0], no_wrap=True, overflow='ignore')
-    for title in () if narrow else titles[1:]:
-        table.add_column(title, overflow='fold')
+    table.add_column('row', no_wrap=True, overflow='ignore')
     for row in ledger.select(method, dataset):
-        cells = (row.dataset, _published(row), _measured(row, records), _training(row), _checkpoint(row))
+        cells = {
+            'dataset': row.dataset,
+            'published': _values(row.published) or ('' if row.mini else NOT_IN_SOURCES),
+            'measured here': _measured(row, records),
+            'training': row.training if row.config else 'no config here',
+            'checkpoint': _checkpoint(row),
+        }
         if narrow:
             table.add_row(row.name)
-            told = [f'    {title}: {text}' for title, text in zip(titles[1:], cells, strict=True) if text]
-            table.add_row('\n'.join(told), style='dim')
-        else:
-            table.add_row(row.name, *cells)
+            table.add_row('\n'.join(f'    {title}: {text}' for title, text in cells.items() if text), style='dim')
+            continue
+        if len(table.columns) == 1:
+            for title in cells:
+                table.add_column(title, overflow='fold')
+        table.add_row(row.name, *cells.values())
     return table
 
 
-def _values(values: dict[str, float]) -> str:
+def _values(values: Mapping[str, float]) -> str:
     return ', '.join(f'{name} {value}' for name, value in values.items())
-
-
-def _published(row: Row) -> str:
-    return _values(dict(row.published)) or ('' if row.mini else NOT_IN_SOURCES)
 
 
 def _measured(row: Row, records: Records) -> str:
     newest = [records.newest(row.name, scale) for scale in ('single', 'multi')]
-    texts = [f'{_values(dict(entry[1].metrics))} ({entry[1].verdict})' for entry in newest if entry is not None]
+    texts = [f'{_values(entry[1].metrics)} ({entry[1].verdict})' for entry in newest if entry is not None]
     return '; '.join(texts) or 'not measured'
-
-
-def _training(row: Row) -> str:
-    if row.config is None:
-        return 'no config here'
-    schedule = [f'{row.metadata[name]} {name.lower()}' for name in ('Iterations', 'Epochs') if name in row.metadata]
-    return ', '.join([str(row.metadata.get('Training Resources', '')), *schedule])
 
 
 def _checkpoint(row: Row) -> str:
     if row.weights:
         return f'known, {row.collection.licence}'
     return 'train it (--train)' if row.mini else ''
+
+
+def print_record(record: Record, why: str, console: Console) -> None:
+    """Show what was measured and what it is compared with.
+
+    Args:
+        record: The record.
+        why: Where the expected values come from, or why there are none.
+        console: Where to print.
+    """
+    table = Table('metric', title=f'{record.row} ({record.scale} scale)')
+    for title in ('measured', 'expected', 'difference'):
+        table.add_column(title, justify='right')
+    for name in dict.fromkeys([*record.metrics, *record.expected]):
+        difference = record.difference.get(name)
+        table.add_row(
+            name,
+            str(record.metrics.get(name, '')),
+            str(record.expected.get(name, '')),
+            '' if difference is None else f'{difference:+.2f}',
+        )
+    console.print(table)
+    console.print(f'expected: {why}; tolerance: {record.tolerance:g} points', soft_wrap=True)
+    console.print(f'verdict: {record.verdict}')

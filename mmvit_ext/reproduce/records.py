@@ -1,7 +1,7 @@
-"""Records: what was measured of a row, how, where and when, and whether it is what was published.
+"""Records: what was measured of a row, how, where and when, and whether it agrees with what was published.
 
-A record is a JSON file. Filed ones are ``results/ROW/DATE_SCALE_CHECKPOINT.json`` and fill the measured columns of the
-model zoo pages, the newest of a row and scale first.
+A record is a JSON file. Filed ones are ``results/ROW/DATE_SCALE_CHECKPOINT.json``; the model zoo pages show the
+newest of a row and scale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from mmvit_ext.files import atomic_path
 
 from .ledger import MAIN_METRICS, METRICS, Ledger, Row
 
-__all__ = ['Record', 'Records', 'compare', 'expected_values', 'file_record', 'measured_values', 'read_records']
+__all__ = [
+    'MISSED',
+    'Record',
+    'Records',
+    'check_checkout',
+    'compare',
+    'expected_values',
+    'file_in_results',
+    'file_record',
+    'measured_values',
+    'read_records',
+]
 
 FOLDER = 'results'
 SCALES = ('single', 'multi')
@@ -29,20 +40,20 @@ class Record:
     """One evaluation.
 
     Args:
-        row: Its row.
+        row: Name of the row.
         scale: ``single``, or ``multi`` for test-time augmentation.
-        command: As it was typed.
-        commit: Of the code.
-        date: Beginning, UTC, ISO 8601.
+        command: The command as it was typed.
+        commit: Commit of the code.
+        date: When it began: UTC, ISO 8601.
         seconds: Wall-clock time of the evaluation.
-        versions: By distribution.
+        versions: Versions by distribution.
         hardware: Processor, threads, device and number of processes.
         dataset: Name, split and number of images.
-        checkpoint: File name, SHA-256, where it comes from, and the converter that read it, if one did.
-        metrics: What was measured, in per cent, by the names of the ledger.
-        expected: What it is compared with: the published values, or those of the row's reference.
+        checkpoint: File name, SHA-256, origin, and the converter that was used, if any.
+        metrics: Measured values in per cent, by the names of the ledger.
+        expected: What they are compared with: the published values, or those of the row's reference.
         difference: Measured minus expected, in points.
-        tolerance: Points.
+        tolerance: Points by which they may differ.
         verdict: ``reproduced``, ``missed`` (a value is worse by more than the tolerance), ``better`` (one is better
             by more, none worse) or ``nothing to compare with``.
     """
@@ -75,35 +86,17 @@ class Records:
         self.entries = tuple(sorted(entries, key=lambda entry: entry[1].date))
 
     def newest(self, row: str, scale: str) -> tuple[str, Record] | None:
-        """The newest record of a row.
-
-        Args:
-            row: Its name.
-            scale: ``single`` or ``multi``.
-
-        Returns:
-            Its path and the record, ``None`` where there is none.
-        """
+        """Path and content of the newest record of a row and scale, if there is one."""
         found = [entry for entry in self.entries if (entry[1].row, entry[1].scale) == (row, scale)]
         return found[-1] if found else None
 
 
 def read_records(ledger: Ledger) -> Records:
-    """All filed records.
-
-    Args:
-        ledger: The ledger to whose rows they belong.
-
-    Returns:
-        The records.
-
-    Raises:
-        UserError: A file is no record, or belongs to no row.
-    """
+    """Read all filed records; raises ``UserError`` for a file that is none, or that belongs to no row of the ledger."""
     names = {row.name for row in ledger.rows}
     entries = []
     for path in sorted((ledger.root / FOLDER).glob('*/*.json')):
-        record = read_record(path)
+        record = _read_record(path)
         if record.row not in names or path.parent.name != record.row:
             raise UserError(
                 f'{path} is a record of the row {record.row!r}: expected a row of the ledger, in its folder'
@@ -112,38 +105,27 @@ def read_records(ledger: Ledger) -> Records:
     return Records(entries)
 
 
-def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The record.
-
-    Raises:
-        UserError: The file is none.
-    """
+def _read_record(path: Path) -> Record:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         names = {field.name for field in fields(Record)}
         if not isinstance(content, dict) or set(content) != names:
             raise ValueError(f'expected the keys {sorted(names)}')
     except (OSError, ValueError) as error:
-        raise UserError(f'{path} is no record: {error}; make it anew with tools/reproduce.py --record') from error
+        raise UserError(f'{path} is no record: {error}; make it again with tools/reproduce.py --record') from error
     return Record(**content)
 
 
 def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[str, float]:
-    """What an evaluator measured, by the names of the ledger.
+    """Name an evaluator's values as the ledger does.
 
     Args:
         row: The row.
         scale: ``single`` or ``multi``.
-        results: By the evaluator's names.
+        results: Values by the evaluator's names.
 
     Returns:
-        The main metrics of the row's task and all published ones of that scale, in per cent, as far as they are there.
+        In per cent, the main metrics of the row's task and all published ones of that scale, where they were measured.
     """
     multi = scale == 'multi'
     names = [name for name in row.absolute if METRICS[name].multi_scale == multi]
@@ -169,23 +151,20 @@ def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> t
         records: The filed records.
 
     Returns:
-        Values by metric, and a word on where they come from or why there are none.
+        Values by metric, and a few words on where they come from or why there are none.
     """
     multi = scale == 'multi'
-    published = {name: value for name, value in row.absolute.items() if METRICS[name].multi_scale == multi}
-    if published:
+    if published := {name: value for name, value in row.absolute.items() if METRICS[name].multi_scale == multi}:
         return published, 'published'
     if row.differences and not multi:
         entry = records.newest(row.baseline or '', scale)
         if entry is None:
-            return {}, (
-                f'published is only a difference to the row {row.baseline}: measure that one with --record first'
-            )
+            return {}, f'only a difference to the row {row.baseline} is published: measure that one with --record first'
         known = entry[1].metrics
         expected = {name: round(known[name] + gain, 2) for name, gain in row.differences.items() if name in known}
         return expected, f'the published difference added to {entry[0]}'
     if row.reference is not None:
-        reference = read_record(ledger.root / row.reference)
+        reference = _read_record(ledger.root / row.reference)
         if reference.scale == scale:
             return dict(reference.metrics), f'our own {row.reference}'
     return {}, 'no figure is published for this setting'
@@ -194,7 +173,7 @@ def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> t
 def compare(
     measured: Mapping[str, float], expected: Mapping[str, float], tolerance: float
 ) -> tuple[dict[str, float], str]:
-    """Measured against expected values.
+    """Compare measured with expected values.
 
     Args:
         measured: Per cent by metric.
@@ -216,22 +195,24 @@ def compare(
     return difference, BETTER if max(gains) > slack else REPRODUCED
 
 
-def file_record(record: Record, path: Path) -> None:
-    """Write a record.
+def check_checkout(ledger: Ledger, option: str) -> None:
+    """Refuse an option that writes into the ledger's folder where that is an installed package."""
+    if ledger.root.name == '.mim':
+        raise UserError(
+            f'{option} writes into a checkout, and this is the installed package {ledger.root.parent}: run it in a '
+            'clone of the repository'
+        )
 
-    Args:
-        record: The record.
-        path: The JSON file.
-    """
+
+def file_record(record: Record, path: Path) -> None:
+    """Write a record to a JSON file."""
     with atomic_path(path) as file:
         file.write_text(json.dumps(asdict(record), indent=2) + '\n', encoding='utf-8')
 
 
-def filed_path(record: Record) -> str:
-    """Where a record is filed, relative to the ledger's root.
-
-    Args:
-        record: The record.
-    """
+def file_in_results(ledger: Ledger, record: Record) -> str:
+    """File a record under ``results/``; returns its path relative to the ledger's root."""
     digits = str(record.checkpoint['sha256'])[:8]
-    return f'{FOLDER}/{record.row}/{record.date[:10]}_{record.scale}_{digits}.json'
+    path = f'{FOLDER}/{record.row}/{record.date[:10]}_{record.scale}_{digits}.json'
+    file_record(record, ledger.root / path)
+    return path

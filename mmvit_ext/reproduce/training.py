@@ -1,8 +1,7 @@
-"""Starting a row's recipe on the GPUs at hand, which are seldom those of the paper."""
+"""Train a row's recipe on the GPUs at hand, which are seldom those of the paper."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from mmvit_ext.checks.layouts import check_layout
 from mmvit_ext.errors.user_error import UserError
 
 from .ledger import Ledger, Row
-from .rescore import load_row_config, option_arguments, process_count, run_tool, work_folder
+from .rows import load_row_config, process_count, run_tool, work_folder
 
 __all__ = ['TrainingPlan', 'plan_training', 'train_row']
 
@@ -28,7 +27,7 @@ class TrainingPlan:
         per_process: Images per process and iteration.
         base: The recipe's total batch size.
         options: Overrides of the config by dotted key.
-        changes: What differs from the recipe, in words; empty when nothing does.
+        changes: Sentences on what differs from the recipe.
     """
 
     processes: int
@@ -51,25 +50,24 @@ class TrainingPlan:
 def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None) -> TrainingPlan:
     """Fit a recipe to a number of GPUs.
 
-    Each GPU gets as many images as in the recipe unless told otherwise. The learning rate follows the total batch size
-    in proportion, and a schedule in iterations becomes longer or shorter so that as many images are seen.
+    Each GPU gets as many images as in the recipe unless told otherwise. The learning rate is proportional to the total
+    batch size, and a schedule in iterations becomes longer or shorter so that the model sees the same number of images.
 
     Args:
         cfg: The recipe.
-        processes: GPUs, or 1 for the CPU.
+        processes: Number of GPUs, or 1 for the CPU.
         images_per_gpu: Images per GPU and iteration.
 
     Returns:
         The plan.
 
     Raises:
-        UserError: The config does not say what its batch size is.
+        UserError: The config does not state its batch size.
     """
     size = batch_size_of(cfg, processes)
     if size is None or size.base is None:
         raise UserError(
-            f'{cfg.filename} does not tell train_dataloader.batch_size and auto_scale_lr.base_batch_size: a row needs '
-            'both'
+            f'{cfg.filename} lacks train_dataloader.batch_size or auto_scale_lr.base_batch_size: a row needs both'
         )
     per_process = size.per_process if images_per_gpu is None else images_per_gpu
     if per_process < 1:
@@ -84,12 +82,11 @@ def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None
         # Several optimisers have several rates, all of which are scaled.
         rate = f'{factor:g} times' if size.lr is None else f'{size.lr * factor:g} instead of {size.lr:g}'
         changes.append(f'learning rate: {rate}')
-        scaled = _scaled_schedule(cfg, size.base / total)
-        for key, (old, new) in scaled.items():
-            options[key] = new
-            if key == 'train_cfg.max_iters':
-                changes.append(f'iterations: {new} instead of {old}, so that as many images are seen')
-        if scaled and 'train_cfg.max_iters' not in scaled:
+        old = _counts_of_iterations(cfg)
+        options |= (new := {key: max(1, round(value / factor)) for key, value in old.items()})
+        if (key := 'train_cfg.max_iters') in new:
+            changes.append(f'iterations: {new[key]} instead of {old[key]}, so that as many images are seen')
+        elif new:
             changes.append('warm-up: as many images as in the recipe')
         keep = size.base // processes
         if keep * processes == size.base:
@@ -97,28 +94,24 @@ def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None
     return TrainingPlan(processes, per_process, size.base, options, tuple(changes))
 
 
-def _scaled_schedule(cfg: Config, factor: float) -> dict[str, tuple[int, int]]:
-    """Old and new value of whatever counts iterations, by dotted key."""
-    places: dict[str, int] = {}
+def _counts_of_iterations(cfg: Config) -> dict[str, int]:
+    """Whatever a schedule counts in iterations, by dotted key."""
+    places: dict[str, Any] = {}
     loop = cfg.get('train_cfg') or {}
-    in_iterations = 'max_iters' in loop
-    if in_iterations:
-        places |= {
-            f'train_cfg.{key}': loop[key] for key in ('max_iters', 'val_interval') if isinstance(loop.get(key), int)
-        }
+    if 'max_iters' in loop:
+        places |= {f'train_cfg.{key}': loop.get(key) for key in ('max_iters', 'val_interval')}
         checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-        if isinstance(checkpoint.get('interval'), int) and not checkpoint.get('by_epoch', True):
-            places['default_hooks.checkpoint.interval'] = checkpoint['interval']
+        if not checkpoint.get('by_epoch', True):
+            places['default_hooks.checkpoint.interval'] = checkpoint.get('interval')
     schedulers = cfg.get('param_scheduler') or []
-    many = isinstance(schedulers, list | tuple)
-    for index, scheduler in enumerate(schedulers if many else [schedulers]):
-        if scheduler.get('by_epoch', True) or scheduler.get('convert_to_iter_based'):
-            continue
-        prefix = f'param_scheduler.{index}' if many else 'param_scheduler'
-        for key in ('begin', 'end', 'T_max'):
-            if isinstance(scheduler.get(key), int) and scheduler[key] > 0:
-                places[f'{prefix}.{key}'] = scheduler[key]
-    return {key: (old, max(1, round(old * factor))) for key, old in places.items()}
+    if isinstance(schedulers, list | tuple):
+        named = {f'param_scheduler.{index}': scheduler for index, scheduler in enumerate(schedulers)}
+    else:
+        named = {'param_scheduler': schedulers}
+    for name, scheduler in named.items():
+        if not scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based'):
+            places |= {f'{name}.{key}': scheduler.get(key) or None for key in ('begin', 'end', 'T_max')}
+    return {key: value for key, value in places.items() if isinstance(value, int)}
 
 
 def train_row(
@@ -133,18 +126,18 @@ def train_row(
     seed: int | None = None,
     amp: bool = False,
 ) -> int:
-    """Check the dataset, say what is scaled and train.
+    """Check the dataset, say what is scaled, and train.
 
     Args:
         ledger: The ledger.
         row: The row.
-        data_root: Where the dataset is; by default where the config says.
-        gpus: Processes, one per GPU; by default one for each GPU, and one on the CPU without any.
-        images_per_gpu: Images per GPU and iteration, by default the recipe's.
-        work_dir: Folder of the logs and checkpoints. An interrupted training in it is gone on with.
+        data_root: Folder of the dataset; by default the config's.
+        gpus: Number of processes, see :func:`mmvit_ext.reproduce.rows.process_count`.
+        images_per_gpu: Images per GPU and iteration; by default the recipe's.
+        work_dir: Folder of logs and checkpoints. An interrupted training in it resumes.
         cfg_options: Further overrides of the config.
-        seed: Of every random generator.
-        amp: Mixed precision.
+        seed: Seed of every random generator.
+        amp: Whether to train in mixed precision.
 
     Returns:
         The exit code of the training.
@@ -160,11 +153,7 @@ def train_row(
     print(f'{plan.where} x {plan.per_process} images, recipe: {row.metadata.get("Training Resources")}')
     for change in plan.changes:
         print(f'  {change}')
-    config, tools = str(ledger.root / str(row.config)), ledger.root / 'tools'
-    if plan.processes == 1:
-        command = [sys.executable, str(tools / 'train.py'), config]
-    else:
-        command = ['bash', str(tools / 'dist_train.sh'), config, str(plan.processes)]
-    command += ['--work-dir', str(folder), '--resume', '--auto-scale-lr', *(['--amp'] if amp else [])]
-    command += [] if seed is None else ['--seed', str(seed)]
-    return run_tool([*command, *option_arguments({**plan.options, **options})])
+    arguments = ['--work-dir', str(folder), '--resume', '--auto-scale-lr', *(['--amp'] if amp else [])]
+    arguments += [] if seed is None else ['--seed', str(seed)]
+    config = str(ledger.root / str(row.config))
+    return run_tool(ledger, 'train', [config], plan.processes, arguments, {**plan.options, **options})

@@ -1,1 +1,1 @@
-"""Archives for the test servers of COCO detection and ADE20K scene parsing: written, and checked as a server would."""
+"""Archives for the test servers of COCO detection and ADE20K scene parsing: write them, and check them."""

@@ -1,11 +1,10 @@
-"""ADE20K scene parsing: predicting the test images into the archive that the benchmark takes.
+"""ADE20K scene parsing: predict the test images into the archive that the benchmark takes.
 
 Rules: https://github.com/CSAILVision/sceneparsing: a PNG with the name of each image, labels from 1 to 150.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from PIL import Image
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.images import Outcome, collect_images
 
-from .run import FinishedImages, check_absent, check_target, image_folder, load_predictor, open_member, predict_missing
+from .run import FinishedImages, check_targets, image_folder, load_predictor, predict_missing, write_archive
 
 __all__ = ['CLASSES', 'submit_ade20k']
 
@@ -42,21 +40,12 @@ def submit_ade20k(
 ) -> tuple[Path, Outcome]:
     """Predict the test images of ADE20K and write the archive for the benchmark.
 
-    Args:
-        config: The config of the training run, of mmseg, for the 150 classes of the benchmark.
-        checkpoint: The checkpoint file.
-        images: The folder of the test images; all of them are predicted.
-        out: The archive.
-        tta: Whether to merge several views of each image, as the config says.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
+    The arguments are those of :func:`mmvit_ext.submission.coco.submit_coco`: a config of mmseg for the 150 classes, and a
+    folder of which all images are predicted.
 
     Returns:
-        The archive, and what became of the images. Where images failed, no archive has been written; the finished ones
-        are kept, and the same call goes on from there.
+        The archive and what became of the images. If images failed, no archive is written; the finished ones are kept,
+        and the same call resumes.
 
     Raises:
         UserError: The arguments, the config or the checkpoint are wrong.
@@ -68,28 +57,26 @@ def submit_ade20k(
         if dataset.get('reduce_zero_label') is False:
             raise UserError(
                 f'{key}.reduce_zero_label of {config} is False: the model counts its classes from another label than '
-                'the benchmark, a config with the 150 classes and reduce_zero_label=True is needed'
+                'the benchmark; use a config with the 150 classes and reduce_zero_label=True'
             )
-    archive = check_target(out)
-    check_absent([archive], archive)
+    archive = Path(out).expanduser()
+    check_targets(archive, [archive])
     paths = collect_images([image_folder(images)])
     predictor = load_predictor(cfg, checkpoint, tta=tta, device=device, allow_partial=allow_partial, trust=trust)
     if len(predictor.classes) != CLASSES:
         raise UserError(
-            f'the model of {config} has {len(predictor.classes)} classes, the benchmark has {CLASSES}: a model that '
-            'was trained on ADE20K is needed'
+            f'the model of {config} has {len(predictor.classes)} classes, the benchmark has {CLASSES}: use a model '
+            'that was trained on ADE20K'
         )
     finished = FinishedImages(archive, '.png', cfg, checkpoint, {'benchmark': 'ade20k', '--tta': tta})
 
     def write(path: Path, file: Path) -> None:
+        # mmseg's IoUMetric(format_only=True) chooses the file's name itself, and one that is atomic is needed here.
         labels = predictor.segment(path)[1] + 1
         Image.fromarray(labels.astype(np.uint8)).save(file)
 
     outcome = predict_missing(paths, finished, write, progress=progress)
     if not outcome.failed:
-        with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, 'w') as opened:
-            for file in sorted(outcome.written):
-                with open_member(opened, file.name) as stream:
-                    stream.write(file.read_bytes())
+        write_archive(archive, ((file.name, [file.read_bytes()]) for file in sorted(outcome.written)))
         finished.remove()
     return archive, outcome

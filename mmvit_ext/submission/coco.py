@@ -1,4 +1,4 @@
-"""COCO detection: predicting a test split into the archives that its server takes.
+"""COCO detection: predict a test split into the archives that its server takes.
 
 Rules: https://cocodataset.org/#upload (names), #format-results (content), #detection-eval (100 objects an image).
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from mmengine.config import Config
 
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.images import Outcome, collect_images
 
-from .run import FinishedImages, check_absent, check_target, image_folder, load_predictor, open_member, predict_missing
+from .run import FinishedImages, check_targets, image_folder, load_predictor, predict_missing, write_archive
 from .splits import CocoSplit, read_coco_split, split_of_images
 
-__all__ = ['KINDS', 'MAX_OBJECTS', 'archive_name_parts', 'archive_names', 'submit_coco']
+__all__ = ['ARCHIVE_NAME', 'KINDS', 'MAX_OBJECTS', 'NAME_RULE', 'archive_names', 'submit_coco']
 
 KINDS = ('bbox', 'segm')
 """The two test types of the server."""
@@ -32,37 +30,17 @@ MAX_OBJECTS = 100
 TEST_DEV_IMAGES = 20288
 SPLITS = ('val2017', 'test-dev2017', 'test-challenge2017')
 NAME_RULE = 'detections_SPLIT_NAME_results.zip'
-_NAME = re.compile(rf'detections_(?P<split>{"|".join(SPLITS)})_(?P<name>[A-Za-z0-9][\w.+-]*)_results')
-
-
-def archive_name_parts(name: str) -> tuple[str, str] | None:
-    """Split and method in the name of an archive.
-
-    Args:
-        name: The name without suffix, such as ``detections_test-dev2017_p2t-small_results``.
-
-    Returns:
-        Here ``test-dev2017`` and ``p2t-small``; ``None`` for a name that the server does not take.
-    """
-    match = _NAME.fullmatch(name)
-    return (match['split'], match['name']) if match else None
+ARCHIVE_NAME = re.compile(rf'detections_(?P<split>{"|".join(SPLITS)})_(?P<name>[A-Za-z0-9][\w.+-]*)_results')
+"""Names without suffix that the server takes, such as ``detections_test-dev2017_p2t-small_results``."""
 
 
 def archive_names(out: Path, kinds: Sequence[str]) -> dict[str, Path]:
-    """The archive of each test type.
+    """The archive of each test type, 'bbox' and 'segm'.
 
-    Args:
-        out: The archive that was asked for.
-        kinds: The test types, 'bbox' and 'segm'.
-
-    Returns:
-        ``out`` for a single type. The server wants an archive for each type, both by the same rule: of two, the type
-        is added to the method's name.
-
-    Raises:
-        UserError: The name is none that the server takes.
+    The server wants an archive for each type, both named by the same rule: a single type gets ``out``, and of two, each
+    adds its type to the method's name. Raises ``UserError`` for a name that the server does not take.
     """
-    parts = archive_name_parts(out.stem)
+    parts = ARCHIVE_NAME.fullmatch(out.stem)
     if parts is None:
         raise UserError(
             f'--out {out.name}: the server takes archives that are named {NAME_RULE} with one of {", ".join(SPLITS)} '
@@ -70,7 +48,7 @@ def archive_names(out: Path, kinds: Sequence[str]) -> dict[str, Path]:
         )
     if len(kinds) == 1:
         return {kinds[0]: out}
-    return {kind: out.with_name(f'detections_{parts[0]}_{parts[1]}-{kind}_results.zip') for kind in kinds}
+    return {kind: out.with_name(f'detections_{parts["split"]}_{parts["name"]}-{kind}_results.zip') for kind in kinds}
 
 
 def submit_coco(
@@ -95,19 +73,19 @@ def submit_coco(
         checkpoint: The checkpoint file.
         images: The folder of the test images.
         out: The archive, named as the server wants it. A model with masks has two, see :func:`archive_names`.
-        annotations: The image list of the split. Without it, all images of the folder are predicted and their ids are
-            told from their names.
-        kind: 'bbox' or 'segm' for that archive only; all that the model predicts when not given.
+        annotations: The image list of the split. Without it, all images of the folder are predicted, and their names
+            are their ids.
+        kind: 'bbox' or 'segm' for that archive only; by default all that the model predicts.
         tta: Whether to merge several views of each image, as the config says; only for models without masks.
         device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Accept a checkpoint that does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The archives by test type, and what became of the images. Where images failed, no archive has been written; the
-        finished ones are kept, and the same call goes on from there.
+        The archives by test type, and what became of the images. If images failed, no archive is written; the finished
+        ones are kept, and the same call resumes.
 
     Raises:
         UserError: The arguments, the config or the checkpoint are wrong.
@@ -117,9 +95,9 @@ def submit_coco(
         raise UserError(f'{config} is of scope {cfg.get("default_scope")}: COCO detection needs a config of mmdet')
     masks = _predicts_masks(cfg.model)
     _check_model(cfg, config, kind, masks=masks, tta=tta)
-    target = check_target(out)
+    target = Path(out).expanduser()
     archives = archive_names(target, [kind] if kind else KINDS if masks else KINDS[:1])
-    check_absent(archives.values(), target)
+    check_targets(target, archives.values())
     paths, split = _images_of_split(image_folder(images), annotations, target)
     predictor = load_predictor(cfg, checkpoint, tta=tta, device=device, allow_partial=allow_partial, trust=trust)
     encoder = _Encoder(_category_ids(predictor.classes, split))
@@ -128,11 +106,11 @@ def submit_coco(
     def write(path: Path, file: Path) -> None:
         number = split.ids[path.name]
         sample = predictor(path)[1]
-        shape = tuple(sample.metainfo['ori_shape'])
-        if shape != split.sizes[number]:
+        (height, width), (rows, columns) = sample.metainfo['ori_shape'], split.sizes[number]
+        if (height, width) != (rows, columns):
             raise UserError(
-                f'{path} has {shape[0]}x{shape[1]} pixels (height x width), the split says '
-                f'{split.sizes[number][0]}x{split.sizes[number][1]}: the folder holds other images'
+                f'{path} has {height}x{width} pixels (height x width), the split says {rows}x{columns}: the folder '
+                'holds other images'
             )
         file.write_text(json.dumps(encoder(sample, number)), encoding='utf-8')
 
@@ -140,7 +118,7 @@ def submit_coco(
     if not outcome.failed:
         files = sorted(outcome.written, key=lambda path: path.name)
         for one, archive in archives.items():
-            _write_archive(archive, one, files)
+            write_archive(archive, [(f'{archive.stem}.json', _json_list(one, files))])
         finished.remove()
     return archives, outcome
 
@@ -193,11 +171,10 @@ def _images_of_split(folder: Path, annotations: str | Path | None, out: Path) ->
             )
         return [folder / name for name in split.ids], split
     paths = collect_images([folder])
-    parts = archive_name_parts(out.stem)
-    if parts is not None and parts[0] == 'test-dev2017' and len(paths) != TEST_DEV_IMAGES:
+    if out.name.startswith('detections_test-dev2017_') and len(paths) != TEST_DEV_IMAGES:
         raise UserError(
             f'test-dev2017 has {TEST_DEV_IMAGES} images and {folder} has {len(paths)}: pass --annotations '
-            'image_info_test-dev2017.json, which says which of them belong to it (the server refuses others)'
+            'image_info_test-dev2017.json, which lists those that belong to it (the server refuses others)'
         )
     return paths, split_of_images(paths)
 
@@ -206,18 +183,14 @@ def _category_ids(classes: Sequence[str], split: CocoSplit) -> list[int]:
     unknown = [name for name in classes if name not in split.categories]
     if unknown:
         raise UserError(
-            f'the model has classes that are no categories of the split, the first is {unknown[0]!r}: a model that was '
-            'trained on COCO is needed'
+            f'the model has classes that are no categories of the split, the first is {unknown[0]!r}: use a model '
+            'that was trained on COCO'
         )
     return [split.categories[name] for name in classes]
 
 
 class _Encoder:
-    """The entries of an image, as mmdet's own metric writes them.
-
-    Args:
-        category_ids: Category id of each class of the model.
-    """
+    """Turns what the model predicts for an image into COCO's entries by test type, through mmdet's own metric."""
 
     def __init__(self, category_ids: list[int]) -> None:
         from mmdet.evaluation import CocoMetric
@@ -226,19 +199,13 @@ class _Encoder:
         self.metric.cat_ids = category_ids
 
     def __call__(self, sample: Any, number: int) -> dict[str, list[dict[str, Any]]]:
-        """Entries by test type.
-
-        Args:
-            sample: What the model returns for an image.
-            number: The image's id.
-        """
         self.metric.results.clear()
         self.metric.process({}, [{**sample.to_dict(), 'img_id': number, 'instances': []}])
         with tempfile.TemporaryDirectory() as folder:
             files = self.metric.results2json([found for _, found in self.metric.results], f'{folder}/image')
             entries = {kind: json.loads(Path(files[kind]).read_text()) for kind in KINDS if kind in files}
         for entry in entries.get('segm', []):
-            # pycocotools takes an object's area from a box that it finds, and so sorts masks into wrong sizes.
+            # pycocotools takes an object's area from its box where it has one, and so sorts masks into wrong sizes.
             del entry['bbox']
         if len(entries['bbox']) > MAX_OBJECTS:
             raise UserError(
@@ -248,16 +215,11 @@ class _Encoder:
         return entries
 
 
-def _write_archive(archive: Path, kind: str, files: Sequence[Path]) -> None:
-    """One JSON list of all images, written without holding it in memory."""
-    with (
-        atomic_path(archive) as temporary,
-        zipfile.ZipFile(temporary, 'w') as opened,
-        open_member(opened, f'{archive.stem}.json') as stream,
-    ):
-        separator = b'['
-        for file in files:
-            for entry in json.loads(file.read_text(encoding='utf-8'))[kind]:
-                stream.write(separator + json.dumps(entry).encode())
-                separator = b',\n'
-        stream.write(b'[]' if separator == b'[' else b']')
+def _json_list(kind: str, files: Sequence[Path]) -> Iterator[bytes]:
+    """The entries of all images as one JSON list, in parts."""
+    separator = b'['
+    for file in files:
+        for entry in json.loads(file.read_text(encoding='utf-8'))[kind]:
+            yield separator + json.dumps(entry).encode()
+            separator = b',\n'
+    yield b'[]' if separator == b'[' else b']'

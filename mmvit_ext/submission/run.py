@@ -1,4 +1,4 @@
-"""Predicting the images of a test set into an archive: finished images are kept when the run is interrupted."""
+"""Predict the images of a test set for an archive; an interrupted run keeps its finished images and resumes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmengine.config import Config
 
@@ -20,125 +19,69 @@ from mmvit_ext.inference.images import Outcome, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.tta import TTAPredictor
 
-__all__ = [
-    'FinishedImages',
-    'check_absent',
-    'check_target',
-    'image_folder',
-    'load_predictor',
-    'open_member',
-    'partial_folder',
-    'predict_missing',
-]
+__all__ = ['FinishedImages', 'check_targets', 'image_folder', 'load_predictor', 'predict_missing', 'write_archive']
+
+_RESULT_KEYS = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline', 'tta_model', 'tta_pipeline')
+"""Entries of a config that decide what the model computes from an image."""
+_PLACE_KEYS = ('data_root', 'ann_file', 'data_prefix', 'num_workers', 'persistent_workers', 'batch_size')
+"""Entries inside them that do not."""
 
 
-def partial_folder(out: Path) -> Path:
-    """Where finished images are kept until the archive is written.
-
-    Args:
-        out: The archive.
-
-    Returns:
-        The folder.
-    """
+def _partial_folder(out: Path) -> Path:
     return out.with_name(f'{out.name}.partial')
 
 
-def check_target(out: str | Path) -> Path:
-    """Refuse a place for the archive that would waste a run.
+def check_targets(out: Path, archives: Iterable[Path]) -> None:
+    """Refuse, before anything is predicted, archives that could not be written.
 
     Args:
-        out: Where the archive is to be written.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: The name does not end in .zip, or its folder cannot be written to.
-    """
-    path = Path(out).expanduser()
-    if path.suffix != '.zip':
-        raise UserError(f'--out {path}: expected a name that ends in .zip')
-    writable_folder(path.parent, '--out, folder')
-    return path
-
-
-def check_absent(archives: Iterable[Path], out: Path) -> None:
-    """Refuse to write over an archive, but for one of the run that is going on.
-
-    Args:
-        archives: What is to be written.
         out: The archive that was asked for.
+        archives: The archives that will be written.
 
     Raises:
-        UserError: There is one.
+        UserError: The name does not end in .zip, the folder is not writable, or an archive exists already.
     """
-    # A run that was stopped between its two archives has left the first, and the folder of its images.
-    if partial_folder(out).is_dir():
-        return
-    for archive in archives:
+    if out.suffix != '.zip':
+        raise UserError(f'--out {out}: expected a name that ends in .zip')
+    writable_folder(out.parent, '--out, folder')
+    # A run that stopped between its two archives has left the first one and the folder of finished images.
+    for archive in () if _partial_folder(out).is_dir() else archives:
         if archive.exists():
             raise UserError(f'--out {archive} exists already: move it away, or choose another name')
 
 
 def image_folder(folder: str | Path) -> Path:
-    """The folder of the test images.
-
-    Args:
-        folder: What was given.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: It is no folder.
-    """
+    """The folder of the test images; raises ``UserError`` where it is none."""
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise UserError(f'--images {path} is no folder: expected the folder that the test images lie in')
+        raise UserError(f'--images {path} is no folder: expected the folder with the test images')
     return path
 
 
 def load_predictor(
     cfg: Config, checkpoint: str | Path, *, tta: bool, device: str | None, allow_partial: bool, trust: bool
 ) -> Predictor:
-    """The trained model.
-
-    Args:
-        cfg: The config of the training run.
-        checkpoint: The checkpoint file.
-        tta: Whether to merge several views of each image, as the config says.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        allow_partial: Go on when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-
-    Returns:
-        The model with its test pipeline.
-
-    Raises:
-        UserError: Config and checkpoint are wrong or do not belong together.
-    """
+    """Load the trained model with its test pipeline; the arguments are those of the commands."""
     kind = TTAPredictor if tta else Predictor
     return kind(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
 
 
 class FinishedImages:
-    """A folder beside the archive with a file per finished image; a run of the same model goes on from it.
+    """The folder ``OUT.partial`` with one file per finished image, from which a run of the same model resumes.
 
     Args:
-        out: The archive; the folder is ``OUT.partial``.
-        suffix: Of the files, with its point.
+        out: The archive.
+        suffix: Suffix of the files, with its point.
         cfg: The config of the model.
         checkpoint: The checkpoint file.
-        options: What else decides about the results.
+        options: What else the results depend on.
 
     Raises:
-        UserError: The folder is another run's.
+        UserError: The folder belongs to a run with another model or other options.
     """
 
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
-        self.folder = partial_folder(out)
-        self.suffix = suffix
+        self.folder, self.suffix = _partial_folder(out), suffix
         wanted = {'checkpoint': sha256_of(checkpoint), 'config': _config_digest(cfg), **options}
         record = self.folder / 'run.json'
         if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
@@ -146,46 +89,35 @@ class FinishedImages:
             differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
             if differing:
                 raise UserError(
-                    f'{self.folder} holds images that were finished with another {", ".join(differing)}: run the same '
-                    'command as then to go on, or remove the folder to start again'
+                    f'{self.folder} holds images that were finished with another {", ".join(differing)}: repeat the '
+                    'earlier command to resume, or remove the folder to start again'
                 )
         else:
             with atomic_path(record) as file:
                 file.write_text(json.dumps(wanted, indent=2), encoding='utf-8')
 
     def path(self, name: str) -> Path:
-        """Where the results of an image belong.
-
-        Args:
-            name: The image's name without suffix.
-
-        Returns:
-            The file; it exists when the image is finished.
-        """
+        """The file with the results of the image ``name`` (without suffix); it exists when the image is finished."""
         return self.folder / 'images' / f'{name}{self.suffix}'
 
     def remove(self) -> None:
-        """Remove the folder; the archive is written."""
+        """Remove the folder."""
         shutil.rmtree(self.folder)
 
 
 def predict_missing(
-    paths: Sequence[Path],
-    finished: FinishedImages,
-    write: Callable[[Path, Path], None],
-    *,
-    progress: bool = True,
+    paths: Sequence[Path], finished: FinishedImages, write: Callable[[Path, Path], None], *, progress: bool = True
 ) -> Outcome:
     """Predict the images that are not finished yet.
 
     Args:
-        paths: The images of the test set, with names that differ without their suffix.
-        finished: Those that are done.
-        write: Takes an image and the file that its results are written to.
+        paths: The images of the test set; no two names may be equal without their suffix.
+        finished: The finished images.
+        write: Takes an image and the file to which it writes the results.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The finished files, those of an earlier run included, and the images that failed.
+        The finished files, including those of an earlier run, and the images that failed.
 
     Raises:
         UserError: Two images have the same name.
@@ -207,35 +139,31 @@ def predict_missing(
     return process_images(paths, work, title, progress=progress)
 
 
-@contextmanager
-def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """Open a new file in an archive for writing.
+def write_archive(path: Path, members: Iterable[tuple[str, Iterable[bytes]]]) -> None:
+    """Write an archive whose bytes do not depend on the time of writing.
 
     Args:
-        archive: The archive.
-        name: The file's name in it.
-
-    Returns:
-        The stream. Nothing in the archive depends on when it was written.
+        path: The archive; it appears when it is complete.
+        members: Name and content of each file. The content comes in parts, so that it need not fit into memory.
     """
-    info = zipfile.ZipInfo(name)
-    info.compress_type = zipfile.ZIP_DEFLATED
-    info.external_attr = 0o644 << 16
-    with archive.open(info, 'w', force_zip64=True) as stream:
-        yield stream
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+        for name, parts in members:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            with archive.open(info, 'w', force_zip64=True) as stream:
+                for part in parts:
+                    stream.write(part)
 
 
 def _config_digest(cfg: Config) -> str:
-    """Of what the model computes from an image; folders and schedules may differ."""
-    keys = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline', 'tta_model', 'tta_pipeline')
-    parts = {key: _without_folders(cfg.get(key)) for key in keys}
+    parts = {key: _without_places(cfg.get(key)) for key in _RESULT_KEYS}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _without_folders(node: Any) -> Any:
+def _without_places(node: Any) -> Any:
     if isinstance(node, Mapping):
-        skipped = ('data_root', 'ann_file', 'data_prefix', 'num_workers', 'persistent_workers', 'batch_size')
-        return {key: _without_folders(value) for key, value in node.items() if key not in skipped}
+        return {key: _without_places(value) for key, value in node.items() if key not in _PLACE_KEYS}
     if isinstance(node, list | tuple):
-        return [_without_folders(entry) for entry in node]
+        return [_without_places(entry) for entry in node]
     return node

@@ -1,4 +1,4 @@
-"""What a test server knows of its images: names, sizes, and for COCO the ids of images and categories."""
+"""The images of a test server: their names and sizes, and for COCO the ids of images and categories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from mmvit_ext.datasets.mini.catalog import COCO_CATEGORIES
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['CocoSplit', 'coco_image_id', 'image_size', 'read_coco_split', 'split_of_images']
+__all__ = ['COCO_IDS', 'CocoSplit', 'image_size', 'read_coco_split', 'split_of_images']
 
 COCO_IDS = {name: number for number, name, _ in COCO_CATEGORIES}
 """Category ids by name, as in COCO's own annotation files."""
@@ -27,7 +27,7 @@ class CocoSplit:
 
     Args:
         ids: Image id by file name.
-        sizes: Height and width in pixels by image id; none where only the names are known.
+        sizes: Height and width in pixels by image id.
         categories: Category id by name.
     """
 
@@ -37,17 +37,7 @@ class CocoSplit:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels of an image as the loader turns it, from the head of the file.
-
-    Args:
-        path: The image.
-
-    Returns:
-        Height and width.
-
-    Raises:
-        UserError: It cannot be read.
-    """
+    """Height and width of an image in pixels, turned as its EXIF data say; only the head of the file is read."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -55,26 +45,6 @@ def image_size(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise UserError(f'the image {path} cannot be read ({error}): copy or download it again') from error
     return (width, height) if turned else (height, width)
-
-
-def coco_image_id(path: Path) -> int:
-    """The id that an image of COCO 2017 has in its name.
-
-    Args:
-        path: An image, such as ``000000000139.jpg``.
-
-    Returns:
-        Its id, here 139.
-
-    Raises:
-        UserError: The name is no number of twelve digits.
-    """
-    if not _COCO_NAME.fullmatch(path.stem):
-        raise UserError(
-            f'the image id cannot be told from the name of {path}: expected twelve digits as in 000000000139.jpg; pass '
-            '--annotations with the image list of the split (image_info_test-dev2017.json)'
-        )
-    return int(path.stem)
 
 
 def read_coco_split(path: str | Path) -> CocoSplit:
@@ -87,7 +57,7 @@ def read_coco_split(path: str | Path) -> CocoSplit:
         The images and the categories; COCO's own categories where the file lists none.
 
     Raises:
-        UserError: The file is missing or holds no such list.
+        UserError: The file is missing, or is no image list.
     """
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
@@ -111,17 +81,24 @@ def read_coco_split(path: str | Path) -> CocoSplit:
 
 
 def split_of_images(paths: Iterable[Path]) -> CocoSplit:
-    """The split that a folder of COCO images makes up.
+    """The split that consists of the given images of COCO 2017, whose names are their ids.
 
     Args:
-        paths: The images; their ids are told from their names.
+        paths: The images, such as ``000000000139.jpg`` for the id 139.
 
     Returns:
         The images with their sizes, and COCO's categories.
 
     Raises:
-        UserError: A name holds no id, or an image cannot be read.
+        UserError: A name is no id, or an image cannot be read.
     """
-    paths = list(paths)
-    ids = {path.name: coco_image_id(path) for path in paths}
-    return CocoSplit(ids, {ids[path.name]: image_size(path) for path in paths}, COCO_IDS)
+    ids, sizes = {}, {}
+    for path in paths:
+        if not _COCO_NAME.fullmatch(path.stem):
+            raise UserError(
+                f'the name of {path} is no image id: expected twelve digits as in 000000000139.jpg; pass '
+                '--annotations with the image list of the split (image_info_test-dev2017.json)'
+            )
+        ids[path.name] = int(path.stem)
+        sizes[int(path.stem)] = image_size(path)
+    return CocoSplit(ids, sizes, COCO_IDS)

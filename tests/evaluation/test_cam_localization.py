@@ -86,7 +86,7 @@ def test_the_mean_of_a_map_is_the_logit_that_the_classifier_gives(backbone, neck
     assert torch.allclose(maps.mean((2, 3)) + model.head.fc.bias, logits, atol=1e-4)
     assert maps.shape[:2] == (2, CLASSES)
     assert maps.std((2, 3)).min() > 0
-    assert getattr(model.backbone, 'out_type', None) == backbone.get('out_type', 'featmap' if backbone is TNT else None)
+    assert getattr(model.backbone, 'out_type', None) == backbone.get('out_type', 'featmap')
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
+from mmvit_ext.cli import main
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
@@ -140,9 +140,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def run(*arguments: Any) -> int:
-    code = runpy.run_path(str(ROOT / 'tools' / 'explain.py'))['main'](['atm', *map(str, arguments)])
-    assert isinstance(code, int)
-    return code
+    return main.run(['explain', 'atm', *map(str, arguments)])
 
 
 def bilinear(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -468,7 +466,7 @@ def test_bad_arguments_end_in_one_sentence_and_write_nothing(
     paths = files(FCN if case == 'no ATM head' else '')
     assert run(*paths, photo, '--out', tmp_path / 'out', *arguments) == 2
     output = capsys.readouterr().err
-    assert output.startswith('explain: error: ')
+    assert output.startswith('mmvit explain: error: ')
     assert 'Traceback' not in output
     for part in expected:
         assert part in output

@@ -339,7 +339,9 @@ def photo(tmp_path):
 
 
 def test_an_image_file_is_explained_for_its_best_and_for_named_classes(predictor, photo, tmp_path):
-    found = explain_gradcat(predictor, tmp_path, 'c.py', top=2, edge=120).explain(OpenedImage(predictor, photo), 'photo')
+    found = explain_gradcat(predictor, tmp_path, 'c.py', top=2, edge=120).explain(
+        OpenedImage(predictor, photo), 'photo'
+    )
     placed = place_image(predictor, photo)
     logits = class_scores(predictor.model, placed.inputs)
     best = logits.topk(2).indices.tolist()
@@ -349,7 +351,9 @@ def test_an_image_file_is_explained_for_its_best_and_for_named_classes(predictor
     # The middle of an image that is resized to 162 x 110 pixels.
     assert found.facts['seen of the image'] == pytest.approx([39.3, 8.3, 153.7, 122.7], abs=0.5)
     name = predictor.classes[404]
-    named = explain_gradcat(predictor, tmp_path, 'c.py', classes=[name.upper(), '281']).explain(OpenedImage(predictor, photo), 'photo')
+    named = explain_gradcat(predictor, tmp_path, 'c.py', classes=[name.upper(), '281']).explain(
+        OpenedImage(predictor, photo), 'photo'
+    )
     assert [row['index'] for row in named.facts['classes']] == [404, 281]
 
 

@@ -16,9 +16,8 @@ pytest.importorskip('mmcv')
 
 from mmengine.structures import BaseDataElement
 
-from mmvit_ext.engine.hooks.superpixels import SuperpixelVisualizationHook
+from mmvit_ext.engine.hooks.drawing import SuperpixelVisualizationHook
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import (
     HALO,
@@ -208,15 +207,6 @@ def test_a_montage_has_a_row_per_head_and_a_column_per_step():
             ]
             lefts.append(left)
         assert lefts == sorted(lefts)
-
-
-def test_headings_of_a_table_are_not_cut():
-    table = np.array(draw_table([('a long heading of a row', [None])], ['a heading wider than its picture'], (16, 16)))
-    border = np.concatenate([table[0], table[-1], table[:, 0], table[:, -1]])
-    assert (border == 255).all()
-    with_footer = draw_table([('a', [None])], ['b'], (16, 16), 'a footer that is wider than the whole table by far')
-    assert np.array(with_footer)[:, -1].min() == 255
-    assert with_footer.width > table.shape[1] - 100
 
 
 def test_inputs_of_the_network_become_rgb_pictures():

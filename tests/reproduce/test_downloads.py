@@ -14,7 +14,9 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def get(server, folder, name='model.pth', **options):
-    return fetch(f'{server.address}/files/{name}', folder, progress=False, pause=0.001, **options)
+    path, digest = fetch(f'{server.address}/files/{name}', folder, progress=False, pause=0.001, **options)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    return path
 
 
 def test_a_second_call_asks_the_server_for_nothing(tmp_path):

@@ -1,7 +1,6 @@
 """The whole way from an address in the ledger to a figure in the pages, without the internet."""
 
 import functools
-import importlib.util
 import json
 import re
 import shutil
@@ -15,10 +14,13 @@ from mmengine.config import Config
 
 from mmvit_ext.checks import layouts as dataset_layout
 from mmvit_ext.checks.layouts import LAYOUTS, Layout, check_layout, draw_mini_data
+from mmvit_ext.cli import reproduce as command
+from mmvit_ext.cli.main import run_verb
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.reproduce import Ledger, read_ledger
-from mmvit_ext.reproduce.rescore import find_checkpoint, load_row_config
+from mmvit_ext.reproduce.rescore import fetch_checkpoint
+from mmvit_ext.reproduce.rows import load_row_config
 from mmvit_ext.reproduce.training import plan_training
 from tests.reproduce.file_server import serving
 from tests.reproduce.released import RELEASES
@@ -27,15 +29,6 @@ ROOT = Path(__file__).parents[2]
 TRAIN, VAL = 40, 10
 
 pytest.importorskip('mmpretrain')
-
-
-@pytest.fixture(scope='module')
-def command():
-    """tools/reproduce.py as a module."""
-    spec = importlib.util.spec_from_file_location('reproduce_command', ROOT / 'tools/reproduce.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -96,13 +89,13 @@ def make_ledger(tmp_path, released, monkeypatch):
 
 
 @pytest.fixture
-def run(command, monkeypatch, tmp_path):
+def run(monkeypatch, tmp_path):
     """Calls the command on a ledger; its cache and work folders are the test's own."""
 
     def call(ledger, *arguments):
         monkeypatch.setattr(command, 'read_ledger', lambda: ledger)
         folders = ['--work-dir', str(tmp_path / 'work'), '--cache-dir', str(tmp_path / 'cache')]
-        return command.main([ledger.rows[0].name, *folders, *arguments])
+        return run_verb('reproduce', [ledger.rows[0].name, *folders, *arguments])
 
     return call
 
@@ -262,20 +255,20 @@ def test_what_was_trained_here_comes_before_the_ledgers_address(tmp_path):
     folder.mkdir()
     state = {'state_dict': {'a': torch.zeros(1)}, 'meta': {'iter': 5}, 'optimizer': {}, 'message_hub': {}}
     torch.save(state, folder / 'iter_5.pth')
-    found = find_checkpoint(row, None, folder, tmp_path)
+    found = fetch_checkpoint(row, None, folder, tmp_path)
     assert (found.path, found.origin) == (folder / 'iter_5.pth', 'trained here')
     with pytest.raises(UserError, match='not in the cache'):
-        find_checkpoint(row, row.weights, folder, tmp_path, offline=True)
+        fetch_checkpoint(row, row.weights, folder, tmp_path, offline=True)
     with pytest.raises(UserError, match='does not exist'):
-        find_checkpoint(row, 'gone.pth', folder, tmp_path)
+        fetch_checkpoint(row, 'gone.pth', folder, tmp_path)
 
 
 def test_a_row_without_an_address_says_what_the_sources_say(tmp_path):
     ledger = read_ledger()
     with pytest.raises(UserError, match=r'github.com/yuhuan-wu/P2T.*--train'):
-        find_checkpoint(ledger.find('p2t-ti_8xb128-300e_imagenet-224x224'), None, tmp_path / 'none', tmp_path)
+        fetch_checkpoint(ledger.find('p2t-ti_8xb128-300e_imagenet-224x224'), None, tmp_path / 'none', tmp_path)
     with pytest.raises(UserError, match='row of ours'):
-        find_checkpoint(ledger.find('p2t-mini_1xb16-10e_mini-imagenet-96x96'), None, tmp_path / 'none', tmp_path)
+        fetch_checkpoint(ledger.find('p2t-mini_1xb16-10e_mini-imagenet-96x96'), None, tmp_path / 'none', tmp_path)
 
 
 # Training
@@ -367,9 +360,9 @@ def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
 
 
 @pytest.mark.parametrize('option', ['--record', '--update-pages'])
-def test_an_installed_package_is_not_written_into(command, monkeypatch, capsys, option, tmp_path):
+def test_an_installed_package_is_not_written_into(monkeypatch, capsys, option, tmp_path):
     installed = Ledger(tmp_path / 'mmvit_ext' / '.mim', read_ledger().rows)
     monkeypatch.setattr(command, 'read_ledger', lambda: installed)
     monkeypatch.setattr(command, 'evaluate_row', lambda *_, **__: pytest.fail('evaluated before it was refused'))
-    assert command.main(['p2t-mini_1xb16-10e_mini-imagenet-96x96', option]) == 2
+    assert run_verb('reproduce', ['p2t-mini_1xb16-10e_mini-imagenet-96x96', option]) == 2
     assert 'checkout' in capsys.readouterr().err

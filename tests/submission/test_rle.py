@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmvit_ext.submission.rle import run_lengths
+from mmvit_ext.submission.check import run_lengths
 
 mask_utils = pytest.importorskip('pycocotools.mask')
 

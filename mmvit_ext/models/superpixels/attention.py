@@ -23,7 +23,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import check_heads
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.position_embedding import fit_position_embedding, resize_position_embedding
 from mmvit_ext.models.superpixels.grid import cell_similarity, cell_size, pool_cells, superpixel_to_pixel, to_cells
 
 __all__ = ['PIXEL_QKV', 'POSITIONS', 'ConvPosition', 'LearnedPosition', 'SCAIteration', 'SuperpixelCrossAttention']
@@ -67,11 +67,7 @@ class LearnedPosition(nn.Module):
         self._register_load_state_dict_pre_hook(self._fit_state_dict)
 
     def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        name = f'{prefix}pos_embed'
-        stored = state_dict.get(name)
-        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
-            grid = square_grid(stored.shape[1], name)
-            state_dict[name] = resize_position_embedding(stored, grid, self.grid, mode=self.mode)
+        fit_position_embedding(state_dict, f'{prefix}pos_embed', self.grid, mode=self.mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to the same shape."""
@@ -141,13 +137,12 @@ class SCAIteration(nn.Module):
         self.superpixel_scale = nn.Parameter(torch.full((embed_dims,), layer_scale_init))
         self.pixel_scale = nn.Parameter(torch.full((embed_dims,), layer_scale_init)) if update_pixels else None
 
-    def freeze_pixel_update(self) -> None:
-        """Take the parameters that only the pixels' update uses out of training."""
+    def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that only the pixels' update uses."""
         if self.pixel_scale is None:
-            return
-        unused = [*self.superpixel_qkv.norms[1:], *(self.pixel_kvq.norms[2:] if self.pixel_kvq is not None else ())]
-        for parameter in [self.pixel_scale, *(p for module in unused for p in module.parameters())]:
-            parameter.requires_grad_(False)
+            return []
+        pixel_norms = self.pixel_kvq.norms[2:] if self.pixel_kvq is not None else ()
+        return [self.pixel_scale, *self.superpixel_qkv.norms[1:], *pixel_norms]
 
     def heads(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, heads, C / heads, h, w)``."""
@@ -224,9 +219,9 @@ class SuperpixelCrossAttention(nn.Module):
             for index in range(iterations)
         )
 
-    def freeze_pixel_update(self) -> None:
-        """Take what updates the pixels in the last iteration out of training, where nobody reads them."""
-        cast('SCAIteration', self.iterations[-1]).freeze_pixel_update()
+    def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that only the pixels' update in the last iteration uses; without effect where nobody reads these."""
+        return cast('SCAIteration', self.iterations[-1]).pixel_update_parts()
 
     def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """``(B, C, h, w)`` and ``(B, C, sh, sw)`` to both updated, and the similarity of each iteration."""

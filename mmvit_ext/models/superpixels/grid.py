@@ -134,7 +134,9 @@ def neighbour_sum(x: Tensor) -> Tensor:
     Returns:
         ``(B, sh, sw, heads, d)``.
     """
-    moved = (F.pad(part, (0, 0, 0, 0, dx, -dx, dy, -dy)) for part, (dy, dx) in zip(x.unbind(4), NEIGHBOURS, strict=True))
+    moved = (
+        F.pad(part, (0, 0, 0, 0, dx, -dx, dy, -dy)) for part, (dy, dx) in zip(x.unbind(4), NEIGHBOURS, strict=True)
+    )
     return torch.stack(list(moved)).sum(0)
 
 
