@@ -14,21 +14,11 @@ from torch import nn
 from mmvit_ext.config.loading import prepare_scope
 from mmvit_ext.errors import UserError
 
-__all__ = [
-    'build_model',
-    'discard_pretrained',
-    'resolve_device',
-]
+__all__ = ['build_model', 'discard_pretrained', 'resolve_device']
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device to run on.
-
-    Args:
-        name: As PyTorch writes it ('cpu', 'cuda', 'cuda:1'); ``None`` takes a GPU if there is one.
-
-    Returns:
-        The device.
+    """The device of a name such as 'cpu', 'cuda' or 'cuda:1'; ``None`` takes a GPU if there is one.
 
     Raises:
         UserError: There is no such device.
@@ -76,11 +66,7 @@ def build_model(cfg: Config, *, device: str | torch.device | None = None, traini
 
 
 def discard_pretrained(node: Any) -> None:
-    """Remove pretrained weights from a model config, in place, where a checkpoint replaces them all anyway.
-
-    Args:
-        node: The model config or a part of it.
-    """
+    """Remove pretrained weights from a model config or a part of it, in place: a checkpoint replaces them anyway."""
     if isinstance(node, Mapping):
         config = node.get('init_cfg')
         if isinstance(config, Mapping) and config.get('type') == 'Pretrained':

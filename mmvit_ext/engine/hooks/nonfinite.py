@@ -17,16 +17,12 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import UserError
 from mmvit_ext.registry import HOOKS
 
 from .reports import bare_model
 
-__all__ = [
-    'NonFiniteError',
-    'NonFiniteHook',
-    'image_paths',
-]
+__all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
 
 _SHOWN = 4
 
