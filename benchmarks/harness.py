@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmvit_ext.evaluation.compute import count_flops
+from mmvit_ext.models.compute import count_flops
 from mmvit_ext.machine import describe_hardware, peak_bytes
 
 Step = Callable[[], object]

@@ -149,7 +149,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             step()
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
-    # torch < 2.4 tells microseconds; the sort keeps the order of what happened in the same one.
+    # torch < 2.4 gives microseconds; the sort keeps the order of what happened in the same one.
     clock = 'start_ns' if changes and hasattr(changes[0], 'start_ns') else 'start_us'
     current = peak = 0
     for event in sorted(changes, key=lambda event: getattr(event, clock)()):

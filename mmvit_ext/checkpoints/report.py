@@ -116,7 +116,7 @@ def check_report(report: WeightsReport, source: str, target: str, *, strict: boo
         source: The checkpoint, as the message names it.
         target: What it was loaded into, as the message names it.
         strict: Whether everything has to match; otherwise half of the model is enough.
-        allow_partial: Accept whatever matched.
+        allow_partial: Accept the checkpoint however little matched.
 
     Raises:
         UserError: Too little matched; names counts, examples and the remedy.
@@ -189,15 +189,7 @@ class LoadObserver:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:
-    """Load what fits into a model and tell what did.
-
-    Args:
-        model: The model.
-        state_dict: The checkpoint's tensors by name.
-
-    Returns:
-        The report of what reached the model.
-    """
+    """Load what fits of a checkpoint's tensors into a model, and report what did."""
     from mmengine.runner.checkpoint import load_state_dict
 
     reports: list[WeightsReport] = []

@@ -7,7 +7,7 @@ from torch import nn
 
 from mmvit_ext.engine.hooks.drawing import SampleHook
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.drawing import image_grid
+from mmvit_ext.inference.sheets import image_grid
 
 
 class Numbers(nn.Module):

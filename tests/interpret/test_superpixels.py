@@ -29,12 +29,12 @@ from mmvit_ext.interpret.superpixels import (
     draw_means,
     draw_montage,
     enlarged,
-    find_spformer,
+    find_superpixels,
     superpixels_of_inputs,
 )
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.superpixel_extractor import SuperpixelExtractor
-from tests.models.layers.test_superpixel_maps import similarity_of, slow_fine_association
+from tests.models.superpixels.test_superpixel_maps import similarity_of, slow_fine_association
 
 ARCH = {'embed_dims': 12, 'depths': (1, 1), 'num_heads': 3, 'sca_heads': 2}
 
@@ -116,12 +116,12 @@ def test_a_backbone_tells_the_superpixels_of_all_its_modules():
 
 def test_a_model_without_superpixels_is_refused():
     backbone = SPFormer(ARCH, img_size=32)
-    assert find_spformer(SuperpixelExtractor(backbone), 'c.py') is backbone
-    assert find_spformer(backbone, 'c.py') is backbone
+    assert find_superpixels(SuperpixelExtractor(backbone), 'c.py') is backbone
+    assert find_superpixels(backbone, 'c.py') is backbone
     model = nn.Module()
     model.backbone = nn.Conv2d(1, 1, 1)
     with pytest.raises(UserError, match=r'c\.py has the backbone Conv2d and no superpixels to show'):
-        find_spformer(model, 'c.py')
+        find_superpixels(model, 'c.py')
 
 
 # Pictures

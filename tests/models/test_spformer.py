@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvit_ext.evaluation.compute import count_flops
+from mmvit_ext.models.compute import count_flops
 from mmvit_ext.models.backbones import SPFormer, ViT
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
-from tests.models.layers.test_superpixel import dense_similarity, to_neighbours
+from tests.models.superpixels.test_superpixel_grid import dense_similarity, to_neighbours
 
 TINY = {
     'arch': {'embed_dims': 12, 'depths': (1, 2), 'num_heads': 3, 'sca_heads': 2},

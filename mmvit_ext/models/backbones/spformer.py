@@ -1,7 +1,7 @@
 r"""Vision transformer on superpixels that adapt to the image.
 
 Paper: SPFormer, Mei et al., arXiv 2401.02931 (TMLR 2025), sections 3.2 and 3.3. Self-attention works on a grid of
-superpixels; superpixel cross attention (SCA, :mod:`mmvit_ext.models.layers.superpixel_attention`) before the first and
+superpixels; superpixel cross attention (SCA, :mod:`mmvit_ext.models.superpixels.attention`) before the first and
 the third block gathers them from pixel features of a finer stride and finds which pixel belongs to which superpixel.
 
 Choices where the paper leaves one:
@@ -31,10 +31,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.indices import resolve_indices
-from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
-from mmvit_ext.models.layers.superpixel_attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
-from mmvit_ext.models.layers.superpixel_cpu import add_lifted
+from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
+from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SPFormer']
@@ -254,7 +253,7 @@ class SPFormer(BaseModule):
             for index in range(num_blocks)
         )
         self.projections = nn.ModuleList(
-            nn.Sequential(build_norm_layer(norm_cfg, C)[1], Linear(C, C)) for _ in range(num_stages - 1)
+            nn.Sequential(build_norm_layer(norm_cfg, C)[1], nn.Linear(C, C)) for _ in range(num_stages - 1)
         )
         if out_type == 'avg_featmap':
             self.norm = build_norm_layer(norm_cfg, C)[1]
@@ -382,7 +381,7 @@ class SPFormer(BaseModule):
                 index += 1
             if stage + 1 < self.num_stages_run:
                 base = entered if self.bridge_from == 'input' else pixels
-                pixels = add_lifted(base, self._to_map(tokens, grid), similarities[-1].softmax(2))
+                pixels = base + superpixel_to_pixel(self._to_map(tokens, grid), similarities[-1].softmax(2))
                 superpixels = self._to_map(self.projections[stage](tokens), grid)
         return tuple(outs[index] for index in self.out_indices), tuple(history)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
 from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.linear import Linear
-from mmvit_ext.models.layers.mask_ops import fuse_masks
+from mmvit_ext.models.layers.masks import fuse_masks
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -163,7 +163,7 @@ class ATMHead(BaseDecodeHead):
 
     Note:
         The training step upsamples matched masks only, and no image-sized map of all queries is ever built
-        (see :mod:`mmvit_ext.models.layers.mask_ops`).
+        (see :mod:`mmvit_ext.models.layers.masks`).
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mmvit_ext.models.layers.superpixel import superpixel_to_pixel, upsample_similarity
+from mmvit_ext.models.superpixels.grid import superpixel_to_pixel, upsample_similarity
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelHead', 'merged_association']

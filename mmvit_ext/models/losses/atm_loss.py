@@ -19,7 +19,7 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.compiling import is_compiling
-from mmvit_ext.models.layers.mask_ops import fused_accuracy, mask_losses
+from mmvit_ext.models.layers.masks import fused_accuracy, mask_losses
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ATMLoss', 'StageOutput']
