@@ -1,6 +1,5 @@
 """Build the model that a config describes, without the weights that its training started from."""
 
-import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -61,8 +60,14 @@ def build_model(cfg: Config, *, device: str | torch.device | None = None, traini
         if scope == 'mmpretrain':
             preprocessor.setdefault('type', 'ClsDataPreprocessor')
         config['data_preprocessor'] = preprocessor
-    with torch.device(device) if device is not None else contextlib.nullcontext():
-        return revert_sync_batchnorm(MODELS.build(config))
+    device = torch.device('cpu' if device is None else device)
+    try:
+        with device:
+            return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config)))
+    except RuntimeError:
+        if device.type != 'meta':
+            raise
+    return revert_sync_batchnorm(MODELS.build(config)).to(device)  # some classes read tensors while they are built
 
 
 def discard_pretrained(node: Any) -> None:
