@@ -19,6 +19,7 @@ from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.types import check_types
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
+from mmvit_ext.config.pipelines import step_name, without_labels
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.user_error import UserError
 
@@ -29,9 +30,6 @@ __all__ = ['Predictor']
 MAX_SCORES = 2**28
 """Scores of pixels for classes, 1 GiB of them: above, a label map is made class by class. An image of 150 classes and
 12 million pixels has 7 GB of scores."""
-
-LABEL_LOADERS = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
-"""Steps of a test pipeline that read labels, which an image to be predicted does not have."""
 
 
 class Predictor:
@@ -241,35 +239,16 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
     steps = copy.deepcopy(datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline'))
     if not steps:
         raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
-    steps = _without_labels(steps)
-    if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
+    steps = without_labels(steps)
+    if step_name(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
         raise UserError(
-            f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, "
+            f"the first step of the config's test pipeline is {step_name(steps[0])}: expected LoadImageFromFile, "
             'images from files cannot be predicted otherwise'
         )
     first = {
         key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')
     }
     return Compose([{'type': 'mmvit_ext.LoadImageFromFile', **first}]), Compose(steps[1:])
-
-
-def _without_labels(pipeline: Any) -> Any:
-    """The steps of a pipeline, those of several views included, without the ones that load labels."""
-    if isinstance(pipeline, Mapping):
-        return {key: _without_labels(value) for key, value in pipeline.items()}
-    if isinstance(pipeline, list | tuple):
-        kept = [
-            _without_labels(step)
-            for step in pipeline
-            if not (isinstance(step, Mapping) and any(loader in _kind(step) for loader in LABEL_LOADERS))
-        ]
-        return type(pipeline)(step for step in kept if not (isinstance(step, list) and not step))
-    return pipeline
-
-
-def _kind(step: Mapping[str, Any]) -> str:
-    kind = step.get('type')
-    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
 
 
 def _build_visualizer(cfg: Config, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Any:
