@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,15 +27,7 @@ from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .inputs import OpenedImage, PlacedImage
 from .report import Explanation, write_arrays, write_picture
 
-__all__ = [
-    'THRESHOLD',
-    'ClassActivation',
-    'box_from_map',
-    'class_activation_maps',
-    'draw_activation',
-    'explain_cam',
-    'upsample_map',
-]
+__all__ = ['THRESHOLD', 'ClassActivation', 'box_from_map', 'class_activation_maps', 'draw_activation', 'explain_cam']
 
 THRESHOLD = 0.4
 """Share of the range of a map above which a place belongs to the object; docs/gradcat.md has the measurements."""
@@ -124,7 +115,7 @@ def class_activation_maps(
     rivals: int = RIVALS,
     source: str = 'the config',
 ) -> list[ClassActivation]:
-    """Class activation maps of an image.
+    """The class activation maps of an image, one for each class.
 
     Args:
         model: A classifier that takes the mean of a map, in evaluation mode.
@@ -134,9 +125,6 @@ def class_activation_maps(
         threshold: Share of a map's range above which its object lies, 0 to 1.
         rivals: How many other classes, those with the highest logits, are subtracted as a mean; 0 for the class alone.
         source: The config, for messages.
-
-    Returns:
-        One for each class.
 
     Raises:
         UserError: The model has no such maps.
@@ -250,7 +238,7 @@ def explain_cam(
         if save_maps:
             values, indices = np.stack([found.values for found in maps]), np.array([found.label for found in maps])
             data.append(write_arrays(folder / f'{name}.npz', maps=values, indices=indices))
-        facts: dict[str, Any] = {'classes': rows, 'seen of the image': [round(value, 1) for value in placed.seen]}
-        return Explanation(pictures, facts, data)
+        seen = [round(value, 1) for value in placed.seen]
+        return Explanation(pictures, {'classes': rows, 'seen of the image': seen}, data)
 
     return Explainer('Class activation maps', LEGEND, explain, settings={'threshold': threshold, 'rivals': rivals})

@@ -256,13 +256,8 @@ def explain_gradcat(
             drawn = draw_traversal(placed, traversal, edge=edge, title=title)
             file = write_picture(drawn, folder / f'{name}_{traversal.label}.png')
             pictures.append((f'{title}, logit {traversal.logit:.3g}', file))
-        facts = {
-            'classes': [
-                describe_traversal(traversal, predictor.classes[traversal.label], placed.placement)
-                for traversal in found
-            ],
-            'seen of the image': [round(value, 1) for value in placed.seen],
-        }
+        rows = [describe_traversal(each, predictor.classes[each.label], placed.placement) for each in found]
+        facts = {'classes': rows, 'seen of the image': [round(value, 1) for value in placed.seen]}
         return Explanation(pictures, facts)
 
     return Explainer('GradCAT traversals', LEGEND, explain, settings={'sign': sign, 'rivals': rivals})

@@ -108,11 +108,7 @@ def plain(value: Any) -> Any:
 
 
 def write_facts(facts: Mapping[str, Any], path: str | Path) -> Path:
-    """Write facts as JSON and return the file.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Write facts as JSON and return the file."""
     with atomic_path(path) as file:
         file.write_text(json.dumps(plain(facts), indent=1, allow_nan=False, ensure_ascii=False) + '\n', 'utf-8')
     return Path(path)

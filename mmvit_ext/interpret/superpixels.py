@@ -145,9 +145,6 @@ def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, inpu
         image: The image that is drawn on (H, W, 3), RGB, of any size.
         input_size: Height and width of the image in the inputs, padding not counted.
 
-    Returns:
-        The superpixels.
-
     Raises:
         UserError: The network computes no numbers.
     """
@@ -172,12 +169,9 @@ def superpixels_of(opened: OpenedImage, source: str | Path) -> Superpixels:
 
 
 def draw_boundaries(image: np.ndarray, labels: np.ndarray, *, width: int = 1) -> Image.Image:
-    """Draw the edges between superpixels over an image.
+    """Draw the edges between superpixels, the ``labels`` of pixels (H, W), over an RGB picture (H, W, 3).
 
-    Args:
-        image: RGB picture (H, W, 3), 0 to 255.
-        labels: Superpixel of each pixel (H, W).
-        width: Of the bright line in pixels; a dark one of a pixel lies on each of its sides.
+    A bright line, ``width`` pixels wide, has a dark one of a pixel on each of its sides.
 
     Raises:
         ValueError: Sizes differ.
@@ -276,7 +270,7 @@ def explain_superpixels(
 
     def explain(opened: OpenedImage, name: str) -> Explanation:
         found = superpixels_of(opened, source)
-        montage, array = folder / f'{name}.png', folder / f'{name}.npy'
+        array = folder / f'{name}.npy'
         facts: dict[str, Any] = {'grid of superpixels': ' x '.join(map(str, found.grid))}
         if not montage_only:
             labels = _save_maps(found, folder / name, array)
@@ -284,7 +278,7 @@ def explain_superpixels(
                 {'step': step, **{head: len(np.unique(own)) for head, own in zip(found.heads, maps, strict=True)}}
                 for step, maps in zip(found.steps, labels.reshape(-1, *labels.shape[2:]), strict=True)
             ]
-        write_picture(draw_montage(found, edge=edge), montage)
+        montage = write_picture(draw_montage(found, edge=edge), folder / f'{name}.png')
         caption = 'a row per head and one for all merged, a column per module and iteration'
         return Explanation([(caption, montage)], facts, () if montage_only else (array,))
 
