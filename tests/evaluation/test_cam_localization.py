@@ -101,6 +101,17 @@ def test_a_map_is_the_product_of_features_and_class_weights():
     assert torch.allclose(class_maps(model, image)[1][0], expected, atol=1e-4)
 
 
+@torch.no_grad()
+def test_an_adapted_layer_of_classes_changes_the_maps():
+    """An output hook stands for an adapter: it is part of what the classifier computes."""
+    model, image = classifier(SPFORMER, None), torch.randn(1, 3, 32, 48)
+    before = class_maps(model, image)[1]
+    model.head.fc.register_forward_hook(lambda module, inputs, output: 2 * output)
+    logits, maps = class_maps(model, image)
+    assert torch.allclose(maps, 2 * before, atol=1e-4)
+    assert torch.allclose(logits, model(image), atol=1e-4)
+
+
 def test_classifiers_that_take_no_mean_are_refused():
     model = classifier(dict(TNT, out_type='cls_token'), None)
     with pytest.raises(

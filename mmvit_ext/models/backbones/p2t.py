@@ -151,7 +151,7 @@ class PlainFFN(MLP):
         return super().forward(x)
 
 
-FFNS = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
+FFNS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
 
 
 class P2TBlock(nn.Module):
@@ -359,7 +359,7 @@ class P2T(Backbone):
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
         """The first patch embedding at 0, the k-th stage at k."""
-        return [self.stages[stage - 1]] if stage else [self.stages[0].patch_embed]
+        return [self.stages[stage - 1] if stage else self.stages[0].get_submodule('patch_embed')]
 
     def init_parameters(self) -> None:
         """Give linear maps and convolutions the first values that pyramid transformers have."""
