@@ -15,6 +15,7 @@ A row is a model of a metafile that has a result. Besides what other tools read 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -247,16 +248,12 @@ def read_ledger(root: Path | None = None) -> Ledger:
     rows: list[Row] = []
     for path in _load(root / INDEX).get('Import') or []:
         rows += _read_metafile(root, str(path))
-    seen: set[str] = set()
+    names = Counter(row.name for row in rows)
     for row in rows:
-        if row.name in seen:
+        if names[row.name] > 1:
             raise UserError(f'two rows are called {row.name}: names of configs have to be unique')
-        seen.add(row.name)
-    for row in rows:
-        if row.baseline is not None and row.baseline not in seen:
-            raise UserError(
-                f'the row {row.name} has the Baseline {row.baseline}, which is no row: correct the metafile'
-            )
+        if row.baseline is not None and row.baseline not in names:
+            raise UserError(f'the Baseline {row.baseline} of the row {row.name} is no row: correct the metafile')
     return Ledger(root, tuple(rows))
 
 

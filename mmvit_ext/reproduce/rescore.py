@@ -60,9 +60,6 @@ def fetch_checkpoint(
         offline: Do not use the network.
         progress: Whether to show a progress bar.
 
-    Returns:
-        The checkpoint.
-
     Raises:
         UserError: There is none, or it cannot be fetched.
     """
