@@ -11,14 +11,7 @@ from pathlib import Path
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = [
-    'atomic_path',
-    'is_remote',
-    'named_hash',
-    'sha256_of',
-    'verify_hash',
-    'writable_folder',
-]
+__all__ = ['atomic_path', 'is_remote', 'named_hash', 'sha256_of', 'verify_hash', 'writable_folder']
 
 
 def writable_folder(path: str | Path, option: str) -> Path:

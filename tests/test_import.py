@@ -42,6 +42,16 @@ def test_importing_the_package_is_silent_and_loads_no_library():
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
+def test_the_datasets_load_no_other_room():
+    result = run("""
+        import sys
+        import mmvit_ext.datasets
+        rooms = {name.split('.')[1] for name in sys.modules if name.startswith('mmvit_ext.')}
+        assert rooms <= {'datasets', 'config', 'files', 'machine', 'errors', 'registry', 'version'}, rooms
+    """)
+    assert result.returncode == 0, result.stderr
+
+
 def test_backbones_work_where_only_mmengine_and_mmcv_are_installed():
     result = run(
         """

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmvit_ext.cli.main import main
 from mmvit_ext.reproduce import read_ledger, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +48,14 @@ def test_wheel_holds_configs_and_tools_where_mim_looks_for_them(checkout, tmp_pa
     assert 'mmvit_ext/.mim/tools/setup_env.py' in names
     assert 'mmvit_ext/registry.py' in names
     assert not [name for name in names if name.startswith(('tests/', 'tools/')) or '__pycache__' in name]
+
+
+def test_an_installation_brings_the_command(checkout, tmp_path):
+    with zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path / 'wheel')) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith('entry_points.txt')]
+        lines = wheel.read(name).decode().split()
+    assert ' '.join(lines) == '[console_scripts] mmvit = mmvit_ext.cli.main:main'
+    assert callable(main)
 
 
 def test_an_installed_package_has_the_whole_ledger(checkout, tmp_path):

@@ -1,23 +1,17 @@
-"""Which checkpoint of a run to go on from: the newest one that can be loaded, whatever a kill did to the others."""
+"""Choose the checkpoint that a run resumes from: the newest one that can be loaded, whatever a kill did to others."""
 
 import os
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import is_remote
 
-__all__ = [
-    'NewestCheckpoint',
-    'checkpoint_damage',
-    'newest_checkpoint',
-    'training_position',
-]
+from .reading import checkpoint_damage
+from .unpickling import read_outline
+
+__all__ = ['NewestCheckpoint', 'newest_checkpoint', 'training_position']
 
 
 @dataclass(frozen=True)
@@ -35,57 +29,11 @@ class NewestCheckpoint:
     passed_over: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
-        """What the user should know: which files were passed over, and how far back that is."""
+        """Which newer files were passed over, and how far back the chosen one is."""
         if not self.passed_over or self.path is None:
             return []
         at = '' if self.iteration is None else f' of iteration {self.iteration}'
         return [f'--resume: {"; ".join(self.passed_over)}; going on from the older {self.path}{at}']
-
-
-class _Inert:
-    """Stands in for every object of a pickle, so that reading it runs nothing of what the file names."""
-
-    def __new__(cls, *_args: Any, **_options: Any) -> '_Inert':
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_options: Any) -> None:
-        pass
-
-    def __call__(self, *_args: Any, **_options: Any) -> '_Inert':
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        """What a pickled list calls."""
-
-    def extend(self, values: Any) -> None:
-        """What a pickled list calls."""
-
-    def add(self, value: Any) -> None:
-        """What a pickled set calls."""
-
-
-class _Outline(pickle.Unpickler):
-    """Reads dictionaries, lists, numbers and texts of a pickle and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return OrderedDict if (module, name) == ('collections', 'OrderedDict') else _Inert
-
-    def persistent_load(self, pid: Any) -> Any:
-        return _Inert()
-
-
-def _outline(path: Path) -> Mapping[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        name = next(name for name in archive.namelist() if name.endswith('/data.pkl') or name == 'data.pkl')
-        with archive.open(name) as file:
-            content = _Outline(file).load()
-    return content if isinstance(content, Mapping) else {}
 
 
 def training_position(path: str | Path) -> int | None:
@@ -100,42 +48,12 @@ def training_position(path: str | Path) -> int | None:
     Raises:
         Exception: The file is damaged; what exactly is raised depends on the damage.
     """
-    content = _outline(Path(path))
+    content = read_outline(Path(path))
     meta = content.get('meta')
     if 'optimizer' not in content or 'message_hub' not in content or not isinstance(meta, Mapping):
         return None
     iteration = meta.get('iter')
     return iteration if isinstance(iteration, int) else None
-
-
-def checkpoint_damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, found by reading all of it once.
-
-    Args:
-        path: A file written by ``torch.save``.
-
-    Returns:
-        A phrase such as ``'is cut off'``, ``None`` for a sound file.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size == 0:
-            return 'is empty'
-        with path.open('rb') as file:
-            if file.read(4) != b'PK\x03\x04':
-                return 'does not begin as a checkpoint does'
-        if not zipfile.is_zipfile(path):
-            return 'is cut off'
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            return f'is damaged (wrong checksum of {damaged})'
-        _outline(path)
-    except OSError as error:
-        return f'cannot be read ({error.strerror or error})'
-    except Exception as error:
-        return f'is damaged ({type(error).__name__})'
-    return None
 
 
 def _named_by_run(name: str) -> bool:

@@ -1,32 +1,22 @@
-"""Reading and writing checkpoint files: bad files named in one sentence, results written whole or not at all.
+"""Read checkpoint files without running code from them, and name bad files in one sentence.
 
-A pickle can run any code while it is read, so a file is read with ``weights_only=True`` and a short list of harmless
-types that mmengine stores besides tensors. What needs more than these is refused unless the user says that the file is
-trusted.
+What needs more than tensors and harmless types is refused unless the user says that the file is trusted.
 """
 
 import pickle
-import types
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
-from mmengine.utils import digit_version
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import SHA256_DIGITS, is_remote, verify_hash
 
-__all__ = [
-    'check_checkpoint_file',
-    'extract_state_dict',
-    'load_without_code',
-    'metafile_hash',
-    'read_checkpoint',
-]
+from .unpickling import load_without_code, read_outline
+
+__all__ = ['check_checkpoint_file', 'checkpoint_damage', 'extract_state_dict', 'metafile_hash', 'read_checkpoint']
 
 _LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began before PyTorch 1.6
 
@@ -59,7 +49,10 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
     if head.startswith(_ZIP_MAGIC):
         # The archive's directory stands at its end, so a cut off download fails here.
         if not zipfile.is_zipfile(path):
-            raise UserError(_cut_off(path, role))
+            raise UserError(
+                f'the {role} {path} is cut off ({path.stat().st_size} bytes, the end of the archive is missing): '
+                'download or copy it again'
+            )
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
@@ -74,9 +67,34 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
         raise UserError(f'the {role} {path} {kind}: expected a file written by torch.save; download or copy it again')
 
 
-def _cut_off(path: Path, role: str) -> str:
-    size = path.stat().st_size
-    return f'the {role} {path} is cut off ({size} bytes, the end of the archive is missing): download or copy it again'
+def checkpoint_damage(path: str | Path) -> str | None:
+    """What is wrong with a checkpoint file, found by reading all of it once.
+
+    Args:
+        path: A file written by ``torch.save``.
+
+    Returns:
+        A phrase such as ``'is cut off'``, ``None`` for a sound file.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            return 'is empty'
+        with path.open('rb') as file:
+            if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:
+                return 'does not begin as a checkpoint does'
+        if not zipfile.is_zipfile(path):
+            return 'is cut off'
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            return f'is damaged (wrong checksum of {damaged})'
+        read_outline(path)
+    except OSError as error:
+        return f'cannot be read ({error.strerror or error})'
+    except Exception as error:
+        return f'is damaged ({type(error).__name__})'
+    return None
 
 
 def read_checkpoint(
@@ -115,7 +133,10 @@ def read_checkpoint(
                 f'the {role} {path} holds more than tensors and plain values ({reason}): pass --trust if you '
                 'trust where it comes from, reading it then runs code from the file'
             ) from error
-        content = _load_with_pickle(path, role, map_location)
+        try:
+            content = torch.load(path, map_location=map_location, weights_only=False)
+        except Exception as damage:
+            raise UserError(_damaged(path, role, damage)) from damage
     except Exception as error:  # damaged bytes fail in every way that a parser has
         raise UserError(_damaged(path, role, error)) from error
     if not isinstance(content, dict):
@@ -123,128 +144,9 @@ def read_checkpoint(
     return content
 
 
-def _load_with_pickle(path: Path, role: str, map_location: Any) -> Any:
-    try:
-        return torch.load(path, map_location=map_location, weights_only=False)
-    except Exception as error:
-        raise UserError(_damaged(path, role, error)) from error
-
-
 def _damaged(path: Path, role: str, error: Exception) -> str:
     reason = ' '.join(str(error).split())[:160] or type(error).__name__
     return f'the {role} {path} is damaged ({reason}): download or copy it again'
-
-
-# Reading without running code
-def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
-    """``torch.load(weights_only=True)`` that knows what mmengine stores besides tensors.
-
-    Args:
-        file: A file, or one that is opened for reading.
-        map_location: Where the tensors go.
-
-    Returns:
-        What is in the file.
-
-    Raises:
-        pickle.UnpicklingError: Something in it is neither a tensor nor a harmless value.
-    """
-    if hasattr(torch.serialization, 'safe_globals'):  # PyTorch 2.5 and later
-        with torch.serialization.safe_globals(_safe_globals()):
-            return torch.load(file, map_location=map_location, weights_only=True)
-    return _load_restricted(file, map_location)
-
-
-def _load_restricted(file: str | Path | IO[bytes], map_location: Any) -> Any:
-    """The same for older PyTorch, whose list of types cannot be extended: a pickle that looks up the same names."""
-    module: Any = types.ModuleType('mmvit_ext_restricted_pickle')
-    module.Unpickler = _RestrictedUnpickler
-    module.load = lambda stream, **kwargs: _RestrictedUnpickler(stream, **kwargs).load()
-    module.UnpicklingError = pickle.UnpicklingError
-    return torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Looks up nothing but the names of a list, as the standard library's documentation of pickle advises."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """A type or function by name, from the list only."""
-        allowed = _restricted_names()
-        module = 'builtins' if module == '__builtin__' else module  # as PyTorch's protocol writes it
-        try:
-            return allowed[f'{module}.{name}']
-        except KeyError:
-            raise pickle.UnpicklingError(f'{module}.{name} is none of the harmless types') from None
-
-
-def _statistics_method(owner: Any, name: str) -> Any:
-    """What ``getattr`` is allowed to do in a checkpoint: find a method of mmengine's log buffers."""
-    from mmengine.logging import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in ('current', 'max', 'mean', 'min'):
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is none of the harmless functions')
-    return getattr(HistoryBuffer, name)
-
-
-# PyTorch compares the names that functions claim with those in the file.
-_statistics_method.__module__, _statistics_method.__qualname__ = 'builtins', 'getattr'
-
-
-def _harmless() -> dict[str, Any]:
-    """Types and functions by the name under which a checkpoint refers to them."""
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-
-    # numpy 1.26 has a `numpy._core`, too, with nothing in it.
-    package: Any = np
-    core = package.core if digit_version(np.__version__) < digit_version('2.0.0') else package._core
-    names = {
-        'builtins.getattr': _statistics_method,
-        'builtins.slice': slice,
-        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-        'numpy.dtype': np.dtype,
-        'numpy.ndarray': np.ndarray,
-    }
-    for written in ('numpy.core', 'numpy._core'):  # numpy 1 wrote the first, numpy 2 writes the second
-        names[f'{written}.multiarray._reconstruct'] = core.multiarray._reconstruct
-        names[f'{written}.multiarray.scalar'] = core.multiarray.scalar
-    codes = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')
-    kinds = {type(np.dtype(code)) for code in codes}
-    return names | {f'{kind.__module__}.{kind.__qualname__}': kind for kind in kinds}
-
-
-@lru_cache(maxsize=1)
-def _safe_globals() -> list[Any]:
-    names = _harmless()
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        return list(dict.fromkeys(names.values()))  # each under its own name only
-    return [(value, name) for name, value in names.items()]
-
-
-@lru_cache(maxsize=1)
-def _restricted_names() -> dict[str, Any]:
-    names = _harmless()
-    names['collections.OrderedDict'] = OrderedDict
-    names['_codecs.encode'] = _encode
-    names['builtins.set'] = set
-    names['torch.Size'], names['torch.device'] = torch.Size, torch.device
-    names['torch.Tensor'] = torch.Tensor
-    names['torch.nn.parameter.Parameter'] = torch.nn.Parameter
-    for function in ('_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2'):
-        names[f'torch._utils.{function}'] = getattr(torch._utils, function)
-    names['torch.serialization._get_layout'] = torch.serialization._get_layout
-    names |= {f'torch.{name}': value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-    storages = [name for name in vars(torch) if name.endswith('Storage')]
-    names |= {f'torch.{name}': getattr(torch, name) for name in storages}
-    names |= {f'torch.storage.{name}': getattr(torch.storage, name) for name in ('TypedStorage', 'UntypedStorage')}
-    return names
-
-
-def _encode(text: str, encoding: str = 'latin1') -> bytes:
-    # Protocol 2 writes bytes so; other codecs are not needed, and some of them decompress.
-    if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'the codec {encoding!r} is not needed in a checkpoint')
-    return text.encode('latin1')
 
 
 def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
@@ -283,7 +185,6 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
     return None
 
 
-# Contents and writing
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
     """The parameters in a checkpoint, whatever they are wrapped in.
 

@@ -16,13 +16,7 @@ from torch import nn
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = [
-    'LoadObserver',
-    'WeightsReport',
-    'check_report',
-    'load_weights',
-    'weights_report',
-]
+__all__ = ['LoadObserver', 'WeightsReport', 'check_report', 'load_weights', 'weights_report']
 
 MIN_FRACTION = 0.5
 

@@ -25,11 +25,7 @@ from mmvit_ext.registry import HOOKS
 
 from .reading import metafile_hash, read_checkpoint
 
-__all__ = [
-    'SafeFilesHook',
-    'install_safe_loading',
-    'safe_loading',
-]
+__all__ = ['SafeFilesHook', 'install_safe_loading', 'safe_loading']
 
 Loader = Callable[..., Any]
 

@@ -4,31 +4,19 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
-__all__ = [
-    'BatchSize',
-    'batch_size_of',
-]
+__all__ = ['BatchSize', 'batch_size_of']
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What one optimiser step sees.
+    """What one optimiser step sees, beside what the recipe's learning rate was chosen for."""
 
-    Args:
-        processes: Number of processes (GPUs).
-        per_process: Images per process and forward pass.
-        accumulation: Forward passes per optimiser step.
-        base: The recipe's total batch size, ``None`` when the config does not tell.
-        lr: Learning rate in the config, ``None`` when the config does not tell.
-        scaled: Whether mmengine scales the learning rate to the batch size (``--auto-scale-lr``).
-    """
-
-    processes: int
-    per_process: int
-    accumulation: int
-    base: int | None
-    lr: float | None
-    scaled: bool
+    processes: int  # GPUs
+    per_process: int  # images per process and forward pass
+    accumulation: int  # forward passes per optimiser step
+    base: int | None  # the recipe's total batch size, None when the config does not state it
+    lr: float | None  # in the config, None when it does not state one
+    scaled: bool  # whether mmengine scales the learning rate to the batch size (--auto-scale-lr)
 
     @property
     def total(self) -> int:
@@ -60,12 +48,10 @@ class BatchSize:
         return text
 
     def warning(self) -> str | None:
-        """What to say when batch size and learning rate do not belong together, ``None`` when they do."""
-        if self.factor is None or self.lr is None or self.base is None:
+        """A warning for a batch size and learning rate that do not belong together, ``None`` when they do."""
+        if self.factor is None or self.lr is None or (self.scaled and self.accumulation == 1):
             return None
         if self.scaled:
-            if self.accumulation == 1:
-                return None
             return (
                 f'--auto-scale-lr leaves the {self.accumulation} accumulated passes out: the learning rate is '
                 f'{self.used_lr:g}, the total batch size of {self.total} would have {self.lr * self.factor:g}'
@@ -80,15 +66,7 @@ class BatchSize:
 
 
 def batch_size_of(cfg: Config, processes: int) -> BatchSize | None:
-    """Read the batch size from a config.
-
-    Args:
-        cfg: The config.
-        processes: Number of processes of the run.
-
-    Returns:
-        The batch size, ``None`` when the config does not state one.
-    """
+    """Read the batch size of a run with so many processes from a config, ``None`` when it does not state one."""
     loader = cfg.get('train_dataloader') or {}
     per_process = loader.get('batch_size') or (loader.get('batch_sampler') or {}).get('batch_size')
     if not isinstance(per_process, int):

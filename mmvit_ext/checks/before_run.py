@@ -1,6 +1,7 @@
 """All checks of a config against its types, files and datasets, before anything is built or written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -8,13 +9,43 @@ from mmengine.config import Config
 from mmvit_ext.checkpoints.reading import check_checkpoint_file
 from mmvit_ext.files import is_remote
 
-from .datasets import check_datasets
+from .datasets import VisitedDataset, check_samples, visit_datasets
 from .types import check_num_classes, check_types
 
-__all__ = ['check_before_run']
+__all__ = ['check_before_run', 'check_datasets']
+
+# Reading a larger annotation file twice would cost more time than an early message is worth.
+_MAX_ANNOTATION_BYTES = 64 * 2**20
 
 
-def _iter_pretrained(node: Any, key: str) -> Iterable[tuple[str, str]]:
+def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
+    """Check a config's types, checkpoint files, datasets and class counts.
+
+    Args:
+        cfg: The config.
+        scope: Its default scope, imported by :func:`mmvit_ext.config.loading.prepare_scope`.
+        splits: Whose datasets are checked: of 'train', 'val' and 'test'.
+
+    Returns:
+        A line per dataset, worth logging.
+
+    Raises:
+        UserError: Something is wrong; names the key or file and the remedy.
+    """
+    check_types(cfg, scope)
+    for key, path in _iter_pretrained(cfg.get('model'), 'model'):
+        if not is_remote(path):
+            section = key.rpartition('.')[0] if key.endswith('init_cfg.checkpoint') else key
+            remedy = f'put it there, or start from random weights with --cfg-options {section}=None'
+            check_checkpoint_file(path, f'pretrained checkpoint ({key})', remedy)
+    if cfg.get('load_from'):
+        check_checkpoint_file(cfg.load_from, 'checkpoint')
+    datasets = check_datasets(cfg, splits)
+    check_num_classes(cfg, scope, {dataset.key: dataset.classes for dataset in datasets})
+    return [str(dataset) for dataset in datasets]
+
+
+def _iter_pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping):
         if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
             yield f'{key}.checkpoint', node['checkpoint']
@@ -27,35 +58,26 @@ def _iter_pretrained(node: Any, key: str) -> Iterable[tuple[str, str]]:
             yield from _iter_pretrained(entry, f'{key}.{index}')
 
 
-def _check_files(cfg: Config) -> None:
-    for key, path in _iter_pretrained(cfg.get('model'), 'model'):
-        if not is_remote(path):
-            section = key.rpartition('.')[0] if key.endswith('init_cfg.checkpoint') else key
-            check_checkpoint_file(
-                path,
-                f'pretrained checkpoint ({key})',
-                f'put it there, or start from random weights with --cfg-options {section}=None',
-            )
-    if cfg.get('load_from'):
-        check_checkpoint_file(cfg.load_from, 'checkpoint')
-
-
-def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
-    """Check a config's types, checkpoint files, datasets and class counts.
+def check_datasets(cfg: Config, splits: Sequence[str]) -> list[VisitedDataset]:
+    """Check the datasets of the given dataloaders, as far as that is quick.
 
     Args:
-        cfg: The config.
-        scope: Its default scope, imported by :func:`mmvit_ext.config.adjust.prepare_scope`.
-        splits: Whose datasets are checked: of 'train', 'val' and 'test'.
+        cfg: The config, its scope prepared.
+        splits: Which of 'train', 'val' and 'test'.
 
     Returns:
-        A line per dataset, worth logging.
+        What was found out about each dataset.
 
     Raises:
-        UserError: Something is wrong; names the key or file and the remedy.
+        UserError: A folder or annotation file is missing, there is no image, or images lack their annotation; names the
+            path and the key to change.
     """
-    check_types(cfg, scope)
-    _check_files(cfg)
-    summaries = check_datasets(cfg, splits)
-    check_num_classes(cfg, scope, {summary.key: summary.classes for summary in summaries})
-    return [str(summary) for summary in summaries]
+    datasets = []
+    for dataset in visit_datasets(cfg, splits):
+        if dataset.built is not None and dataset.local:
+            file = dataset.ann_file
+            small = os.path.isfile(file) and os.path.getsize(file) <= _MAX_ANNOTATION_BYTES
+            if small or 'seg_map_path' in dataset.folders:
+                check_samples(dataset)
+        datasets.append(dataset)
+    return datasets

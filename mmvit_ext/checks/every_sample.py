@@ -1,41 +1,34 @@
-"""Going through every image and annotation of a config's datasets: what ``tools/check_dataset.py`` does.
+"""Read every image and annotation of a config's datasets, as ``tools/check_dataset.py`` does.
 
 Files are read by the loaders that training uses (:class:`mmvit_ext.LoadImageFromFile` and
 :class:`mmvit_ext.LoadSegAnnotations`), so that what passes here is what they accept. They are read in worker processes,
 a few hundred at a time; a worker that dies ends the check with a message instead of leaving it waiting.
 """
 
-import json
-import math
 import multiprocessing
 import os
 import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from torch.utils.data import DataLoader, Dataset
 
-from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
+from mmvit_ext.datasets.transforms import LoadImageFromFile
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.machine import progress_bar
 
-from .datasets import build_lazily, check_paths, is_local, load_samples, loads_labels
+from .coco_file import read_coco_file
+from .datasets import VisitedDataset, visit_datasets
 
-__all__ = [
-    'DatasetReport',
-    'Finding',
-    'box_problem',
-    'check_every_file',
-    'write_fix_list',
-]
+__all__ = ['DatasetReport', 'Finding', 'check_every_file', 'write_fix_list']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -43,53 +36,30 @@ _CHUNK = 32
 
 _NAME_WIDTH = 32  # ImageNet's names list synonyms
 
-_BOX_TOLERANCE = 1.0  # pixels; annotation tools round
-
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    Args:
-        path: The file to repair or remove.
-        kind: 'missing file', 'unreadable image', 'unreadable label map', 'size', 'label values', 'empty labels', 'box'
-            or 'annotation'.
-        reason: A sentence that names the file.
-    """
-
-    path: str
-    kind: str
-    reason: str
+    path: str  # the file to repair or remove
+    kind: str  # missing file, unreadable image, unreadable label map, size, label values, empty labels, box, annotation
+    reason: str  # a sentence that names the file
 
 
 @dataclass
 class DatasetReport:
-    """What was found in one dataset.
+    """What was found in one dataset."""
 
-    Args:
-        key: Its dotted key in the config; several where datasets are the same.
-        samples: Number of images.
-        findings: What is wrong.
-        classes: Its class names, where it tells them.
-        histogram: Pixels, objects or images of each class.
-        unit: What the histogram counts.
-        notes: What is worth knowing but no fault.
-    """
-
-    key: str
+    key: str  # its dotted key in the config; several where datasets are the same
     samples: int = 0
     findings: list[Finding] = field(default_factory=list)
-    classes: Sequence[str] | None = None
-    histogram: np.ndarray | None = None
-    unit: str = ''
-    notes: list[str] = field(default_factory=list)
+    classes: Sequence[str] | None = None  # where it tells them
+    histogram: np.ndarray | None = None  # of each class, in ``unit``
+    unit: str = ''  # pixels, objects or images
+    notes: list[str] = field(default_factory=list)  # what is worth knowing but no fault
 
     def lines(self, shown: int | None = None) -> Iterator[str]:
-        """The report as text.
-
-        Args:
-            shown: Number of findings that are listed; all of them by default.
-        """
+        """The report as text, with so many findings listed; all of them by default."""
         kinds = Counter(finding.kind for finding in self.findings)
         verdict = ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()) or 'nothing wrong'
         yield f'{self.key}: {self.samples} images: {verdict}'
@@ -120,34 +90,46 @@ class DatasetReport:
 
 # Worker processes
 @dataclass(frozen=True)
-class _Context:
-    """What the samples of a dataset have in common."""
-
-    backend_args: Mapping[str, Any] | None
-    local: bool
-    num_classes: int | None
-    ignore_index: int
-    labels: bool
+class _Sample:
+    image: str | None
+    labels: Mapping[str, Any] | None = None  # what the label loader is given
+    size: tuple[int, int] | None = None  # (height, width) that the annotation states
 
 
 @dataclass(frozen=True)
-class _Sample:
-    image: str | None
-    label_map_path: str | None = None
-    size: tuple[int, int] | None = None  # (height, width) that the annotation tells
-    reduce_zero_label: bool = False
-    label_map: Mapping[int, int] | None = None
+class _Context:
+    """What the samples of a dataset have in common."""
+
+    local: bool
+    load_image: LoadImageFromFile
+    load_labels: Any = None  # LoadSegAnnotations, for datasets whose pipeline loads label maps
 
 
 @dataclass
 class _Outcome:
     findings: list[Finding] = field(default_factory=list)
-    pixels: np.ndarray | None = None
-    wrong: dict[int, tuple[int, int]] = field(default_factory=dict)  # value: pixels, files
+    pixels: np.ndarray | None = None  # of each class
+    wrong_pixels: Counter[int] = field(default_factory=Counter)  # by value
+    wrong_files: Counter[int] = field(default_factory=Counter)
     values: set[int] = field(default_factory=set)  # of the label maps of 8 bit
 
+    def add(self, other: '_Outcome') -> None:
+        self.findings += other.findings
+        self.wrong_pixels += other.wrong_pixels
+        self.wrong_files += other.wrong_files
+        self.values |= other.values
+        if other.pixels is not None:
+            self.pixels = other.pixels if self.pixels is None else self.pixels + other.pixels
 
-def _ignore_interrupts() -> None:
+    def exists(self, path: str, role: str, context: _Context) -> bool:
+        # A named pipe or a device would be waited for.
+        if context.local and not os.path.isfile(path):
+            self.findings.append(Finding(path, 'missing file', f'the {role} {path} does not exist'))
+            return False
+        return True
+
+
+def _ignore_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the workers
 
 
@@ -156,65 +138,34 @@ def _check_chunk(samples: Sequence[_Sample], context: _Context) -> _Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Pillow warns of large pictures and of odd metadata
         for sample in samples:
-            _check_sample(sample, context, outcome)
+            shape = None if sample.image is None else _check_image(sample.image, sample.size, context, outcome)
+            if sample.labels is not None and context.load_labels is not None:
+                _check_label_map({**sample.labels, 'img_path': sample.image, 'ori_shape': shape}, context, outcome)
     return outcome
 
 
-def _check_sample(sample: _Sample, context: _Context, outcome: _Outcome) -> None:
-    shape = _check_image(sample, context, outcome) if sample.image is not None else None
-    if sample.label_map_path is not None and context.labels:
-        _check_label_map(sample, shape, context, outcome)
-
-
-def _exists(path: str, role: str, context: _Context, outcome: _Outcome) -> bool:
-    # A named pipe or a device would be waited for.
-    if context.local and not os.path.isfile(path):
-        outcome.findings.append(Finding(path, 'missing file', f'the {role} {path} does not exist'))
-        return False
-    return True
-
-
-def _check_image(sample: _Sample, context: _Context, outcome: _Outcome) -> tuple[int, int] | None:
-    from mmvit_ext.datasets.transforms import LoadImageFromFile
-
-    assert sample.image is not None
-    if not _exists(sample.image, 'image', context, outcome):
+def _check_image(
+    path: str, size: tuple[int, int] | None, context: _Context, outcome: _Outcome
+) -> tuple[int, int] | None:
+    if not outcome.exists(path, 'image', context):
         return None
-    backend_args = None if context.backend_args is None else dict(context.backend_args)
     try:
-        loaded = LoadImageFromFile(backend_args=backend_args).transform({'img_path': sample.image})
+        loaded = context.load_image.transform({'img_path': path})
     except UserError as error:
-        outcome.findings.append(Finding(sample.image, 'unreadable image', str(error)))
+        outcome.findings.append(Finding(path, 'unreadable image', str(error)))
         return None
     assert loaded is not None
     height, width = loaded['ori_shape']
-    if sample.size is not None and (height, width) != sample.size:
-        reason = (
-            f'the image {sample.image} is {width}x{height} but its annotation says {sample.size[1]}x{sample.size[0]}'
-        )
-        outcome.findings.append(Finding(sample.image, 'size', reason))
+    if size is not None and (height, width) != size:
+        reason = f'the image {path} is {width}x{height} but its annotation says {size[1]}x{size[0]}'
+        outcome.findings.append(Finding(path, 'size', reason))
     return height, width
 
 
-def _check_label_map(sample: _Sample, shape: tuple[int, int] | None, context: _Context, outcome: _Outcome) -> None:
-    from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
-
-    path = sample.label_map_path
-    assert path is not None
-    if not _exists(path, 'label map', context, outcome):
+def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Outcome) -> None:
+    path, loader = results['seg_map_path'], context.load_labels
+    if not outcome.exists(path, 'label map', context):
         return
-    loader = LoadSegAnnotations(
-        num_classes=context.num_classes,
-        ignore_index=context.ignore_index,
-        backend_args=None if context.backend_args is None else dict(context.backend_args),
-    )
-    results = {
-        'img_path': sample.image,
-        'seg_map_path': path,
-        'reduce_zero_label': sample.reduce_zero_label,
-        'label_map': sample.label_map,
-        'ori_shape': shape,
-    }
     try:
         raw = loader.decode(path)
     except UserError as error:
@@ -227,162 +178,63 @@ def _check_label_map(sample: _Sample, shape: tuple[int, int] | None, context: _C
             outcome.findings.append(Finding(path, kind, str(error)))
     if raw.dtype == np.uint8:
         outcome.values.update(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
-    for value, pixels in loader.wrong_values(raw, results).items():
-        before = outcome.wrong.get(value, (0, 0))
-        outcome.wrong[value] = (before[0] + pixels, before[1] + 1)
-    if context.num_classes is None:
+    wrong = loader.wrong_values(raw, results)
+    outcome.wrong_pixels.update(wrong)
+    outcome.wrong_files.update(wrong.keys())
+    if loader.num_classes is None:
         return
-    counts = np.bincount(loader.to_classes(raw, results).ravel(), minlength=256)[: context.num_classes]
-    outcome.pixels = counts if outcome.pixels is None else outcome.pixels + counts
+    counts = np.bincount(loader.to_classes(raw, results).ravel(), minlength=256)[: loader.num_classes]
+    outcome.add(_Outcome(pixels=counts))
     if not counts.sum():
-        outcome.findings.append(
-            Finding(path, 'empty labels', f'the label map {path} has no pixel of any class: label it or remove it')
-        )
-
-
-# Boxes
-def box_problem(box: Any, width: float, height: float) -> str | None:
-    """What is wrong with a box.
-
-    Args:
-        box: Left edge, upper edge, width and height in pixels, as COCO has them.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-
-    Returns:
-        A phrase, ``None`` for a box within the image (up to a pixel of rounding).
-    """
-    if not isinstance(box, list | tuple) or len(box) != 4:
-        return 'is no list of four numbers'
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in box):
-        return 'has values that are no numbers'
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return 'has no area'
-    if min(x, y) < -_BOX_TOLERANCE or x + w > width + _BOX_TOLERANCE or y + h > height + _BOX_TOLERANCE:
-        return f'reaches out of the image of {width:g}x{height:g} pixels'
-    return None
-
-
-def _read_coco(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f'the annotation file {path} cannot be read ({" ".join(str(error).split())}): copy or download it again'
-        ) from error
-    for key in ('images', 'annotations', 'categories'):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f'the annotation file {path} has no list {key!r}: expected the COCO format')
-        if not all(isinstance(entry, dict) for entry in content[key]):
-            raise UserError(f'the annotation file {path} has something else than objects in {key!r}: expected COCO')
-    return content
-
-
-def _key(number: Any) -> Any:
-    """An id as it can be looked up, whatever a broken file has in its place."""
-    return number if isinstance(number, int | str) else repr(number)
-
-
-def _coco_samples(built: Any, report: DatasetReport) -> list[_Sample]:
-    """The images of a COCO file; what is wrong in the file itself goes into the report."""
-    path = str(built.ann_file)
-    content = _read_coco(path)
-    folder = (built.data_prefix or {}).get('img') or (built.data_prefix or {}).get('img_path') or ''
-    images: dict[Any, tuple[str, float, float]] = {}
-    samples = []
-
-    def wrong(where: str, kind: str, reason: str) -> None:
-        report.findings.append(Finding(where, kind, reason))
-
-    for image in content['images']:
-        name, size = image.get('file_name'), (image.get('height'), image.get('width'))
-        if not isinstance(name, str) or image.get('id') is None:
-            wrong(path, 'annotation', f'{path}: the image {image.get("id")} has no id or no file_name')
-            continue
-        file = os.path.join(folder, name)
-        if _key(image['id']) in images:
-            wrong(file, 'annotation', f'{path}: two images have the id {image["id"]}, {file} is the second')
-            continue
-        sized = all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in size)
-        if not sized:
-            wrong(file, 'annotation', f'{path}: the image {file} has no width and height')
-        images[_key(image['id'])] = (file, size[1], size[0]) if sized else (file, math.inf, math.inf)
-        samples.append(_Sample(file, size=(size[0], size[1]) if sized else None))
-    names = {_key(category.get('id')): str(category.get('name')) for category in content['categories']}
-    classes = list(report.classes or names.values())
-    for name in sorted(set(classes) - set(names.values())):
-        wrong(path, 'annotation', f'{path} has no category {name!r}, which is one of the classes of the dataset')
-    counts: Counter[str] = Counter()
-    labelled: set[Any] = set()
-    for annotation in content['annotations']:
-        where = f'{path}: annotation {annotation.get("id")}'
-        if _key(annotation.get('image_id')) not in images:
-            wrong(path, 'annotation', f'{where} is of image {annotation.get("image_id")}, which the file does not list')
-            continue
-        file, width, height = images[_key(annotation['image_id'])]
-        labelled.add(_key(annotation['image_id']))
-        if _key(annotation.get('category_id')) not in names:
-            wrong(file, 'annotation', f'{where} of {file} has the unknown category {annotation.get("category_id")}')
-        else:
-            counts[names[_key(annotation['category_id'])]] += 1
-        problem = box_problem(annotation.get('bbox'), width, height)
-        if problem:
-            wrong(file, 'box', f'{where} of {file}: the box {annotation.get("bbox")} {problem}')
-        elif 'area' in annotation and not (isinstance(annotation['area'], int | float) and annotation['area'] > 0):
-            wrong(file, 'box', f'{where} of {file}: its area is {annotation["area"]}')
-    report.classes, report.unit = classes, 'objects'
-    report.histogram = np.array([counts[name] for name in classes], dtype=np.int64)
-    others = sum(count for name, count in counts.items() if name not in set(classes))
-    if others:
-        report.notes.append(f'{others} objects are of categories that are no classes of the dataset')
-    if len(labelled) < len(images):
-        report.notes.append(f'{len(images) - len(labelled)} images have no objects')
-    return samples
+        reason = f'the label map {path} has no pixel of any class: label it or remove it'
+        outcome.findings.append(Finding(path, 'empty labels', reason))
 
 
 # Datasets
-def _listed_samples(built: Any, key: str, report: DatasetReport, local: bool) -> list[_Sample]:
+def _coco_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
+    """The images of a COCO file; what is wrong in the file itself goes into the report."""
+    folder = dataset.folders.get('img') or dataset.folders.get('img_path') or ''
+    found = read_coco_file(
+        dataset.ann_file, folder, report.classes, lambda *finding: report.findings.append(Finding(*finding))
+    )
+    report.classes, report.unit = found.classes, 'objects'
+    report.histogram = np.array([found.objects[name] for name in found.classes], dtype=np.int64)
+    others = sum(count for name, count in found.objects.items() if name not in set(found.classes))
+    if others:
+        report.notes.append(f'{others} objects are of categories that are no classes of the dataset')
+    if found.without_objects:
+        report.notes.append(f'{found.without_objects} images have no objects')
+    return [_Sample(path, size=size) for path, size in found.images]
+
+
+def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
     """The samples of a segmentation or classification dataset; wrong class labels go into the report."""
-    entries = load_samples(built, key)
     samples = []
     labels: list[int] = []
     count = len(report.classes) if report.classes else None
-    for entry in entries:
+    for entry in dataset.load_samples():
         path = entry.get('img_path')
-        samples.append(
-            _Sample(
-                path if isinstance(path, str) else None,
-                entry.get('seg_map_path'),
-                reduce_zero_label=bool(entry.get('reduce_zero_label', False)),
-                label_map=entry.get('label_map'),
-            )
-        )
-        of_image = np.atleast_1d(entry['gt_label']).tolist() if 'gt_label' in entry else []
-        for label in of_image:
+        samples.append(_Sample(path if isinstance(path, str) else None, entry if entry.get('seg_map_path') else None))
+        for label in np.atleast_1d(entry['gt_label']).tolist() if 'gt_label' in entry else []:
             if not isinstance(label, int) or label < 0 or (count is not None and label >= count):
                 reason = f'the image {path} has the label {label} where the dataset has {count} classes'
                 report.findings.append(Finding(str(path), 'label values', reason))
             else:
                 labels.append(label)
-    if local:
-        report.findings += _labels_without_image(built, samples)
+    if dataset.local:
+        report.findings += _labels_without_image(dataset, samples)
     if labels:
         report.histogram, report.unit = np.bincount(labels, minlength=count or 0), 'images'
-    if not entries:
-        folders = ', '.join(str(folder) for folder in (getattr(built, 'data_prefix', None) or {}).values() if folder)
-        raise UserError(f'the dataset {key} has no image in {folders or "its folder"}: check data_root and data_prefix')
     return samples
 
 
-def _labels_without_image(built: Any, samples: Sequence[_Sample]) -> Iterator[Finding]:
+def _labels_without_image(dataset: VisitedDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Label maps whose image is not there, where the samples are those of a folder and not of a list."""
-    folder = (getattr(built, 'data_prefix', None) or {}).get('seg_map_path')
-    suffix = getattr(built, 'seg_map_suffix', None)
-    if getattr(built, 'ann_file', '') or not suffix or not folder or not os.path.isdir(folder):
+    folder = dataset.folders.get('seg_map_path')
+    suffix = getattr(dataset.built, 'seg_map_suffix', None)
+    if dataset.ann_file or not suffix or not folder or not os.path.isdir(folder):
         return
-    known = {os.path.normpath(sample.label_map_path) for sample in samples if sample.label_map_path}
+    known = {os.path.normpath(sample.labels['seg_map_path']) for sample in samples if sample.labels}
     for parent, _, names in os.walk(folder):
         for name in sorted(names):
             path = os.path.normpath(os.path.join(parent, name))
@@ -390,107 +242,100 @@ def _labels_without_image(built: Any, samples: Sequence[_Sample]) -> Iterator[Fi
                 yield Finding(path, 'missing file', f'the label map {path} has no image')
 
 
-def _is_coco(built: Any) -> bool:
-    return any(kind.__name__ == 'CocoDataset' for kind in type(built).__mro__)
-
-
-def _ignore_index(dataset: Mapping[str, Any]) -> int:
-    for step in dataset.get('pipeline') or []:
-        if 'ignore_index' in step and 'Annotations' in str(step.get('type')):
-            return int(step['ignore_index'])
-    return int(dataset.get('ignore_index', 255))
-
-
-def _check_dataset(dataset: Mapping[str, Any], key: str, jobs: int, progress: bool) -> DatasetReport:
-    report = DatasetReport(key)
-    built = build_lazily(dataset, key)
-    if built is None:
-        report.notes.append(f'a dataset of type {dataset.get("type")} cannot be examined')
-        return report
-    local = is_local(dataset)
-    if local:
-        check_paths(getattr(built, 'data_prefix', None), getattr(built, 'ann_file', ''), key)
-    report.classes = (getattr(built, 'metainfo', None) or {}).get('classes')
-    samples = _coco_samples(built, report) if _is_coco(built) else _listed_samples(built, key, report, local)
-    if report.classes is None:  # some classes know their names only now
-        report.classes = (getattr(built, 'metainfo', None) or {}).get('classes')
-    report.samples = len(samples)
-    context = _Context(
-        backend_args=dataset.get('backend_args'),
-        local=local,
-        num_classes=len(report.classes) if report.classes and len(report.classes) <= 255 else None,
-        ignore_index=_ignore_index(dataset),
-        labels=loads_labels(built),
+def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context:
+    backend_args = dataset.config.get('backend_args')
+    backend_args = None if backend_args is None else dict(backend_args)
+    load_image = LoadImageFromFile(backend_args=backend_args)
+    if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
+        return _Context(dataset.local, load_image)
+    steps = [step for step in dataset.config.get('pipeline') or [] if 'Annotations' in str(step.get('type'))]
+    ignore_index = next((step['ignore_index'] for step in steps if 'ignore_index' in step), None)
+    load_labels = LoadSegAnnotations(
+        num_classes=len(classes) if classes and len(classes) <= 255 else None,
+        ignore_index=int(dataset.config.get('ignore_index', 255) if ignore_index is None else ignore_index),
+        backend_args=backend_args,
     )
-    wrong: dict[int, tuple[int, int]] = {}
-    values: set[int] = set()
-    pixels: np.ndarray | None = None
-    for outcome in _outcomes(samples, context, jobs, key, progress):
-        report.findings += outcome.findings
-        values |= outcome.values
-        if outcome.pixels is not None:
-            pixels = outcome.pixels if pixels is None else pixels + outcome.pixels
-        for value, (count, files) in outcome.wrong.items():
-            before = wrong.get(value, (0, 0))
-            wrong[value] = (before[0] + count, before[1] + files)
-    if pixels is not None:
-        report.histogram, report.unit = pixels, 'pixels'
-    if values == {0, context.ignore_index} and (context.num_classes or 0) > 1:
-        folder = str((getattr(built, 'data_prefix', None) or {}).get('seg_map_path'))
+    return _Context(dataset.local, load_image, load_labels)
+
+
+def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> DatasetReport:
+    report = DatasetReport(dataset.key)
+    if dataset.built is None:
+        report.notes.append(f'a dataset of type {dataset.config.get("type")} cannot be examined')
+        return report
+    report.classes = dataset.classes
+    is_coco = any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__)
+    samples = _coco_samples(dataset, report) if is_coco else _listed_samples(dataset, report)
+    report.classes = report.classes or dataset.classes  # some classes know their names only now
+    report.samples = len(samples)
+    context = _context(dataset, report.classes)
+    total = _Outcome()
+    for outcome in _outcomes(samples, context, jobs, dataset.key, progress):
+        total.add(outcome)
+    report.findings += total.findings
+    if total.pixels is not None:
+        report.histogram, report.unit = total.pixels, 'pixels'
+    loader = context.load_labels
+    if loader is not None and total.values == {0, loader.ignore_index} and (loader.num_classes or 0) > 1:
+        folder = str(dataset.folders.get('seg_map_path'))
         reason = (
-            f'all label maps in {folder} consist of 0 and {context.ignore_index}, and {context.ignore_index} is '
+            f'all label maps in {folder} consist of 0 and {loader.ignore_index}, and {loader.ignore_index} is '
             'ignored: if these are masks, write their foreground as 1'
         )
         report.findings.append(Finding(folder, 'label values', reason))
-    if wrong:
-        listed = ', '.join(f'{value} ({n} px in {files} files)' for value, (n, files) in sorted(wrong.items())[:20])
-        report.notes.append(f'label values outside the {context.num_classes} classes: {listed}')
+    if total.wrong_pixels:
+        listed = [
+            f'{value} ({pixels} px in {total.wrong_files[value]} files)'
+            for value, pixels in sorted(total.wrong_pixels.items())[:20]
+        ]
+        report.notes.append(f'label values outside the {loader.num_classes} classes: {", ".join(listed)}')
     report.findings.sort(key=lambda finding: (finding.kind, finding.path, finding.reason))
     return report
+
+
+class _Checker(Dataset):
+    """Checks a chunk of samples, which a data loader hands to its workers in the place of an index."""
+
+    def __init__(self, context: _Context) -> None:
+        self.check, self.context = _check_chunk, context
+
+    def __getitem__(self, chunk: Sequence[_Sample]) -> _Outcome:
+        return self.check(chunk, self.context)
 
 
 def _outcomes(
     samples: Sequence[_Sample], context: _Context, jobs: int, title: str, progress: bool
 ) -> Iterator[_Outcome]:
-    chunks = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
-    with progress_bar(title, show=progress) as bar:
-        task = bar.add_task(title, total=len(samples))
-        if min(jobs, len(chunks)) <= 1:
-            for chunk in chunks:
-                yield _check_chunk(chunk, context)
-                bar.advance(task, len(chunk))
-            return
-        for size, outcome in _parallel(chunks, context, jobs):
-            bar.advance(task, size)
-            yield outcome
-
-
-def _parallel(chunks: Sequence[Sequence[_Sample]], context: _Context, jobs: int) -> Iterator[tuple[int, _Outcome]]:
+    chunks: Any = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
+    workers = min(jobs, len(chunks)) if jobs > 1 and len(chunks) > 1 else 0
     # A started server process instead of a plain fork: the progress bar and PyTorch have threads of their own.
-    method = multiprocessing.get_context('forkserver')
-    method.set_forkserver_preload(['mmvit_ext.checks.every_sample', 'mmvit_ext.datasets'])
-    waiting: dict[Future, Sequence[_Sample]] = {}
-    remaining = iter(chunks)
-    with ProcessPoolExecutor(min(jobs, len(chunks)) or 1, mp_context=method, initializer=_ignore_interrupts) as pool:
+    method = multiprocessing.get_context('forkserver') if workers else None
+    if method is not None:
+        method.set_forkserver_preload(['mmvit_ext.checks.every_sample', 'mmvit_ext.datasets'])
+    with progress_bar(title, show=progress) as bar, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='This DataLoader will create')  # more workers than processors
+        loader: Any = DataLoader(
+            _Checker(context),
+            batch_size=None,
+            sampler=chunks,
+            num_workers=workers,
+            multiprocessing_context=method,
+            worker_init_fn=_ignore_interrupts,
+        )
+        task = bar.add_task(title, total=len(samples))
+        remaining = iter(chunks)
         try:
-            while True:
-                # Few at a time, so that neither samples nor outcomes pile up.
-                while len(waiting) < 4 * jobs and (chunk := next(remaining, None)) is not None:
-                    waiting[pool.submit(_check_chunk, chunk, context)] = chunk
-                if not waiting:
-                    return
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield len(waiting.pop(future)), future.result()
-        except BrokenProcessPool as error:
-            suspects = [sample.image for chunk in waiting.values() for sample in chunk if sample.image]
+            for outcome in loader:
+                yield outcome
+                bar.advance(task, len(next(remaining)))
+        except RuntimeError as error:
+            if 'DataLoader worker' not in str(error):
+                raise
+            first = next((sample.image for chunk in remaining for sample in chunk if sample.image), 'the dataset')
             raise UserError(
                 'a worker process was killed, most often for lack of memory, at one of the files from '
-                f'{suspects[0] if suspects else "the dataset"} on: lower --jobs; --jobs 1 reads them one after another'
+                f'{first} on: lower --jobs; --jobs 1 reads them one after another'
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def check_every_file(
@@ -514,18 +359,13 @@ def check_every_file(
         raise UserError(f'--jobs must be at least 1, got {jobs}')
     number = jobs or os.cpu_count() or 1
     reports: dict[str, DatasetReport] = {}
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if not isinstance(loader, Mapping):
-            continue
-        for key, dataset in iter_dataset_cfgs(loader.get('dataset'), f'{split}_dataloader.dataset'):
-            ignored = ('pipeline', 'test_mode', 'filter_cfg', 'indices', 'serialize_data')
-            plain = {name: value for name, value in dataset.items() if name not in ignored}
-            identity = repr(sorted(plain.items(), key=lambda item: item[0]))
-            if identity in reports:
-                reports[identity].key += f' and {key}'
-            else:
-                reports[identity] = _check_dataset(dataset, key, number, progress)
+    for dataset in visit_datasets(cfg, splits):
+        ignored = ('pipeline', 'test_mode', 'filter_cfg', 'indices', 'serialize_data')
+        identity = repr(sorted((name, value) for name, value in dataset.config.items() if name not in ignored))
+        if identity in reports:
+            reports[identity].key += f' and {dataset.key}'
+        else:
+            reports[identity] = _check_dataset(dataset, number, progress)
     if not reports:
         raise UserError(f'the config has no dataset in {", ".join(f"{split}_dataloader" for split in splits)}')
     return list(reports.values())

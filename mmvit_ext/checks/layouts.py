@@ -1,12 +1,10 @@
-"""Whether a dataset is the one that a row was published on: as many images and annotations, and files that open.
+"""Check that a dataset is the one that a row was published on: its numbers of images, and files that open.
 
 A figure measured on 1,999 of 2,000 images looks like any other figure, so a count that is off by one is an error.
 """
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,37 +13,25 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.datasets import mini
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
 
-from .datasets import build_lazily, check_datasets, load_samples
+from .datasets import VisitedDataset, check_samples, visit_datasets
 
-__all__ = [
-    'LAYOUTS',
-    'DatasetCount',
-    'Layout',
-    'check_layout',
-    'draw_mini_data',
-]
+__all__ = ['LAYOUTS', 'DatasetCount', 'Layout', 'check_layout', 'draw_mini_data']
 
 SAMPLE = 8
-"""Files of each kind that are opened."""
+"""Images of each dataset that are opened."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a dataset consists of.
+    """What a dataset consists of."""
 
-    Args:
-        train: Images for training.
-        test: Images that rows are evaluated on.
-        place: What has to be where, below ``--data-root``, and where it comes from.
-    """
-
-    train: int
-    test: int
-    place: str
+    train: int  # images for training
+    test: int  # images that rows are evaluated on
+    place: str  # what has to be where, below ``--data-root``, and where it comes from
 
 
 _CONTEXT = Layout(
@@ -98,21 +84,13 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 @dataclass(frozen=True)
 class DatasetCount:
-    """What a dataset was found to hold.
+    """What a dataset was found to hold."""
 
-    Args:
-        split: ``train``, ``val`` or ``test``, as the config calls it.
-        images: Number of images.
-        annotations: Label maps, objects or class numbers, whatever the dataset has.
-        unit: What the annotations are.
-        opened: Images that were read and prepared.
-    """
-
-    split: str
+    split: str  # as the config calls it
     images: int
     annotations: int
-    unit: str
-    opened: int
+    unit: str  # of the annotations: label maps, objects or class numbers
+    opened: int  # images that were read and prepared
 
     def __str__(self) -> str:
         return f'{self.split}: {self.images:,} images, {self.annotations:,} {self.unit}, {self.opened} of them opened'
@@ -139,44 +117,31 @@ def check_layout(
     layout = LAYOUTS.get(name)
     if layout is None:
         raise UserError(f'the layout of {name} is not known: expected one of {list(LAYOUTS)}')
-    place = f'expected below --data-root: {layout.place}'
-    try:
-        check_datasets(cfg, splits)
-    except UserError as error:
-        raise UserError(f'{error}; {place}') from error
     counts = []
     for split in splits:
-        (cfg_of_split,) = [
-            (key, dataset)
-            for key, dataset in iter_dataset_cfgs(cfg[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset')
-        ]
-        count = _check_split(*cfg_of_split, split, sample, place)
-        expected = layout.train if 'train' in (split, tested_on) else layout.test
-        if count.images != expected:
-            raise UserError(
-                f'{name} has {count.images:,} images for {split} in {cfg_of_split[1].get("data_root")} where it should '
-                f'have {expected:,}: get the missing ones or take out what does not belong there; {place}'
-            )
+        try:
+            (dataset,) = visit_datasets(cfg, [split])
+            if dataset.built is None:
+                kind = dataset.config.get('type')
+                raise UserError(f'{dataset.key} is a {kind}, whose images cannot be counted: use a dataset of _base_')
+            count = _count(dataset, split, sample)
+            expected = layout.train if 'train' in (split, tested_on) else layout.test
+            if count.images != expected:
+                raise UserError(
+                    f'{name} has {count.images:,} images for {split} in {dataset.config.get("data_root")} where it '
+                    f'should have {expected:,}: get the missing ones or take out what does not belong there'
+                )
+        except UserError as error:
+            raise UserError(f'{error}; expected below --data-root: {layout.place}') from error
         counts.append(count)
     return counts
 
 
-def _check_split(key: str, dataset: Mapping[str, Any], split: str, sample: int, place: str) -> DatasetCount:
-    built = build_lazily(dataset, key)
-    if built is None:
-        raise UserError(f'{key} is a {dataset.get("type")}, whose images cannot be counted: use a dataset of _base_')
-    samples = load_samples(built, key)
-    for entry, role in (('img_path', 'images'), ('seg_map_path', 'label maps')):
-        paths = [item[entry] for item in samples if isinstance(item.get(entry), str)]
-        absent = _absent(paths)
-        if absent:
-            raise UserError(
-                f'{len(absent):,} of {len(paths):,} {role} of {key} do not exist, for example {absent[0]}; {place}'
-            )
-    step = max(1, len(samples) // sample)
-    chosen = samples[::step][:sample]
+def _count(dataset: VisitedDataset, split: str, sample: int) -> DatasetCount:
+    samples = check_samples(dataset)
+    chosen = samples[:: max(1, len(samples) // sample)][:sample]
     for item in chosen:
-        _open(built, dict(item), key)
+        _open(dataset.built, dict(item), dataset.key)
     label_maps = sum(isinstance(item.get('seg_map_path'), str) for item in samples)
     if label_maps:
         annotations, unit = label_maps, 'label maps'
@@ -185,18 +150,6 @@ def _check_split(key: str, dataset: Mapping[str, Any], split: str, sample: int, 
     else:
         annotations, unit = sum('gt_label' in item for item in samples), 'class numbers'
     return DatasetCount(split, len(samples), annotations, unit, len(chosen))
-
-
-def _absent(paths: Sequence[str]) -> list[str]:
-    """Those that do not exist, by one listing per folder."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        folders[os.path.dirname(path)].append(path)
-    absent = []
-    for folder, members in folders.items():
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        absent += [path for path in members if os.path.basename(path) not in present]
-    return absent
 
 
 def _open(built: Any, item: dict[str, Any], key: str) -> None:
@@ -211,10 +164,7 @@ def _open(built: Any, item: dict[str, Any], key: str) -> None:
 
 
 def draw_mini_data(data_root: str | Path) -> bool:
-    """Draw the mini dataset where a row's ``data_root`` expects it and nothing is there.
-
-    Args:
-        data_root: The folder of one of the mini dataset's layouts, such as ``data/mini/imagenet``.
+    """Draw the mini dataset where nothing is at a row's ``data_root``, such as ``data/mini/imagenet``.
 
     Returns:
         Whether it was drawn.
@@ -222,21 +172,17 @@ def draw_mini_data(data_root: str | Path) -> bool:
     Raises:
         UserError: The folder is no place for it.
     """
-    from mmvit_ext.datasets.mini import DATA_ROOTS, MiniDatasetError, make_mini_dataset
-
     root = Path(data_root)
     if root.exists():
         return False
-    for end in DATA_ROOTS.values():
-        parts = Path(end).parts
-        if root.absolute().parts[-len(parts) :] == parts:
-            out = root.absolute().parents[len(parts) - 1]
+    for end in mini.DATA_ROOTS.values():
+        if root.absolute().as_posix().endswith(f'/{end}'):
             try:
-                make_mini_dataset(out)
-            except MiniDatasetError as error:
+                mini.make_mini_dataset(root.absolute().parents[len(Path(end).parts) - 1])
+            except mini.MiniDatasetError as error:
                 raise UserError(str(error)) from error
             return True
     raise UserError(
-        f'the data root {root} does not exist: expected a folder that ends in {" or ".join(DATA_ROOTS.values())}, '
+        f'the data root {root} does not exist: expected a folder that ends in {" or ".join(mini.DATA_ROOTS.values())}, '
         'below which `python tools/make_mini_dataset.py` wrote'
     )

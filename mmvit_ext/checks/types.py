@@ -1,7 +1,6 @@
-"""Reading a config, and finding what is wrong with it before anything is built.
+"""Find wrong type names and class counts in a config before anything is built.
 
-mmengine reports a wrong type name when it builds the object, which may be minutes into a run, and silently accepts an
-override of a key that nothing reads. Both are found here, at the start.
+mmengine reports a wrong type name when it builds the object, which may be minutes into a run.
 """
 
 import re
@@ -10,20 +9,19 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvit_ext.config.walking import _iter_heads, iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, iter_heads
 from mmvit_ext.errors.type_names import find_type, root_registry, unknown_type_message
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = [
-    'check_num_classes',
-    'check_types',
-]
+__all__ = ['check_num_classes', 'check_types']
 
 _MODEL_PARTS = re.compile(r'^(backbone|neck|data_preprocessor|loss\w*|\w*head)$')
 
 
-# Types
-def _iter_types(cfg: Config) -> Iterator[tuple[str, Any, str, str | None]]:
+TypeEntry = tuple[str, Any, str, str | None]
+
+
+def _iter_types(cfg: Config) -> Iterator[TypeEntry]:
     """(dotted key, type, registry name, scope) of the places whose registry is known for certain."""
     yield from _iter_model_types(cfg.get('model'), 'model', always=True)
     for split in ('train', 'val', 'test'):
@@ -38,16 +36,18 @@ def _iter_types(cfg: Config) -> Iterator[tuple[str, Any, str, str | None]]:
         yield from _iter_list_types(cfg.get(f'{split}_cfg'), f'{split}_cfg', 'loop')
     for name, hook in (cfg.get('default_hooks') or {}).items():
         yield from _iter_list_types(hook, f'default_hooks.{name}', 'hook')
-    yield from _iter_list_types(cfg.get('custom_hooks'), 'custom_hooks', 'hook')
-    yield from _iter_list_types(cfg.get('param_scheduler'), 'param_scheduler', 'parameter scheduler')
-    yield from _iter_list_types(cfg.get('visualizer'), 'visualizer', 'visualizer')
-    wrapper = cfg.get('optim_wrapper')
-    yield from _iter_list_types(wrapper, 'optim_wrapper', 'optim_wrapper')
-    if isinstance(wrapper, Mapping):
-        yield from _iter_list_types(wrapper.get('optimizer'), 'optim_wrapper.optimizer', 'optimizer')
+    for key, registry in (
+        ('custom_hooks', 'hook'),
+        ('param_scheduler', 'parameter scheduler'),
+        ('visualizer', 'visualizer'),
+        ('optim_wrapper', 'optim_wrapper'),
+    ):
+        yield from _iter_list_types(cfg.get(key), key, registry)
+    if isinstance(cfg.get('optim_wrapper'), Mapping):
+        yield from _iter_list_types(cfg.optim_wrapper.get('optimizer'), 'optim_wrapper.optimizer', 'optimizer')
 
 
-def _iter_list_types(node: Any, key: str, registry: str) -> Iterator[tuple[str, Any, str, str | None]]:
+def _iter_list_types(node: Any, key: str, registry: str) -> Iterator[TypeEntry]:
     if isinstance(node, Sequence) and not isinstance(node, str):
         for index, entry in enumerate(node):
             yield from _iter_list_types(entry, f'{key}.{index}', registry)
@@ -58,7 +58,7 @@ def _iter_list_types(node: Any, key: str, registry: str) -> Iterator[tuple[str, 
             yield from _iter_list_types(node.get('transforms'), f'{key}.transforms', registry)
 
 
-def _iter_model_types(node: Any, key: str, always: bool = False) -> Iterator[tuple[str, Any, str, str | None]]:
+def _iter_model_types(node: Any, key: str, always: bool = False) -> Iterator[TypeEntry]:
     # Only the parts that every library builds from MODELS: nested entries such as nms=dict(type='nms') or
     # roi_layer=dict(type='RoIAlign') are looked up elsewhere and must not be reported.
     if isinstance(node, list | tuple):
@@ -101,18 +101,14 @@ def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[st
     Raises:
         UserError: A head has another number of classes than a dataset.
     """
-    for head_key, head in _iter_heads(cfg, scope):
+    for head_key, head in iter_heads(cfg, scope):
         count = head.get('num_classes')
         if not isinstance(count, int):
             continue
         for dataset_key, names in classes.items():
             if names is not None and len(names) != count:
+                shown = ', '.join(map(str, names[:3])) + (', ...' if len(names) > 3 else '')
                 raise UserError(
                     f'{head_key}.num_classes is {count} but {dataset_key} has {len(names)} classes '
-                    f'({_shorten(names)}): set num_classes={len(names)} or use the dataset with {count} classes'
+                    f'({shown}): set num_classes={len(names)} or use the dataset with {count} classes'
                 )
-
-
-def _shorten(names: Sequence[str], count: int = 3) -> str:
-    shown = ', '.join(str(name) for name in names[:count])
-    return shown + (', ...' if len(names) > count else '')

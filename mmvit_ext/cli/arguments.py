@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from mmengine.config import DictAction
 
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import UserError
 
-__all__ = [
-    'ConfigOptions',
-    'add_common_arguments',
-    'add_image_arguments',
-    'add_model_arguments',
-    'model_options',
-]
+__all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'add_arguments', 'model_options', 'run_options']
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+MODEL_ARGUMENTS = ('--device', '--cfg-options', '--allow-partial-weights', '--trust', '--traceback')
+"""How a trained model is read and run."""
 
-
-# Arguments
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what training and testing have in common.
-
-    Args:
-        parser: The command's parser.
-    """
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints (default: work_dirs/<name of the config>)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in '
-        'every dataset that uses it; a list is written key=a,b or key="[a,b]"',
-    )
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how distributed processes were started')
-    parser.add_argument(
-        '--allow-partial-weights',
-        action='store_true',
-        help='go on when a checkpoint does not fit the model; only report',
-    )
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='read checkpoints that hold more than tensors and plain values; this runs code from the files',
-    )
-    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
-    # Old launchers hand the rank over as an argument.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=None, help=argparse.SUPPRESS)
+RUN_ARGUMENTS = ('--work-dir', '--cfg-options', '--launcher', '--allow-partial-weights', '--trust', '--traceback')
+"""What training and testing have in common."""
 
 
 class ConfigOptions(DictAction):
@@ -77,53 +44,69 @@ class ConfigOptions(DictAction):
             ) from error
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how a trained model is read and run.
-
-    Args:
-        parser: The command's parser; it gets ``--device``, ``--cfg-options``, ``--allow-partial-weights``,
-            ``--trust`` and ``--traceback``.
-    """
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config'
-    )
-    parser.add_argument(
-        '--allow-partial-weights', action='store_true', help='go on when the checkpoint does not fit the model'
-    )
-    parser.add_argument(
-        '--trust',
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    'config': dict(help='config file'),
+    'checkpoint': dict(help='checkpoint file (.pth)'),
+    'images': dict(nargs='+', metavar='IMAGE|FOLDER|GLOB', help='images to read'),
+    '--out': dict(required=True, help='folder for the results'),
+    '--work-dir': dict(help='folder of logs and checkpoints (default: work_dirs/<name of the config>)'),
+    '--device': dict(help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)'),
+    '--cfg-options': dict(
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in '
+        'every dataset that uses it; a list is written key=a,b or key="[a,b]"',
+    ),
+    '--launcher': dict(
+        choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='how distributed processes were started'
+    ),
+    '--allow-partial-weights': dict(
+        action='store_true', help='go on when a checkpoint does not fit the model; only report'
+    ),
+    '--amp': dict(action='store_true', help='mixed precision (float16 on a GPU, bfloat16 on a CPU)'),
+    '--seed': dict(type=int, help='seed of every random generator'),
+    '--tta': dict(action='store_true', help="test-time augmentation, as the config's tta_pipeline says"),
+    '--trust': dict(
         action='store_true',
-        help='read a checkpoint that holds more than tensors; this runs code from the file',
-    )
-    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+        help='read checkpoints that hold more than tensors and plain values; this runs code from the files',
+    ),
+    '--traceback': dict(action='store_true', help='show where an error came from'),
+}
 
 
-def add_image_arguments(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add a config, a checkpoint, images and a folder for the results.
+def add_arguments(parser: Any, *names: str, **changes: Any) -> None:
+    """Add shared arguments to a parser.
 
     Args:
-        parser: The command's parser; it gets ``config``, ``checkpoint``, ``images`` and ``--out``.
-        purpose: What is done with the images, for the help text.
+        parser: A command's parser or a group of its arguments.
+        names: Of :data:`ARGUMENTS`.
+        changes: Settings of ``add_argument`` that differ from the shared ones, for each of the arguments.
     """
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file (.pth)')
-    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|GLOB', help=purpose)
-    parser.add_argument('--out', required=True, help='folder for the results')
+    for name in names:
+        parser.add_argument(name, **{**ARGUMENTS[name], **changes})
+    if '--launcher' in names:  # old launchers pass the rank as an argument
+        parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of :func:`add_model_arguments` under the names that the package's functions have for them.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        ``device``, ``cfg_options``, ``allow_partial`` and ``trust``.
-    """
+    """The values of :data:`MODEL_ARGUMENTS` under the names that the package's functions have for them."""
     return {
         'device': args.device,
         'cfg_options': args.cfg_options,
+        'allow_partial': args.allow_partial_weights,
+        'trust': args.trust,
+    }
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of :data:`RUN_ARGUMENTS` under the names that the package's functions have for them."""
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return {
+        'work_dir': args.work_dir,
+        'cfg_options': args.cfg_options,
+        'launcher': args.launcher,
         'allow_partial': args.allow_partial_weights,
         'trust': args.trust,
     }

@@ -5,19 +5,16 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from mmvit_ext.errors.failures import describe_failure
+from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 
-__all__ = [
-    'run_command',
-]
+__all__ = ['run_command']
 
 TRACEBACK_VARIABLE = 'MMVIT_EXT_TRACEBACK'
 
 
-def _local_rank() -> int:
+def _is_first_process() -> bool:
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
-    return int(rank) if rank.isdigit() else 0
+    return not rank.isdigit() or int(rank) == 0
 
 
 def run_command(
@@ -39,23 +36,24 @@ def run_command(
         The command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted; 1 for an unknown
         failure, with its traceback. ``--traceback`` or a non-empty ``MMVIT_EXT_TRACEBACK`` shows every traceback.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    verbose = '--traceback' in arguments or bool(os.environ.get(TRACEBACK_VARIABLE))
+    words = sys.argv[1:] if argv is None else argv
     try:
         return int(command(argv) or 0)
     except KeyboardInterrupt:
-        if _local_rank() == 0:
+        if _is_first_process():
             remedy = f'; {after_interrupt}' if after_interrupt else ''
             print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     except Exception as error:
+        from mmvit_ext.errors.failures import describe_failure  # mmengine, which `mmvit --help` should not wait for
+
         sentence = describe_failure(error)
-        if verbose or sentence is None:
+        if sentence is None or '--traceback' in words or os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
         if sentence is None:
             return 1
         # A folder can be missing on one machine only, a bad image is met by one process only.
-        if _local_rank() == 0 or not getattr(error, 'same_on_every_process', False):
+        if _is_first_process() or not getattr(error, 'same_on_every_process', False):
             sys.stdout.flush()
             rank = f' [rank {os.environ["RANK"]}]' if int(os.environ.get('WORLD_SIZE', '1')) > 1 else ''
             print(f'{name}{rank}: error: {sentence}', file=sys.stderr, flush=True)

@@ -1,40 +1,38 @@
-"""Changes that an argument of a command makes to a config: precision, tolerance of faults, test-time augmentation."""
+"""Changes that an argument of a command makes to a config, each in place."""
 
 import copy
+import os
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 
 from mmvit_ext.config.walking import iter_dataset_cfgs
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import UserError
+from mmvit_ext.files import writable_folder
 
 __all__ = [
+    'complete_mmpretrain_loaders',
+    'set_lr_scaling',
+    'set_precision',
+    'set_show_dir',
+    'set_tolerance',
+    'set_tta',
     'set_tta_pipeline',
+    'set_work_dir',
 ]
 
 
-def set_tta_pipeline(cfg: Config) -> None:
-    """Let the test dataset make the views of ``tta_pipeline``, in place.
-
-    Args:
-        cfg: A config with a ``test_dataloader``.
-
-    Raises:
-        UserError: It has no test-time augmentation.
-    """
-    absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
-    if absent:
-        raise UserError(
-            f'--tta: {cfg.filename} has no {" and no ".join(absent)}: add them to the config, they say which views are '
-            'merged and how'
-        )
-    for _, dataset in iter_dataset_cfgs((cfg.get('test_dataloader') or {}).get('dataset'), 'test'):
-        dataset['pipeline'] = copy.deepcopy(cfg.tta_pipeline)
+def set_work_dir(cfg: Config, work_dir: str | None) -> None:
+    """Set the folder of logs and checkpoints: the argument, the config's own or ``work_dirs/NAME_OF_THE_CONFIG``."""
+    folder = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
+    cfg.work_dir = str(writable_folder(folder, '--work-dir'))
 
 
-def _complete_mmpretrain_loaders(cfg: Config) -> None:
-    # mmpretrain's configs rely on its train script for this: without it the samples arrive as a list.
+def complete_mmpretrain_loaders(cfg: Config) -> None:
+    """Give mmpretrain's data loaders the collation that its configs expect its train script to add."""
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if isinstance(loader, dict):
@@ -42,23 +40,29 @@ def _complete_mmpretrain_loaders(cfg: Config) -> None:
             loader.setdefault('pin_memory', torch.cuda.is_available())
 
 
-def _set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
-    if updates is not None:
-        if updates < 0:
-            raise UserError(f'--skip-nonfinite must be at least 0, got {updates}')
-        hooks = cfg.setdefault('default_hooks', ConfigDict())
-        hooks['nonfinite'] = ConfigDict(type='mmvit_ext.NonFiniteHook', max_skips=updates)
-        for hook in cfg.get('custom_hooks') or []:
-            if isinstance(hook, Mapping) and hook.get('type') == 'mmvit_ext.NonFiniteHook':
-                hook['max_skips'] = updates  # type: ignore[index]
-    if samples is not None:
-        if not 0 < samples < float('inf'):
-            raise UserError(f'--skip-bad-samples must be a number of samples or a fraction below 1, got {samples:g}')
-        loader = cfg.train_dataloader
-        loader.dataset = ConfigDict(type='mmvit_ext.SkipBadSamples', dataset=loader.dataset, limit=samples)
+def set_lr_scaling(cfg: Config) -> None:
+    """Scale the learning rate by (processes x batch size) / ``auto_scale_lr.base_batch_size``."""
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise UserError(
+            f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {cfg.filename}: the total batch size that its '
+            'learning rate was chosen for'
+        )
+    cfg.auto_scale_lr.enable = True
 
 
-def _set_precision(cfg: Config, amp: bool) -> list[str]:
+def set_precision(cfg: Config, amp: bool) -> list[str]:
+    """Choose mixed precision where it is asked for, in the form that the device has.
+
+    Args:
+        cfg: A training config.
+        amp: Whether mixed precision is asked for. What the config asks for is adapted to a CPU, too.
+
+    Returns:
+        Lines worth logging.
+
+    Raises:
+        UserError: The config has several optimizers, or another wrapper for them.
+    """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
@@ -78,3 +82,85 @@ def _set_precision(cfg: Config, amp: bool) -> list[str]:
             wrapper.pop(name, None)
         return ['mixed precision on a CPU: bfloat16 without loss scaling']
     return []
+
+
+def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
+    """Say how many faults a training run skips before it stops; ``None`` leaves what the config says.
+
+    Args:
+        cfg: A training config.
+        updates: Updates with losses or gradients that are not finite.
+        samples: Training samples that cannot be read; below 1 a fraction of all.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+    if updates is not None:
+        if updates < 0:
+            raise UserError(f'--skip-nonfinite must be at least 0, got {updates}')
+        hooks = cfg.setdefault('default_hooks', ConfigDict())
+        hooks['nonfinite'] = ConfigDict(type='mmvit_ext.NonFiniteHook', max_skips=updates)
+        for hook in cfg.get('custom_hooks') or []:
+            if isinstance(hook, Mapping) and hook.get('type') == 'mmvit_ext.NonFiniteHook':
+                hook['max_skips'] = updates  # type: ignore[index]
+    if samples is not None:
+        if not 0 < samples < float('inf'):
+            raise UserError(f'--skip-bad-samples must be a number of samples or a fraction below 1, got {samples:g}')
+        loader = cfg.train_dataloader
+        loader.dataset = ConfigDict(type='mmvit_ext.SkipBadSamples', dataset=loader.dataset, limit=samples)
+
+
+def set_tta_pipeline(cfg: Config) -> None:
+    """Let the test dataset make the views of ``tta_pipeline``.
+
+    Args:
+        cfg: A config with a ``test_dataloader``.
+
+    Raises:
+        UserError: It has no test-time augmentation.
+    """
+    absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if absent:
+        raise UserError(
+            f'--tta: {cfg.filename} has no {" and no ".join(absent)}: add them to the config, they say which views are '
+            'merged and how'
+        )
+    for _, dataset in iter_dataset_cfgs((cfg.get('test_dataloader') or {}).get('dataset'), 'test'):
+        dataset['pipeline'] = copy.deepcopy(cfg.tta_pipeline)
+
+
+def set_tta(cfg: Config) -> None:
+    """Test with the views of ``tta_pipeline``, merged by ``tta_model``."""
+    set_tta_pipeline(cfg)
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def set_show_dir(cfg: Config, show_dir: str) -> None:
+    """Draw the predictions of a test into a folder.
+
+    Args:
+        cfg: A test config.
+        show_dir: The folder.
+
+    Raises:
+        UserError: The config has no visualization hook, or the folder cannot be written to.
+    """
+    scope, folder = cfg.default_scope, str(writable_folder(show_dir, '--show-dir').absolute())
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not isinstance(hook, dict):
+        raise UserError(
+            "--show-dir needs a visualization hook in the config: add default_hooks.visualization=dict(type='...') of "
+            f'{scope}'
+        )
+    if scope == 'mmdet':
+        hook.update(draw=True, test_out_dir=folder)
+    elif scope == 'mmpretrain':
+        hook.update(enable=True, out_dir=folder)
+    else:
+        hook.update(draw=True, interval=1)  # upstream's hook counts the interval in tests, too
+        visualizer = cfg.setdefault('visualizer', ConfigDict(type='SegLocalVisualizer', name='visualizer'))
+        visualizer.save_dir = folder
+        # A visualizer of a known name is not built anew but returned as it was, with its old folder.
+        visualizer.name = f'show_{time.monotonic_ns()}'
+        visualizer.setdefault('vis_backends', [ConfigDict(type='LocalVisBackend')])

@@ -1,5 +1,6 @@
 """Build the model that a config describes, without the weights that its training started from."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,11 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.config.loading import prepare_scope
+from mmvit_ext.errors import UserError
 
 __all__ = [
+    'build_model',
     'discard_pretrained',
     'resolve_device',
 ]
@@ -47,17 +50,29 @@ def resolve_device(name: str | None) -> torch.device:
     return device
 
 
-def _build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config, *, device: str | torch.device | None = None, training: bool = False) -> nn.Module:
+    """Build a config's model with random weights, in single-process form.
+
+    Args:
+        cfg: The config; it stays as it is.
+        device: Where the parameters are made, ``'meta'`` for names and shapes alone; by default on the CPU.
+        training: Whether the model is to be trained, so that its ``train_cfg`` is kept in every library.
+
+    Returns:
+        The model, with the data preprocessor that the config has beside it.
+    """
+    scope = prepare_scope(cfg)
     config = copy.deepcopy(cfg.model)
     discard_pretrained(config)
-    if cfg.get('default_scope') == 'mmseg' or config.get('train_cfg') is None:
+    if not training and (scope == 'mmseg' or config.get('train_cfg') is None):
         config.pop('train_cfg', None)  # not every model has that argument
     if 'data_preprocessor' not in config and cfg.get('data_preprocessor'):
         preprocessor = copy.deepcopy(cfg.data_preprocessor)
-        if cfg.get('default_scope') == 'mmpretrain':
+        if scope == 'mmpretrain':
             preprocessor.setdefault('type', 'ClsDataPreprocessor')
         config['data_preprocessor'] = preprocessor
-    return revert_sync_batchnorm(MODELS.build(config))
+    with torch.device(device) if device is not None else contextlib.nullcontext():
+        return revert_sync_batchnorm(MODELS.build(config))
 
 
 def discard_pretrained(node: Any) -> None:
@@ -72,8 +87,7 @@ def discard_pretrained(node: Any) -> None:
             node['init_cfg'] = None  # type: ignore[index]
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None  # type: ignore[index]
-        for entry in node.values():
-            discard_pretrained(entry)
-    elif isinstance(node, list | tuple):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
         for entry in node:
             discard_pretrained(entry)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mmvit_ext.config.overrides import apply_cfg_options
+from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import missing_library, nearest
-from mmvit_ext.errors.user_error import UserError
 
 __all__ = [
     'load_config',
@@ -56,7 +57,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def prepare_scope(cfg: Config) -> str:
-    """Import the library that the config's ``default_scope`` names, so that its types are registered.
+    """Import the library that the config's ``default_scope`` names and look its types up there from now on.
 
     Args:
         cfg: The config.
@@ -73,20 +74,17 @@ def prepare_scope(cfg: Config) -> str:
             "the config has no default_scope: add default_scope='mmseg' ('mmdet', 'mmpretrain'), "
             'where type names are looked up'
         )
-    _import_scope(scope, f"default_scope='{scope}'")
-    return str(scope)
-
-
-def _import_scope(scope: str, wanted_by: str) -> None:
     try:
         importlib.import_module(f'{scope}.registry')
     except ModuleNotFoundError as error:
         if error.name in (scope, f'{scope}.registry'):
-            raise UserError(missing_library(scope, wanted_by)) from error
+            raise UserError(missing_library(scope, f"default_scope='{scope}'")) from error
         raise
     except (ImportError, AssertionError) as error:
         # The libraries assert the versions of each other while they are imported.
         raise UserError(
-            f'{scope} (needed for {wanted_by}) is installed but cannot be imported: {error}; '
+            f"{scope} (needed for default_scope='{scope}') is installed but cannot be imported: {error}; "
             '`python -m mmvit_ext.doctor` lists the versions that belong together'
         ) from error
+    init_default_scope(scope)
+    return str(scope)

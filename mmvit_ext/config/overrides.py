@@ -10,44 +10,30 @@ from mmengine.registry import root as root_registries
 from mmengine.registry.registry import Registry
 from mmengine.runner import Runner
 
-from mmvit_ext.config.walking import _walk, iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, walk
+from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import find_type, nearest
-from mmvit_ext.errors.user_error import UserError
 
 __all__ = [
     'apply_cfg_options',
 ]
 
-# Top-level keys that something reads although Runner's signature does not list them.
-_CONSUMED = {
-    'activation_checkpointing',
-    'backend_args',
-    'compile',
-    'custom_imports',
-    'detect_anomalous_params',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'gpu_ids',
-    'model_wrapper_cfg',
-    'runner_type',
-    'strategy',
-    'sync_bn',
-    'test_pipeline',
-    'tta_model',
-    'tta_pipeline',
-} | set(inspect.signature(Runner.__init__).parameters)
+_EXTRA_KEYS = """activation_checkpointing backend_args compile custom_imports detect_anomalous_params
+    efficient_conv_bn_eval find_unused_parameters gpu_ids model_wrapper_cfg runner_type strategy sync_bn test_pipeline
+    tta_model tta_pipeline"""
 
-_OPTIM_WRAPPER_KEYS = {'accumulative_counts', 'clip_grad', 'constructor', 'dtype', 'loss_scale', 'optimizer'} | {
-    'paramwise_cfg'
-}
+_CONSUMED = {*_EXTRA_KEYS.split(), *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
+"""Top-level keys that something reads: Runner's arguments, and what others take from the config."""
+
+_OPTIM_WRAPPER_KEYS = ['type', 'optimizer', 'constructor', 'paramwise_cfg']
+_OPTIM_WRAPPER_KEYS += ['accumulative_counts', 'clip_grad', 'dtype', 'loss_scale']
 
 
-# Overrides
 def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the config') -> None:
     """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
 
     ``data_root`` is a variable of the config file, already copied into the datasets when the file has been read. It is
-    set in every dataset that had the old value, because that is what everybody means by it.
+    set in every dataset that had the old value, because that is what is meant by it.
 
     Args:
         cfg: The config.
@@ -59,10 +45,9 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     """
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
-        _replace_dataroot_registry(cfg, str(remaining.pop('data_root')), path)
+        _replace_data_root(cfg, str(remaining.pop('data_root')), path)
     for key, value in remaining.items():
-        _check_option(cfg, key, path)
-        _check_kind(cfg, key, value, path)
+        _check_option(cfg, key, value, path)
     try:
         cfg.merge_from_dict(remaining)
     except Exception as error:  # mmengine walks into whatever is there
@@ -71,7 +56,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
         ) from error
 
 
-def _replace_dataroot_registry(cfg: Config, value: str, path: str) -> None:
+def _replace_data_root(cfg: Config, value: str, path: str) -> None:
     old, changed = cfg.data_root, 0
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -93,48 +78,27 @@ def _replace_dataroot_registry(cfg: Config, value: str, path: str) -> None:
     cfg.data_root = value
 
 
-def _check_option(cfg: Config, key: str, path: str) -> None:
+def _check_option(cfg: Config, key: str, value: Any, path: str) -> None:
     parts = key.split('.')
     if len(parts) == 1 and key in cfg and key not in _CONSUMED:
         raise UserError(_variable_message(cfg, key, path))
     node: Any = cfg
     for depth, part in enumerate(parts):
+        parents = parts[:depth]
+        shown = f'--cfg-options {key}: {".".join(parents)} of {path}'
         if isinstance(node, list | tuple):
             if not part.isdigit() or int(part) >= len(node):
-                shown = '.'.join(parts[:depth])
-                raise UserError(
-                    f"--cfg-options {key}: {shown} of {path} is a list of {len(node)}, '{part}' is none of its indices"
-                )
+                raise UserError(f"{shown} is a list of {len(node)}, '{part}' is none of its indices")
             node = node[int(part)]
-            continue
-        if not isinstance(node, Mapping | Config):
-            shown = '.'.join(parts[:depth])
-            raise UserError(f'--cfg-options {key}: {shown} of {path} is the value {node!r}, not a section with keys')
-        if part in node:
+        elif not isinstance(node, Mapping | Config):
+            raise UserError(f'{shown} is the value {node!r}, not a section with keys')
+        elif part in node:
             node = node[part]
-            continue
-        known = sorted(_CONSUMED - {'self', 'cfg'}) if depth == 0 else _accepted_keys(cfg, node, parts[:depth])
-        if known is not None and part in known:
-            return
-        similar = nearest(part, sorted({*map(str, node), *(known or ())}))
-        if known is not None or similar:
-            prefix = '.'.join([*parts[:depth], ''])
-            remedy = (
-                f'did you mean {" or ".join(prefix + name for name in similar)}?' if similar else 'nothing reads it'
-            )
-            raise UserError(f'--cfg-options {key}: {path} has no key {prefix}{part}; {remedy}')
-        return
-
-
-def _check_kind(cfg: Config, key: str, value: Any, path: str) -> None:
-    """Refuse a plain value in place of a section with keys: what reads it would fail without naming either."""
-    node: Any = cfg
-    for part in key.split('.'):
-        if isinstance(node, list | tuple):
-            node = node[int(part)]
         else:
-            node = node.get(part) if isinstance(node, Mapping | Config) else None
-    # None leaves a section out; sections without a type may have a plain value as well, as compile has.
+            _check_new_key(cfg, node, parents, part, f'--cfg-options {key}: {path}')
+            return
+    # A plain value in place of a section with keys: what reads it would fail without naming either. None leaves a
+    # section out; sections without a type may have a plain value as well, as compile has.
     if isinstance(node, Mapping) and 'type' in node and not isinstance(value, Mapping) and value is not None:
         raise UserError(
             f'--cfg-options {key}={value}: {key} of {path} is a section that begins with type={node["type"]!r}, not a '
@@ -142,10 +106,22 @@ def _check_kind(cfg: Config, key: str, value: Any, path: str) -> None:
         )
 
 
+def _check_new_key(cfg: Config, node: Any, parents: Sequence[str], part: str, shown: str) -> None:
+    known = _accepted_keys(cfg, node, parents) if parents else sorted(_CONSUMED)
+    if known is not None and part in known:
+        return
+    similar = nearest(part, sorted({*map(str, node), *(known or ())}))
+    if known is None and not similar:
+        return
+    prefix = '.'.join([*parents, ''])
+    remedy = f'did you mean {" or ".join(prefix + name for name in similar)}?' if similar else 'nothing reads it'
+    raise UserError(f'{shown} has no key {prefix}{part}; {remedy}')
+
+
 def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] | None:
     """The arguments of the class that a section builds, ``None`` when that cannot be told."""
     if parents == ['optim_wrapper']:
-        return sorted(_OPTIM_WRAPPER_KEYS | {'type'})
+        return _OPTIM_WRAPPER_KEYS
     name = node.get('type')
     if not isinstance(name, str):
         return None
@@ -174,7 +150,7 @@ def _variable_message(cfg: Config, key: str, path: str) -> str:
     value = cfg[key]
     uses = []
     if not isinstance(value, bool) and value is not None:
-        uses = [dotted for dotted, entry in _walk(cfg) if entry == value and dotted.split('.')[0] in _CONSUMED]
+        uses = [dotted for dotted, entry in walk(cfg) if entry == value and dotted.split('.')[0] in _CONSUMED]
     where = f'set {", ".join(uses[:4])} instead' if uses else 'edit the config file or inherit from it'
     return (
         f'--cfg-options {key}: in {path} {key} is a variable that was used while the file was read, so changing it now '

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 __all__ = [
     'iter_dataset_cfgs',
+    'iter_heads',
+    'walk',
 ]
 
 _HEAD_PATHS = {
@@ -16,7 +18,6 @@ _HEAD_PATHS = {
 }
 
 
-# Datasets and classes
 def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tuple[str, Any]]:
     """The dataset configs in a dataloader's ``dataset``, through wrappers such as RepeatDataset and ConcatDataset.
 
@@ -39,24 +40,20 @@ def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tupl
             yield from iter_dataset_cfgs(node[name], f'{key}.{name}', leaves)
 
 
-def _get(node: Any, dotted: str) -> Any:
-    for part in dotted.split('.'):
-        if not isinstance(node, Mapping):
-            return None
-        node = node.get(part)
-    return node
-
-
-def _iter_heads(cfg: Config, scope: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def iter_heads(cfg: Config, scope: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The heads that predict classes, with their dotted keys."""
     for dotted in _HEAD_PATHS.get(scope, ()):
-        heads = _get(cfg.get('model'), dotted)
+        heads: Any = cfg.get('model')
+        for part in dotted.split('.'):
+            heads = heads.get(part) if isinstance(heads, Mapping) else None
         many = isinstance(heads, list | tuple)
         for index, head in enumerate(heads if many else [heads]):
             if isinstance(head, Mapping):
                 yield f'model.{dotted}' + (f'.{index}' if many else ''), head
 
 
-def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Every entry below a section or list, with its dotted key."""
     entries: Iterator[tuple[Any, Any]]
     if isinstance(node, Mapping | Config):
         entries = iter(node.items())
@@ -67,5 +64,5 @@ def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
     for name, entry in entries:
         dotted = f'{prefix}{name}'
         yield dotted, entry
-        if isinstance(entry, ConfigDict | Mapping | list | tuple):
-            yield from _walk(entry, f'{dotted}.')
+        if isinstance(entry, Mapping | list | tuple):
+            yield from walk(entry, f'{dotted}.')

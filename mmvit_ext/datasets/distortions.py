@@ -37,14 +37,7 @@ class RotateImage(BaseTransform):
         self.angle, self.fill, self.ignore_index = float(angle), tuple(fill), ignore_index
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Turn an image.
-
-        Args:
-            results: With ``img`` (H, W, 3) and perhaps ``gt_seg_map`` (H, W).
-
-        Returns:
-            The same with both turned.
-        """
+        """Turn ``img`` (H, W, 3) and, where there is one, ``gt_seg_map`` (H, W)."""
         if self.angle % 360 == 0:
             return results
         results['img'] = mmcv.imrotate(results['img'], self.angle, border_value=self.fill)
@@ -96,14 +89,7 @@ class PasteOccluder(BaseTransform):
         return np.random.default_rng([self.seed, zlib.crc32(Path(path).name.encode())])
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Cover a part of an image.
-
-        Args:
-            results: With ``img_path``, ``img`` (H, W, 3), 0 to 255, and perhaps ``gt_seg_map`` (H, W).
-
-        Returns:
-            The same with a new image and label map.
-        """
+        """Cover a part of ``img`` (H, W, 3), 0 to 255, and of ``gt_seg_map`` (H, W) where there is one."""
         if self.area == 0:
             return results
         path, image = results['img_path'], results['img']

@@ -38,10 +38,10 @@ class Placement:
     """Scale and shift from an image to a network's input: ``x' = scale x + shift``, for each axis.
 
     Args:
-        scale: of x and y; negative where the image is mirrored.
-        shift: of x and y, in pixels of the input.
-        image_size: height and width of the image.
-        input_size: height and width of the input.
+        scale: Of x and y; negative where the image is mirrored.
+        shift: Of x and y, in pixels of the input.
+        image_size: Height and width of the image.
+        input_size: Height and width of the input.
     """
 
     scale: tuple[float, float]
@@ -134,14 +134,7 @@ class TrackPlacement(BaseTransform):
         self.steps = Compose([dict(step) for step in transforms])
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Run the steps.
-
-        Args:
-            results: With ``img`` (H, W, 3).
-
-        Returns:
-            What the steps make of it, with ``placement``.
-        """
+        """Run the steps on a sample with ``img`` (H, W, 3) and add ``placement``."""
         H, W = results['img'].shape[:2]
         placement = find_placement(self.steps, (H, W))
         done = self.steps(results)
@@ -170,14 +163,7 @@ class LoadBoxes(BaseTransform):
         self._known: dict[Path, dict[str, Any]] = {}
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add the boxes of an image.
-
-        Args:
-            results: With ``img_path``.
-
-        Returns:
-            The same with ``boxes`` (n, 4).
-        """
+        """Add ``boxes`` (n, 4) of the image at ``img_path``."""
         path = Path(results['img_path']).absolute()
         file = next((folder / self.name for folder in path.parents if (folder / self.name).is_file()), None)
         if file is None:

@@ -10,22 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from mmseg.datasets.transforms import LoadAnnotations
+from mmcv.transforms import LoadAnnotations
 from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
 
 from ..registry import TRANSFORMS
+from .label_range import count_values, range_error
 from .transforms import read_bytes
 
 __all__ = ['LoadSegAnnotations']
 
-_SHOWN_VALUES = 5
-
 
 @TRANSFORMS.register_module()
 class LoadSegAnnotations(LoadAnnotations):
-    """mmseg's ``LoadAnnotations`` that checks what it loads.
+    """Load a label map as mmseg's ``LoadAnnotations`` does, and check it.
 
     Args:
         num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
@@ -46,8 +45,9 @@ class LoadSegAnnotations(LoadAnnotations):
         ignore_index: int = 255,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        # mmseg warns of a deprecation when reduce_zero_label is handed over here instead of being set afterwards.
-        super().__init__(backend_args=backend_args, imdecode_backend='pillow')
+        super().__init__(
+            with_bbox=False, with_label=False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow'
+        )
         if num_classes is not None and not 1 <= num_classes <= 255:
             raise ValueError(f'num_classes must be 1 to 255 (label maps are 8-bit), got {num_classes}')
         self.num_classes = num_classes
@@ -62,15 +62,7 @@ class LoadSegAnnotations(LoadAnnotations):
         results['seg_fields'].append('gt_seg_map')
 
     def check_size(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
-        """Compare a label map with its image.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, with ``seg_map_path`` and, where the image is loaded, ``ori_shape``.
-
-        Raises:
-            UserError: They are of two sizes.
-        """
+        """Raise :class:`UserError` where a label map is not as large as its image (``ori_shape``)."""
         size = results.get('ori_shape')
         if size is not None and tuple(raw.shape) != tuple(size[:2]):
             raise UserError(
@@ -112,13 +104,7 @@ class LoadSegAnnotations(LoadAnnotations):
         return self.reduce_zero_label
 
     def decode(self, path: str) -> np.ndarray:
-        """Read a label map.
-
-        Args:
-            path: The file.
-
-        Returns:
-            Its values (H, W), as they are in the file.
+        """Read the values (H, W) of a label map as they are in the file.
 
         Raises:
             UserError: The file is missing or unreadable, or no single-channel map.
@@ -142,15 +128,7 @@ class LoadSegAnnotations(LoadAnnotations):
         return raw.astype(np.uint8) if raw.dtype in (np.uint8, np.bool_) else raw.astype(np.int64)
 
     def wrong_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> dict[int, int]:
-        """The values outside the classes.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, with the dataset's ``reduce_zero_label`` and ``label_map``.
-
-        Returns:
-            Number of pixels by value; empty without ``num_classes``.
-        """
+        """Number of pixels by value of the values outside the classes; empty without ``num_classes``."""
         count = self.num_classes
         if count is None:
             return {}
@@ -167,38 +145,17 @@ class LoadSegAnnotations(LoadAnnotations):
             valid[0] = True
         # Negative values (32-bit files) would index the table from its end.
         wrong = (raw < 0) | ~valid[np.clip(raw, 0, above)]
-        if not wrong.any():
-            return {}
-        values, pixels = np.unique(raw[wrong], return_counts=True)
-        return dict(zip(values.tolist(), pixels.tolist(), strict=True))
+        return count_values(raw[wrong]) if wrong.any() else {}
 
     def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
-        """Refuse values outside the classes.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, as for :meth:`wrong_values`.
-
-        Raises:
-            UserError: There are some; names them with their pixel counts and the likely remedy.
-        """
+        """Raise :class:`UserError` where :meth:`wrong_values` finds some, with the likely remedy."""
         wrong = self.wrong_values(raw, results)
         if not wrong:
             return
         assert self.num_classes is not None
         count, reduce, path = self.num_classes, self._reduces(results), results['seg_map_path']
-        listed = [f'{value} ({number} px)' for value, number in wrong.items()]
-        shown = ', '.join(listed[:_SHOWN_VALUES])
-        if len(listed) > _SHOWN_VALUES:
-            shown += f' and {len(listed) - _SHOWN_VALUES} more'
-        first = 1 if reduce else 0
-        accepted = f'{first} to {first + count - 1}, {self.ignore_index} = ignored' + (
-            ', 0 = ignored' if reduce else ''
-        )
-        raise UserError(
-            f'the label map {path} has values outside the {count} classes: {shown}; expected {accepted}; '
-            f'{_hint(str(path), np.unique(raw), count, reduce)}'
-        )
+        expected = f'{int(reduce)} to {reduce + count - 1}, {self.ignore_index} = ignored' + ', 0 = ignored' * reduce
+        raise range_error(path, wrong, count, expected, _hint(str(path), np.unique(raw), count, reduce))
 
 
 def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:

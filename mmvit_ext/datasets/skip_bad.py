@@ -86,19 +86,11 @@ class SkipBadSamples:
             self._mark_nothing()
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The annotation of a sample, which samplers ask for.
-
-        Args:
-            idx: Its index.
-        """
+        """The annotation of a sample, which samplers ask for."""
         return self.dataset.get_data_info(idx)
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """The classes of a sample, which samplers and class-balanced datasets ask for.
-
-        Args:
-            idx: Its index.
-        """
+        """The classes of a sample, which samplers and class-balanced datasets ask for."""
         return self.dataset.get_cat_ids(idx)
 
     def __len__(self) -> int:

@@ -56,9 +56,6 @@ def is_cut_off(content: bytes) -> bool:
 
     Some versions of OpenCV decode such a file to a picture whose lower part is grey or black.
 
-    Args:
-        content: The file's content.
-
     Returns:
         Whether the mark at the end of the picture is missing; ``False`` for other formats.
     """
@@ -118,13 +115,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Load ``results['img_path']`` into ``results['img']``.
-
-        Args:
-            results: A sample with ``img_path``.
+        """Load ``img_path`` into ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``.
 
         Returns:
-            The sample with ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``; ``None`` with ``ignore_empty``.
+            The sample; ``None`` for an unreadable file with ``ignore_empty``.
         """
         try:
             image = self._decode(results['img_path'])

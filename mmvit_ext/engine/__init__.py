@@ -1,17 +1,14 @@
-"""What makes a run trustworthy: checks before it, reports in it, and commands that end with one clear sentence."""
+"""Training and testing, and the hooks that make a run trustworthy."""
 
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook
-from mmvit_ext.engine.hooks.checkpoint import AtomicCheckpointHook
-from mmvit_ext.engine.hooks.exact_resume import ExactResumeHook
-from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
-from mmvit_ext.engine.hooks.preemption import PreemptionHook
-from mmvit_ext.engine.hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
-from mmvit_ext.engine.hooks.sampling import SampleHook
-from mmvit_ext.engine.hooks.superpixels import SuperpixelVisualizationHook
-from mmvit_ext.errors.user_error import UserError
 
-from .amp import CPUAmpOptimWrapper
-from .optimizers import MultiOptimWrapperConstructor
+from .hooks.checkpoint import AtomicCheckpointHook
+from .hooks.drawing import SampleHook, SuperpixelVisualizationHook
+from .hooks.exact_resume import ExactResumeHook
+from .hooks.nonfinite import NonFiniteHook
+from .hooks.preemption import PreemptionHook
+from .hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
+from .optimizers import CPUAmpOptimWrapper, MultiOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -26,6 +23,5 @@ __all__ = [
     'SampleHook',
     'SkippedSamplesHook',
     'SuperpixelVisualizationHook',
-    'UserError',
     'WeightsReportHook',
 ]

@@ -1,31 +1,45 @@
-"""Several optimizers in one config, for models whose parts learn against each other."""
+"""Optimizer wrappers beyond mmengine's: mixed precision on a CPU, and an optimizer for each part of a model."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from torch import nn
 
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import UserError
+from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
-from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+__all__ = ['CPUAmpOptimWrapper', 'MultiOptimWrapperConstructor']
 
-__all__ = ['MultiOptimWrapperConstructor']
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """An optimizer wrapper that runs the forward pass in bfloat16 on the CPU, where ``AmpOptimWrapper`` refuses to.
+
+    bfloat16 has the exponent range of float32, so unlike float16 it needs no loss scaling. Weights, gradients and the
+    optimizer stay in float32. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The context of the forward pass."""
+        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+            yield
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class MultiOptimWrapperConstructor:
-    """An optimizer for each named part of a model.
+    """An optimizer for each named part of a model, for parts that learn against each other.
 
     Args:
-        optim_wrapper_cfg: a complete ``optim_wrapper`` by the name of the part that it optimizes.
-        paramwise_cfg: must be left out here; it belongs into the entry of a part.
+        optim_wrapper_cfg: A complete ``optim_wrapper`` by the name of the part that it optimizes.
+        paramwise_cfg: Must be left out here; it belongs into the entry of a part.
 
     Raises:
-        UserError: an entry is no ``optim_wrapper``, or there is a ``paramwise_cfg`` beside the entries.
+        UserError: An entry is no ``optim_wrapper``, or there is a ``paramwise_cfg`` beside the entries.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
@@ -43,16 +57,10 @@ class MultiOptimWrapperConstructor:
         self.optim_wrapper_cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
-        """Build them.
-
-        Args:
-            model: the model, whose parts the entries name.
-
-        Returns:
-            the optimizers by name.
+        """Build the optimizers by name.
 
         Raises:
-            UserError: the model has no such part.
+            UserError: The model has no such part.
         """
         if is_model_wrapper(model):
             model = cast('nn.Module', model.module)

@@ -1,110 +1,99 @@
-"""From the arguments of a command to a running mmengine ``Runner``, for mmseg, mmdet and mmpretrain configs alike.
+"""Train an mmseg, mmdet or mmpretrain config.
 
 The order is the point: everything that can be wrong is looked for before a folder is made, a model is built or a file
 is written.
 """
 
-import argparse
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.config import Config
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
-from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading
 from mmvit_ext.checks.before_run import check_before_run
-from mmvit_ext.config.adjust import _complete_mmpretrain_loaders, _set_precision, _set_tolerance
-from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.config.adjust import set_lr_scaling, set_precision, set_tolerance
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
 from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
-from mmvit_ext.engine.hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
-from mmvit_ext.errors.user_error import UserError, same_on_every_process
-from mmvit_ext.files import writable_folder
+from mmvit_ext.engine.hooks.reports import BatchSizeHook, SkippedSamplesHook, WeightsReportHook
+from mmvit_ext.engine.runner import build_runner, leave_processes, load_run
+from mmvit_ext.errors import same_on_every_process
 
-__all__ = [
-    'prepare_train',
-    'run_train',
-]
+__all__ = ['set_resume', 'train']
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Config, str]:
-    """Steps that training and testing share, up to the point where nothing has been built or written."""
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
-    scope = prepare_scope(cfg)
-    init_default_scope(scope)
-    if scope == 'mmpretrain':
-        _complete_mmpretrain_loaders(cfg)
-    work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
-    cfg.work_dir = str(writable_folder(work_dir, '--work-dir'))
-    cfg.launcher = args.launcher
-    if args.launcher != 'none':
-        _prepare_distributed(cfg, args.launcher)
-    return cfg, scope
-
-
-def _prepare_distributed(cfg: Config, launcher: str) -> None:
-    if launcher == 'pytorch':
-        absent = [name for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR') if name not in os.environ]
-        if absent:
-            raise UserError(
-                f'--launcher pytorch needs the variables of torchrun, {", ".join(absent)} not set: start the command '
-                'with tools/dist_train.sh (or torchrun)'
-            )
-    if torch.cuda.is_available():
-        return
-    if launcher != 'pytorch':
-        raise UserError(f'--launcher {launcher} needs a GPU and there is none: use --launcher pytorch or none')
-    # mmengine selects a GPU when it starts the process group, and hands it to the wrapper: on a CPU neither exists.
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend='gloo')
-    wrapper = cfg.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False))
-    wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
-    wrapper['device_ids'] = None
-
-
-# Training
-def prepare_train(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """Read the config of a training run, apply the arguments and check everything.
+def train(
+    config: str,
+    *,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    compile: bool = False,
+    seed: int | None = None,
+    skip_nonfinite: int | None = None,
+    skip_bad_samples: float | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
+    allow_partial: bool = False,
+    trust: bool = False,
+) -> None:
+    """Train.
 
     Args:
-        args: The arguments of ``tools/train.py``.
-
-    Returns:
-        The config, and lines to log when the run has a log.
+        config: The config file.
+        work_dir: Folder of logs and checkpoints; by default ``work_dirs/NAME_OF_THE_CONFIG``.
+        resume: The checkpoint to continue from, ``'auto'`` for the newest one in the folder that can be loaded.
+        amp: Mixed precision: float16 on a GPU, bfloat16 on a CPU.
+        auto_scale_lr: Scale the learning rate to the total batch size.
+        compile: Compile the training step with ``torch.compile``.
+        seed: Seed of every random generator.
+        skip_nonfinite: How many updates with losses or gradients that are not finite are left out before it stops.
+        skip_bad_samples: How many samples that cannot be read are left out before it stops; below 1 a fraction.
+        cfg_options: Overrides of the config by dotted key.
+        launcher: How distributed processes were started: 'none', 'pytorch', 'slurm' or 'mpi'.
+        allow_partial: Only report pretrained weights that do not fit the model.
+        trust: Read checkpoints that hold more than tensors and plain values, which runs code from them.
 
     Raises:
         UserError: Something is wrong with the arguments, the config or the files it names.
     """
-    cfg, scope = _prepare(args)
-    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if cfg.get(key) is None:  # an empty section, as in mmpretrain, is a complete one
-            raise UserError(f'{args.config} has no {key}: it is no training config, or lacks a base file')
-    notes = _set_resume(cfg, args.resume)
-    if args.seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}
-    if args.compile and not cfg.get('compile'):  # the config may say how: compile=dict(mode=...)
-        cfg.compile = True
-    if args.auto_scale_lr:
-        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise UserError(
-                f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}: the total batch size that its '
-                'learning rate was chosen for'
-            )
-        cfg.auto_scale_lr.enable = True
-    notes += _set_precision(cfg, args.amp)
-    _set_tolerance(cfg, args.skip_nonfinite, args.skip_bad_samples)
-    splits = ['train'] + (['val'] if cfg.get('val_cfg') is not None else [])
-    return cfg, notes + check_before_run(cfg, scope, splits)
+    with same_on_every_process():
+        sections = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+        cfg = load_run(config, cfg_options, 'training', sections, work_dir=work_dir, launcher=launcher)
+        notes = set_resume(cfg, resume)
+        notes += set_precision(cfg, amp)
+        set_tolerance(cfg, skip_nonfinite, skip_bad_samples)
+        if seed is not None:
+            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+        if compile and not cfg.get('compile'):  # the config may say how: compile=dict(mode=...)
+            cfg.compile = True
+        if auto_scale_lr:
+            set_lr_scaling(cfg)
+        splits = ['train'] if cfg.get('val_cfg') is None else ['train', 'val']
+        notes += check_before_run(cfg, cfg.default_scope, splits)
+    hooks = [WeightsReportHook(allow_partial), BatchSizeHook(), NonFiniteHook(), SkippedSamplesHook()]
+    runner = build_runner(cfg, hooks, notes, trust=trust)
+    with kept_signal_handlers():
+        runner.train()
+    leave_processes()
 
 
-def _set_resume(cfg: Config, resume: str | None) -> list[str]:
+def set_resume(cfg: Config, resume: str | None) -> list[str]:
+    """Say in a config which checkpoint its run continues from.
+
+    A run that a launcher has started again continues from its newest checkpoint, whatever it began with.
+
+    Args:
+        cfg: A training config with its ``work_dir``; changed in place.
+        resume: The checkpoint, ``'auto'`` for the newest one in the folder that can be loaded.
+
+    Returns:
+        Lines worth logging.
+
+    Raises:
+        UserError: There are checkpoints in the folder and none of them can be loaded.
+    """
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
     if resume is None and (restarts or (cfg.get('resume') and not cfg.get('load_from'))):
         resume = 'auto'
@@ -127,44 +116,3 @@ def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     # load_from stays: a run that has not written a checkpoint yet starts as it did the first time.
     cfg.resume = False
     return [*notes, f'--resume: no checkpoint in {cfg.work_dir}, training starts from the beginning']
-
-
-def run_train(args: argparse.Namespace) -> None:
-    """Train.
-
-    Args:
-        args: The arguments of ``tools/train.py``.
-
-    Raises:
-        UserError: Something is wrong with the arguments, the config or the files it names.
-    """
-    with same_on_every_process():
-        cfg, lines = prepare_train(args)
-    hooks = [WeightsReportHook(allow_partial=args.allow_partial_weights), BatchSizeHook(), NonFiniteHook()]
-    hooks.append(SkippedSamplesHook())
-    runner = _build_runner(cfg, hooks, lines, trust=args.trust)
-    with kept_signal_handlers():
-        runner.train()
-    _leave_process_group()
-
-
-def _build_runner(cfg: Config, hooks: Sequence[Hook], lines: Sequence[str], *, trust: bool) -> Runner:
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    hooks = [*hooks, SafeFilesHook(trust=trust)]
-    install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
-    if cfg.default_scope == 'mmseg':
-        # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
-        hooks = [*hooks, LabelRangeHook()]
-    present = {type(hook) for hook in runner.hooks}
-    for hook in hooks:
-        if type(hook) not in present:
-            runner.register_hook(hook)
-    for line in lines:
-        runner.logger.info(line)
-    return runner
-
-
-def _leave_process_group() -> None:
-    # Only the group that was made here: mmengine's own is left to it.
-    if torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
-        torch.distributed.destroy_process_group()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 __all__ = [
     'UserError',
     'same_on_every_process',
+    'worker_message',
 ]
 
 _WORKER_ERROR = re.compile(r'^Caught \w+ in (?:DataLoader worker|pin memory thread)')
@@ -17,23 +18,24 @@ _FINAL_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*?(?:Error|Exception|Interrup
 class UserError(ValueError):
     """Bad input, told in one sentence that names the file or key, what came, what was expected and the remedy.
 
-    A data loader worker hands its exceptions over as a traceback text; the constructor finds the sentence in it again,
-    so that the main process sees the same error whatever ``num_workers`` is.
+    A data loader worker sends its exceptions as a traceback text; the constructor finds the sentence in it again, so
+    that the main process sees the same error whatever ``num_workers`` is.
 
     Args:
         message: The sentence. Line breaks are replaced by spaces.
     """
 
     def __init__(self, message: str) -> None:
-        message = str(message)
-        if _WORKER_ERROR.match(message):
-            message = _worker_message(message)[1]
+        _, message = worker_message(message) or ('', str(message))
         super().__init__(' '.join(line.strip() for line in message.splitlines()))
         self.same_on_every_process = False
 
 
-def _worker_message(text: str) -> tuple[str, str]:
+def worker_message(text: str) -> tuple[str, str] | None:
     """Type name and message of the exception in the traceback text that a data loader worker sent."""
+    text = str(text)
+    if not _WORKER_ERROR.match(text):
+        return None
     for line in reversed(text.splitlines()):
         match = _FINAL_LINE.match(line)
         if match:

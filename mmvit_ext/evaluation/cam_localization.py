@@ -17,22 +17,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.interpret.cam import THRESHOLD, box_from_map, upsample_map
 from mmvit_ext.registry import METRICS
 
-__all__ = [
-    'CAMLocalization',
-    'box_iou',
-]
+__all__ = ['CAMLocalization', 'box_iou']
 
 
 def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes.
-
-    Args:
-        one: left, top, right and bottom.
-        other: the same of the other box.
-
-    Returns:
-        0 to 1; 0 where both are empty.
-    """
+    """Intersection over union of two boxes (left, top, right, bottom); 0 where both are empty."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     both = max(width, 0.0) * max(height, 0.0)
@@ -50,14 +39,14 @@ class CAMLocalization(BaseMetric):
     the share of those whose predicted class is right, too, and ``mean_iou``.
 
     Args:
-        threshold: of the map, see :func:`box_from_map`.
-        iou: least IoU of a hit, above 0 to 1.
+        threshold: Of the map, see :func:`box_from_map`.
+        iou: Least IoU of a hit, above 0 to 1.
         collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
-        prefix: what the names of the results begin with.
+        prefix: What the names of the results begin with.
 
     Raises:
-        ValueError: an argument is out of range.
-        UserError: an image lacks its map, its true boxes or its placement.
+        ValueError: An argument is out of range.
+        UserError: An image lacks its map, its true boxes or its placement.
     """
 
     default_prefix = 'cam'
@@ -78,12 +67,7 @@ class CAMLocalization(BaseMetric):
         self.threshold, self.iou = threshold, iou
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Compare the boxes of a batch.
-
-        Args:
-            data_batch: what the data loader gave; not needed.
-            data_samples: what the model made of it.
-        """
+        """Compare the boxes of a batch."""
         for sample in data_samples:
             for name, remedy in (
                 ('cam', "take model.type='mmvit_ext.CAMClassifier'"),
@@ -104,14 +88,7 @@ class CAMLocalization(BaseMetric):
             self.results.append((best, right))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The shares over all images.
-
-        Args:
-            results: best IoU of each image and whether its class was right.
-
-        Returns:
-            the results by name.
-        """
+        """The shares over all images."""
         hits = [best >= self.iou for best, _ in results]
         both = [hit and right for hit, (_, right) in zip(hits, results, strict=True)]
         return {

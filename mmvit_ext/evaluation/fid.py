@@ -52,15 +52,11 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
 def fid(features: Tensor, other_features: Tensor) -> float:
     """Fréchet distance of the normal distributions that two sets of features have mean and covariance of.
 
-    Args:
-        features: ``(N, D)``, at least 2 rows.
-        other_features: ``(N', D)``, at least 2 rows.
-
-    Returns:
-        The distance.
+    Shape:
+        Each ``(N, D)``, at least 2 rows.
 
     Raises:
-        ValueError: there are fewer rows.
+        ValueError: There are fewer rows.
     """
     if min(len(features), len(other_features)) < 2:
         raise ValueError(
@@ -81,16 +77,16 @@ class FID(BaseMetric):
     trained at. It takes what ``mmvit_ext.AdversarialModel`` returns.
 
     Args:
-        extractor: config file of the classifier, an mmpretrain ``ImageClassifier``.
-        checkpoint: its checkpoint file.
-        input_size: edge in pixels that images are resized to; the ``img_size`` of the classifier's config when not
+        extractor: Config file of the classifier, an mmpretrain ``ImageClassifier``.
+        checkpoint: Its checkpoint file.
+        input_size: Edge in pixels that images are resized to; the ``img_size`` of the classifier's config when not
             given.
-        mirror: whether every real image counts a second time with left and right exchanged, as for a generator whose
+        mirror: Whether every real image counts a second time with left and right exchanged, as for a generator whose
             training images are flipped at random.
         collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
 
     Raises:
-        UserError: config or checkpoint are wrong, or the model is no classifier. Both are read at the first image.
+        UserError: Config or checkpoint are wrong, or the model is no classifier. Both are read at the first image.
     """
 
     default_prefix = ''  # the name says it all
@@ -112,12 +108,7 @@ class FID(BaseMetric):
         self._classifier: tuple[Any, int] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Take the features of a batch.
-
-        Args:
-            data_batch: what the data loader gave; not needed.
-            data_samples: what the model made of it: ``real_img`` and ``fake_imgs``.
-        """
+        """Take the features of a batch."""
         real = torch.stack([sample['real_img'] for sample in data_samples])
         fakes = [sample['fake_imgs'] for sample in data_samples]
         sides = [real, real.flip(3)] if self.mirror else [real]
@@ -138,14 +129,7 @@ class FID(BaseMetric):
         return model.extract_feat(inputs, stage='pre_logits')
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The distance.
-
-        Args:
-            results: features of real and generated images, a pair per real image.
-
-        Returns:
-            ``FID``.
-        """
+        """The distance."""
         real, fake = (torch.cat([result[side] for result in results]) for side in (0, 1))
         return {'FID': fid(real, fake)}
 

@@ -95,14 +95,7 @@ def quality_rows(results: Mapping[str, float], evaluators: Any) -> list[Row]:
 
 
 def quality_table(rows: list[Row]) -> str:
-    """Rows as a Markdown table.
-
-    Args:
-        rows: What :func:`quality_rows` returned.
-
-    Returns:
-        The table.
-    """
+    """Rows as a Markdown table."""
     lines = ['| regions | best mIoU | regions per image |', '|---|---|---|']
     return '\n'.join(lines + [f'| {name} | {best:.2f} | {number:.1f} |' for name, best, number in rows])
 

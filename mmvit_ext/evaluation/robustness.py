@@ -86,14 +86,7 @@ class Curve:
 
 
 def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str:
-    """Which metric is drawn.
-
-    Args:
-        results: Metrics by name.
-        wanted: The name that the user gave.
-
-    Returns:
-        That name, or the usual one of segmentation or classification, or else the first.
+    """Which metric is drawn: the one that the user wants, mIoU or top-1 accuracy, or else the first.
 
     Raises:
         UserError: There is no such metric.
@@ -275,14 +268,7 @@ def _measure(
 
 
 def curves_table(curves: Sequence[Curve]) -> str:
-    """Curves as a Markdown table, with what regions can tell of the occluder where that was measured.
-
-    Args:
-        curves: What :func:`measure_robustness` returned.
-
-    Returns:
-        The table.
-    """
+    """Curves as a Markdown table, with what regions can tell of the occluder where that was measured."""
     head = ['model', 'metric', *(f'{value:g}' for value in curves[0].x)]
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     for curve in curves:
@@ -295,13 +281,7 @@ def curves_table(curves: Sequence[Curve]) -> str:
 
 
 def draw_curves(curves: Sequence[Curve], label: str, file: Path) -> None:
-    """Plot curves.
-
-    Args:
-        curves: What was measured.
-        label: Of the horizontal axis.
-        file: Where to write the picture (.png).
-    """
+    """Plot curves over an axis with this label into a file (.png)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

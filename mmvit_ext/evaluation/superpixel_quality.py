@@ -20,6 +20,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.layers.superpixel_maps import fine_association, grid_of, neighbour_ids, with_merged_head
 from mmvit_ext.registry import METRICS
@@ -35,11 +36,11 @@ def best_labels(weights: Tensor, regions: Tensor, labels: Tensor, num_classes: i
     """Labels that a perfect classifier of regions would give.
 
     Args:
-        weights: share of each pixel in each of its regions ``(n, H, W)``, 0 or more.
-        regions: index of these regions ``(n, H, W)``; what is below 0 is none.
-        labels: the true class of each pixel ``(H, W)``.
-        num_classes: number of classes K.
-        ignore_index: value of pixels without a label; they have no vote.
+        weights: Share of each pixel in each of its regions ``(n, H, W)``, 0 or more.
+        regions: Index of these regions ``(n, H, W)``; what is below 0 is none.
+        labels: The true class of each pixel ``(H, W)``.
+        num_classes: Number of classes K.
+        ignore_index: Value of pixels without a label; they have no vote.
 
     Returns:
         ``(H, W)``: a region's class is the one with the largest sum of weights, a pixel's the one with the largest sum
@@ -67,13 +68,13 @@ def intersection_and_union(
     """Pixels of each class in both maps and in either of them.
 
     Args:
-        predicted: class of each pixel, any shape.
-        labels: the true class of each pixel, of that shape.
-        num_classes: number of classes K.
-        ignore_index: value of pixels that do not count.
+        predicted: Class of each pixel, any shape.
+        labels: The true class of each pixel, of that shape.
+        num_classes: Number of classes K.
+        ignore_index: Value of pixels that do not count.
 
     Returns:
-        two tensors ``(K,)`` of whole numbers.
+        Two tensors ``(K,)`` of whole numbers.
     """
     counts = labels != ignore_index
     predicted, labels = predicted[counts].long(), labels[counts].long()
@@ -87,10 +88,10 @@ def patch_regions(size: tuple[int, int], edge: int) -> Tensor:
 
     Args:
         size: ``(H, W)`` in pixels.
-        edge: of a square in pixels.
+        edge: Of a square in pixels.
 
     Returns:
-        index of the square of each pixel ``(H, W)``, row by row from 0.
+        Index of the square of each pixel ``(H, W)``, row by row from 0.
     """
     columns = -(-size[1] // edge)
     return torch.arange(size[0])[:, None] // edge * columns + torch.arange(size[1]) // edge
@@ -101,14 +102,14 @@ def slic_regions(image: np.ndarray, count: int, compactness: float = 10.0) -> Te
 
     Args:
         image: RGB picture (H, W, 3), 0 to 255.
-        count: how many are wanted; there may be some more or fewer.
-        compactness: weight of the distance in space against that in colour; scikit-image's default is 10.
+        count: How many are wanted; there may be some more or fewer.
+        compactness: Weight of the distance in space against that in colour; scikit-image's default is 10.
 
     Returns:
-        index of the superpixel of each pixel ``(H, W)``, from 0.
+        Index of the superpixel of each pixel ``(H, W)``, from 0.
 
     Raises:
-        UserError: scikit-image is not installed.
+        UserError: Scikit-image is not installed.
     """
     try:
         from skimage.segmentation import slic
@@ -132,18 +133,18 @@ class SuperpixelQuality(BaseMetric):
     Args:
         regions: ``'superpixels'``; ``'patches'``, squares of the network's input; or ``'slic'``, as many superpixels of
             scikit-image's SLIC as there would be patches.
-        patch_size: edge of the patches in pixels of the network's input, at least 1.
-        compactness: of SLIC, above 0; see :func:`slic_regions`.
-        sca_module: which superpixel cross attention counts, from 0; negative values count from the end.
-        iteration: which of its iterations.
-        channel_order: of the images that the data loader gives, which SLIC looks at: ``'bgr'`` or ``'rgb'``.
-        ignore_index: value of pixels without a label.
+        patch_size: Edge of the patches in pixels of the network's input, at least 1.
+        compactness: Of SLIC, above 0; see :func:`slic_regions`.
+        sca_module: Which superpixel cross attention counts, from 0; negative values count from the end.
+        iteration: Which of its iterations.
+        channel_order: Of the images that the data loader gives, which SLIC looks at: ``'bgr'`` or ``'rgb'``.
+        ignore_index: Value of pixels without a label.
         collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
-        prefix: what the names of the results begin with; ``regions`` when not given.
+        prefix: What the names of the results begin with; ``regions`` when not given.
 
     Raises:
-        ValueError: an argument is out of range.
-        UserError: the model gives no superpixels, there are no labels, or labels lie outside the classes.
+        ValueError: An argument is out of range.
+        UserError: The model gives no superpixels, there are no labels, or labels lie outside the classes.
     """
 
     def __init__(
@@ -173,12 +174,7 @@ class SuperpixelQuality(BaseMetric):
         self.channel_order, self.ignore_index = channel_order, ignore_index
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Count the pixels of a batch.
-
-        Args:
-            data_batch: what the data loader gave; SLIC looks at its ``inputs``.
-            data_samples: what the model made of it.
-        """
+        """Count the pixels of a batch."""
         num_classes = len((self.dataset_meta or {}).get('classes') or ())
         if not num_classes:
             raise UserError('SuperpixelQuality needs the classes of the dataset: give the dataset metainfo.classes')
@@ -204,13 +200,11 @@ class SuperpixelQuality(BaseMetric):
                 'load them with mmvit_ext.LoadSegAnnotations in the test pipeline'
             )
         labels = sample['gt_sem_seg']['data'].squeeze(0).long()
-        wrong = (labels >= num_classes) & (labels != self.ignore_index)
-        if wrong.any():
-            raise UserError(
-                f'the label map {sample.get("seg_map_path", "of an image")} has the value {int(labels[wrong][0])}, '
-                f'expected 0 to {num_classes - 1} or {self.ignore_index}: the dataset of this config has {num_classes} '
-                'classes, take the one that the label maps belong to'
-            )
+        wrong = labels_outside(labels, num_classes, self.ignore_index)
+        if wrong:
+            expected = f'0 to {num_classes - 1} or {self.ignore_index}'
+            remedy = 'take the config of the dataset that the label maps belong to'
+            raise range_error(sample.get('seg_map_path', 'of an image'), wrong, num_classes, expected, remedy)
         return labels
 
     def _superpixels(
@@ -251,14 +245,7 @@ class SuperpixelQuality(BaseMetric):
         return slic_regions(np.ascontiguousarray(picture), int(patches.max()) + 1, self.compactness)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Best mIoU of each head over all images.
-
-        Args:
-            results: pixel counts ``(heads, 2, K)`` and number of regions of each image.
-
-        Returns:
-            the results by name; classes that nobody has or predicts do not count.
-        """
+        """Best mIoU of each head over all images."""
         totals = torch.stack([counted for counted, _ in results]).sum(0).double()
         scores = [float((both[either > 0] / either[either > 0]).mean() * 100) for both, either in totals]
         regions = sum(number for _, number in results) / len(results)

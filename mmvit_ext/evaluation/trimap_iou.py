@@ -24,9 +24,9 @@ def trimap(label: Tensor, width: int, ignore_index: int = 255) -> Tensor:
 
     Args:
         label: ``(H, W)``, class of each pixel.
-        width: how far from a pixel of another class, in pixels of the label map along rows, columns and diagonals;
+        width: How far from a pixel of another class, in pixels of the label map along rows, columns and diagonals;
             at least 1.
-        ignore_index: value of pixels without a label. They are never near, and the line where they begin is no edge.
+        ignore_index: Value of pixels without a label. They are never near, and the line where they begin is no edge.
 
     Returns:
         ``(H, W)`` of booleans.
@@ -46,14 +46,14 @@ class TrimapIoUMetric(IoUMetric):
     Its results are called ``trimap/mIoU`` and so on, so that it can stand beside the ordinary metric.
 
     Args:
-        width: how far from a pixel of another class, in pixels of the label map; at least 1.
-        ignore_index: value of pixels without a label.
+        width: How far from a pixel of another class, in pixels of the label map; at least 1.
+        ignore_index: Value of pixels without a label.
         iou_metrics: ``'mIoU'``, ``'mDice'`` or ``'mFscore'``, one or several.
-        nan_to_num: what a class that is nowhere counts as, in the table; left out when not given.
+        nan_to_num: What a class that is nowhere counts as, in the table; left out when not given.
         collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
 
     Raises:
-        ValueError: if ``width`` is below 1.
+        ValueError: If ``width`` is below 1.
     """
 
     default_prefix = 'trimap'
@@ -78,12 +78,7 @@ class TrimapIoUMetric(IoUMetric):
         self.width = width
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Count the pixels of a batch.
-
-        Args:
-            data_batch: what the data loader gave; not needed.
-            data_samples: what the model made of it, with ``gt_sem_seg`` and ``pred_sem_seg``.
-        """
+        """Count the pixels of a batch."""
         num_classes = len(self.dataset_meta['classes'])
         for sample in data_samples:
             predicted = sample['pred_sem_seg']['data'].squeeze()

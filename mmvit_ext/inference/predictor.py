@@ -17,7 +17,7 @@ from torch import nn
 from mmvit_ext.checkpoints.reading import extract_state_dict, metafile_hash, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.types import check_types
-from mmvit_ext.config.building import _build_model, resolve_device
+from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.user_error import UserError
@@ -63,7 +63,7 @@ class Predictor:
         self.device = device or resolve_device(None)
         content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
         state = extract_state_dict(content, checkpoint)
-        self.model = _build_model(cfg)
+        self.model = build_model(cfg)
         report = load_weights(self.model, state)
         check_report(
             report, f'the checkpoint {checkpoint}', 'the model of this config', strict=True, allow_partial=allow_partial

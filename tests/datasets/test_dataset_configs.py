@@ -10,7 +10,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmvit_ext.checks.datasets import check_datasets
+from mmvit_ext.checks.before_run import check_datasets
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.mini import DATA_ROOTS, MINI_CLASSES, make_mini_dataset
 from mmvit_ext.errors.user_error import UserError

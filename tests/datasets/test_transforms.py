@@ -1,5 +1,6 @@
 """Loading images and label maps: what comes out, and what is refused with which words."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-pytest.importorskip('mmseg')
+pytest.importorskip('mmcv')
 
 from mmvit_ext.datasets import LoadImageFromFile, LoadSegAnnotations
 from mmvit_ext.errors.user_error import UserError
@@ -28,22 +29,28 @@ def load_labels(path: Path, labels: np.ndarray | None = None, sample: dict[str, 
     return LoadSegAnnotations(**arguments)(results)['gt_seg_map']
 
 
-def test_without_mmseg_its_types_are_left_out_but_a_broken_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mmcv_the_types_are_left_out_but_a_broken_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import reload, util
 
     import mmvit_ext.datasets as package
 
     find_spec = util.find_spec
     with monkeypatch.context() as patch:
-        patch.setattr(util, 'find_spec', lambda name: None if name == 'mmseg' else find_spec(name))
-        names = reload(package).__all__
-        assert 'LoadImageFromFile' in names
-        assert 'LoadSegAnnotations' not in names
+        patch.setattr(util, 'find_spec', lambda name: None if name == 'mmcv' else find_spec(name))
+        assert not reload(package).__all__
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 'mmvit_ext.datasets.seg_transforms', None)
         with pytest.raises(ImportError):
             reload(package)
     assert 'LoadSegAnnotations' in reload(package).__all__
+
+
+def test_importing_the_types_loads_no_engine_and_no_library_that_they_do_not_build_on() -> None:
+    code = 'import sys, mmvit_ext.datasets; print(*sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert 'mmvit_ext.datasets.seg_transforms' in loaded
+    assert not loaded & {'mmseg', 'mmdet', 'mmpretrain', 'mmvit_ext.engine', 'mmvit_ext.models', 'mmvit_ext.config'}
 
 
 # Images

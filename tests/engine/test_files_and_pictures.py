@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file, extract_state_dict, read_checkpoint
-from mmvit_ext.engine.amp import CPUAmpOptimWrapper
+from mmvit_ext.engine.optimizers import CPUAmpOptimWrapper
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import draw_instances, draw_overlay, label_image, make_palette

@@ -16,8 +16,8 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmvit_ext.engine.amp import CPUAmpOptimWrapper
 from mmvit_ext.engine.hooks.nonfinite import MAX_OVERFLOWS, NonFiniteError, NonFiniteHook, image_paths
+from mmvit_ext.engine.optimizers import CPUAmpOptimWrapper
 from mmvit_ext.errors.user_error import UserError
 
 NAN, INF = float('nan'), float('inf')

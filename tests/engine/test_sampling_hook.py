@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvit_ext.engine.hooks.sampling import SampleHook
+from mmvit_ext.engine.hooks.drawing import SampleHook
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import image_grid
 

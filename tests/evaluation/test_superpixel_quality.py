@@ -258,7 +258,11 @@ REFUSED = {
         r'similarities of x\.jpg are not a number',
     ),
     'no labels': ({}, {'img_path': 'x.jpg'}, r'labels of x\.jpg.*LoadSegAnnotations'),
-    'other classes': ({}, sample_of(np.full((4, 4), 3)), r'x\.png has the value 3, expected 0 to 2 or 255'),
+    'other classes': (
+        {},
+        sample_of(np.full((4, 4), 3)),
+        r'x\.png .* outside the 3 classes: 3 \(16 px\); expected 0 to 2 or 255',
+    ),
 }
 
 

@@ -26,8 +26,7 @@ from PIL import Image
 
 from mmvit_ext.checkpoints.convert import METHODS
 from mmvit_ext.checkpoints.reading import read_checkpoint
-from mmvit_ext.cli.command import run_command
-from mmvit_ext.engine.training import prepare_train
+from mmvit_ext.engine import training
 from mmvit_ext.inference import predictor as inference
 from tests.fuzz import annotations
 from tests.fuzz.annotations import ANNOTATIONS
@@ -35,7 +34,7 @@ from tests.fuzz.checkpoints import CHECKPOINTS
 from tests.fuzz.contract import Result, breaches, run
 from tests.fuzz.images import IMAGES, LABELS
 from tests.fuzz.overrides import OVERRIDES
-from tests.tools.conftest import CONFIG, load_tool
+from tests.tools.conftest import CONFIG, call_tool
 
 SEED = 0
 #: Cases by kind, in the short form and in the long one.
@@ -154,7 +153,7 @@ def test_predict_keeps_the_contract_on_images(
 ) -> None:
     path = IMAGES[name](generator('image', number), tmp_path)
     arguments = [*one_predictor, str(path), '--out', 'out', '--save-mask']
-    result = check(lambda: load_tool('predict').main(arguments), path.name)
+    result = check(lambda: call_tool('predict', arguments), path.name)
     labels = list(Path('out').glob('labels/*'))
     if result.code == 0:
         size = read_size(path)
@@ -179,7 +178,7 @@ def test_predict_keeps_the_contract_on_checkpoints(
     path = CHECKPOINTS[name](generator('checkpoint', number), tmp_path, state)
     image = next((trained / 'data' / 'images').iterdir())
     arguments = [str(trained / 'config.py'), str(path), str(image), '--out', 'out']
-    check(lambda: load_tool('predict').main(arguments), path.name)
+    check(lambda: call_tool('predict', arguments), path.name)
     assert not (tmp_path / 'trap').exists(), 'code from the file has run'
 
 
@@ -195,7 +194,7 @@ def test_converters_keep_the_contract(
     path = CHECKPOINTS[name](rng, tmp_path, state)
     # Each maker meets another method every time.
     method = sorted(METHODS)[(number // len(CHECKPOINTS) + number) % len(METHODS)]
-    result = check(lambda: load_tool('convert_checkpoint').main([method, str(path), 'converted.pth']), path.name)
+    result = check(lambda: call_tool('convert_checkpoint', [method, str(path), 'converted.pth']), path.name)
     assert Path('converted.pth').exists() == (result.code == 0)
     assert not (tmp_path / 'trap').exists(), 'code from the file has run'
 
@@ -203,14 +202,21 @@ def test_converters_keep_the_contract(
 # Beginning to train
 
 
+class FirstBatch:
+    """In place of a runner: loads a batch and trains nothing."""
+
+    def __init__(self, cfg: Config, *_: Any, **__: Any) -> None:
+        self.cfg = cfg
+
+    def train(self) -> None:
+        next(iter(Runner.build_dataloader(self.cfg.train_dataloader, seed=0)))
+
+
 def first_batch(arguments: list[str]) -> int:
     """What training does up to its first batch."""
-
-    def command(argv: Any) -> None:
-        cfg, _ = prepare_train(load_tool('train').build_parser().parse_args(argv))
-        next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-
-    return run_command(command, arguments, name='train')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, 'build_runner', FirstBatch)
+        return call_tool('train', arguments)
 
 
 def segmentation_config(root: Path, **suffixes: str) -> str:
@@ -259,14 +265,14 @@ def test_training_keeps_the_contract_on_overrides(
     key = option.partition('=')[0]
     with_threads = torch.get_num_threads()
     try:
-        check(lambda: exit_code(load_tool('train').main, arguments), key, key.rpartition('.')[2], 'config.py')
+        check(lambda: exit_code(arguments), key, key.rpartition('.')[2], 'config.py')
     finally:
         torch.set_num_threads(with_threads)
 
 
-def exit_code(main: Callable[[list[str]], int], arguments: list[str]) -> int:
+def exit_code(arguments: list[str]) -> int:
     """Of a command whose parser may end the process."""
     try:
-        return main(arguments)
+        return call_tool('train', arguments)
     except SystemExit as error:
         return int(error.code or 0)

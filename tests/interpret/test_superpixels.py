@@ -16,7 +16,7 @@ pytest.importorskip('mmcv')
 
 from mmengine.structures import BaseDataElement
 
-from mmvit_ext.engine.hooks.superpixels import SuperpixelVisualizationHook
+from mmvit_ext.engine.hooks.drawing import SuperpixelVisualizationHook
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs

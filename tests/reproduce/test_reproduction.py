@@ -1,7 +1,6 @@
 """The whole way from an address in the ledger to a figure in the pages, without the internet."""
 
 import functools
-import importlib.util
 import json
 import re
 import shutil
@@ -15,6 +14,8 @@ from mmengine.config import Config
 
 from mmvit_ext.checks import layouts as dataset_layout
 from mmvit_ext.checks.layouts import LAYOUTS, Layout, check_layout, draw_mini_data
+from mmvit_ext.cli import reproduce as command
+from mmvit_ext.cli.main import run_verb
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.reproduce import Ledger, read_ledger
@@ -28,15 +29,6 @@ ROOT = Path(__file__).parents[2]
 TRAIN, VAL = 40, 10
 
 pytest.importorskip('mmpretrain')
-
-
-@pytest.fixture(scope='module')
-def command():
-    """tools/reproduce.py as a module."""
-    spec = importlib.util.spec_from_file_location('reproduce_command', ROOT / 'tools/reproduce.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -97,13 +89,13 @@ def make_ledger(tmp_path, released, monkeypatch):
 
 
 @pytest.fixture
-def run(command, monkeypatch, tmp_path):
+def run(monkeypatch, tmp_path):
     """Calls the command on a ledger; its cache and work folders are the test's own."""
 
     def call(ledger, *arguments):
         monkeypatch.setattr(command, 'read_ledger', lambda: ledger)
         folders = ['--work-dir', str(tmp_path / 'work'), '--cache-dir', str(tmp_path / 'cache')]
-        return command.main([ledger.rows[0].name, *folders, *arguments])
+        return run_verb('reproduce', [ledger.rows[0].name, *folders, *arguments])
 
     return call
 
@@ -368,9 +360,9 @@ def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
 
 
 @pytest.mark.parametrize('option', ['--record', '--update-pages'])
-def test_an_installed_package_is_not_written_into(command, monkeypatch, capsys, option, tmp_path):
+def test_an_installed_package_is_not_written_into(monkeypatch, capsys, option, tmp_path):
     installed = Ledger(tmp_path / 'mmvit_ext' / '.mim', read_ledger().rows)
     monkeypatch.setattr(command, 'read_ledger', lambda: installed)
     monkeypatch.setattr(command, 'evaluate_row', lambda *_, **__: pytest.fail('evaluated before it was refused'))
-    assert command.main(['p2t-mini_1xb16-10e_mini-imagenet-96x96', option]) == 2
+    assert run_verb('reproduce', ['p2t-mini_1xb16-10e_mini-imagenet-96x96', option]) == 2
     assert 'checkout' in capsys.readouterr().err

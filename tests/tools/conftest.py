@@ -1,11 +1,9 @@
 """A segmentation data set and a config that train in about a second, and the commands as functions."""
 
-import importlib.util
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+from mmvit_ext.cli.main import SCRIPTS, run_verb
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -148,14 +146,12 @@ def make_config(tmp_path: Path, data_root: Path) -> Callable[..., str]:
     return write
 
 
-def load_tool(name: str) -> ModuleType:
-    """A command of the tools folder as a module."""
-    spec = importlib.util.spec_from_file_location(f'mmvit_ext_tool_{name}', TOOLS / f'{name}.py')
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+VERBS = {script: verb for verb, script in SCRIPTS.items()}
+
+
+def call_tool(name: str, argv: Sequence[str]) -> int:
+    """Runs a script of the tools folder in this process; returns its exit code."""
+    return run_verb(VERBS.get(name, name), argv)
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +173,7 @@ def run_tool(
         for kind in (DefaultScope, MessageHub, MMLogger):
             kind._instance_dict.clear()
         capfd.readouterr()
-        code = load_tool(tool).main([str(argument) for argument in arguments])
+        code = call_tool(tool, [str(argument) for argument in arguments])
         captured = capfd.readouterr()
         sys.stdout.write(captured.out[-4000:])
         sys.stdout.write(captured.err[-4000:])
@@ -194,7 +190,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_pair(root / 'data', f'image_{index}', index)
     config = root / f'{root.name}.py'
     config.write_text(CONFIG.format(root=str(root / 'data')))
-    code = load_tool('train').main([str(config), '--work-dir', str(root / 'work_dir'), '--seed', '1'])
+    code = call_tool('train', [str(config), '--work-dir', str(root / 'work_dir'), '--seed', '1'])
     assert code == 0
     shutil.copy(config, root / 'config.py')
     return root

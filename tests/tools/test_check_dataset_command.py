@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mmvit_ext.checks import every_sample as dataset_check
-from mmvit_ext.checks.every_sample import box_problem
+from mmvit_ext.checks.coco_file import box_problem
 
 Config = Callable[..., str]
 Run = Callable[..., tuple[int, str]]

@@ -1,8 +1,10 @@
 """Detectors and a segmentor on P2T, at a small size, through the commands that a user types."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,9 +22,9 @@ from torch import Tensor
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.models.backbones import P2T
 from tests.config_tools import CONFIGS, PYRAMID, small_config
-from tests.tools.conftest import load_tool
 
 Run = Callable[..., tuple[int, str]]
+DEMO = Path(__file__).resolve().parents[2] / 'tools' / 'demo.py'
 
 CASES = {
     'mask-rcnn': ('mask-rcnn_p2t-mini_', 'coco', 'val2017', ('coco/bbox_mAP', 'coco/segm_mAP')),
@@ -30,6 +32,16 @@ CASES = {
     'sem-fpn': ('sem-fpn_p2t-mini_', 'ade20k', 'images/validation', ('mIoU',)),
 }
 SIZE = (60, 80)
+
+
+def load_demo() -> ModuleType:
+    """The demo as a module."""
+    spec = importlib.util.spec_from_file_location('mmvit_ext_demo', DEMO)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope='module')
@@ -129,7 +141,7 @@ def test_the_demos_overview_shows_labels_above_predictions(mini: Path, tmp_path:
         (tmp_path / 'overlays').mkdir(exist_ok=True)
         Image.new('RGB', (400, 300), (0, 0, 250)).save(tmp_path / 'overlays' / f'{path.stem}.png')
     target = tmp_path / 'overview.png'
-    load_tool('demo').detection_overview(data_root, images, tmp_path, target)
+    load_demo().detection_overview(data_root, images, tmp_path, target)
     sheet = np.asarray(Image.open(target))
     blue = (sheet == (0, 0, 250)).all(axis=-1)
     half = sheet.shape[0] // 2
@@ -147,12 +159,12 @@ def test_the_demo_refuses_a_length_that_its_config_does_not_have(
     task: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        load_tool('demo').parse_arguments(['--task', task, option, '3'])
+        load_demo().parse_arguments(['--task', task, option, '3'])
     assert f'{option} is not for --task {task}' in capsys.readouterr().err
 
 
 def test_the_demos_configs_and_arguments_exist() -> None:
-    demo = load_tool('demo')
+    demo = load_demo()
     for name, task in demo.TASKS.items():
         assert demo.CONFIGS / task.config in CONFIGS
         assert demo.parse_arguments(['--task', name, f'--{task.length[0]}', '3']).length == 3

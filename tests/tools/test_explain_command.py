@@ -17,7 +17,7 @@ from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret import atm_masks, cam, gradcat, gradcat_pictures, tokens, tsne
 from mmvit_ext.interpret.tokens import mean_similarity
 from tests.interpret.test_report import Page
-from tests.tools.conftest import load_tool
+from tests.tools.conftest import call_tool
 
 Run = Callable[..., tuple[int, str]]
 Files = tuple[str, str]
@@ -403,7 +403,7 @@ def test_the_help_tells_the_defaults_that_hold(capsys: pytest.CaptureFixture[str
         ('gradcat', (f'default: {gradcat_pictures.TOP})', f'default: {gradcat.RIVALS})')),
     ):
         with pytest.raises(SystemExit):
-            load_tool('explain').build_parser().parse_args([method, '--help'])
+            call_tool('explain', [method, '--help'])
         text = ' '.join(capsys.readouterr().out.split())
         for default in defaults:
             assert default in text

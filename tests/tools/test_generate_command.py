@@ -11,7 +11,7 @@ pytest.importorskip('mmpretrain')
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from tests.config_tools import CONFIGS, small_config
-from tests.tools.conftest import load_tool
+from tests.tools.conftest import call_tool
 
 
 def config_named(start):
@@ -29,7 +29,7 @@ def generator(tmp_path_factory):
     cfg.train_cfg.max_iters = 2
     config = root / f'{root.name}.py'
     cfg.dump(config)
-    assert load_tool('train').main([str(config), '--work-dir', str(root / 'run'), '--seed', '1']) == 0
+    assert call_tool('train', [str(config), '--work-dir', str(root / 'run'), '--seed', '1']) == 0
     return config, root / 'run' / 'iter_2.pth', root / 'run'
 
 

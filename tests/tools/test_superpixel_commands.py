@@ -376,7 +376,8 @@ def test_label_maps_of_another_dataset_are_refused(
     config = make_config(MODEL, EXTRACTOR, 'test_pipeline[2].pop("num_classes")')
     weights = save_weights(config, tmp_path / 'weights.pth')
     Image.fromarray(np.full((40, 48), 7, np.uint8)).save(data_root / 'labels' / 'image_1.png')
-    refused(run_tool('superpixel_quality', config, weights), 'image_1.png has the value 7, expected 0 to 2 or 255')
+    message = 'image_1.png has values outside the 3 classes: 7 (1920 px); expected 0 to 2 or 255'
+    refused(run_tool('superpixel_quality', config, weights), message)
 
 
 def test_detectors_are_refused_because_boxes_are_not_turned(

@@ -1,4 +1,4 @@
-"""Other people's weights to ours: pure functions from state dict to state dict, without reading or writing files."""
+"""Convert released weights to this package's parameter names: pure functions of state dicts, without files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from .segvit import convert_segvit
 from .tnt import convert_tnt, describe_tnt
 from .vit import convert_vit
 
-__all__ = [
-    'METHODS',
-    'convert',
-    'describe',
-]
+__all__ = ['METHODS', 'convert', 'describe']
 
 METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = MappingProxyType(
     {
@@ -46,15 +42,15 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
     """Rename a foreign state dict to the names of this package.
 
     Args:
-        state_dict: foreign names to tensors.
-        method: one of :data:`METHODS`.
+        state_dict: Foreign names to tensors.
+        method: One of :data:`METHODS`.
 
     Returns:
-        our names to the same tensors; the argument is left as it was.
+        Our names to the same tensors; the argument is left as it was.
 
     Raises:
-        ValueError: for an unknown method, or naming the keys that are left over, missing or of a wrong shape.
-        TypeError: if a value is no tensor, which is what a whole checkpoint file looks like.
+        ValueError: The method is unknown, or keys are left over, missing or of a wrong shape; names them.
+        TypeError: A value is no tensor, which is what a whole checkpoint file looks like.
     """
     if method not in METHODS:
         raise ValueError(f'method must be one of {sorted(METHODS)}, got {method!r}')
@@ -68,13 +64,13 @@ def describe(state_dict: Mapping[str, Tensor], method: str) -> str | None:
     """What a foreign state dict holds, where its converter can tell.
 
     Args:
-        state_dict: foreign names to tensors.
-        method: one of :data:`METHODS`.
+        state_dict: Foreign names to tensors.
+        method: One of :data:`METHODS`.
 
     Returns:
-        one sentence with the arguments that fit, or None for methods whose files tell nothing beyond their names.
+        One sentence with the arguments that fit, ``None`` for methods whose files tell nothing beyond their names.
 
     Raises:
-        ValueError: as :func:`convert`.
+        ValueError: As :func:`convert`.
     """
     return _DESCRIBERS[method](state_dict) if method in _DESCRIBERS else None

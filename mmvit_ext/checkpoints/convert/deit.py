@@ -1,4 +1,4 @@
-"""DeiT classifiers in the authors' (timm's) names to ``mmvit_ext.SPFormer``: a start, not the same network.
+"""Convert DeiT classifiers in the authors' (timm's) names to a start for ``mmvit_ext.SPFormer``.
 
 Taken over are the blocks and the position embedding. There is no counterpart for the class token, the classifier and
 the final norm, which normalises the class token; DeiT's 16x16 patches are not the stem of a network with 4x4 ones; and
@@ -20,51 +20,32 @@ from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.position_embedding import square_grid
 
 from .rules import Rule, apply_rules, require_keys
+from .vit import BLOCK_RULES
 
-__all__ = [
-    'convert_deit',
-    'describe_deit',
-]
+__all__ = ['convert_deit', 'describe_deit']
 
 METHOD = 'DeiT'
 
-_PREFIX = 'backbone.'
-
-_BLOCK_RULES = (
-    (r'norm([12])\.(weight|bias)', r'ln\2.\3'),
-    (r'attn\.qkv\.(weight|bias)', r'attn.attn.in_proj_\2'),
-    (r'attn\.proj\.(weight|bias)', r'attn.attn.out_proj.\2'),
-    (r'mlp\.fc1\.(weight|bias)', r'ffn.layers.0.0.\2'),
-    (r'mlp\.fc2\.(weight|bias)', r'ffn.layers.1.\2'),
-)
-
 _RULES: tuple[Rule, ...] = (
-    *((rf'blocks\.(\d+)\.{theirs}', rf'layers.\1.{ours}') for theirs, ours in _BLOCK_RULES),
+    *BLOCK_RULES,
     ('pos_embed', 'pos_embeds.0'),
     (r'(cls_token|dist_token|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)|head(_dist)?\.(weight|bias))', None),
 )
 
-_BLOCK_NAMES = tuple(
-    f'{module}.{part}'
-    for module in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
-    for part in ('weight', 'bias')
-)
+_BLOCK_MODULES = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
 
 
 def convert_deit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Blocks and position embedding of a DeiT, distilled or not, as those of ``mmvit_ext.SPFormer``.
 
-    Args:
-        state_dict: DeiT's names to tensors.
-
     Returns:
-        the names of ``mmvit_ext.SPFormer`` behind ``backbone.``, as in a checkpoint of the classification configs, so
+        The names of ``mmvit_ext.SPFormer`` behind ``backbone.``, as in a checkpoint of the classification configs, so
         that the same ``init_cfg`` takes both. The position embedding keeps its grid, without the tokens that have no
         place in the image; the network resizes it. Of a published size three quarters of the network's parameters are
         there, counted by name, of the projections and the second position embedding the identity and zeros.
 
     Raises:
-        ValueError: naming keys that are left over (a DeiT III has some) or missing, or a position embedding that does
+        ValueError: Names keys that are left over (a DeiT III has some) or missing, or a position embedding that does
             not stand on a square grid.
     """
     width, _ = _size(state_dict)
@@ -81,25 +62,18 @@ def convert_deit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         converted[f'{projection}.0.bias'] = position.new_zeros(width)
         converted[f'{projection}.1.weight'] = torch.eye(width, dtype=position.dtype)
         converted[f'{projection}.1.bias'] = position.new_zeros(width)
-    return {f'{_PREFIX}{name}': tensor for name, tensor in converted.items()}
+    return {f'backbone.{name}': tensor for name, tensor in converted.items()}
 
 
 def describe_deit(state_dict: Mapping[str, Tensor]) -> str:
-    """One sentence on what a file holds, with the arguments of ``mmvit_ext.SPFormer`` that fit it.
-
-    Args:
-        state_dict: DeiT's names to tensors.
-
-    Raises:
-        ValueError: as :func:`convert_deit`.
-    """
+    """One sentence on what a file holds, with the arguments of ``mmvit_ext.SPFormer`` that fit it."""
     width, num_blocks = _size(state_dict)
     kind = f'{"distilled " if "dist_token" in state_dict else ""}{METHOD}'
     for name, arch in SPFormer.ARCHS.items():
         if (arch['embed_dims'], sum(arch['depths'])) == (width, num_blocks):
             return (
                 f'{kind}-{name.capitalize()} as a start for SPFormer with arch={name!r}: stem, superpixel cross '
-                f'attention and what follows the last block have to be trained'
+                'attention and what follows the last block have to be trained'
             )
     return f'{kind} with width {width} and {num_blocks} blocks, which is none of the sizes of SPFormer'
 
@@ -108,6 +82,7 @@ def _size(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:
     """Width and number of blocks; ``ValueError`` with what is missing."""
     numbers = [int(key.split('.')[1]) for key in state_dict if key.startswith('blocks.') and key.count('.') > 1]
     num_blocks = max(numbers, default=0) + 1
-    names = [f'blocks.{index}.{name}' for index in range(num_blocks) for name in _BLOCK_NAMES]
+    modules = [f'blocks.{index}.{name}' for index in range(num_blocks) for name in _BLOCK_MODULES]
+    names = [f'{module}.{part}' for module in modules for part in ('weight', 'bias')]
     require_keys(state_dict, ['cls_token', 'pos_embed', *names], METHOD)
     return int(state_dict['pos_embed'].shape[2]), num_blocks

@@ -1,4 +1,4 @@
-"""Released P2T weights to ``mmvit_ext.P2T`` and the models around it (arXiv 2106.12011).
+"""Convert released P2T weights to ``mmvit_ext.P2T`` and the models around it (arXiv 2106.12011).
 
 Four kinds of files exist: ImageNet classifiers (the backbone's keys at the top, and ``head``), and models of
 mmsegmentation 0.x and mmdetection 2.x (``backbone.``, ``neck.``, and ``decode_head.``, ``bbox_head.``, or ``rpn_head.``
@@ -17,13 +17,10 @@ from torch import Tensor
 
 from mmvit_ext.models.backbones.p2t import OVERLAPPED_KERNELS, P2T, PATCH_STRIDES
 
+from .fitting import describe_network, require_fit
 from .rules import Rule, apply_rules, name_some, require_keys
 
-__all__ = [
-    'convert_p2t',
-    'describe_p2t',
-    'p2t_arguments',
-]
+__all__ = ['convert_p2t', 'describe_p2t', 'p2t_arguments']
 
 METHOD = 'P2T'
 
@@ -80,61 +77,38 @@ _KINDS = {
 def convert_p2t(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a P2T classifier, Semantic FPN, RetinaNet or Mask R-CNN.
 
-    Args:
-        state_dict: the authors' names to tensors.
-
     Returns:
-        the names of the models in ``configs/p2t`` to the same tensors. The backbone has the prefix ``backbone.`` in all
+        The names of the models in ``configs/p2t`` to the same tensors. The backbone has the prefix ``backbone.`` in all
         of them, which is what ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` looks for.
 
     Raises:
-        ValueError: naming keys that are left over or missing, or shapes that no ``mmvit_ext.P2T`` has, with the reason.
+        ValueError: Names keys that are left over or missing, or shapes that no ``mmvit_ext.P2T`` has, with the reason.
     """
-    kind = _kind(state_dict)
-    arguments = p2t_arguments(state_dict)
+    kind, arguments = _kind(state_dict), p2t_arguments(state_dict)
     if kind == 'classifier':
         bare = apply_rules(state_dict, (*_BACKBONE, *_CLASSIFIER), METHOD)
         converted = {key if key.startswith('head.') else f'backbone.{key}': value for key, value in bare.items()}
     else:
         converted = apply_rules(state_dict, (*_BACKBONE, *_DENSE), METHOD)
     require_keys(state_dict, _KINDS[kind], f'{METHOD} {kind}')
-    require_keys(converted, _backbone_names(arguments), METHOD)
+    require_fit(P2T, arguments, converted, METHOD)
     return converted
 
 
 def describe_p2t(state_dict: Mapping[str, Tensor]) -> str:
-    """One sentence on what a released file holds, with the arguments of ``mmvit_ext.P2T`` that fit it.
-
-    Args:
-        state_dict: the authors' names to tensors.
-
-    Raises:
-        ValueError: as :func:`convert_p2t`.
-    """
-    arguments = p2t_arguments(state_dict)
-    arch = arguments.pop('arch')
-    for name, published in P2T.ARCHS.items():
-        if not arguments and all(published[key] == value for key, value in arch.items()):
-            return f'P2T-{name.capitalize()} {_kind(state_dict)}: arch={name!r}'
-    settings = ', '.join(f'{key}={value!r}' for key, value in {**arch, **arguments}.items())
-    return (
-        f'{_kind(state_dict)} with a P2T of none of the four published sizes, maybe of the older generation: '
-        f'{settings}; the number of heads cannot be read off the shapes'
-    )
+    """One sentence on what a released file holds, with the arguments of ``mmvit_ext.P2T`` that fit it."""
+    return describe_network(P2T, p2t_arguments(state_dict), _kind(state_dict), ', maybe of the older generation')
 
 
 def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``mmvit_ext.P2T`` that fit a released file, read off its shapes.
 
-    Args:
-        state_dict: the authors' names to tensors.
-
     Returns:
-        ``arch`` without ``num_heads``, which no shape tells, and of ``overlapped``, ``with_rpe``, ``ffn_type``,
-        ``qkv_bias`` and the number of ``pool_ratios`` per stage (as ``num_pools``) those that are not the default.
+        ``arch`` without ``num_heads``, which no shape states, and those of ``overlapped``, ``with_rpe``, ``ffn_type``
+        and ``qkv_bias`` that are not the default.
 
     Raises:
-        ValueError: for shapes that no ``mmvit_ext.P2T`` has.
+        ValueError: No ``mmvit_ext.P2T`` has these shapes.
     """
     prefix = '' if _kind(state_dict) == 'classifier' else 'backbone.'
     shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in state_dict.items()}
@@ -151,7 +125,6 @@ def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
             f'patches of {kernels} pixels belong to no P2T of this package (overlapping {OVERLAPPED_KERNELS}, plain '
             f'{PATCH_STRIDES}): probably the older generation of weights; take the files of the journal version'
         )
-    pools = tuple(_highest(shapes, rf'd_convs{s}\.(\d+)\.weight') + 1 for s in stages)
     hidden = [shapes.get(f'block{s}.0.mlp.fc1.weight', (0,))[0] for s in stages]
     embed_dims = tuple(shape[0] for shape in projections)
     arguments: dict[str, Any] = {
@@ -163,31 +136,13 @@ def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     found = {
         'overlapped': kernels == OVERLAPPED_KERNELS,
-        'with_rpe': any(pools),
+        'with_rpe': any(name.startswith('d_convs') for name in shapes),
         'ffn_type': 'irb' if 'block1.0.mlp.conv.weight' in shapes else 'mlp',
         'qkv_bias': 'block1.0.attn.q.0.bias' in shapes,
     }
     default = {'overlapped': True, 'with_rpe': True, 'ffn_type': 'irb', 'qkv_bias': True}
     arguments |= {name: value for name, value in found.items() if value != default[name]}
-    if any(pools) and pools != (4,) * NUM_STAGES:
-        arguments['num_pools'] = pools
     return arguments
-
-
-def _backbone_names(arguments: Mapping[str, Any]) -> list[str]:
-    """Names that a backbone with these arguments has, one of each kind of weight."""
-    depths = arguments['arch']['depths']
-    pools = arguments.get('num_pools', (4 if arguments.get('with_rpe', True) else 0,) * NUM_STAGES)
-    conv = ('ffn.conv',) if arguments.get('ffn_type', 'irb') == 'irb' else ()
-    modules = ('norm1', 'attn.q', 'attn.kv', 'attn.norm', 'attn.proj', 'norm2', 'ffn.fc1', 'ffn.fc2', *conv)
-    names = []
-    for stage in range(NUM_STAGES):
-        start = f'backbone.stages.{stage}'
-        names += [f'{start}.patch_embed.projection', f'{start}.patch_embed.norm']
-        names += [f'{start}.rpe_convs.{index}' for index in range(pools[stage])]
-        names += [f'{start}.blocks.{index}.{module}' for index in range(depths[stage]) for module in modules]
-    biased = [name for name in names if not name.endswith(('.q', '.kv')) or arguments.get('qkv_bias', True)]
-    return [f'{name}.weight' for name in names] + [f'{name}.bias' for name in biased]
 
 
 def _kind(state_dict: Mapping[str, Tensor]) -> str:

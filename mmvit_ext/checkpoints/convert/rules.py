@@ -7,12 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-__all__ = [
-    'Rule',
-    'apply_rules',
-    'name_some',
-    'require_keys',
-]
+__all__ = ['Rule', 'apply_rules', 'name_some', 'require_keys']
 
 Rule = tuple[str, 'str | None']
 """A regular expression for a whole key, and its replacement; None for a key that has no counterpart here."""
@@ -22,15 +17,15 @@ def apply_rules(state_dict: Mapping[str, Tensor], rules: Sequence[Rule], method:
     """Rename every key by the first rule that matches it.
 
     Args:
-        state_dict: foreign names to tensors.
-        rules: tried in order.
-        method: what the keys should belong to, for the message.
+        state_dict: Foreign names to tensors.
+        rules: Tried in order.
+        method: What the keys should belong to, for the message.
 
     Returns:
-        our names to the same tensors.
+        Our names to the same tensors.
 
     Raises:
-        ValueError: naming the keys that no rule matches, or two keys that would get the same name.
+        ValueError: Names the keys that no rule matches, or two keys that would get the same name.
     """
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
     converted: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Released SegViT checkpoints to ours (arXiv 2210.05844).
+"""Convert released SegViT checkpoints (arXiv 2210.05844).
 
 Both the whole segmentor (``backbone.``, ``decode_head.``) and a bare head are understood. The backbone already has our
 names. In the head, stages are counted from 1 in the order in which they are decoded; the class weights of the loss are
@@ -14,9 +14,7 @@ from torch import Tensor
 
 from .rules import Rule, apply_rules, require_keys
 
-__all__ = [
-    'convert_segvit',
-]
+__all__ = ['convert_segvit']
 
 METHOD = 'SegViT'
 
@@ -55,13 +53,13 @@ def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure.
 
     Args:
-        state_dict: the authors' names to tensors, with or without the prefix ``decode_head.``.
+        state_dict: The authors' names to tensors, with or without the prefix ``decode_head.``.
 
     Returns:
-        our names to the same tensors, with the same prefix.
+        Our names to the same tensors, with the same prefix.
 
     Raises:
-        ValueError: naming keys that are left over or missing.
+        ValueError: Names keys that are left over or missing.
     """
     prefix = 'decode_head.' if any(key.startswith('decode_head.') for key in state_dict) else ''
     head = {key: value for key, value in state_dict.items() if key.startswith(prefix) and _is_head(key, prefix)}

@@ -1,4 +1,4 @@
-"""Released TNT weights to ``mmvit_ext.TNT`` and an mmpretrain classifier around it (arXiv 2103.00112).
+"""Convert released TNT weights to ``mmvit_ext.TNT`` and an mmpretrain classifier around it (arXiv 2103.00112).
 
 Three styles of names exist: the authors' (``inner_pos``, ``blocks.0.inner_norm1``), timm's (``pixel_pos``,
 ``blocks.0.norm_in``) and mmpretrain's (``pixel_pos``, ``layers.0.inner_block``). There are two generations of networks:
@@ -21,29 +21,24 @@ from torch import Tensor
 
 from mmvit_ext.models.backbones.tnt import TNT
 
+from .fitting import describe_network, require_fit
 from .rules import Rule, apply_rules, name_some, require_keys
 
-__all__ = [
-    'convert_tnt',
-    'describe_tnt',
-    'tnt_arguments',
-]
+__all__ = ['convert_tnt', 'describe_tnt', 'tnt_arguments']
 
 METHOD = 'TNT'
 
 _P = r'(weight|bias)'
 
-
-def _by_block(theirs: str, pairs: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules for the modules of a block, from their name in it to ours."""
-    return tuple((rf'{theirs}\.(\d+)\.{name}\.{_P}', rf'blocks.\1.{ours}.\2') for name, ours in pairs.items())
-
+_BLOCK = r'blocks\.(\d+)'
 
 # Queries and keys share a matrix in the first two styles, and are joined with the values afterwards.
 _COMMON: tuple[Rule, ...] = (
     (r'cls_token', 'cls_token'),
     (rf'norm\.{_P}', r'norm.\1'),
     (rf'head\.{_P}', r'head.fc.\1'),
+    (rf'proj\.{_P}', r'patch_embed.proj.\1'),
+    (rf'{_BLOCK}\.proj\.{_P}', r'blocks.\1.projection.proj.\2'),
 )
 
 _STYLES: Mapping[str, tuple[Rule, ...]] = {
@@ -54,144 +49,89 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
         (r'inner_pos', 'word_pos'),
         (rf'patch_embed\.proj\.{_P}', r'word_embed.projection.\1'),
         (rf'proj_norm([12])\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'proj\.{_P}', r'patch_embed.proj.\1'),
-        *_by_block(
-            'blocks',
-            {
-                **{
-                    f'{part}_{theirs}': f'{part}.{ours}'
-                    for part in ('inner', 'outer')
-                    for theirs, ours in (
-                        ('norm1', 'norm1'),
-                        (r'attn\.qk', 'attn.qk'),
-                        (r'attn\.v', 'attn.v'),
-                        (r'attn\.proj', 'attn.proj'),
-                        ('norm2', 'norm2'),
-                        (r'mlp\.fc1', 'ffn.fc1'),
-                        (r'mlp\.fc2', 'ffn.fc2'),
-                    )
-                },
-                'proj_norm1': 'projection.norm1',
-                'proj': 'projection.proj',
-                'proj_norm2': 'projection.norm2',
-            },
-        ),
+        (rf'{_BLOCK}\.(inner|outer)_(norm[12]|attn\.(?:qk|v|proj))\.{_P}', r'blocks.\1.\2.\3.\4'),
+        (rf'{_BLOCK}\.(inner|outer)_mlp\.(fc[12])\.{_P}', r'blocks.\1.\2.ffn.\3.\4'),
+        (rf'{_BLOCK}\.proj_norm([12])\.{_P}', r'blocks.\1.projection.norm\2.\3'),
     ),
     'timm': (
         *_COMMON,
         (r'(patch|pixel)_pos', r'\1_pos'),
         (rf'pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
         (rf'norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'proj\.{_P}', r'patch_embed.proj.\1'),
-        *_by_block(
-            'blocks',
-            {
-                **{
-                    theirs.format(end): f'{part}.{ours}'
-                    for part, end, short in (('inner', '_in', '_in'), ('outer', '_out', ''))
-                    for theirs, ours in (
-                        ('norm{}', 'norm1'),
-                        (r'attn{}\.qk', 'attn.qk'),
-                        (r'attn{}\.v', 'attn.v'),
-                        (r'attn{}\.proj', 'attn.proj'),
-                        (f'norm_mlp{short}', 'norm2'),
-                        (rf'mlp{short}\.fc1', 'ffn.fc1'),
-                        (rf'mlp{short}\.fc2', 'ffn.fc2'),
-                    )
-                },
-                'norm1_proj': 'projection.norm1',
-                'proj': 'projection.proj',
-                'norm2_proj': 'projection.norm2',
-            },
-        ),
-    ),
-    'mmpretrain': (
-        *((rf'backbone\.{pattern}', ours) for pattern, ours in _COMMON[:2]),
-        (rf'head\.fc\.{_P}', r'head.fc.\1'),
-        (r'backbone\.(patch|pixel)_pos', r'\1_pos'),
-        (rf'backbone\.pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
-        (rf'backbone\.norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'backbone\.projection\.{_P}', r'patch_embed.proj.\1'),
         *(
-            (rf'backbone\.layers\.(\d+)\.{part}_block\.{theirs}', rf'blocks.\1.{part}.{ours}')
-            for part in ('inner', 'outer')
-            for theirs, ours in (
-                (rf'norm_attn\.{_P}', r'norm1.\2'),
-                (r'attn\.attn\.in_proj_(weight|bias)', r'attn.qkv.\2'),
-                (rf'attn\.attn\.out_proj\.{_P}', r'attn.proj.\2'),
-                (rf'norm_ffn\.{_P}', r'norm2.\2'),
-                (rf'ffn\.layers\.0\.0\.{_P}', r'ffn.fc1.\2'),
-                (rf'ffn\.layers\.1\.{_P}', r'ffn.fc2.\2'),
+            rule
+            for part, end, short in (('inner', '_in', '_in'), ('outer', '_out', ''))
+            for rule in (
+                (rf'{_BLOCK}\.norm{end}\.{_P}', rf'blocks.\1.{part}.norm1.\2'),
+                (rf'{_BLOCK}\.attn{end}\.(qk|v|proj)\.{_P}', rf'blocks.\1.{part}.attn.\2.\3'),
+                (rf'{_BLOCK}\.norm_mlp{short}\.{_P}', rf'blocks.\1.{part}.norm2.\2'),
+                (rf'{_BLOCK}\.mlp{short}\.(fc[12])\.{_P}', rf'blocks.\1.{part}.ffn.\2.\3'),
             )
         ),
-        *_by_block(r'backbone\.layers', {'norm_proj': 'projection.norm1', 'projection': 'projection.proj'}),
+        (rf'{_BLOCK}\.norm([12])_proj\.{_P}', r'blocks.\1.projection.norm\2.\3'),
+    ),
+    'mmpretrain': (
+        (r'cls_token', 'cls_token'),
+        (rf'norm\.{_P}', r'norm.\1'),
+        (rf'head\.fc\.{_P}', r'head.fc.\1'),
+        (r'(patch|pixel)_pos', r'\1_pos'),
+        (rf'pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
+        (rf'norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
+        (rf'projection\.{_P}', r'patch_embed.proj.\1'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.norm_attn\.{_P}', r'blocks.\1.\2.norm1.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.attn\.attn\.in_proj_{_P}', r'blocks.\1.\2.attn.qkv.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.attn\.attn\.out_proj\.{_P}', r'blocks.\1.\2.attn.proj.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.norm_ffn\.{_P}', r'blocks.\1.\2.norm2.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.ffn\.layers\.0\.0\.{_P}', r'blocks.\1.\2.ffn.fc1.\3'),
+        (rf'layers\.(\d+)\.(inner|outer)_block\.ffn\.layers\.1\.{_P}', r'blocks.\1.\2.ffn.fc2.\3'),
+        (rf'layers\.(\d+)\.norm_proj\.{_P}', r'blocks.\1.projection.norm1.\2'),
+        (rf'layers\.(\d+)\.projection\.{_P}', r'blocks.\1.projection.proj.\2'),
     ),
 }
-
-_LAYER = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'ffn.fc1', 'ffn.fc2')
 
 
 def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a TNT classifier, the authors', timm's or mmpretrain's.
 
     Args:
-        state_dict: their names to tensors; mmpretrain's with or without the prefix ``backbone.``.
+        state_dict: Their names to tensors; mmpretrain's with or without the prefix ``backbone.``.
 
     Returns:
-        the names of an mmpretrain classifier with ``mmvit_ext.TNT``, ``backbone.`` and ``head.fc.``, to the tensors:
+        The names of an mmpretrain classifier with ``mmvit_ext.TNT``, ``backbone.`` and ``head.fc.``, to the tensors:
         the same ones, but for the joined matrices of queries, keys and values and a position embedding that the other
         styles store as a map. The authors' ``outer_tokens``, which nothing reads, are left out.
 
     Raises:
-        ValueError: naming keys that are left over or missing, or shapes that no ``mmvit_ext.TNT`` has.
+        ValueError: Names keys that are left over or missing, or shapes that no ``mmvit_ext.TNT`` has.
     """
     renamed = _renamed(state_dict)
-    arguments = _arguments(renamed)
     # A file of a backbone alone is complete too; half a classifier is not.
     head = [f'head.fc.{part}' for part in ('weight', 'bias')]
     require_keys(renamed, head if any(name in renamed for name in head) else (), METHOD)
-    require_keys(renamed, _names(arguments), METHOD)
-    return {name if name.startswith('head.') else f'backbone.{name}': value for name, value in renamed.items()}
+    converted = {name if name.startswith('head.') else f'backbone.{name}': value for name, value in renamed.items()}
+    require_fit(TNT, _arguments(renamed), converted, METHOD)
+    return converted
 
 
 def describe_tnt(state_dict: Mapping[str, Tensor]) -> str:
-    """One sentence on what a released file holds, with the arguments of ``mmvit_ext.TNT`` that fit it.
-
-    Args:
-        state_dict: their names to tensors.
-
-    Raises:
-        ValueError: as :func:`convert_tnt`.
-    """
-    style = _style(state_dict)
+    """One sentence on what a released file holds, with the arguments of ``mmvit_ext.TNT`` that fit it."""
     arguments = tnt_arguments(state_dict)
-    arch = arguments.pop('arch')
-    origin = {'authors': "the authors'", 'timm': "timm's", 'mmpretrain': "mmpretrain's"}[style]
-    legacy = ' of the legacy generation' if 'word_norm' in arguments else ''
-    settings = [f'{key}={value!r}' for key, value in arguments.items()]
-    for name, published in TNT.ARCHS.items():
-        if all(published[key] == value for key, value in arch.items()):
-            return f'TNT-{name.capitalize()} in {origin} names{legacy}: ' + ', '.join([f'arch={name!r}', *settings])
-    return (
-        f'TNT of none of the three published sizes in {origin} names{legacy}: '
-        + ', '.join([*(f'{key}={value!r}' for key, value in arch.items()), *settings])
-        + '; the numbers of heads cannot be read off the shapes'
+    names = {'authors': "the authors'", 'timm': "timm's", 'mmpretrain': "mmpretrain's"}[_style(state_dict)]
+    return describe_network(
+        TNT, arguments, f'in {names} names' + ' of the legacy generation' * ('word_norm' in arguments)
     )
 
 
 def tnt_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``mmvit_ext.TNT`` that fit a released file, read off its shapes.
 
-    Args:
-        state_dict: their names to tensors.
-
     Returns:
-        ``arch`` without the numbers of heads, which no shape tells, and those of ``img_size``, ``inner_stride``,
+        ``arch`` without the numbers of heads, which no shape states, and those of ``img_size``, ``inner_stride``,
         ``word_padding``, ``word_norm``, ``qkv_bias`` and ``mlp_ratio`` that are not the default; both sizes under the
         assumption of patches of 16 pixels on a square grid.
 
     Raises:
-        ValueError: for keys and shapes that no ``mmvit_ext.TNT`` has.
+        ValueError: No ``mmvit_ext.TNT`` has these keys and shapes.
     """
     return _arguments(_renamed(state_dict))
 
@@ -216,8 +156,8 @@ def _style(state_dict: Mapping[str, Tensor]) -> str:
 def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names, with ``head.fc.`` for the classifier and without ``backbone.``."""
     style = _style(state_dict)
-    if style == 'mmpretrain' and 'pixel_pos' in state_dict:
-        state_dict = {key if key.startswith('head.') else f'backbone.{key}': v for key, v in state_dict.items()}
+    if style == 'mmpretrain':
+        state_dict = {key.removeprefix('backbone.'): value for key, value in state_dict.items()}
     renamed = apply_rules(state_dict, _STYLES[style], METHOD)
     for name in [name for name in renamed if '.attn.qk.' in name]:
         values = name.replace('.attn.qk.', '.attn.v.')
@@ -262,19 +202,3 @@ def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     default = dict(zip(found, (224, 4, 'patch', 'sentence', False, 4.0), strict=True))
     return arguments | {name: value for name, value in found.items() if value != default[name]}
-
-
-def _names(arguments: Mapping[str, Any]) -> list[str]:
-    """Names that a network with these arguments has."""
-    legacy, biased = 'word_norm' in arguments, 'qkv_bias' in arguments
-    modules = {'word_embed.projection': True, 'patch_embed.norm1': True, 'patch_embed.proj': True}
-    modules |= {'patch_embed.norm2': True, 'norm': True}
-    for index in range(arguments['arch']['num_layers']):
-        block = f'blocks.{index}'
-        for part in ('inner', 'outer'):
-            modules |= {f'{block}.{part}.{name}': biased or name != 'attn.qkv' for name in _LAYER}
-        modules |= {f'{block}.projection.norm1': True, f'{block}.projection.proj': legacy}
-        if not legacy:
-            modules[f'{block}.projection.norm2'] = True
-    weights = [f'{name}.weight' for name in modules]
-    return ['cls_token', 'word_pos', 'patch_pos', *weights, *(f'{name}.bias' for name, has in modules.items() if has)]

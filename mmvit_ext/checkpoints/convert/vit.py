@@ -1,4 +1,4 @@
-"""AugReg and DeiT backbones in timm's names to ``mmvit_ext.ViT``.
+"""Convert AugReg and DeiT backbones in timm's names to ``mmvit_ext.ViT``.
 
 The classifier is left out: a dense backbone has none. The final norm is kept; ``ViT`` drops it by itself when it is
 built without one.
@@ -12,36 +12,38 @@ from torch import Tensor
 
 from .rules import Rule, apply_rules, require_keys
 
-__all__ = [
-    'convert_vit',
-]
+__all__ = ['BLOCK_RULES', 'convert_vit']
 
 METHOD = 'ViT'
 
+_P = r'(weight|bias)'
+
+BLOCK_RULES: tuple[Rule, ...] = (
+    (rf'blocks\.(\d+)\.norm([12])\.{_P}', r'layers.\1.ln\2.\3'),
+    (rf'blocks\.(\d+)\.attn\.qkv\.{_P}', r'layers.\1.attn.attn.in_proj_\2'),
+    (rf'blocks\.(\d+)\.attn\.proj\.{_P}', r'layers.\1.attn.attn.out_proj.\2'),
+    (rf'blocks\.(\d+)\.mlp\.fc1\.{_P}', r'layers.\1.ffn.layers.0.0.\2'),
+    (rf'blocks\.(\d+)\.mlp\.fc2\.{_P}', r'layers.\1.ffn.layers.1.\2'),
+)
+"""The blocks of timm's plain ViT, which are those of mmcv and mmseg."""
+
 _RULES: tuple[Rule, ...] = (
+    *BLOCK_RULES,
     (r'(cls_token|pos_embed)', r'\1'),
-    (r'patch_embed\.proj\.(weight|bias)', r'patch_embed.projection.\1'),
-    (r'blocks\.(\d+)\.norm([12])\.(weight|bias)', r'layers.\1.ln\2.\3'),
-    (r'blocks\.(\d+)\.attn\.qkv\.(weight|bias)', r'layers.\1.attn.attn.in_proj_\2'),
-    (r'blocks\.(\d+)\.attn\.proj\.(weight|bias)', r'layers.\1.attn.attn.out_proj.\2'),
-    (r'blocks\.(\d+)\.mlp\.fc1\.(weight|bias)', r'layers.\1.ffn.layers.0.0.\2'),
-    (r'blocks\.(\d+)\.mlp\.fc2\.(weight|bias)', r'layers.\1.ffn.layers.1.\2'),
-    (r'norm\.(weight|bias)', r'ln1.\1'),
-    (r'head\.(weight|bias)|pre_logits\.fc\.(weight|bias)', None),
+    (rf'patch_embed\.proj\.{_P}', r'patch_embed.projection.\1'),
+    (rf'norm\.{_P}', r'ln1.\1'),
+    (rf'(head|pre_logits\.fc)\.{_P}', None),
 )
 
 
 def convert_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a plain ViT classifier in timm's names (AugReg, DeiT).
 
-    Args:
-        state_dict: timm's names to tensors.
-
     Returns:
-        the names of ``mmvit_ext.ViT`` and mmseg's ``VisionTransformer``, without the classifier.
+        The names of ``mmvit_ext.ViT`` and mmseg's ``VisionTransformer``, without the classifier.
 
     Raises:
-        ValueError: naming keys that are left over (a distilled DeiT has some) or missing.
+        ValueError: Names keys that are left over (a distilled DeiT has some) or missing.
     """
     converted = apply_rules(state_dict, _RULES, METHOD)
     require_keys(converted, ('cls_token', 'pos_embed', 'patch_embed.projection.weight'), METHOD)

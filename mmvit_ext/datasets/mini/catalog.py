@@ -117,7 +117,7 @@ def load_photos() -> dict[str, Image.Image]:
         RGB pictures by file name, upright and cut to the part that is used.
 
     Raises:
-        MiniDatasetError: If scikit-image is not installed, or does not carry one of the photographs.
+        MiniDatasetError: Scikit-image is not installed, or does not carry one of the photographs.
     """
     # find_spec does not import scikit-image, which would cost more time than reading the pictures.
     spec = importlib.util.find_spec('skimage')

@@ -56,14 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program name; those of the process by default.
-
-    Returns:
-        Exit code: 0, 2 after a wrong argument or an unwritable folder, 130 after an interrupt.
-    """
+    """Run the command; returns 0, 2 after a wrong argument or an unwritable folder, 130 after an interrupt."""
     arguments = _parser().parse_args(argv)
     with ExitStack() as stack:
         bar = progress_bar('Drawing')

@@ -16,23 +16,13 @@ _STEPS = (
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Find the smallest box around a mask.
-
-    Args:
-        mask: Bool (H, W) with at least one pixel set.
-
-    Returns:
-        (left, top, right, bottom) in pixels, right and bottom exclusive.
-    """
+    """The smallest box around a bool mask (H, W): left, top, right, bottom; the last two are exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Follow the borders between the pixels of a mask and all others.
-
-    Args:
-        mask: Bool (H, W).
+    """Follow the borders between the pixels of a bool mask (H, W) and all others.
 
     Returns:
         Closed rings of corners as (x, y) in pixels: one for each part (pixels that meet only at a corner count as
@@ -79,14 +69,7 @@ def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """Count the runs of a mask as COCO does: down the columns, beginning with pixels that are not set.
-
-    Args:
-        mask: Bool (H, W).
-
-    Returns:
-        Alternating run lengths; they sum to H * W.
-    """
+    """Alternating run lengths of a bool mask as COCO counts them: down the columns, pixels that are not set first."""
     flat = mask.ravel(order='F')
     borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.r_[0, borders, flat.size]).tolist()
@@ -94,10 +77,7 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
-    """Write a mask as the ``segmentation`` of a COCO annotation.
-
-    Args:
-        mask: Bool (H, W) with at least one pixel set.
+    """Write a bool mask (H, W), at least one pixel set, as the ``segmentation`` of a COCO annotation.
 
     Returns:
         A list with a polygon ``[x0, y0, x1, y1, ...]`` for each part, or for a mask with holes, which polygons cannot

@@ -274,16 +274,9 @@ def _backdrop(index: int, height: int, width: int, level: float, rng: np.random.
 def draw_portrait(
     photos: Mapping[str, Image.Image], index: int, size: tuple[int, int], rng: np.random.Generator
 ) -> Scene:
-    """Draw a picture of one thing, for classification; its class follows from ``index``.
+    """Draw a picture of one thing, for classification; four consecutive ones show every class of things.
 
-    Args:
-        photos: Source photographs by file name.
-        index: Number of the picture in its split, from 0; four consecutive ones show every class of things.
-        size: Middle (height, width) of the pictures in pixels; each varies around it.
-        rng: Source of everything else.
-
-    Returns:
-        The scene; it has one instance.
+    The arguments are those of :func:`draw_scene`; the scene has one instance.
     """
     height, width = _picture_size(rng, size)
     level = rng.uniform(0.3, 0.6) * height

@@ -122,14 +122,7 @@ THING_OUTLINES: Mapping[str, Callable[[np.random.Generator], Outline]] = Mapping
 
 
 def other_outline(rng: np.random.Generator) -> Outline:
-    """Draw the unit outline of something that no class stands for: a crate, a star or a blob.
-
-    Args:
-        rng: Source of the choice.
-
-    Returns:
-        An outline of one part, about 1 high.
-    """
+    """Draw the unit outline, about 1 high, of something that no class stands for: a crate, a star or a blob."""
     kind = rng.integers(3)
     if kind == 0:
         return (_add((0.0, 0.1), (0.9, 0.0), (1.0, 0.9), (0.1, 1.0)),)
@@ -176,18 +169,10 @@ def place(
 
 
 def coverage(outline: Outline, height: int, width: int) -> np.ndarray:
-    """Count how much of every pixel an outline covers.
-
-    Args:
-        outline: Outline in pixels; what lies outside the picture is cut off.
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
+    """Count how much of every pixel an outline covers; what lies outside the picture is cut off.
 
     Returns:
-        Covered share of each pixel times 255, uint8.
-
-    Shape:
-        Output: (height, width).
+        Covered share of each pixel times 255, uint8 (height, width).
     """
     canvas = Image.new('L', (width * SAMPLES, height * SAMPLES))
     draw = ImageDraw.Draw(canvas)

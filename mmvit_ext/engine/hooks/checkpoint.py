@@ -1,13 +1,13 @@
-"""Checkpoints that stand whole or not at all, whenever the process is killed.
+"""Checkpoints that are whole or absent, whenever the process is killed.
 
 mmengine opens the final file and writes into it, and deletes the oldest checkpoint before the new one is written. Here
-the content goes to a temporary file, which is synced and renamed, and what is outdated goes only afterwards.
+the content goes to a temporary file, which is synced and renamed, and an outdated file is removed only afterwards.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,7 @@ PARTIAL_SUFFIX = '.partial'
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that at any moment its name stands for the old content or for the new one, both whole.
 
-    Args:
-        path: The file. Its folder is created. A file cut off by a kill stays behind as ``.<name>.partial`` and is
-            overwritten by the next attempt.
-        content: What belongs in it.
+    A file cut off by a kill stays behind as ``.<name>.partial`` and is overwritten by the next attempt.
 
     Raises:
         OSError: It cannot be written; the old file is as it was.
@@ -64,12 +61,9 @@ def _sync_folder(folder: Path) -> None:
     if os.name != 'posix':
         return
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # some network file systems refuse it; the rename is as atomic as they make it
         os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse it for folders; the rename itself is as atomic as they have it
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
 
 
 @register_backend(ATOMIC_BACKEND)
@@ -86,17 +80,17 @@ class AtomicLocalBackend(LocalBackend):
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file, now or at the end of :meth:`removal_postponed`."""
-        if self._postponed is None:
-            super().remove(filepath)
-        else:
-            self._postponed.append(str(filepath))
+        self._remove(super().remove, filepath)
 
     def rmtree(self, dir_path: str | Path) -> None:
         """Remove a folder, now or at the end of :meth:`removal_postponed`."""
+        self._remove(super().rmtree, dir_path)
+
+    def _remove(self, remove: Callable[[str], None], path: str | Path) -> None:
         if self._postponed is None:
-            super().rmtree(dir_path)
+            remove(str(path))
         else:
-            self._postponed.append(str(dir_path))
+            self._postponed.append(str(path))
 
     @contextmanager
     def removal_postponed(self) -> Iterator[list[str]]:
@@ -116,12 +110,7 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def remove_checkpoint(backend: Any, path: str) -> None:
-    """Remove a checkpoint if it is there: a file, or the folder that DeepSpeed writes.
-
-    Args:
-        backend: mmengine's file backend.
-        path: The checkpoint.
-    """
+    """Remove a checkpoint through mmengine's file backend if it exists: a file, or the folder that DeepSpeed writes."""
     if backend.isfile(path):
         backend.remove(path)
     elif backend.isdir(path):
@@ -130,40 +119,28 @@ def remove_checkpoint(backend: Any, path: str) -> None:
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's checkpoint hook, with which a killed process leaves a loadable checkpoint behind.
+    """mmengine's checkpoint hook, made so that a killed process leaves a loadable checkpoint behind.
 
     With local files, the regular and the best checkpoint and ``last_checkpoint`` are written to a temporary file,
-    synced and renamed; the one that ``max_keep_ckpts`` or a better metric makes superfluous is removed when its
-    successor stands, so for a moment there is one more. With files elsewhere (``out_dir='s3://...'``) or a
-    ``backend_args`` of your own, whether a write is whole is up to that backend, but the order still holds for
-    regular checkpoints. DeepSpeed and FSDP write their files themselves and not whole.
+    synced and renamed; one that ``max_keep_ckpts`` or a better metric makes superfluous is removed when its successor
+    is whole, so for a moment there is one more. With files elsewhere (``out_dir='s3://...'``) or a ``backend_args`` of
+    your own, whether a write is whole is up to that backend, but the order still holds for regular checkpoints.
+    DeepSpeed and FSDP write their files themselves and not whole.
 
     Before it saves, it calls the hooks' ``before_collective_save`` in every process, where mmengine's
     ``before_save_checkpoint`` reaches the first process only.
 
     Args:
-        interval: Epochs or iterations from one checkpoint to the next; -1 for the last one only.
-        by_epoch: Whether it counts epochs.
-        save_optimizer: Whether the optimiser's state is saved; without it a run cannot go on.
-        save_param_scheduler: Whether the schedulers' state is saved; likewise.
-        out_dir: Parent of the folder of checkpoints, which has the work folder's name; by default the latter is used.
-        max_keep_ckpts: How many regular checkpoints stay; -1 for all.
-        save_last: Whether the end of training is saved whatever the interval.
-        save_best: Metric or metrics of which the best checkpoint is kept, ``'auto'`` for the first one.
-        rule: ``'greater'`` or ``'less'``, what of a metric is better; by default its name decides.
-        greater_keys: Parts of names of which more is better.
-        less_keys: Parts of names of which less is better.
-        file_client_args: Outdated form of ``backend_args``.
-        filename_tmpl: Name of a checkpoint with ``{}`` for the number; by default ``epoch_{}.pth`` or ``iter_{}.pth``.
-        backend_args: mmengine's file backend to write with, instead of whole local files.
-        published_keys: Entries that are saved once more, without the others, at the end of training.
-        save_begin: Epoch or iteration before which nothing is saved.
-        **kwargs: Handed on to the runner's ``save_checkpoint``.
+        *args: As those of mmengine's ``CheckpointHook``.
+        **kwargs: As those of mmengine's ``CheckpointHook``; ``backend_args`` takes the place of whole local files.
     """
 
     backend_args: dict[str, Any] | None
     keep_ckpt_ids: deque[int]
-    saved_iteration: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.saved_iteration: int | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Choose where and how files are written, and clear away what a kill left behind."""
@@ -225,10 +202,5 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def write_last_checkpoint(runner: Runner, path: str) -> None:
-    """Note in the work folder which checkpoint is the last one, where mmengine looks for it.
-
-    Args:
-        runner: Its ``work_dir`` is the folder.
-        path: The checkpoint.
-    """
+    """Note in the work folder which checkpoint is the last one, where mmengine looks for it."""
     write_atomically(Path(runner.work_dir) / 'last_checkpoint', str(path).encode())

@@ -1,15 +1,30 @@
-"""Pictures of a run: drawn before the training and every so often during it."""
+"""Pictures of a run, drawn before the training and every so often during it, always of the same inputs.
 
+They go to the visualizer of the run: with its usual ``LocalVisBackend`` to ``vis_data/vis_image/NAME_STEP.png`` in the
+run's folder, with a ``TensorboardVisBackend`` to TensorBoard.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-__all__ = [
-    'DrawingHook',
-]
+from mmvit_ext.errors import UserError
+from mmvit_ext.registry import HOOKS
+
+from .reports import bare_model
+
+__all__ = ['DrawingHook', 'SampleHook', 'SuperpixelVisualizationHook']
 
 
 class DrawingHook(Hook):
-    """Decides when is drawn; what is drawn is said by :meth:`draw`.
+    """Decides when to draw; :meth:`draw` says what.
 
     Args:
         interval: Iterations between pictures, or epochs, at least 1.
@@ -27,25 +42,14 @@ class DrawingHook(Hook):
         self.interval, self.by_epoch = interval, by_epoch
 
     def draw(self, runner: Runner, step: int) -> None:
-        """Draw on the runner's visualizer.
-
-        Args:
-            runner: The run.
-            step: Iterations or epochs that are done.
-        """
+        """Draw on the runner's visualizer, after so many iterations or epochs."""
         raise NotImplementedError
 
     def before_train(self, runner: Runner) -> None:
-        """Draw what there is before the first step."""
+        """Draw before the first step."""
         self.draw(runner, runner.epoch if self.by_epoch else runner.iter)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Draw every ``interval`` iterations."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self.draw(runner, runner.iter + 1)
@@ -54,3 +58,134 @@ class DrawingHook(Hook):
         """Draw every ``interval`` epochs."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self.draw(runner, runner.epoch + 1)
+
+
+@HOOKS.register_module()
+class SampleHook(DrawingHook):
+    """Draws a grid of images that a generator makes of the same noise, as ``samples``.
+
+    Args:
+        interval: Iterations between grids, or epochs, at least 1.
+        by_epoch: Whether the interval counts epochs.
+        num: Images of a grid, at least 1.
+        columns: Images of a row, at least 1.
+        seed: Seed of the noise.
+
+    Raises:
+        ValueError: An argument is out of range.
+        UserError: The model generates no images.
+    """
+
+    def __init__(
+        self, interval: int = 1000, by_epoch: bool = False, num: int = 64, columns: int = 8, seed: int = 0
+    ) -> None:
+        super().__init__(interval, by_epoch)
+        if min(num, columns) < 1 or seed < 0:
+            raise ValueError(f'num and columns must be at least 1 and seed 0 or more, got {num}, {columns}, {seed}')
+        self.num, self.columns, self.seed = num, columns, seed
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the model on every process, and draw."""
+        model = bare_model(runner.model)
+        if not hasattr(model, 'sample'):
+            raise UserError(
+                f'SampleHook draws what a generator makes and {type(model).__name__} generates nothing: '
+                'use it with mmvit_ext.AdversarialModel, or take the hook out'
+            )
+        super().before_train(runner)
+
+    @master_only
+    def draw(self, runner: Runner, step: int) -> None:
+        """Draw a grid of samples."""
+        from mmvit_ext.inference.drawing import image_grid  # late: the run of another model should not depend on it
+        from mmvit_ext.models.generators.adversarial import noise_of
+
+        model = bare_model(runner.model)
+        noise = noise_of(self.seed, range(self.num), model.noise_dims)
+        images = torch.cat([model.sample(part) for part in noise.split(64)])
+        runner.visualizer.add_image('samples', image_grid(images, self.columns), step=step)
+
+
+@HOOKS.register_module()
+class SuperpixelVisualizationHook(DrawingHook):
+    """Draws the superpixels of some validation images, as ``superpixels_NAME``.
+
+    The pictures are the montages of ``mmvit explain superpixels``, over the image as the network sees it.
+
+    Args:
+        interval: Iterations between pictures, or epochs, at least 1.
+        by_epoch: Whether the interval counts epochs.
+        indices: Which images of the validation dataset are drawn, from 0.
+        edge: Longer edge of each picture of a montage in pixels, 16 to 4096.
+
+    Raises:
+        ValueError: An argument is out of range.
+        UserError: The model has no superpixels, or there are no such validation images.
+    """
+
+    def __init__(
+        self, interval: int = 1000, by_epoch: bool = False, indices: Sequence[int] = (0, 1), edge: int = 300
+    ) -> None:
+        super().__init__(interval, by_epoch)
+        if not 16 <= edge <= 4096:
+            raise ValueError(f'edge must be 16 to 4096 pixels, got {edge}')
+        if not indices or min(indices) < 0:
+            raise ValueError(f'indices must name images of the validation dataset, from 0, got {tuple(indices)}')
+        self.indices, self.edge = tuple(indices), edge
+
+    def before_train(self, runner: Runner) -> None:
+        """Check model and data on every process, and draw."""
+        from mmvit_ext.interpret.superpixels import find_spformer
+
+        find_spformer(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
+        loop = runner.val_loop
+        if loop is None:
+            raise UserError(
+                'SuperpixelVisualizationHook draws validation images and this run has none: add val_dataloader, '
+                'val_cfg and val_evaluator to the config, or take the hook out'
+            )
+        number = len(loop.dataloader.dataset)
+        if max(self.indices) >= number:
+            raise UserError(
+                f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has {number} images, '
+                'counted from 0'
+            )
+        if not getattr(runner.visualizer, '_vis_backends', None):
+            runner.logger.warning(
+                'SuperpixelVisualizationHook: the visualizer has no backend, so no picture is kept; give it '
+                "vis_backends=[dict(type='LocalVisBackend')]"
+            )
+        super().before_train(runner)
+
+    @master_only
+    def draw(self, runner: Runner, step: int) -> None:
+        """Draw the montages of the chosen images."""
+        model = bare_model(runner.model)
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            for index in self.indices:
+                self._draw_image(runner, model, index, step)
+        finally:
+            # Frozen parts are in evaluation mode while the rest trains, so each module gets its own mode back.
+            for module, training in modes:
+                module.training = training
+
+    def _draw_image(self, runner: Runner, model: Any, index: int, step: int) -> None:
+        from mmvit_ext.interpret.inputs import picture_of_inputs
+        from mmvit_ext.interpret.superpixels import draw_montage, superpixels_of_inputs
+
+        sample = runner.val_dataloader.dataset[index]
+        seen = sample['inputs']
+        name = f'{index}_{Path(str(sample["data_samples"].metainfo.get("img_path", ""))).stem}'
+        inputs = model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
+        size = (int(seen.shape[-2]), int(seen.shape[-1]))
+        try:
+            found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), size)
+        except UserError as error:  # a picture is no reason to end a run
+            runner.logger.warning(f'SuperpixelVisualizationHook, image {name}: {error}')
+            return
+        title = f'{"epoch" if self.by_epoch else "iteration"} {step}'
+        runner.visualizer.add_image(
+            f'superpixels_{name}', np.array(draw_montage(found, edge=self.edge, title=title)), step=step
+        )

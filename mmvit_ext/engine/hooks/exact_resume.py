@@ -1,4 +1,4 @@
-"""Going on from a checkpoint as if nothing had happened: the same samples, the same augmentation, the same dropout."""
+"""Resume a run exactly: with the same samples, the same augmentation and the same dropout as without interruption."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,29 +20,27 @@ __all__ = [
 
 KEY = 'exact_resume'
 
-DataBatch = dict | tuple | list | None
-
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
     """Makes a resumed run the run that would have been without the interruption.
 
-    - The states of Python's, NumPy's, torch's and the GPU's random generator of every process go into each checkpoint
-      and are restored before the first iteration.
+    - The states of Python's, NumPy's, torch's and the GPU's random generator of every process are saved in each
+      checkpoint and restored before the first iteration.
     - The training data loader is replaced by one whose order and augmentation depend on the place in the run, see
-      :mod:`~.seeded_loading`: a resumed run draws the indices it has seen without loading the samples,
-      and the number of workers changes nothing. It begins in the middle of an epoch, too.
+      :mod:`~.seeded_loading`: a resumed run skips samples without loading them, also in the middle of an epoch, and
+      the number of workers changes nothing.
     - A validation leaves the random generators as they were, because a resumed run does not repeat it.
     - ``resume=True`` without a file takes the newest checkpoint that can be loaded.
 
-    On a CPU a resumed run is equal bit by bit. What remains different elsewhere is what is different between two runs
-    without interruption, such as the order of additions of some GPU kernels.
+    On a CPU a resumed run is equal bit by bit. On a GPU it differs as two uninterrupted runs do, for example by the
+    order of additions of some kernels.
 
     Note:
         The processes' states are gathered by :class:`mmvit_ext.engine.AtomicCheckpointHook`; with another checkpoint
         hook those of the first process alone are saved. Number of processes and batch size have to stay the same.
         Gradients that are accumulated over iterations are not in a checkpoint: save at multiples of the accumulation.
-        A data loader that was built before the runner keeps its own order, which then is not restored.
+        The order of a data loader that was built before the runner is not restored.
     """
 
     priority = 'VERY_HIGH'
@@ -57,8 +55,6 @@ class ExactResumeHook(Hook):
         self._offset = 0
         self._warned = False
 
-    # Which checkpoint
-
     def before_run(self, runner: Runner) -> None:
         """Name the newest loadable checkpoint where mmengine would take what ``last_checkpoint`` says."""
         if runner._resume and runner._load_from is None and runner._train_loop is not None:
@@ -71,8 +67,6 @@ class ExactResumeHook(Hook):
         """Keep the states of a resumed checkpoint until the first iteration."""
         if runner._resume and runner._train_loop is not None:
             self._saved = checkpoint.get(KEY) or {}
-
-    # Training data
 
     def before_train(self, runner: Runner) -> None:
         """Tie the training data to the place in the run."""
@@ -112,7 +106,7 @@ class ExactResumeHook(Hook):
             self._placed.begin(runner.epoch, self._offset)
             self._offset = 0
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Restore the random generators, once: nothing in a run is later than this and before the model's step."""
         if self._saved is None:
             return
@@ -123,32 +117,28 @@ class ExactResumeHook(Hook):
 
     def _check_saved(self, runner: Runner) -> None:
         assert self._saved is not None
-        states = self._saved.get('generators') or []
-        if not states:
-            runner.logger.warning(
-                'the checkpoint has no states of the random generators (it was saved without '
-                'mmvit_ext.ExactResumeHook): the run goes on, but not as it would have without the interruption'
-            )
-        elif len(states) != runner.world_size:
-            runner.logger.warning(
-                f'the checkpoint has the states of the random generators of {len(states)} processes, now there are '
-                f'{runner.world_size}: the run goes on, but not as it would have without the interruption'
-            )
-
-    # Validation leaves no trace
+        count = len(self._saved.get('generators') or [])
+        if count == runner.world_size:
+            return
+        found = (
+            f'the states of the random generators of {count} processes, now there are {runner.world_size}'
+            if count
+            else 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
+        )
+        runner.logger.warning(
+            f'the checkpoint has {found}: the run continues, but not as it would have without the interruption'
+        )
 
     def before_val(self, runner: Runner) -> None:
-        """Note the states, in a validation of a training run."""
+        """Keep the states of the generators in a validation of a training run."""
         if runner._train_loop is not None:
             self._before_val = random_state.capture()
 
     def after_val(self, runner: Runner) -> None:
-        """Put them back."""
+        """Restore them."""
         if self._before_val is not None:
             random_state.restore(self._before_val)
             self._before_val = None
-
-    # Saving
 
     def before_collective_save(self, runner: Runner) -> None:
         """Gather the states of all processes; :class:`mmvit_ext.engine.AtomicCheckpointHook` calls it in each."""
@@ -170,7 +160,7 @@ class ExactResumeHook(Hook):
             self._warned = True
             runner.logger.warning(
                 f'iteration {checkpoint["meta"]["iter"]} is no multiple of the {accumulated} accumulated ones: the '
-                'gradients collected so far are not in this checkpoint, a run that goes on from it differs'
+                'gradients collected so far are not in this checkpoint, a run that continues from it differs'
             )
         checkpoint[KEY] = {'generators': states, 'sampler_seed': self._sampler_seed}
 

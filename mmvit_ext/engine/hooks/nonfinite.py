@@ -1,9 +1,9 @@
 """Stop a run whose losses or gradients are no longer finite, or leave such updates out.
 
-mmengine trains on after a NaN: one update with it makes every parameter NaN, and the run goes to its end. Where
-gradients are looked at decides what it costs and whether the parameters are saved: right before the optimiser's step,
-which PyTorch lets hooks watch. A gradient scaler does not even call the step of an iteration in which the scaled
-gradients overflowed, so these are not mistaken for a fault of the model.
+mmengine continues after a NaN: one update with it makes every parameter NaN, and the run trains on to its end. The
+gradients are checked right before the optimizer's step, through the hooks that PyTorch has there: that is cheap, and
+early enough to save the parameters. A gradient scaler does not call the step of an iteration in which the scaled
+gradients overflowed, so an overflow is not mistaken for a fault of the model.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +27,6 @@ __all__ = [
     'NonFiniteHook',
     'image_paths',
 ]
-
-DataBatch = dict | tuple | list | None
 
 _SHOWN = 4
 
@@ -57,14 +55,7 @@ class _Step:
 
 
 def image_paths(data_batch: Any) -> list[str]:
-    """The image files of a batch.
-
-    Args:
-        data_batch: What a dataloader of mmseg, mmdet or mmpretrain yields.
-
-    Returns:
-        Their paths, as far as the samples carry them.
-    """
+    """The image files of a batch of mmseg, mmdet or mmpretrain, as far as its samples carry their paths."""
     if isinstance(data_batch, Mapping):
         samples = data_batch.get('data_samples')
         return image_paths(samples) if samples is not None else []
@@ -79,13 +70,13 @@ def image_paths(data_batch: Any) -> list[str]:
 class NonFiniteHook(Hook):
     """Stops the run at the first infinite or NaN loss or gradient, naming iteration, loss keys, parameters and images.
 
-    With ``max_skips`` the update is left out instead: the optimiser gets no gradients, so neither the parameters nor
-    its moments nor weight decay move. It is counted, over resumes too, and the run stops when there are more. An update
-    is made from gradients, so a loss that is not finite while all gradients are is counted but needs no leaving out.
-    All processes of a distributed run decide alike.
+    With ``max_skips`` the update is left out instead: the optimizer gets no gradients, so neither parameters nor
+    moments change, and no weight decay is applied. It is counted, over resumes too, and the run stops when there are
+    more. A loss that is not finite while all gradients are is counted, but its update is made. All processes of a
+    distributed run decide alike.
 
     Steps that a gradient scaler (``AmpOptimWrapper``) leaves out because the scaled gradients overflowed are not
-    counted, unless there are 20 one after another: a scaler would go on so for ever.
+    counted, unless there are 20 one after another: a scaler would continue like this for ever.
 
     Args:
         max_skips: Number of updates that are left out before the run stops, at least 0.
@@ -93,7 +84,7 @@ class NonFiniteHook(Hook):
     Note:
         Costs one pass over the gradients. Without ``max_skips`` the outcome is read at the end of the iteration, where
         mmengine waits for the device anyway to log the losses; with it, before the step. Running statistics of a
-        batch norm that have become NaN cannot be taken back, so they stop the run even with ``max_skips``.
+        batch norm that have become NaN cannot be restored, so they stop the run even with ``max_skips``.
 
     Raises:
         NonFiniteError: From ``after_train_iter``.
@@ -137,10 +128,8 @@ class NonFiniteHook(Hook):
     def _close(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
-        self._steps.clear()
-        self._paths.clear()
-        self._losses.clear()
+        for kept in (self._handles, self._steps, self._paths, self._losses):
+            kept.clear()  # type: ignore[attr-defined]
         self._overflows = 0
 
     def _before_step(
@@ -160,9 +149,7 @@ class NonFiniteHook(Hook):
             for parameter in parameters:
                 parameter.grad = None
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DataBatch = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Read the verdict of the iteration."""
         self._paths += image_paths(data_batch)
         self._losses += [
@@ -199,8 +186,7 @@ class NonFiniteHook(Hook):
         everywhere: list[Any] = all_gather_object((found, gradients, total, list(self._paths)))
         named_losses = dict(pair for entry in everywhere for pair in entry[0])
         named_gradients = list(dict.fromkeys(name for entry in everywhere for name in entry[1]))
-        bad_here = [entry for entry in everywhere if entry[0]] or everywhere
-        paths = [path for entry in bad_here for path in entry[3]]
+        paths = [path for entry in [entry for entry in everywhere if entry[0]] or everywhere for path in entry[3]]
         parts = []
         if named_losses:
             parts.append('losses that are not finite: ' + ', '.join(f'{k} = {v}' for k, v in named_losses.items()))

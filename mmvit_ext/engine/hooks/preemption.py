@@ -1,10 +1,10 @@
-"""A training run that is told to end saves first, and ends with a code of its own."""
+"""A training run that receives a signal to end saves first, and ends with an exit code of its own."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,22 +25,21 @@ __all__ = [
     'kept_signal_handlers',
 ]
 
-DataBatch = dict | tuple | list | None
-
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves a checkpoint when the process is told to end, and ends it with exit code 75.
+    """Saves a checkpoint when the process receives a signal to end, and ends it with exit code 75.
 
     At the first SIGTERM or SIGINT (Ctrl-C) the iteration in progress is finished, the state is saved as
-    ``preempted.pth``, and the process ends. ``--resume`` goes on from there; the file is removed when the next regular
-    checkpoint stands. A second signal has its usual effect, so it ends the process at once. During a validation of a
-    single process the state is saved at once and the validation is lost; with several processes it is finished first.
+    ``preempted.pth``, and the process ends. ``--resume`` continues from there; the file is removed when the next
+    regular checkpoint is written. A second signal has its usual effect, so it ends the process at once. During a
+    validation of a single process the state is saved at once and the validation is lost; with several processes it is
+    finished first.
 
     Args:
         signals: Names of the signals. A batch system may send another one some time ahead, for example ``'SIGUSR1'``.
-        interval: With several processes, how many optimiser steps lie between two questions whether one of them was
-            told to end; they have to agree, which costs a small reduction over all processes. 1 or more.
+        interval: With several processes, after how many optimizer steps they agree on whether one of them received a
+            signal, which costs a small reduction over all processes. 1 or more.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook, which may just have saved this iteration
@@ -56,10 +55,8 @@ class PreemptionHook(Hook):
         self._received: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    # Signals
-
     def before_train(self, runner: Runner) -> None:
-        """Listen, and keep the data loader's workers alive when the whole process group is told to end."""
+        """Handle the signals, and keep the data loader's workers alive when the whole process group gets one."""
         try:
             for number in self.signals:
                 self._previous[number] = signal.signal(number, self._on_signal)
@@ -70,7 +67,7 @@ class PreemptionHook(Hook):
             loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no longer."""
+        """Restore the handlers of the signals."""
         self._restore()
 
     def _restore(self) -> None:
@@ -84,16 +81,8 @@ class PreemptionHook(Hook):
         # not print(): the signal may have come in the middle of one
         os.write(2, f'{self._received}: saving at the end of this iteration, a second one ends at once\n'.encode())
 
-    # The end
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DataBatch = None,
-        outputs: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Save and end, if a process was told to, between two optimiser steps."""
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save and end, if a process received a signal, between two optimizer steps."""
         iteration = runner.iter + 1
         accumulated = _accumulated(runner)
         if iteration % accumulated:
@@ -109,13 +98,7 @@ class PreemptionHook(Hook):
         if told and iteration < runner.max_iters:
             self._end(runner, iteration)
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DataBatch = None,
-        outputs: Sequence[Any] | None = None,
-    ) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save and end within a validation of a single process."""
         if self._received is None or runner.world_size > 1 or runner.iter % _accumulated(runner):
             return
@@ -130,7 +113,7 @@ class PreemptionHook(Hook):
                 signal.signal(number, signal.SIG_IGN)
         reason = self._received or 'another process'
         runner.logger.warning(
-            f'told to end by {reason}: iteration {iteration} is saved in {path}, --resume goes on from there '
+            f'told to end by {reason}: iteration {iteration} is saved in {path}, --resume continues from there '
             f'(exit code {EXIT_PREEMPTED})'
         )
         runner.visualizer.close()
@@ -163,25 +146,20 @@ def _save(runner: Runner, iteration: int) -> str:
 
 
 class WorkerStart:
-    """What a data loader's worker does first, so that it outlives the signal that tells its process group to end.
+    """What a data loader's worker does first, so that it outlives the signal that its whole process group receives.
 
     A terminal's Ctrl-C and most batch systems reach the workers, too, and without them the iteration in progress could
     not be finished. Ctrl-C is left to the main process; SIGTERM is obeyed if the main process sent it, as it does when
     it ends.
 
     Args:
-        init: The function that the data loader had.
+        init: The ``worker_init_fn`` that the data loader had.
     """
 
     def __init__(self, init: Callable[[int], None] | None) -> None:
         self.init = init
 
     def __call__(self, worker_id: int) -> None:
-        """Set up the signals.
-
-        Args:
-            worker_id: Number of the worker.
-        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, 'sigwaitinfo'):
             # A signal handler in Python is not told who sent the signal; a thread that waits for it is.
@@ -199,14 +177,11 @@ def _obey(parent: int) -> NoReturn:
 
 @contextmanager
 def kept_signal_handlers() -> Iterator[None]:
-    """Gives SIGTERM and SIGINT the handlers back that they had before the block, however it ends."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
+    """Restores the handlers of SIGTERM and SIGINT after the block, however it ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        try:
-            for number, handler in zip(numbers, before, strict=True):
+        with suppress(ValueError):  # not in the main thread, where none was changed either
+            for number, handler in before.items():
                 signal.signal(number, handler)
-        except ValueError:
-            pass  # not in the main thread, where none was changed either

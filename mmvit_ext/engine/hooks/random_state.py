@@ -1,4 +1,4 @@
-"""The states of the random generators: as they are, and as plain values that a checkpoint can hold."""
+"""The states of the random generators, also as plain values that a checkpoint can hold."""
 
 import random
 from typing import Any
@@ -20,22 +20,14 @@ def capture_cpu() -> tuple[Any, Any, torch.Tensor]:
 
 
 def restore_cpu(state: tuple[Any, Any, torch.Tensor]) -> None:
-    """Put the generators back.
-
-    Args:
-        state: What :func:`capture_cpu` returned.
-    """
+    """Restore what :func:`capture_cpu` returned."""
     random.setstate(state[0])
     np.random.set_state(state[1])  # noqa: NPY002
     torch.set_rng_state(state[2])
 
 
 def capture() -> dict[str, Any]:
-    """The states of the generators of this process, its GPU's included.
-
-    Returns:
-        Tensors, numbers and lists only: ``torch.load(weights_only=True)`` reads them.
-    """
+    """The states of this process's generators, its GPU's included, in values that ``weights_only=True`` loads."""
     (version, words, gauss), numpy_state, torch_state = capture_cpu()
     name, keys, position, has_gauss, cached = numpy_state
     return {
@@ -47,19 +39,10 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put the generators of this process back.
-
-    Args:
-        state: What :func:`capture` returned; tensors may have come to another device meanwhile.
-    """
+    """Restore what :func:`capture` returned; its tensors may be on another device by now."""
     version, words, gauss = state['python']
     name, keys, position, has_gauss, cached = state['numpy']
-    restore_cpu(
-        (
-            (version, tuple(words), gauss),
-            (name, np.array(keys, dtype=np.uint32), position, has_gauss, cached),
-            state['torch'].cpu(),
-        )
-    )
+    numpy_state = (name, np.array(keys, dtype=np.uint32), position, has_gauss, cached)
+    restore_cpu(((version, tuple(words), gauss), numpy_state, state['torch'].cpu()))
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())

@@ -1,13 +1,12 @@
-"""Hooks that make a run say what it does, and stop where it would quietly do something else.
+"""Hooks that make a run report what it does, and stop where it would otherwise do something else without a word.
 
-``tools/train.py`` and ``tools/test.py`` add them to every run. In another train script they are switched on with
+``mmvit train`` and ``mmvit test`` add them to every run. In another train script they are switched on with
 ``custom_hooks=[dict(type='mmvit_ext.WeightsReportHook'), ...]``.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -15,6 +14,7 @@ from torch import nn
 
 from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
 from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import HOOKS
 
@@ -30,14 +30,7 @@ DataBatch = dict | tuple | list | None
 
 
 def bare_model(model: nn.Module) -> Any:
-    """A runner's model without what distributes it or merges its views.
-
-    Args:
-        model: The model, wrapped or not.
-
-    Returns:
-        The model inside.
-    """
+    """A runner's model without what distributes it or merges its views."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast(nn.Module, model.module)
     return model
@@ -97,7 +90,7 @@ class WeightsReportHook(Hook):
                 )
 
     def before_train(self, runner: Runner) -> None:
-        """Stop watching and name pretrained weights that nothing loaded."""
+        """Name pretrained weights that nothing loaded, and stop watching."""
         for name, module in self._model.named_modules():
             for config in _pretrained_configs(module):
                 if name not in self._loaded:
@@ -107,18 +100,12 @@ class WeightsReportHook(Hook):
                     )
         self._close()
 
-    def before_test(self, runner: Runner) -> None:
-        """Stop watching."""
-        self._close()
-
-    def before_val(self, runner: Runner) -> None:
-        """Stop watching."""
-        self._close()
-
-    def _close(self) -> None:
+    def _close(self, runner: Runner | None = None) -> None:
         if self._observer is not None:
             self._observer.close()
             self._observer = None
+
+    before_test = before_val = _close
 
     def _on_load(self, name: str, module: nn.Module, report: WeightsReport) -> None:
         assert self._runner is not None
@@ -156,20 +143,17 @@ class BatchSizeHook(Hook):
 
 @HOOKS.register_module()
 class SkippedSamplesHook(Hook):
-    """Says at each checkpoint and at the end how many samples :class:`mmvit_ext.SkipBadSamples` has left out."""
+    """Reports at each checkpoint and at the end how many samples :class:`mmvit_ext.SkipBadSamples` has left out."""
 
     def __init__(self) -> None:
         self._told = 0
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Tell what is new since the last time."""
-        self._tell(runner)
+        """Report what is new since the last time."""
+        self.after_train(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Tell what is new since the last time."""
-        self._tell(runner)
-
-    def _tell(self, runner: Runner) -> None:
+        """Report what is new since the last time."""
         count = _count_skipped(runner.train_dataloader.dataset)
         if count > self._told:
             runner.logger.warning(f'{count} bad samples of the training data were left out so far')
@@ -197,19 +181,9 @@ class LabelRangeHook(Hook):
     def __init__(self, ignore_index: int = 255) -> None:
         self.ignore_index = ignore_index
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
-        """Check a training batch."""
-        self._check(runner.train_dataloader.dataset, data_batch)
-
-    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
-        """Check a validation batch."""
-        self._check(runner.val_dataloader.dataset, data_batch)
-
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None) -> None:
-        """Check a test batch."""
-        self._check(runner.test_dataloader.dataset, data_batch)
-
-    def _check(self, dataset: Any, data_batch: DataBatch) -> None:
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None, mode: str = 'train') -> None:
+        """Check a batch of the training, the validation or the test."""
+        dataset = getattr(runner, f'{mode}_dataloader').dataset
         classes: Sequence[str] | None = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not classes or not isinstance(data_batch, Mapping):
             return
@@ -217,16 +191,10 @@ class LabelRangeHook(Hook):
             labels = getattr(sample, 'gt_sem_seg', None)
             if labels is None:  # one level deeper with test-time augmentation, or no labels at all
                 continue
-            data = labels.data
-            wrong = (data >= len(classes)) & (data != self.ignore_index)
-            if not wrong.any():
-                continue
-            values, pixels = torch.unique(data[wrong], return_counts=True)
-            listed = [f'{value} ({count} px)' for value, count in zip(values.tolist(), pixels.tolist(), strict=True)]
-            more = f' and {len(listed) - 5} more' if len(listed) > 5 else ''
-            where = sample.metainfo.get('seg_map_path') or f'of {sample.metainfo.get("img_path", "an unnamed image")}'
-            raise UserError(
-                f'the label map {where} has values outside the {len(classes)} classes: {", ".join(listed[:5])}{more}; '
-                f'expected 0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored; correct the file, the '
-                "dataset's classes or its reduce_zero_label"
-            )
+            wrong = labels_outside(labels.data, len(classes), self.ignore_index)
+            if wrong:
+                info = sample.metainfo
+                where = info.get('seg_map_path') or f'of {info.get("img_path", "an unnamed image")}'
+                expected = f'0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored'
+                remedy = "correct the file, the dataset's classes or its reduce_zero_label"
+                raise range_error(where, wrong, len(classes), expected, remedy)

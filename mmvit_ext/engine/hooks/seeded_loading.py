@@ -27,24 +27,22 @@ __all__ = [
 ]
 
 
-class PlacedIndex(int):
-    """An index into a dataset that knows its place in the run.
+KEPT_OPTIONS = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context']
+KEPT_OPTIONS += ['prefetch_factor', 'persistent_workers', 'pin_memory_device']
+"""Settings that a seeded data loader takes over."""
 
-    Args:
-        index: The index.
-        place: Numbers that no other sample of the run has.
-    """
+
+class PlacedIndex(int):
+    """An index into a dataset that knows its place in the run: numbers that no other sample of the run has."""
 
     place: tuple[int, ...]
 
     def __new__(cls, index: int, place: tuple[int, ...]) -> 'PlacedIndex':
-        """An integer with a place."""
         self = super().__new__(cls, index)
         self.place = place
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the place on the way to a worker."""
         return PlacedIndex, (int(self), self.place)
 
 
@@ -52,8 +50,7 @@ class PlacedBatchSampler:
     """Batches of a batch sampler with their places, from any batch of the run on.
 
     Args:
-        batches: The batch sampler, with the state of one that nothing has been taken from. Batches that are passed
-            over are drawn from it, not loaded.
+        batches: A batch sampler from which nothing has been taken. Skipped batches are drawn from it, not loaded.
         endless: Begin the next pass when one is over, as iteration-based training does.
     """
 
@@ -74,20 +71,13 @@ class PlacedBatchSampler:
         return int(self.batches.batch_size)
 
     def begin(self, epoch: int, start: int) -> None:
-        """Say where the next iteration begins.
-
-        Args:
-            epoch: Number of the epoch, part of the places; 0 with iteration-based training.
-            start: How many batches are passed over.
-        """
+        """Skip ``start`` batches of an epoch at the next iteration; the epoch is 0 with iteration-based training."""
         self._epoch, self._start = epoch, start
 
     def __len__(self) -> int:
-        """Batches per pass."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[PlacedIndex]]:
-        """Batches of indices that know their places."""
         start, self._start = self._start, 0
         number, turn = 0, 0
         while True:
@@ -106,8 +96,8 @@ class PlacedBatchSampler:
 class SeededDataset:
     """A dataset that seeds Python's, NumPy's and torch's CPU generator with the place of each sample.
 
-    In the main process the generators are as before afterwards, so loading leaves no trace in the model's randomness.
-    Attributes are those of the dataset, read and set. A transform with a generator of its own, as those of newer
+    In the main process the generators are restored afterwards, so loading does not change the model's randomness.
+    Attributes are read from and set on the dataset. A transform with a generator of its own, as those of newer
     versions of Albumentations, is not reached.
 
     Args:
@@ -128,11 +118,9 @@ class SeededDataset:
         setattr(self.__dict__['dataset'], name, value)
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """A sample; with a plain index as the dataset gives it."""
         if not isinstance(index, PlacedIndex):
             return self.dataset[index]
         state = capture_cpu() if get_worker_info() is None else None
@@ -153,13 +141,7 @@ def _seed_cpu(place: Sequence[int]) -> None:
 
 
 def build_sampler(config: dict[str, Any], dataset: Any, seed: int | None) -> Any:
-    """The sampler that a data loader's config describes, as the runner builds it.
-
-    Args:
-        config: The data loader's config.
-        dataset: What it samples.
-        seed: Its seed; ``None`` for one that all processes draw together.
-    """
+    """The sampler of a data loader's config, as the runner builds it; without a seed all processes draw one."""
     sampler = config['sampler']
     if not isinstance(sampler, dict):
         return sampler
@@ -173,8 +155,8 @@ def seeded_loader(
 
     Args:
         loader: A data loader that the runner built.
-        config: The config that it built it from.
-        sampler: A sampler that nothing has been taken from, see :func:`build_sampler`.
+        config: The config from which it was built.
+        sampler: A sampler from which nothing has been taken, see :func:`build_sampler`.
         seed: The run's seed.
         endless: See :class:`PlacedBatchSampler`.
 
@@ -188,20 +170,7 @@ def seeded_loader(
     elif batches is None:
         batches = BatchSampler(sampler, loader.batch_size or 1, loader.drop_last)
     placed = PlacedBatchSampler(batches, endless)
-    options: dict[str, Any] = {
-        name: getattr(loader, name)
-        for name in (
-            'num_workers',
-            'collate_fn',
-            'pin_memory',
-            'timeout',
-            'worker_init_fn',
-            'multiprocessing_context',
-            'prefetch_factor',
-            'persistent_workers',
-            'pin_memory_device',
-        )
-    }
+    options: dict[str, Any] = {name: getattr(loader, name) for name in KEPT_OPTIONS}
     # Its own generator: the seeds that workers start with are otherwise drawn from the model's randomness.
     generator = torch.Generator().manual_seed(seed)
     dataset: Any = SeededDataset(loader.dataset, seed, get_rank())
@@ -209,11 +178,11 @@ def seeded_loader(
 
 
 class BatchStream:
-    """The iterator of an iteration-based loop over a loader that begins where it should by itself.
+    """The iterator of an iteration-based loop over a loader that begins at the right batch by itself.
 
     Args:
-        make: Gives the iterator, asked for at the first batch, so that no worker starts before.
-        skipped: How many batches the loop takes in vain when it resumes, because its mmengine cannot skip them.
+        make: Gives the iterator; called at the first batch, so that no worker starts before.
+        skipped: How many batches a resumed loop takes and drops, because its version of mmengine cannot skip them.
     """
 
     def __init__(self, make: Callable[[], Iterator[Any]], skipped: int) -> None:
@@ -225,7 +194,6 @@ class BatchStream:
         return self
 
     def __next__(self) -> Any:
-        """The next batch."""
         if self._skipped > 0:
             self._skipped -= 1
             return None
@@ -234,8 +202,4 @@ class BatchStream:
         return next(self._iterator)
 
     def skip_iter(self, count: int) -> None:
-        """What newer versions of mmengine call instead of taking batches in vain; the place is known already.
-
-        Args:
-            count: Number of batches.
-        """
+        """Do nothing: newer versions of mmengine call this to skip batches, and the place is known already."""

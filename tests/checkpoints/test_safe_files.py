@@ -15,10 +15,12 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint, load_from_local
+from mmengine.utils import digit_version
 
-from mmvit_ext.checkpoints import reading as checkpoint_io
+from mmvit_ext.checkpoints import reading
 from mmvit_ext.checkpoints.reading import metafile_hash, read_checkpoint
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
+from mmvit_ext.checkpoints.unpickling import load_restricted
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import named_hash, verify_hash
 
@@ -52,9 +54,7 @@ def malicious(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of reading: PyTorch's own, and the one for versions whose list of types cannot be extended."""
     if request.param == 'restricted':
-        monkeypatch.setattr(
-            checkpoint_io, 'load_without_code', lambda file, where='cpu': checkpoint_io._load_restricted(file, where)
-        )
+        monkeypatch.setattr(reading, 'load_without_code', lambda file, where='cpu': load_restricted(file, where))
     elif not hasattr(torch.serialization, 'safe_globals'):
         pytest.skip('this PyTorch has no list of safe types')
     return request.param
@@ -132,7 +132,7 @@ def test_arrays_of_numpy_1_and_2_are_both_read(reader: str, module: str, tmp_pat
     content = (tmp_path / 'a.pth').read_bytes()
     assert f'c{written}\nscalar'.encode() in content
     (tmp_path / 'a.pth').write_bytes(content.replace(f'c{written}\n'.encode(), f'c{module}\n'.encode()))
-    if reader == 'weights_only' and checkpoint_io.digit_version(torch.__version__) < checkpoint_io.digit_version('2.6'):
+    if reader == 'weights_only' and digit_version(torch.__version__) < digit_version('2.6'):
         pytest.skip('this PyTorch knows one name of a type only')
     assert read_checkpoint(tmp_path / 'a.pth')['loss'] == 0.75
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvit_ext.checkpoints.newest import checkpoint_damage, newest_checkpoint, training_position
+from mmvit_ext.checkpoints.newest import newest_checkpoint, training_position
+from mmvit_ext.checkpoints.reading import checkpoint_damage
 from mmvit_ext.errors.user_error import UserError
 
 

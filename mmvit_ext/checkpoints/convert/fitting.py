@@ -1,0 +1,70 @@
+"""Which network converted weights fit: it is built on the meta device, and names and shapes are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .rules import name_some, require_keys
+
+__all__ = ['describe_network', 'require_fit']
+
+
+def require_fit(
+    network: Any, arguments: Mapping[str, Any], converted: Mapping[str, Tensor], method: str, prefix: str = 'backbone.'
+) -> None:
+    """Compare converted weights with a network.
+
+    Args:
+        network: Its class, with published sizes in ``ARCHS``.
+        arguments: Its arguments; numbers of heads, which no shape states, may be missing in ``arch``.
+        converted: Our names to tensors; those without the prefix are left aside.
+        method: What the weights should belong to, for the message.
+        prefix: What the network's names begin with.
+
+    Raises:
+        ValueError: Names are missing or left over, or tensors are of another shape.
+    """
+    arch = dict(arguments['arch'])
+    for name in next(iter(network.ARCHS.values())).keys() - arch.keys():
+        like = arch.get('embed_dims', 1)  # a number of heads for each stage, where there are stages
+        arch[name] = (1,) * len(like) if isinstance(like, tuple) else 1
+    with torch.device('meta'):
+        model: nn.Module = network(**{**arguments, 'arch': arch})
+    ours = {f'{prefix}{name}': tuple(value.shape) for name, value in model.state_dict().items()}
+    require_keys(converted, ours, method)
+    extra = [name for name in converted if name.startswith(prefix) and name not in ours]
+    if extra:
+        raise ValueError(f'{method}: no network has {name_some(extra)} besides the other parameters')
+    wrong = [
+        f'{name} {tuple(converted[name].shape)} for {shape}'
+        for name, shape in ours.items()
+        if tuple(converted[name].shape) != shape
+    ]
+    if wrong:
+        raise ValueError(f'{method}: shapes that do not belong together: {name_some(wrong, 5)}')
+
+
+def describe_network(network: Any, arguments: Mapping[str, Any], kind: str, hint: str = '') -> str:
+    """One sentence on what a file holds, with the arguments that fit it.
+
+    Args:
+        network: The class of the network, with published sizes in ``ARCHS``.
+        arguments: Its arguments; numbers of heads, which no shape states, may be missing in ``arch``.
+        kind: What kind of model or file it is.
+        hint: What a size may be that is none of the published ones.
+    """
+    arch = arguments['arch']
+    others = {name: value for name, value in arguments.items() if name != 'arch'}
+    for name, published in network.ARCHS.items():
+        if all(published.get(key) == value for key, value in arch.items()):
+            settings = ', '.join(f'{key}={value!r}' for key, value in {'arch': name, **others}.items())
+            return f'{network.__name__}-{name.capitalize()} {kind}: {settings}'
+    settings = ', '.join(f'{key}={value!r}' for key, value in {**arch, **others}.items())
+    return (
+        f'{kind}, with a {network.__name__} of none of the published sizes{hint}: {settings}; the numbers of heads '
+        'cannot be read off the shapes'
+    )

@@ -1,0 +1,50 @@
+"""Convert a released checkpoint to the parameter names of this package.
+
+    mmvit convert segvit SOURCE.pth CONVERTED.pth
+
+Every parameter of the source is used or named in an error. The source is read without running code from it.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mmvit_ext.checkpoints import convert
+from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.errors import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.version import __version__
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument('method', choices=sorted(convert.METHODS), help='whose checkpoint it is')
+    parser.add_argument('source', help='the released checkpoint')
+    parser.add_argument('destination', help='the file to write (.pth)')
+    parser.add_argument('--force', action='store_true', help='overwrite the destination')
+    add_shared(parser, '--trust', '--traceback')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    source, destination = Path(args.source), Path(args.destination)
+    if destination.is_dir():
+        raise UserError(f'{destination} is a folder: give the name of the file to write')
+    if destination.exists() and source.exists() and destination.samefile(source):
+        raise UserError(f'{destination} is the source itself: choose another name for the result')
+    if destination.exists() and not args.force:
+        raise UserError(f'{destination} exists already: choose another name or pass --force')
+    state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust), source)
+    try:
+        converted = convert.convert(state, args.method)
+        description = convert.describe(state, args.method)
+    except ValueError as error:
+        raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}') from error
+    meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
+    with atomic_path(destination) as file:
+        torch.save({'state_dict': converted, 'meta': meta}, file)
+    print(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
+    if description:
+        print(f'It is a {description}.')

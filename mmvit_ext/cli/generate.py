@@ -1,0 +1,31 @@
+"""Generate images with a trained generator.
+
+    mmvit generate CONFIG CHECKPOINT --num 64 --seed 0 --out results
+
+Writes `samples/00000.png` and so on, and `grid.png` with the first 64. The same seed gives the same images, whatever
+their number.
+"""
+
+import argparse
+
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.inference.generate import generate_images
+from mmvit_ext.inference.images import report_failures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_shared(parser, 'config', 'checkpoint', '--out')
+    parser.add_argument('--num', type=int, default=64, help='number of images (default: 64)')
+    parser.add_argument('--columns', type=int, default=8, help='images of a row of the grid (default: 8)')
+    add_shared(parser, '--seed', default=0, help='seed of the noise (default: 0)')
+    add_shared(parser, *MODEL_ARGUMENTS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    shape = {'num': args.num, 'seed': args.seed, 'columns': args.columns}
+    outcome = generate_images(args.config, args.checkpoint, args.out, **shape, **model_options(args))
+    print(f'{len(outcome.written)} images generated, results in {args.out}')
+    return report_failures(outcome, 'generate')

@@ -1,0 +1,70 @@
+"""Measure a model on turned or partly covered test images, and plot how its figures fall.
+
+    mmvit robustness rotation CONFIG CHECKPOINT --out results
+    mmvit robustness rotation CONFIG CHECKPOINT --compare OTHER_CONFIG OTHER_CHECKPOINT --out results
+    mmvit robustness rotation CONFIG CHECKPOINT --angles 0 30 60 90 --out results
+    mmvit robustness occlusion CONFIG CHECKPOINT --areas 0 0.1 0.3 --images 500 --out results
+
+Works with segmentation and classification configs. Writes `rotation.json` (`occlusion.json`), the plot `rotation.png`
+and, of models with superpixels, `rotation_MODEL.png`: the first images with their superpixels. Labels under the
+occluder and outside the turned image do not count.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
+
+VALUES = {
+    'rotation': ('--angles', 'degrees, clockwise'),
+    'occlusion': ('--areas', 'shares of the image that are covered, 0 to 0.75'),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    kinds = parser.add_subparsers(dest='kind', required=True)
+    for kind, (option, text) in VALUES.items():
+        sub = kinds.add_parser(kind, help=text)
+        add_shared(sub, 'config', help='config file, or NAME=FILE')
+        add_shared(sub, 'checkpoint', '--out')
+        shown = ' '.join(f'{value:g}' for value in KINDS[kind].default)
+        sub.add_argument(option, dest='values', nargs='+', type=float, help=f'{text} (default: {shown})')
+        sub.add_argument(
+            '--compare',
+            nargs=2,
+            action='append',
+            default=[],
+            metavar=('CONFIG', 'CHECKPOINT'),
+            help='another model for the same plot; may be repeated',
+        )
+        sub.add_argument('--metric', help='which metric is drawn (default: mIoU or accuracy/top1)')
+        sub.add_argument('--images', type=int, metavar='N', help='only the first N test images')
+        sub.add_argument(
+            '--pictures', type=int, default=4, metavar='N', help='draw the superpixels of N images (default: 4)'
+        )
+        add_shared(sub, *MODEL_ARGUMENTS)
+
+
+def _named(config: str) -> tuple[str, str]:
+    name, separator, path = config.partition('=')
+    return (name, path) if separator else (Path(config).stem, config)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    models = [(*_named(config), checkpoint) for config, checkpoint in [(args.config, args.checkpoint), *args.compare]]
+    curves = measure_robustness(
+        args.kind,
+        models,
+        args.out,
+        values=args.values,
+        metric=args.metric,
+        images=args.images,
+        pictures=args.pictures,
+        **model_options(args),
+    )
+    print(curves_table(curves))
+    print(f'results in {args.out}')

@@ -1,0 +1,81 @@
+r"""Predict the images of a test server into the archive that it takes, and check such archives.
+
+    mmvit submit coco CONFIG CHECKPOINT --images test2017 --annotations image_info_test-dev2017.json \
+        --out detections_test-dev2017_NAME_results.zip
+    mmvit submit ade20k CONFIG CHECKPOINT --images testing --out release_test.zip [--tta]
+    mmvit submit check ARCHIVE.zip [--images DIR | --annotations FILE.json]
+
+An interrupted run keeps its finished images in OUT.partial; the same command continues from there. The archive appears
+when it is complete, and is checked then. The exit code is 0 for an archive without faults.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.errors import EXIT_BAD_INPUT
+from mmvit_ext.inference.images import report_failures
+from mmvit_ext.submission.ade20k import submit_ade20k
+from mmvit_ext.submission.check import check_archive
+from mmvit_ext.submission.coco import KINDS, submit_coco
+
+TASKS = {'coco': 'COCO detection: test-dev2017 and other splits', 'ade20k': 'ADE20K scene parsing'}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    tasks = parser.add_subparsers(dest='task', required=True, metavar='{coco,ade20k,check}')
+    for name, title in TASKS.items():
+        task = tasks.add_parser(name, help=title, description=title)
+        add_shared(task, 'config', 'checkpoint', '--tta')
+        task.add_argument('--images', required=True, metavar='DIR', help='folder of the test images')
+        add_shared(task, '--out', metavar='FILE.zip', help='the archive')
+        if name == 'coco':
+            task.add_argument(
+                '--annotations',
+                metavar='FILE.json',
+                help='image list of the split, such as image_info_test-dev2017.json (default: every image of the '
+                'folder, with the id that is its name)',
+            )
+            task.add_argument(
+                '--type', choices=KINDS, help='only this test type (default: all that the model predicts)'
+            )
+        add_shared(task, *MODEL_ARGUMENTS)
+    check = tasks.add_parser('check', help='check an archive', description='Open an archive as its server would.')
+    check.add_argument('archive', metavar='FILE.zip', help='the archive')
+    known = check.add_mutually_exclusive_group()
+    known.add_argument('--images', metavar='DIR', help='folder of the test images, for their names and sizes')
+    known.add_argument('--annotations', metavar='FILE.json', help='image list of the split (COCO)')
+    check.add_argument('--all', action='store_true', help='list every fault, not only the first of each kind')
+    add_shared(check, '--traceback')
+
+
+def _check(archive: str | Path, *, complete: bool = False, **known: str | None) -> int:
+    report = check_archive(archive, **known)
+    print('\n'.join(report.lines(complete=complete)))
+    return EXIT_BAD_INPUT if report.faults else 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    if args.task == 'check':
+        return _check(args.archive, complete=args.all, images=args.images, annotations=args.annotations)
+    what = (args.config, args.checkpoint, args.images, args.out)
+    options = {'tta': args.tta, **model_options(args)}
+    known = {'images': args.images}
+    if args.task == 'coco':
+        archives, outcome = submit_coco(*what, annotations=args.annotations, kind=args.type, **options)
+        written = list(archives.values())
+        known = {'annotations': args.annotations} if args.annotations else known
+    else:
+        archive, outcome = submit_ade20k(*what, **options)
+        written = [archive]
+    if outcome.failed:
+        print('no archive written; the finished images are kept, run the same command again for the others')
+        return report_failures(outcome, 'submit')
+    code = 0
+    for archive in written:
+        print(f'written: {archive}')
+        code = max(code, _check(archive, **known))
+    return code

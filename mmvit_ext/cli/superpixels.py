@@ -1,0 +1,39 @@
+"""Measure how well the superpixels of an SPFormer follow label maps, beside plain patches and SLIC.
+
+    mmvit superpixels CONFIG CHECKPOINT
+    mmvit superpixels CONFIG CHECKPOINT --images 200 --out quality.json
+
+CONFIG is a `configs/spformer/superpixel-quality_*.py`, which takes the checkpoint of a classifier, too, or a
+segmentation config with an SPFormer, whose test data is used then. Every region takes the label that most of its pixels
+have; the mIoU of that is the best that a classifier of these regions could reach.
+"""
+
+import argparse
+import json
+
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.errors import UserError
+from mmvit_ext.evaluation.quality_table import quality_table, superpixel_quality
+from mmvit_ext.files import atomic_path
+
+KEYS = ('regions', 'best mIoU', 'regions per image')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_shared(parser, 'config', 'checkpoint')
+    parser.add_argument('--images', type=int, metavar='N', help='only the first N test images')
+    parser.add_argument('--out', metavar='FILE.json', help='write the figures, too')
+    add_shared(parser, *MODEL_ARGUMENTS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    if args.out and not args.out.endswith('.json'):
+        raise UserError(f'--out {args.out}: expected a file name that ends in .json')
+    rows = superpixel_quality(args.config, args.checkpoint, images=args.images, **model_options(args))
+    print(quality_table(rows))
+    if args.out:
+        with atomic_path(args.out) as file:
+            file.write_text(json.dumps([dict(zip(KEYS, row, strict=True)) for row in rows], indent=2) + '\n')

@@ -1,0 +1,27 @@
+"""Evaluate a checkpoint on the test data of an mmseg, mmdet or mmpretrain config.
+
+mmvit test CONFIG CHECKPOINT
+mmvit test CONFIG CHECKPOINT --tta --out metrics.json
+bash tools/dist_test.sh CONFIG CHECKPOINT 8       # on 8 GPUs
+"""
+
+import argparse
+
+from mmvit_ext.cli.arguments import RUN_ARGUMENTS, run_options
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.engine.testing import test
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_shared(parser, 'config', 'checkpoint', '--tta')
+    parser.add_argument(
+        '--out', help='FILE.json: the metrics; FILE.pkl: the predictions; a folder (mmseg): label maps as PNG'
+    )
+    parser.add_argument('--show-dir', help='folder for pictures with the predictions drawn in')
+    add_shared(parser, *RUN_ARGUMENTS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    test(args.config, args.checkpoint, tta=args.tta, out=args.out, show_dir=args.show_dir, **run_options(args))

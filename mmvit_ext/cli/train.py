@@ -1,0 +1,63 @@
+"""Train a model of an mmseg, mmdet or mmpretrain config.
+
+    mmvit train configs/segvit/CONFIG.py
+    mmvit train CONFIG --resume                       # continue from the newest checkpoint
+    bash tools/dist_train.sh CONFIG 8                 # on 8 GPUs
+
+Before the first iteration it checks the config, the datasets and the checkpoints, and logs which of the pretrained
+weights reached the model and whether the learning rate fits the total batch size.
+"""
+
+import argparse
+
+from mmvit_ext.cli.arguments import RUN_ARGUMENTS, run_options
+from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.engine.training import train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_shared(parser, 'config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from a checkpoint with its weights, optimizer and iteration; without a value from the newest '
+        'one in --work-dir that can be loaded',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument('--compile', action='store_true', help='compile the training step with torch.compile')
+    parser.add_argument(
+        '--skip-nonfinite',
+        type=int,
+        metavar='N',
+        help='leave out up to N updates with losses or gradients that are not finite instead of stopping at the first',
+    )
+    parser.add_argument(
+        '--skip-bad-samples',
+        type=float,
+        metavar='N',
+        help='leave out up to N training samples that cannot be read (below 1: a fraction) instead of stopping at the '
+        'first',
+    )
+    add_shared(parser, '--amp', '--seed', *RUN_ARGUMENTS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    train(
+        args.config,
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        compile=args.compile,
+        seed=args.seed,
+        skip_nonfinite=args.skip_nonfinite,
+        skip_bad_samples=args.skip_bad_samples,
+        **run_options(args),
+    )

@@ -1,0 +1,51 @@
+"""The range of the values in a label map: which are outside the classes, and the sentence that names them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mmvit_ext.errors.user_error import UserError
+
+__all__ = ['count_values', 'labels_outside', 'range_error']
+
+_SHOWN_VALUES = 5
+
+
+def range_error(where: Any, wrong: Mapping[int, int], num_classes: int, expected: str, remedy: str) -> UserError:
+    """The error for a label map that has values outside the classes.
+
+    Args:
+        where: The label map, or the image that it belongs to.
+        wrong: Number of pixels by value.
+        num_classes: Number of classes.
+        expected: The values that are accepted.
+        remedy: What to do about it.
+    """
+    listed = [f'{value} ({pixels} px)' for value, pixels in wrong.items()]
+    more = len(listed) - _SHOWN_VALUES
+    shown = ', '.join(listed[:_SHOWN_VALUES]) + (f' and {more} more' if more > 0 else '')
+    return UserError(
+        f'the label map {where} has values outside the {num_classes} classes: {shown}; expected {expected}; {remedy}'
+    )
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """How often each value occurs, in ascending order."""
+    found, pixels = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), pixels.tolist(), strict=True))
+
+
+def labels_outside(labels: Any, num_classes: int, ignore_index: int) -> dict[int, int]:
+    """The values of a loaded label map that are no class.
+
+    Args:
+        labels: Tensor of class indices, counted from 0.
+        num_classes: Number of classes.
+        ignore_index: Value of pixels without a label.
+
+    Returns:
+        Number of pixels by value.
+    """
+    wrong = (labels >= num_classes) & (labels != ignore_index)
+    return count_values(labels[wrong].cpu().numpy()) if wrong.any() else {}

@@ -1,0 +1,119 @@
+"""From a config file to mmengine's ``Runner``: what training and testing have in common."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading
+from mmvit_ext.config.adjust import complete_mmpretrain_loaders, set_work_dir
+from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.engine.hooks.reports import LabelRangeHook
+from mmvit_ext.errors import UserError
+
+__all__ = ['build_runner', 'join_processes', 'leave_processes', 'load_run']
+
+
+def load_run(
+    config: str,
+    cfg_options: Mapping[str, Any] | None,
+    kind: str,
+    sections: Sequence[str],
+    *,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Read the config of a run and say in it where the run writes and with which processes it runs.
+
+    Args:
+        config: The config file.
+        cfg_options: Overrides by dotted key.
+        kind: Of the run, for messages.
+        sections: What the config must have for it.
+        work_dir: Folder of logs and checkpoints.
+        launcher: How the processes were started, ``'none'`` for a single one.
+
+    Returns:
+        The config; its library is imported.
+
+    Raises:
+        UserError: Something is wrong with the config or an argument.
+    """
+    cfg = load_config(config, cfg_options)
+    if prepare_scope(cfg) == 'mmpretrain':
+        complete_mmpretrain_loaders(cfg)
+    set_work_dir(cfg, work_dir)
+    join_processes(cfg, launcher)
+    for key in sections:
+        if cfg.get(key) is None:  # an empty section, as in mmpretrain, is a complete one
+            raise UserError(f'{config} has no {key}: it is no {kind} config, or lacks a base file')
+    return cfg
+
+
+def join_processes(cfg: Config, launcher: str) -> None:
+    """Prepare a config for distributed processes, and join them where mmengine cannot: on a CPU.
+
+    Args:
+        cfg: The config.
+        launcher: How the processes were started, ``'none'`` for a single one.
+
+    Raises:
+        UserError: The launcher's variables or a GPU are missing.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        return
+    absent = [name for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR') if name not in os.environ]
+    if launcher == 'pytorch' and absent:
+        raise UserError(
+            f'--launcher pytorch needs the variables of torchrun, {", ".join(absent)} not set: start the command '
+            'with tools/dist_train.sh (or torchrun)'
+        )
+    if torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise UserError(f'--launcher {launcher} needs a GPU and there is none: use --launcher pytorch or none')
+    # mmengine selects a GPU when it starts the process group, and passes it to the wrapper: on a CPU neither exists.
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(backend='gloo')
+    wrapper = cfg.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
+    wrapper['device_ids'] = None
+
+
+def leave_processes() -> None:
+    """Leave the group of processes that :func:`join_processes` has joined; mmengine's own is left to mmengine."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
+        torch.distributed.destroy_process_group()
+
+
+def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), *, trust: bool = False) -> Runner:
+    """Build the runner of a config, with hooks that the config does not name.
+
+    Args:
+        cfg: The config.
+        hooks: Registered unless the config has one of the same class.
+        notes: Lines for the log.
+        trust: Read checkpoints that hold more than tensors and plain values, which runs code from them.
+
+    Returns:
+        The runner.
+    """
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
+    hooks = [*hooks, SafeFilesHook(trust=trust)]
+    if cfg.default_scope == 'mmseg':
+        # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
+        hooks.append(LabelRangeHook())
+    present = {type(hook) for hook in runner.hooks}
+    for hook in hooks:
+        if type(hook) not in present:
+            runner.register_hook(hook)
+    for line in notes:
+        runner.logger.info(line)
+    return runner

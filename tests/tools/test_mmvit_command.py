@@ -1,0 +1,79 @@
+"""``mmvit VERB``: its help, its refusals, and the scripts of ``tools/`` that are one verb each."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmvit_ext.cli.main import SCRIPTS, VERBS, run, run_verb
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run([verb, '--help'])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert f'usage: mmvit {verb} ' in text  # some libraries print a line when they are imported
+    assert verb == 'doctor' or text.count(f'mmvit {verb} ') > 1  # an example
+
+
+def test_the_help_names_every_verb_and_the_module_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, '-m', 'mmvit_ext', '--help']
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('usage: mmvit VERB')
+    assert all(f'\n  {verb} ' in done.stdout for verb in VERBS)
+    assert not done.stderr
+
+
+def test_the_help_waits_for_no_library() -> None:
+    script = """
+import sys
+from mmvit_ext.cli.main import run
+assert run(['--help']) == run(['--version']) == 0
+assert run(['nothing']) == 2
+heavy = {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy'} & set(sys.modules)
+assert not heavy, heavy
+"""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    subprocess.run([sys.executable, '-c', script], env=env, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'part'), [(['trian'], 'did you mean train?'), (['fly'], 'expected one of train, test'), ([], 'no verb')]
+)
+def test_an_unknown_verb_is_one_sentence_and_exit_code_2(
+    argv: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    (line,) = captured.err.splitlines()
+    assert line.startswith('mmvit: error: ')
+    assert part in line
+
+
+def test_a_script_and_its_verb_say_the_same_under_their_own_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(['check', 'absent.py']) == 2
+    verb = capsys.readouterr().err
+    assert run_verb('check', ['absent.py']) == 2
+    script = capsys.readouterr().err
+    assert verb.startswith('mmvit check: error: there is no config file absent.py')
+    assert script == verb.replace('mmvit check', 'check_dataset')
+
+
+@pytest.mark.parametrize('verb', [verb for verb in VERBS if verb != 'doctor'])
+def test_a_script_does_nothing_but_call_its_verb(verb: str) -> None:
+    path = ROOT / 'tools' / f'{SCRIPTS.get(verb, verb)}.py'
+    docstring, *code = ast.parse(path.read_text(encoding='utf-8')).body
+    assert isinstance(docstring, ast.Expr)
+    assert [ast.unparse(statement) for statement in code] == [
+        'from mmvit_ext.cli.main import run_tool',
+        f"if __name__ == '__main__':\n    run_tool('{verb}')",
+    ]
