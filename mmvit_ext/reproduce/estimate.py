@@ -49,15 +49,12 @@ class Estimate:
     """What a row's training takes.
 
     Args:
-        row: The row.
-        device: Where it was measured.
         plan: Batch and learning rate on this machine.
         size: Height and width of the images in pixels.
         images: Number of images that the model sees in the whole schedule.
-        seconds: Time of an iteration; ``None`` where the row does not fit.
-        needed: Bytes at the peak, weights and optimiser included; ``None`` where the row does not fit.
+        seconds: Time of an iteration, where the row fits.
+        needed: Bytes at the peak, weights and optimiser included, where the row fits.
         limit: Bytes of memory that the device has.
-        fits: Whether the row's iteration succeeded.
         single: Bytes at the peak with one image per GPU, where only that fits.
     """
 
