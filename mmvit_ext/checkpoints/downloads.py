@@ -20,7 +20,7 @@ from typing import Any
 from rich.progress import Progress
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import named_hash, sha256_of, verify_hash
+from mmvit_ext.files import named_hash, sha256_of, verify_hash, writable_folder
 from mmvit_ext.machine import progress_bar
 
 __all__ = ['cache_folder', 'cached_path', 'fetch']
@@ -70,8 +70,7 @@ def fetch(
         The file, complete and with the right hash, and its SHA-256.
 
     Raises:
-        UserError: The address cannot be used; the server lacks the file, sends something else or keeps closing the
-            connection; or the file is not in the cache and ``offline`` is set.
+        UserError: The file is neither in the cache nor could it be downloaded.
     """
     if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
         raise UserError(
@@ -89,12 +88,7 @@ def fetch(
             path.unlink()
     if offline:
         raise UserError(f'{url} is not in the cache and --offline is set: put the file at {path}, or omit --offline')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f'the cache folder {path.parent} cannot be made ({error.strerror}): pass --cache-dir'
-        ) from error
+    writable_folder(path.parent, '--cache-dir').mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     expected = sha256 or named_hash(path) or ''
     resumed = part.is_file()

@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import PixelData
 
 from mmvit_ext.checks.layouts import LAYOUTS
 from mmvit_ext.config.building import build_model
@@ -49,15 +49,12 @@ class Estimate:
     """What a row's training takes.
 
     Args:
-        row: The row.
-        device: Where it was measured.
         plan: Batch and learning rate on this machine.
         size: Height and width of the images in pixels.
         images: Number of images that the model sees in the whole schedule.
-        seconds: Time of an iteration; ``None`` where the row does not fit.
-        needed: Bytes at the peak, weights and optimiser included; ``None`` where the row does not fit.
+        seconds: Time of an iteration, where the row fits.
+        needed: Bytes at the peak, weights and optimiser included, where the row fits.
         limit: Bytes of memory that the device has.
-        fits: Whether the row's iteration succeeded.
         single: Bytes at the peak with one image per GPU, where only that fits.
     """
 
@@ -134,9 +131,6 @@ def estimate_row(
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
         cfg_options: Overrides of the config.
         show: Called with lines on the progress.
-
-    Returns:
-        The estimate.
 
     Raises:
         UserError: The config cannot be measured in this way.
@@ -270,25 +264,20 @@ def _build_wrapper(cfg: Config, model: torch.nn.Module, device: torch.device, am
 
 
 def random_batch(cfg: Config, images: int) -> dict[str, list[Any]]:
-    """A batch with random content, as a data loader would return it.
+    """A batch of a recipe as a data loader would return it, with random content: images as bytes, and annotations."""
+    shape = (3, *image_size(cfg))
+    if cfg.default_scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
 
-    Args:
-        cfg: The recipe.
-        images: Number of images.
-
-    Returns:
-        Images as bytes, 3 x height x width, and their annotations.
-
-    Raises:
-        UserError: The config belongs to another library.
-    """
-    height, width = image_size(cfg)
-    makers = {'mmseg': _segmentation_sample, 'mmdet': _detection_sample, 'mmpretrain': _classification_sample}
+        masks = bool((cfg.model.get('roi_head') or {}).get('mask_head'))
+        objects = [OBJECTS_PER_IMAGE] * images
+        return demo_mm_inputs(images, [shape] * images, objects, num_classes=cfg.num_classes, with_mask=masks)
+    makers = {'mmseg': _segmentation_sample, 'mmpretrain': _classification_sample}
     if cfg.default_scope not in makers:
-        raise UserError(f'{cfg.filename} has the scope {cfg.default_scope}: expected one of {sorted(makers)}')
+        raise UserError(f'{cfg.filename} has the scope {cfg.default_scope}: expected mmdet, mmpretrain or mmseg')
     return {
-        'inputs': [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for _ in range(images)],
-        'data_samples': [makers[cfg.default_scope](cfg, height, width) for _ in range(images)],
+        'inputs': [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(images)],
+        'data_samples': [makers[cfg.default_scope](cfg, *shape[1:]) for _ in range(images)],
     }
 
 
@@ -299,24 +288,6 @@ def _segmentation_sample(cfg: Config, height: int, width: int) -> Any:
     stripes = torch.arange(width) * len(classes) // width
     labels = PixelData(data=classes[stripes].expand(1, height, width).contiguous())
     return SegDataSample(gt_sem_seg=labels, metainfo={'img_shape': (height, width), 'ori_shape': (height, width)})
-
-
-def _detection_sample(cfg: Config, height: int, width: int) -> Any:
-    import numpy as np
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-
-    corners = torch.rand(OBJECTS_PER_IMAGE, 2) * 0.6
-    sides = 0.05 + torch.rand(OBJECTS_PER_IMAGE, 2) * 0.35
-    boxes = torch.cat([corners, corners + sides], dim=1) * torch.tensor([width, height, width, height])
-    instances = InstanceData(bboxes=boxes, labels=torch.randint(0, cfg.num_classes, (OBJECTS_PER_IMAGE,)))
-    if (cfg.model.get('roi_head') or {}).get('mask_head'):
-        masks = np.zeros((OBJECTS_PER_IMAGE, height, width), dtype=np.uint8)
-        for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
-            mask[top:bottom, left:right] = 1
-        instances.masks = BitmapMasks(masks, height, width)
-    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (height, width))
-    return DetDataSample(gt_instances=instances, metainfo={**shapes, 'scale_factor': (1.0, 1.0), 'img_id': 0})
 
 
 def _classification_sample(cfg: Config, height: int, width: int) -> Any:

@@ -15,6 +15,7 @@ A row is a model of a metafile that has a result. Besides what other tools read 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -40,14 +41,7 @@ _RESULT_KEYS = {'Task', 'Dataset', 'Split', 'Metrics', 'Table', 'Tolerance', 'Ba
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric of the papers is measured.
-
-    Args:
-        key: The evaluator's name for it.
-        factor: Factor from the evaluator's value to per cent.
-        multi_scale: Whether it is measured with test-time augmentation.
-        lower_is_better: Whether smaller values are better.
-    """
+    """How a metric of the papers is measured: the evaluator's name for it and the factor from its value to per cent."""
 
     key: str
     factor: float = 1.0
@@ -85,16 +79,12 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Collection:
-    """A method and where its authors' checkpoints are.
+    """A method and its paper, with its model zoo page relative to the root.
 
     Args:
-        name: The method.
-        title: Of its paper.
-        url: Of its paper.
-        readme: Its model zoo page, relative to the root.
         where: Where the authors put their checkpoints, in words.
-        licence: Under which they did.
-        converter: Name of the converter that reads them, ``None`` where there is none.
+        licence: Licence of these checkpoints.
+        converter: Name of the converter that reads them, if there is one.
     """
 
     name: str
@@ -108,21 +98,19 @@ class Collection:
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
+    """One row; ``None`` and the defaults stand for what a metafile leaves out.
 
     Args:
-        name: Of its config, without the ending; names the row.
-        collection: The method it belongs to.
-        task: Semantic Segmentation, Image Classification, Object Detection, Instance Segmentation or Image Generation.
-        dataset: Name of the dataset.
-        split: What was evaluated.
+        name: Name of its config without the ending, which identifies the row.
+        collection: The method.
+        task: One of :data:`MAIN_METRICS`.
+        split: Images that were evaluated.
         published: The authors' values by metric, in per cent, or in points where the name is that of a difference.
         metadata: Parameters, operations, batch and schedule.
-        config: Path of the config relative to the root; ``None`` where there is none.
-        table: The paper's table.
-        tolerance: Points.
-        baseline: The row that a published difference is to.
-        reference: The record that a row of ours is compared with, relative to the root.
+        config: Path of the config relative to the root.
+        table: Table of the paper.
+        baseline: The row from which a published difference is counted.
+        reference: The record with which a row of ours is compared, relative to the root.
         weights: Address of a checkpoint.
         sha256: First digits of its SHA-256.
         note: Why there is no config.
@@ -179,12 +167,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rows.
-
-    Args:
-        root: The folder with ``configs/`` and ``results/``.
-        rows: The rows with and without a config, in the order of the metafiles.
-    """
+    """All rows, with and without a config, and the root of ``configs/`` and ``results/``."""
 
     root: Path
     rows: tuple[Row, ...]
@@ -203,17 +186,15 @@ class Ledger:
         raise UserError(f'there is no row {name}{hint}; tools/reproduce.py --list shows all rows')
 
     def select(self, method: str | None = None, dataset: str | None = None) -> list[Row]:
-        """Rows by method and dataset; raises ``UserError`` where there are none.
+        """Rows by the beginning of the method's and a part of the dataset's name, whatever their case and hyphens."""
 
-        Args:
-            method: Beginning of the method's name; case and hyphens do not matter.
-            dataset: A part of the dataset's name; case and hyphens do not matter.
-        """
+        def plain(text: str) -> str:
+            return re.sub(r'[^a-z0-9]', '', text.lower())
+
         chosen = [
             row
             for row in self.rows
-            if (method is None or _plain(row.collection.name).startswith(_plain(method)))
-            and (dataset is None or _plain(dataset) in _plain(row.dataset))
+            if plain(row.collection.name).startswith(plain(method or '')) and plain(dataset or '') in plain(row.dataset)
         ]
         if not chosen:
             methods = ', '.join(dict.fromkeys(row.collection.name for row in self.rows))
@@ -223,10 +204,6 @@ class Ledger:
                 f'{methods}, the datasets {datasets}'
             )
         return chosen
-
-
-def _plain(text: str) -> str:
-    return re.sub(r'[^a-z0-9]', '', text.lower())
 
 
 def find_root() -> Path:
@@ -247,16 +224,12 @@ def read_ledger(root: Path | None = None) -> Ledger:
     rows: list[Row] = []
     for path in _load(root / INDEX).get('Import') or []:
         rows += _read_metafile(root, str(path))
-    seen: set[str] = set()
+    names = Counter(row.name for row in rows)
     for row in rows:
-        if row.name in seen:
+        if names[row.name] > 1:
             raise UserError(f'two rows are called {row.name}: names of configs have to be unique')
-        seen.add(row.name)
-    for row in rows:
-        if row.baseline is not None and row.baseline not in seen:
-            raise UserError(
-                f'the row {row.name} has the Baseline {row.baseline}, which is no row: correct the metafile'
-            )
+        if row.baseline is not None and row.baseline not in names:
+            raise UserError(f'the Baseline {row.baseline} of the row {row.name} is no row: correct the metafile')
     return Ledger(root, tuple(rows))
 
 
@@ -286,10 +259,8 @@ def _read_metafile(root: Path, name: str) -> list[Row]:
             licence=ours.get('Licence', NOT_IN_SOURCES),
             converter=ours.get('Converter'),
         )
-    rows = []
-    for model in content.get('Models') or []:
-        if model.get('Results'):
-            rows.append(_row(root, name, model, collections, model['Results']))
+    trained = [model for model in content.get('Models') or [] if model.get('Results')]
+    rows = [_row(root, name, model, collections, model['Results']) for model in trained]
     for model in content.get('Rows without a config') or []:
         if not model.get('Note'):
             raise UserError(f'{name}: {model.get("Name")} of "Rows without a config" has no Note that says why')

@@ -22,9 +22,6 @@ def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = 
         method: Only this method.
         dataset: Only datasets with this in their name.
         narrow: Whether to use one column; a long name that is broken over lines cannot be copied.
-
-    Returns:
-        The table.
     """
     records = read_records(ledger)
     table = Table(caption='per cent; "measured here" is the newest record in results/', box=SIMPLE_HEAD)
@@ -65,13 +62,7 @@ def _checkpoint(row: Row) -> str:
 
 
 def print_record(record: Record, why: str, console: Console) -> None:
-    """Show what was measured and what it is compared with.
-
-    Args:
-        record: The record.
-        why: Where the expected values come from, or why there are none.
-        console: Where to print.
-    """
+    """Show what was measured and what it is compared with; ``why`` says where the expected values come from."""
     table = Table('metric', title=f'{record.row} ({record.scale} scale)')
     for title in ('measured', 'expected', 'difference'):
         table.add_column(title, justify='right')

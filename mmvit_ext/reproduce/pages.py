@@ -96,13 +96,7 @@ _WITHOUT_CONFIG: Mapping[str, Cell] = {
 
 
 class _Page:
-    """Makes the tables of one page, whose place decides where links lead.
-
-    Args:
-        ledger: The ledger.
-        records: The filed records.
-        path: The page, relative to the ledger's root.
-    """
+    """Makes the tables of one page, whose path (relative to the ledger's root) decides where links lead."""
 
     def __init__(self, ledger: Ledger, records: Records, path: str) -> None:
         self.ledger, self.records, self.folder = ledger, records, Path(path).parent
@@ -188,14 +182,11 @@ def _fill(text: str, tables: Sequence[Table], page: str) -> str:
 
 
 def render_pages(ledger: Ledger, records: Records | None = None) -> dict[str, str]:
-    """Make the model zoo pages.
+    """The model zoo pages as text by path relative to the ledger's root.
 
     Args:
         ledger: The ledger.
         records: The filed records; by default they are read.
-
-    Returns:
-        The text by path relative to the ledger's root.
 
     Raises:
         UserError: A page is missing, or has too few or too many places for tables.

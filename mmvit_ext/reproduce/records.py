@@ -40,20 +40,14 @@ class Record:
     """One evaluation.
 
     Args:
-        row: Name of the row.
         scale: ``single``, or ``multi`` for test-time augmentation.
-        command: The command as it was typed.
-        commit: Commit of the code.
         date: When it began: UTC, ISO 8601.
         seconds: Wall-clock time of the evaluation.
-        versions: Versions by distribution.
-        hardware: Processor, threads, device and number of processes.
         dataset: Name, split and number of images.
         checkpoint: File name, SHA-256, origin, and the converter that was used, if any.
         metrics: Measured values in per cent, by the names of the ledger.
         expected: What they are compared with: the published values, or those of the row's reference.
         difference: Measured minus expected, in points.
-        tolerance: Points by which they may differ.
         verdict: ``reproduced``, ``missed`` (a value is worse by more than the tolerance), ``better`` (one is better
             by more, none worse) or ``nothing to compare with``.
     """
@@ -76,11 +70,7 @@ class Record:
 
 
 class Records:
-    """Filed records.
-
-    Args:
-        entries: Path relative to the ledger's root, and the record.
-    """
+    """Filed records with their paths relative to the ledger's root."""
 
     def __init__(self, entries: Sequence[tuple[str, Record]]) -> None:
         self.entries = tuple(sorted(entries, key=lambda entry: entry[1].date))
@@ -117,7 +107,7 @@ def _read_record(path: Path) -> Record:
 
 
 def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[str, float]:
-    """Name an evaluator's values as the ledger does.
+    """The main metrics of a row's task and all published ones of a scale, in per cent, where they were measured.
 
     Args:
         row: The row.
@@ -125,7 +115,7 @@ def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[
         results: Values by the evaluator's names.
 
     Returns:
-        In per cent, the main metrics of the row's task and all published ones of that scale, where they were measured.
+        Values by the names of the ledger.
     """
     multi = scale == 'multi'
     names = [name for name in row.absolute if METRICS[name].multi_scale == multi]
@@ -142,17 +132,7 @@ def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[
 
 
 def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> tuple[dict[str, float], str]:
-    """What a measurement of a row should be.
-
-    Args:
-        ledger: The ledger.
-        row: The row.
-        scale: ``single`` or ``multi``.
-        records: The filed records.
-
-    Returns:
-        Values by metric, and a few words on where they come from or why there are none.
-    """
+    """What a measurement of a row should be, by metric, and where these values come from or why there are none."""
     multi = scale == 'multi'
     if published := {name: value for name, value in row.absolute.items() if METRICS[name].multi_scale == multi}:
         return published, 'published'
@@ -173,16 +153,7 @@ def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> t
 def compare(
     measured: Mapping[str, float], expected: Mapping[str, float], tolerance: float
 ) -> tuple[dict[str, float], str]:
-    """Compare measured with expected values.
-
-    Args:
-        measured: Per cent by metric.
-        expected: The same; metrics that were not measured count as missed.
-        tolerance: Points.
-
-    Returns:
-        The differences, and the verdict.
-    """
+    """The differences of measured and expected values, and the verdict; what was not measured counts as missed."""
     difference = {name: round(measured[name] - value, 2) for name, value in expected.items() if name in measured}
     if not expected:
         return {}, OPEN

@@ -34,13 +34,7 @@ __all__ = ['Checkpoint', 'evaluate_row', 'fetch_checkpoint', 'usable_checkpoint'
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a row.
-
-    Args:
-        path: The file.
-        sha256: Its SHA-256.
-        origin: Where it comes from: an address, or a few words.
-    """
+    """A checkpoint, its SHA-256, and its origin: an address or a few words."""
 
     path: Path
     sha256: str
@@ -59,12 +53,6 @@ def fetch_checkpoint(
         cache: Folder for downloads.
         offline: Do not use the network.
         progress: Whether to show a progress bar.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        UserError: There is none, or it cannot be fetched.
     """
     if given is not None and not is_remote(given):
         path = Path(given).expanduser()
@@ -100,7 +88,7 @@ def usable_checkpoint(
 
     Args:
         checkpoint: The checkpoint.
-        cfg: The row's config, its scope prepared.
+        cfg: The row's config.
         row: The row.
         cache: Folder for a converted file.
         trust: Read a file that holds more than tensors with pickle, which runs code from it.
@@ -207,12 +195,7 @@ def evaluate_row(
         versions=library_versions(),
         hardware={**describe_hardware(device), 'processes': str(processes)},
         dataset={'name': row.dataset, 'split': row.split, 'images': count.images},
-        checkpoint={
-            'name': source.path.name,
-            'sha256': source.sha256,
-            'origin': source.origin,
-            'converter': converter,
-        },
+        checkpoint={'name': source.path.name, 'sha256': source.sha256, 'origin': source.origin, 'converter': converter},
         metrics=measured,
         expected=expected,
         difference=difference,

@@ -31,17 +31,7 @@ def work_folder(row: Row, work_dir: str | None) -> Path:
 def load_row_config(
     ledger: Ledger, row: Row, data_root: str | None, cfg_options: Mapping[str, Any] | None
 ) -> tuple[Config, dict[str, Any]]:
-    """Load the config of a row for the data at hand. The mini data are drawn if they are missing.
-
-    Args:
-        ledger: The ledger.
-        row: The row.
-        data_root: Folder of the dataset; by default the config's.
-        cfg_options: Further overrides by dotted key.
-
-    Returns:
-        The config, and all overrides.
-    """
+    """The config of a row for the data at hand, and all overrides in it; missing mini data are drawn."""
     options = {**({'data_root': data_root} if data_root else {}), **(cfg_options or {})}
     cfg = load_config(ledger.root / str(row.config), options)
     if row.mini and draw_mini_data(cfg.data_root):

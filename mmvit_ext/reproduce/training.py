@@ -20,15 +20,7 @@ __all__ = ['TrainingPlan', 'plan_training', 'train_row']
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a recipe is run.
-
-    Args:
-        processes: One per GPU.
-        per_process: Images per process and iteration.
-        base: The recipe's total batch size.
-        options: Overrides of the config by dotted key.
-        changes: Sentences on what differs from the recipe.
-    """
+    """How a recipe is run: images per process, the recipe's total batch size, overrides, and what differs in words."""
 
     processes: int
     per_process: int
@@ -57,12 +49,6 @@ def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None
         cfg: The recipe.
         processes: Number of GPUs, or 1 for the CPU.
         images_per_gpu: Images per GPU and iteration.
-
-    Returns:
-        The plan.
-
-    Raises:
-        UserError: The config does not state its batch size.
     """
     size = batch_size_of(cfg, processes)
     if size is None or size.base is None:

@@ -40,8 +40,8 @@ def submit_ade20k(
 ) -> tuple[Path, Outcome]:
     """Predict the test images of ADE20K and write the archive for the benchmark.
 
-    The arguments are those of :func:`mmvit_ext.submission.coco.submit_coco`: a config of mmseg for the 150 classes, and a
-    folder of which all images are predicted.
+    The arguments are those of :func:`mmvit_ext.submission.coco.submit_coco`, with a config of mmseg for 150 classes.
+    All images of the folder are predicted.
 
     Returns:
         The archive and what became of the images. If images failed, no archive is written; the finished ones are kept,

@@ -42,13 +42,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that a test server would refuse or score wrongly.
-
-    Args:
-        kind: A few words, the same for all faults of the kind.
-        where: File or entry in the archive.
-        reason: What was found and what was expected.
-    """
+    """What a test server would refuse or score wrongly: its kind, the file or entry, what was found and expected."""
 
     kind: str
     where: str
@@ -57,13 +51,7 @@ class Fault:
 
 @dataclass
 class Report:
-    """What was found in an archive.
-
-    Args:
-        content: What the archive holds.
-        faults: What is wrong.
-        notes: What is worth knowing, and what could not be checked.
-    """
+    """What an archive holds, what is wrong with it, and notes on what else is worth knowing or was not checked."""
 
     content: str
     faults: list[Fault] = field(default_factory=list)
@@ -94,9 +82,6 @@ def check_archive(
         path: The archive.
         images: The folder of the test images, for their names and sizes.
         annotations: The image list of the split (COCO), instead of the images.
-
-    Returns:
-        What was found.
 
     Raises:
         UserError: There is no such archive, folder or image list.
@@ -309,19 +294,12 @@ def _mask_faults(mask: Any, size: Size | None) -> Iterator[str]:
 
 
 def run_lengths(counts: str) -> np.ndarray:
-    """The run lengths of a compressed mask, read without trusting the text.
+    """The run lengths of a compressed mask in pixels: background, object, background, ... down the columns.
 
     pycocotools cannot check them: it reads past the end of a text that is cut off, and some versions write past the end
     of the mask where the runs are too long. A number is written in groups of five bits, the lowest first, a character
     for each: 48 and the group, and 32 more where another group follows. The highest bit of the last group is the sign.
     From the fourth number on, the difference to the number two places before is written.
-
-    Args:
-        counts: The text under ``counts``.
-
-    Returns:
-        The lengths in pixels (N,): background, object, background, ... down the columns. Those of a sound mask are not
-        negative, and add up to its height times its width.
 
     Raises:
         ValueError: The text is no such list.

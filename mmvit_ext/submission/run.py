@@ -32,15 +32,7 @@ def _partial_folder(out: Path) -> Path:
 
 
 def check_targets(out: Path, archives: Iterable[Path]) -> None:
-    """Refuse, before anything is predicted, archives that could not be written.
-
-    Args:
-        out: The archive that was asked for.
-        archives: The archives that will be written.
-
-    Raises:
-        UserError: The name does not end in .zip, the folder is not writable, or an archive exists already.
-    """
+    """Refuse the archives that ``out`` leads to where they could not be written, before anything is predicted."""
     if out.suffix != '.zip':
         raise UserError(f'--out {out}: expected a name that ends in .zip')
     writable_folder(out.parent, '--out, folder')
@@ -74,10 +66,7 @@ class FinishedImages:
         suffix: Suffix of the files, with its point.
         cfg: The config of the model.
         checkpoint: The checkpoint file.
-        options: What else the results depend on.
-
-    Raises:
-        UserError: The folder belongs to a run with another model or other options.
+        options: What else the results depend on; a folder of another run is refused.
     """
 
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
@@ -118,9 +107,6 @@ def predict_missing(
 
     Returns:
         The finished files, including those of an earlier run, and the images that failed.
-
-    Raises:
-        UserError: Two images have the same name.
     """
     names: dict[str, Path] = {}
     for path in paths:

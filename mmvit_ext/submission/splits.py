@@ -23,13 +23,7 @@ _COCO_NAME = re.compile(r'\d{12}')
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """The images and categories of a split of COCO.
-
-    Args:
-        ids: Image id by file name.
-        sizes: Height and width in pixels by image id.
-        categories: Category id by name.
-    """
+    """A split of COCO: image ids by file name, height and width in pixels by image id, category ids by name."""
 
     ids: dict[str, int]
     sizes: dict[int, tuple[int, int]]
@@ -48,16 +42,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_coco_split(path: str | Path) -> CocoSplit:
-    """Read the image list of a split, or its annotations.
+    """Read the image list of a split (``image_info_test-dev2017.json``) or its annotations.
 
-    Args:
-        path: A JSON file such as ``image_info_test-dev2017.json`` or ``instances_val2017.json``.
-
-    Returns:
-        The images and the categories; COCO's own categories where the file lists none.
-
-    Raises:
-        UserError: The file is missing, or is no image list.
+    Categories that the file does not list are COCO's own.
     """
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
@@ -81,17 +68,7 @@ def read_coco_split(path: str | Path) -> CocoSplit:
 
 
 def split_of_images(paths: Iterable[Path]) -> CocoSplit:
-    """The split that consists of the given images of COCO 2017, whose names are their ids.
-
-    Args:
-        paths: The images, such as ``000000000139.jpg`` for the id 139.
-
-    Returns:
-        The images with their sizes, and COCO's categories.
-
-    Raises:
-        UserError: A name is no id, or an image cannot be read.
-    """
+    """The split of the given images of COCO 2017, whose names are their ids: ``000000000139.jpg`` has the id 139."""
     ids, sizes = {}, {}
     for path in paths:
         if not _COCO_NAME.fullmatch(path.stem):

@@ -202,7 +202,7 @@ def copy(tmp_path):
         ('segvit/segvit_vit-b16_8', 'segvit/gone_8', 'there is no config'),
         ('53.0}}', '53.0}, Tolerance: -1}', 'above 0'),
         ('In Collection: SegViT', 'In Collection: SegVit', 'expected one of'),
-        ('53.0}}', '53.0}, Baseline: nothing}', 'which is no row'),
+        ('53.0}}', '53.0}, Baseline: nothing}', 'is no row'),
         ('53.0}}', '53.0}, Reference: results/gone.json}', 'there is no record'),
         ('Iterations: 160000', 'Rounds: 160000', 'neither Iterations nor Epochs'),
         ('Models:', 'Models: {', 'is no YAML'),
