@@ -76,7 +76,7 @@ def environment(kind, python):
 def run(env, log, *command):
     """Run a command, show the main lines of its output and log all of them; it never outlives this program."""
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-    process = subprocess.Popen(command, env=env, cwd=str(ROOT), start_new_session=True, **pipes)
+    process = subprocess.Popen(command, env=env, cwd=str(ROOT), start_new_session=True, **pipes)  # type: ignore
     try:
         with log.open('a') as stream:
             for line in process.stdout:
