@@ -53,7 +53,7 @@ bench: ready  ## Measure speed and memory against the plain references; fails at
 		echo "$(PY) -m benchmarks.$$name $(ARGS)"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; \
 	done; exit $$status
 
-doctor: ready  ## Look the environment over: versions, conflicts, what can be built
+doctor: ready  ## Check the installed libraries: versions, conflicts, what can be built
 	$(PY) -m mmvit_ext.doctor $(ARGS)
 
 hooks: ready  ## Run lint and types before every commit
