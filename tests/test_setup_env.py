@@ -195,6 +195,11 @@ def test_rebuilding_mmcv_drops_the_kept_one(machine):
     [
         ('-m venv', 'OSError: [Errno 28] No space left on device', 'Free some disk space'),
         ('pip install uv', "NewConnectionError: Temporary failure in name resolution'", 'Check the network'),
+        (
+            'pip install uv',
+            'ERROR: Could not find a version that satisfies uv (from versions: none)',
+            'Check the network',
+        ),
         (' -r ', 'error: Failed to fetch: `https://host/torch`\n  Caused by: operation timed out', 'Check the network'),
         (' -r ', 'invalid peer certificate: UnknownIssuer', 'PIP_CERT'),
         (' -r ', 'c++: fatal error: Killed signal terminated program cc1plus', 'MAX_JOBS=1'),

@@ -24,7 +24,7 @@ STAMP, FREE_GIB = 'mmvit-env', 10  # the file that marks an environment of ours,
 NETWORK = 'Check the network (variables https_proxy, PIP_INDEX_URL for a mirror, PIP_CERT for a certificate)'
 REMEDIES = (  # what a failed command printed, and what to do about it
     ('no space left|os error 28|quota exceeded', 'Free some disk space'),
-    ('resolution|dns error|connect|failed to fetch|timed out|certificate|unknownissuer', NETWORK),
+    ('resolution|dns error|connect|failed to fetch|timed out|versions: none|certificate|unknownissuer', NETWORK),
     ('killed|internal compiler error|cannot allocate', 'The compiler ran out of memory: set MAX_JOBS=1'),
 )
 
@@ -89,7 +89,7 @@ def run(env, log, *command):
     if process.wait():
         text = log.read_text()[-3000:]
         remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, text.lower())), 'Remove the cause')
-        sys.exit(f'{text}{" ".join(command)} failed (log: {log}). {remedy}, then run the same command again.')
+        sys.exit(f'{text}{" ".join(command)}\nThis failed (log: {log}). {remedy}, then run the same command again.')
 
 
 def build(venv, constraints, mmcv, python, rebuild):
