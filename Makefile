@@ -25,6 +25,7 @@ help:  ## List the targets
 
 env: has-python  ## Build the virtual environment (.venv, or .venv-openmmlab), at once when it is there
 	@$(SETUP)
+	@echo "$(VENV) is ready ($(STACK)). Next: make demo, make test, or source $(VENV)/bin/activate"
 
 demo: ready  ## Make a small dataset, train SegViT on it, evaluate it and draw its predictions
 	$(PY) tools/demo.py $(ARGS)
@@ -52,20 +53,20 @@ bench: ready  ## Measure speed and memory against the plain references; fails at
 		echo "$(PY) -m benchmarks.$$name $(ARGS)"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; \
 	done; exit $$status
 
-doctor: ready  ## Look the environment over: versions, conflicts, what can be built
+doctor: ready  ## Check the installed libraries: versions, conflicts, what can be built
 	$(PY) -m mmvit_ext.doctor $(ARGS)
 
 hooks: ready  ## Run lint and types before every commit
 	$(PY) -m pre_commit install
 
-UV_COMPILE = uv pip compile --no-config --no-python-downloads --universal --python-version 3.10 \
+UV_COMPILE = $(VENV)/bin/uv pip compile --no-config --no-python-downloads --universal --python-version 3.10 \
 	--annotation-style line --override requirements/overrides.txt \
 	--build-constraint requirements/build-constraints.txt
-constraints:  ## Choose the pinned versions anew (needs uv)
+constraints: ready  ## Choose the pinned versions anew
 	$(UV_COMPILE) --upgrade requirements/onedl.in -o requirements/constraints.txt
 	$(UV_COMPILE) --upgrade requirements/openmmlab.in -o requirements/constraints-openmmlab.txt
 
-clean:  ## Remove the environments and everything generated, but not the compiled mmcv in the cache folder
+clean:  ## Remove the environments and everything generated, but not the compiled mmcv in uv's cache
 	rm -rf .venv .venv-openmmlab build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis mmvit_ext/.mim
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -75,4 +76,4 @@ has-python:
 		"(Debian, Ubuntu: apt install python3 python3-venv python3-dev), or name one with PYTHON=/path/to/python."; exit 1; }
 
 ready: has-python
-	@$(SETUP) --quiet
+	@$(SETUP)
