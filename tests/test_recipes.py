@@ -10,9 +10,8 @@ pytest.importorskip('mmseg')
 from mmengine.optim import build_optim_wrapper
 
 from mmvit_ext.config.loading import load_config
-from mmvit_ext.evaluation import count_flops
 from mmvit_ext.models.backbones import ViT
-from tests.config_tools import CONFIGS, build_on_meta, built, config_named, load, multiply_adds
+from tests.config_tools import CONFIGS, build_on_meta, built, config_named, count_flops, load, multiply_adds
 
 P2T = [path for path in CONFIGS if path.parent.name == 'p2t' and 'mini' not in path.stem]
 P2T_DOWNSTREAM = [path for path in P2T if not path.stem.startswith('p2t')]
