@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,41 @@ LEAST_BATCH = 2
 """Images of a training step."""
 BEST = {'mmseg': 'best_mIoU', 'mmdet': 'best_coco_bbox_mAP', 'mmpretrain': 'best_accuracy_top1'}
 """How the name of the best checkpoint begins, by scope; see :func:`best_of` for generators."""
+
+
+def config_named(start: str) -> Path:
+    """The first config whose name begins so."""
+    return next(path for path in CONFIGS if path.stem.startswith(start))
+
+
+_read = cache(Config.fromfile)
+
+
+def load(path: Path) -> Config:
+    """A config to do with as one likes; the file is read once."""
+    return copy.deepcopy(_read(path))
+
+
+@cache
+def built(path: Path) -> nn.Module:
+    """The full-size model of a config without its memory, built once and only to be looked at."""
+    return build_on_meta(load(path)).eval()
+
+
+def parts_of(path: Path) -> set[str]:
+    """What a config consists of: the files that it is based on, and each type in its model with its options."""
+    cfg = load(path)
+    return {*re.findall(r'^.*/configs/(_base_/.*\.py)$', cfg.text, re.MULTILINE), *_options(cfg.model, 'model')}
+
+
+def _options(node: dict, place: str) -> Iterator[str]:
+    kind = f'{place}: {node.get("type", "")}'
+    yield kind
+    for name, value in node.items():
+        yield f'{kind}.{name}'
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, dict):
+                yield from _options(part, f'{kind}.{name}')
 
 
 def best_of(cfg: Config) -> str:
@@ -204,8 +242,7 @@ def shrink_generator(cfg: Config, extractor: tuple[Path, Path]) -> None:
 
 def write_extractor(data: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     """Config and checkpoint of a small untrained classifier."""
-    path = next(path for path in CONFIGS if path.stem.startswith('nest-mini'))
-    cfg = small_config(path, data, folder)
+    cfg = small_config(config_named('nest-mini'), data, folder)
     init_default_scope(scope_of(cfg))
     folder.mkdir(parents=True, exist_ok=True)
     cfg.dump(folder / 'extractor_config.py')
@@ -319,7 +356,7 @@ def shrink_plain_model(model: dict) -> None:
 
 def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
     """A config that trains one iteration on two mini images and evaluates two."""
-    cfg = Config.fromfile(path)
+    cfg = load(path)
     scope_of(cfg)
     if 'generator' in cfg.model:
         shrink_generator(cfg, write_extractor(data, work_dir))

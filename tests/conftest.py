@@ -1,6 +1,12 @@
 """What holds for the whole suite."""
 
+import importlib
+import os
 import signal
+
+# Processes of pytest-xdist share the cores; this has to be said before torch comes.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 from mmengine.registry import DefaultScope
@@ -10,6 +16,20 @@ from mmengine.visualization import Visualizer
 # interrupt a run would then wait in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def shorten_runs() -> None:
+    """Leaves out what takes most of the time of a run of a second and what no test asks for.
+
+    That is the layout of dumped configs, which every checkpoint holds, and the record of compilers and versions at the
+    beginning of the log.
+    """
+    for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # where the two generations look it up
+        importlib.import_module(name).FormatCode = lambda text, **_: (text, True)
+    importlib.import_module('mmengine.runner.runner').collect_env = dict
+
+
+shorten_runs()
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -43,14 +43,18 @@ def test_what_is_outside_the_turned_image_has_the_fill_and_no_label():
     assert (turned['gt_seg_map'][:, 6:14] < 5).all()
 
 
-@pytest.mark.parametrize('transform', [RotateImage(30), PasteOccluder(0.3)], ids=repr)
+@pytest.mark.parametrize(
+    'transform', [RotateImage(30), PasteOccluder(0.3)], ids=lambda transform: type(transform).__name__
+)
 def test_labels_of_other_proportions_than_the_image_are_refused(transform):
     with pytest.raises(UserError, match=r'a/x\.jpg has been brought to 17x11 .* 17x17.*keep_ratio=True'):
         transform.transform(results_of((11, 17), (17, 17)))
     transform.transform(results_of((11, 17), (22, 34)))
 
 
-@pytest.mark.parametrize('transform', [RotateImage(30), PasteOccluder(0.3)], ids=repr)
+@pytest.mark.parametrize(
+    'transform', [RotateImage(30), PasteOccluder(0.3)], ids=lambda transform: type(transform).__name__
+)
 def test_images_without_labels_are_changed_too(transform):
     results = results_of()
     del results['gt_seg_map']

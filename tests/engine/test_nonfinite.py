@@ -1,6 +1,5 @@
 """Losses and gradients that are not finite: found, named, and where wanted left out without a trace."""
 
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch.utils.data import Dataset
 from mmvit_ext.engine.hooks.nonfinite import MAX_OVERFLOWS, NonFiniteError, NonFiniteHook, image_paths
 from mmvit_ext.engine.optimizers import CPUAmpOptimWrapper
 from mmvit_ext.errors.user_error import UserError
+from tests.engine.toy_run import CONTEXT
 
 NAN, INF = float('nan'), float('inf')
 
@@ -309,10 +309,9 @@ def test_all_processes_decide_alike(max_skips: int, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context('spawn')
-    results = context.Queue()
+    results = CONTEXT.Queue()
     arguments = (str(tmp_path), port, max_skips, results)
-    processes = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(2)]
+    processes = [CONTEXT.Process(target=_rank, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     answers = {rank: answer for rank, *answer in (results.get(timeout=120) for _ in processes)}

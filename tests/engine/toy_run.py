@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from tests.conftest import shorten_runs
+
 LIMIT = 900  # seconds that a run may take on a machine that does much else
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['tests.engine.toy_run', 'mmvit_ext.engine'])
+for name in ('matplotlib.pyplot', 'mmcv.ops', 'torch._dynamo', 'torchvision', 'yapf.yapflib.yapf_api'):
+    import_module(name)  # a run imports it late, and each process would do so anew
+shorten_runs()
 
 
 @DATASETS.register_module(force=True)

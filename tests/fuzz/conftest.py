@@ -1,3 +1,3 @@
 """The trained tiny model of the commands' tests."""
 
-from tests.tools.conftest import _plain_config_dumps, trained  # noqa: F401
+from tests.tools.conftest import trained  # noqa: F401

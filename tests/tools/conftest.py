@@ -154,13 +154,6 @@ def call_tool(name: str, argv: Sequence[str]) -> int:
     return run_verb(VERBS.get(name, name), argv)
 
 
-@pytest.fixture(autouse=True)
-def _plain_config_dumps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the layout of dumped configs as it is: making it pretty takes more than half of a tiny run's time."""
-    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # where the two generations look it up
-        monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
-
-
 @pytest.fixture
 def run_tool(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
