@@ -154,7 +154,7 @@ def draw_instances(
     if not count:
         return picture
     line = max(round(max(size) / 320), 1)
-    order = np.arange(count) if scores is None else np.argsort(scores, kind='stable')
+    order: list[int] = np.argsort(np.zeros(count) if scores is None else scores, kind='stable').tolist()
     edges = np.asarray(boxes, dtype=np.float64)[order] * factor
     kinds = [int(labels[index]) for index in order]
     colours = [_colour(palette[kind]) for kind in kinds]

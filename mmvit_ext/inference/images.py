@@ -60,7 +60,7 @@ def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
         elif path.is_file():
             members = [path]
         elif path.exists():  # reading a pipe would wait for ever, reading a device never end
-            raise UserError(f'{path} is no regular file: expected an image, a folder or a pattern')
+            raise UserError(f'{path} is not a regular file: expected an image, a folder or a pattern')
         elif glob.has_magic(str(entry)):
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
             members = [match for match in matches if _is_image(match)]

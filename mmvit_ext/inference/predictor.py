@@ -70,7 +70,8 @@ class Predictor:
         self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
         self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
         self._load, self._transform = _build_pipeline(cfg)
-        self._cfg, self._visualizer = cfg, None
+        self._cfg = cfg
+        self._visualizer: Any = None
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Read an image file as the test pipeline does: ``img`` (H, W, 3; BGR, turned by its EXIF orientation).

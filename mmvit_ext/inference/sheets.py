@@ -19,8 +19,9 @@ Cell = Image.Image | tuple[Image.Image, str] | None
 """A picture of a table, perhaps with a caption, or an empty place."""
 
 
-def fit_edge(height: int, width: int, edge: int) -> tuple[int, int]:
-    """Width and height, as Pillow counts them, of an image whose longer edge is brought to ``edge`` pixels."""
+def fit_edge(shape: Sequence[int], edge: int) -> tuple[int, int]:
+    """Width and height of an image of shape (H, W, ...) whose longer edge is brought to ``edge`` pixels."""
+    height, width = shape[:2]
     factor = edge / max(height, width)
     return max(1, round(width * factor)), max(1, round(height * factor))
 

@@ -232,7 +232,7 @@ def draw_sheet(
     return draw_table(
         rows,
         ['image', *stages, 'fused prediction'],
-        fit_edge(*result.labels.shape, edge),
+        fit_edge(result.labels.shape, edge),
         'p: probability that the query of the class gives to its class',
         'mask, 0 to 1',
     )

@@ -153,9 +153,8 @@ def _require_maps(model: nn.Module, source: str | Path) -> None:
 
 def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = CELL) -> Image.Image:
     """The map in colours over the image, whose longer edge is brought to ``edge`` pixels, and its box."""
-    height, width = placed.image.shape[:2]
-    factor = edge / max(height, width)
-    picture = Image.fromarray(placed.image).resize(fit_edge(height, width, edge)).convert('L').convert('RGB')
+    factor = edge / max(placed.image.shape[:2])
+    picture = Image.fromarray(placed.image).resize(fit_edge(placed.image.shape, edge)).convert('L').convert('RGB')
     left, top, right, bottom = (round(value * factor) for value in placed.seen)
     values = found.values
     span = float(values.max() - values.min())

@@ -121,9 +121,8 @@ def draw_traversal(placed: PlacedImage, found: Traversal, *, edge: int = CELL, t
         edge: Longer edge of the image in the picture, in pixels.
         title: A line above.
     """
-    height, width = placed.image.shape[:2]
-    factor = edge / max(height, width)
-    base = Image.fromarray(placed.image).resize(fit_edge(height, width, edge), Image.Resampling.BICUBIC)
+    factor = edge / max(placed.image.shape[:2])
+    base = Image.fromarray(placed.image).resize(fit_edge(placed.image.shape, edge), Image.Resampling.BICUBIC)
     seen = _scaled(placed.seen, factor)
     picture = base.point([value // 3 for value in range(256)] * 3)
     picture.paste(base.crop(seen), seen[:2])

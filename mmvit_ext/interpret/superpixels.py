@@ -146,14 +146,14 @@ def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, inpu
         input_size: Height and width of the image in the inputs, padding not counted.
 
     Raises:
-        UserError: The network computes no numbers.
+        UserError: Similarities are not a number.
     """
     history = backbone.run(inputs)[1]
     similarity = torch.stack([torch.stack(similarities) for similarities in history])[:, :, 0]
     if similarity.isnan().any():
         raise UserError(
-            'the superpixels cannot be told, similarities are not a number (NaN): the training has diverged, take an '
-            'earlier checkpoint or train with a lower learning rate'
+            'the superpixels cannot be determined, similarities are not a number (NaN): the training has diverged, '
+            'take an earlier checkpoint or train with a lower learning rate'
         )
     return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
 
@@ -230,7 +230,7 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
         edge: Longer edge of each picture in pixels.
         title: Stands in front of the line below.
     """
-    cell = fit_edge(found.image.shape[0], found.image.shape[1], edge)
+    cell = fit_edge(found.image.shape, edge)
     image = Image.fromarray(found.image).resize(cell, Image.Resampling.BICUBIC)
     pixels = np.array(image)
     labels = found.labels((cell[1], cell[0]))  # (M, I, A, H, W)

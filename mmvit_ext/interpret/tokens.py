@@ -225,7 +225,7 @@ def explain_tokens(
     def explain(opened: OpenedImage, name: str) -> Explanation:
         seen = [opened, *(OpenedImage(model.predictor, opened.loaded) for model in models[1:])]
         looked = [model.look(image) for model, image in zip(models, seen, strict=True)]
-        cell = fit_edge(*opened.picture.shape[:2], edge)
+        cell = fit_edge(opened.picture.shape, edge)
         rows: dict[str, list[tuple[str, list[Image.Image]]]] = {'words': [], 'patches': []}
         facts: list[dict[str, Any]] = []
         arrays: dict[str, np.ndarray] = {}

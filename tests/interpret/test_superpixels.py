@@ -294,7 +294,7 @@ def test_a_run_that_diverges_is_not_ended_by_its_pictures(tmp_path):
     folder = run_training(tmp_path, hook, lr=1e30)
     assert [path.name for path in folder.rglob('*.png')] == ['superpixels_0_photo0_0.png']
     (log,) = folder.rglob('*.log')
-    assert 'image 0_photo0: the superpixels cannot be told' in log.read_text()
+    assert 'image 0_photo0: the superpixels cannot be determined' in log.read_text()
 
 
 def test_the_hook_refuses_what_it_cannot_draw(tmp_path):
