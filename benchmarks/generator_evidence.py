@@ -27,8 +27,8 @@ from benchmarks.harness import describe_machine
 from benchmarks.mini_runs import ROOT, Run, course, each, run_arguments, spread, train
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.evaluation.loop import build_test_loader
-from mmvit_ext.inference.drawing import image_grid
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import image_grid
 from mmvit_ext.models.generators.adversarial import noise_of
 from mmvit_ext.registry import METRICS, MODELS
 

@@ -49,7 +49,7 @@ def plain_attention(attn: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
     if not valid.all():
         scores = scores.masked_fill(~valid[:, :, None, None, :, 0], MASKED)
     out = scores.softmax(dim=-1) @ v
-    out = out.permute(0, 1, 3, 4, 2).reshape(B, T, N, C)  # heads innermost, as the released weights have it
+    out = out.permute(0, 1, 3, 2, 4).reshape(B, T, N, C)
     return F.linear(out, attn.proj.weight, attn.proj.bias)
 
 
@@ -66,7 +66,7 @@ def plain_aggregation(aggregation: nn.Module, x: Tensor, valid: Tensor) -> Tenso
 def plain_levels(model: NesT, img: Tensor) -> list[Tensor]:
     """Maps of all levels before the final norm, cropped."""
     patch = model.patch_size
-    edge = model.levels[0].block_size
+    edge = model.block_size
     unit = edge * 2 ** (len(model.levels) - 1)
     img = F.pad(img, (0, -img.shape[3] % patch, 0, -img.shape[2] % patch))
     x = model.patch_embed.projection(img)

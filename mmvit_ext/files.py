@@ -53,7 +53,6 @@ def is_remote(path: str) -> bool:
     return '://' in path
 
 
-# Hashes
 def named_hash(path: str | Path) -> str | None:
     """The first digits of its SHA-256 that a file's name carries, as in ``segvit-1a2b3c4d.pth``.
 
@@ -93,11 +92,7 @@ def verify_hash(path: str | Path, expected: str | None = None, role: str = 'chec
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits; kept until the file is replaced.
-
-    Args:
-        path: The file.
-    """
+    """The SHA-256 of a file, as 64 hexadecimal digits; kept until the file is replaced."""
     path = Path(path).expanduser()
     status = path.stat()
     return _sha256(str(path), status.st_size, status.st_mtime_ns)

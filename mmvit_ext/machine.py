@@ -45,14 +45,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def describe_hardware(device: torch.device) -> dict[str, str]:
-    """Processor, threads and device.
-
-    Args:
-        device: Where something runs.
-
-    Returns:
-        A text by name.
-    """
+    """Names of the processor and of the device, and the number of threads."""
     import torch
 
     model = platform.processor() or platform.machine()
@@ -68,11 +61,7 @@ def describe_hardware(device: torch.device) -> dict[str, str]:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python, torch, this package and the libraries that are installed.
-
-    Returns:
-        A version by the name of the distribution.
-    """
+    """The installed versions of Python, torch, this package and the libraries, by the name of the distribution."""
     import torch
 
     versions = {'mmvit_ext': __version__, 'python': platform.python_version(), 'torch': torch.__version__}
@@ -84,9 +73,6 @@ def library_versions() -> dict[str, str]:
 
 def commit_of(root: Path) -> str:
     """The commit that a checkout stands at.
-
-    Args:
-        root: The checkout.
 
     Returns:
         Its hash, with ``, changed`` behind it where tracked files differ from it; ``none`` outside a checkout.
@@ -107,11 +93,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def memory_limit(device: torch.device) -> int:
-    """The bytes that a device has, of which other processes may use some.
-
-    Args:
-        device: A GPU, or the CPU, for which it is the memory of the machine or of the container.
-    """
+    """The bytes of a GPU, or for the CPU of the machine or container; other processes may use some of them."""
     import torch
 
     if device.type == 'cuda':
@@ -130,12 +112,7 @@ def _lines(path: str) -> list[str]:
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """Highest number of bytes that a call has allocated at one time, beyond what was allocated before it.
-
-    Args:
-        step: The call.
-        device: Where it allocates.
-    """
+    """The most bytes that a call has allocated on a device at one time, beyond what was allocated before it."""
     import torch
 
     if device.type == 'cuda':
@@ -149,7 +126,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             step()
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
-    # torch < 2.4 tells microseconds; the sort keeps the order of what happened in the same one.
+    # torch < 2.4 gives microseconds; the sort keeps the order of what happened in the same one.
     clock = 'start_ns' if changes and hasattr(changes[0], 'start_ns') else 'start_us'
     current = peak = 0
     for event in sorted(changes, key=lambda event: getattr(event, clock)()):
@@ -169,17 +146,10 @@ def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) 
     Returns:
         The bar; ``bar.track(sequence)`` iterates and counts, ``bar.add_task`` and ``bar.advance`` count by hand.
     """
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
 
-    counts = (DownloadColumn(), TransferSpeedColumn()) if transfer else (MofNCompleteColumn(),)
-    columns = (TextColumn(title or '{task.description}'), BarColumn(), *counts, TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show)
+    transferred = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+    counts = transferred if transfer else (progress.MofNCompleteColumn(),)
+    columns = (progress.TextColumn(title or '{task.description}'), progress.BarColumn(), *counts)
+    return progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True), disable=not show)

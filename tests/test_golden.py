@@ -184,7 +184,7 @@ def test_tnt_gives_the_authors_words_tokens_and_maps(name):
     with torch.no_grad():
         words, tokens, grid = backbone.embed(record['input'])
         for index, (inner, outer) in enumerate(zip(record['inner_tokens'], record['outer_tokens'], strict=True)):
-            words, tokens = backbone.run_block(index, words, tokens)
+            words, tokens = backbone.blocks[index](words, tokens)
             torch.testing.assert_close(words, inner, atol=1e-5, rtol=0)
             torch.testing.assert_close(tokens, outer, atol=1e-5, rtol=0)
         maps = backbone(record['input'])

@@ -47,6 +47,7 @@ def test_wheel_holds_configs_and_tools_where_mim_looks_for_them(checkout, tmp_pa
     assert configs <= names
     assert 'mmvit_ext/.mim/tools/setup_env.py' in names
     assert 'mmvit_ext/registry.py' in names
+    assert 'mmvit_ext/interpret/report.html.j2' in names
     assert not [name for name in names if name.startswith(('tests/', 'tools/')) or '__pycache__' in name]
 
 

@@ -1,4 +1,4 @@
-"""Choose the checkpoint that a run resumes from: the newest one that can be loaded, whatever a kill did to others."""
+"""Choose the checkpoint that a run resumes from: the newest one that can be loaded."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ class NewestCheckpoint:
 
     Args:
         path: The checkpoint, ``None`` when the run has not written one.
-        iteration: The number of iterations it stands for, ``None`` when the file does not tell.
+        iteration: The number of iterations it stands for, ``None`` when the file does not state it.
         passed_over: What is wrong with each newer one.
     """
 
@@ -33,14 +33,11 @@ class NewestCheckpoint:
         if not self.passed_over or self.path is None:
             return []
         at = '' if self.iteration is None else f' of iteration {self.iteration}'
-        return [f'--resume: {"; ".join(self.passed_over)}; going on from the older {self.path}{at}']
+        return [f'--resume: {"; ".join(self.passed_over)}; resuming from the older {self.path}{at}']
 
 
 def training_position(path: str | Path) -> int | None:
     """The iteration that a checkpoint of a training run stands for, without running code from it or reading tensors.
-
-    Args:
-        path: The file.
 
     Returns:
         The number of iterations, ``None`` when it holds no state of a training run (weights only, another format).
@@ -64,7 +61,7 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
     """The newest checkpoint of a run that can be loaded.
 
     Newest is the one of the highest iteration, not the one of the latest date: copying a folder changes dates. Only
-    files that a run can go on from count, so the best checkpoint, which has no optimiser, does not.
+    files that a run can resume from count, so the best checkpoint, which has no optimiser, does not.
 
     Args:
         work_dir: The run's folder, with ``last_checkpoint``.
@@ -78,7 +75,7 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
     """
     named = _last_checkpoint(Path(work_dir))
     if named is not None and (is_remote(named) or os.path.isdir(named)):
-        return NewestCheckpoint(named)  # on a server, or the folder of a sharded model: only its library can tell
+        return NewestCheckpoint(named)  # on a server, or the folder of a sharded model: only its library can read it
     folders = {Path(work_dir).resolve(): Path(work_dir)}
     for folder in (*more_folders, *([Path(named).parent] if named else [])):
         if not is_remote(str(folder)):
@@ -91,7 +88,7 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
             try:
                 date = path.stat().st_mtime
                 position = training_position(path)
-            except FileNotFoundError:  # the run goes on elsewhere and has just removed it
+            except FileNotFoundError:  # the run continues elsewhere and has just removed it
                 continue
             except Exception:
                 if _named_by_run(path.name) or str(path) == named:
@@ -103,7 +100,7 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
     for position, date, path in sorted(found, reverse=True):
         damage = checkpoint_damage(path)
         if damage is None:
-            # Of a file whose position cannot be read only the date tells whether it was newer.
+            # Where a position cannot be read, only the date shows whether the file is newer.
             newer = tuple(text for when, text in damaged if when >= date)
             return NewestCheckpoint(str(path), position, newer)
         damaged.append((float('inf'), f'{path} {damage}'))

@@ -68,10 +68,7 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
 
 
 def checkpoint_damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, found by reading all of it once.
-
-    Args:
-        path: A file written by ``torch.save``.
+    """What is wrong with a file written by ``torch.save``, found by reading all of it once.
 
     Returns:
         A phrase such as ``'is cut off'``, ``None`` for a sound file.
@@ -111,7 +108,7 @@ def read_checkpoint(
         path: The file.
         role: What the file is to the caller, for the message.
         trust: Read it with pickle if that is the only way. Pickle runs code from the file.
-        expected_hash: First digits of the file's SHA-256, where something else than its name tells them.
+        expected_hash: First digits of the file's SHA-256, where they are known from elsewhere than its name.
         map_location: Where the tensors go, as in :func:`torch.load`.
 
     Returns:
@@ -153,7 +150,7 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
     """The SHA-256 that the ``metafile.yml`` beside a config has for a checkpoint of this name.
 
     Args:
-        config: The config file, whose folder is looked into.
+        config: The config file.
         path: The checkpoint.
 
     Returns:
@@ -186,7 +183,7 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
 
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
-    """The parameters in a checkpoint, whatever they are wrapped in.
+    """Take the parameters out of a checkpoint.
 
     Args:
         content: What :func:`read_checkpoint` returned.

@@ -6,12 +6,14 @@ what every module was given after all renaming and resizing, whoever called: ``i
 backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``resume``.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmvit_ext.errors.user_error import UserError
@@ -116,7 +118,7 @@ def check_report(report: WeightsReport, source: str, target: str, *, strict: boo
         source: The checkpoint, as the message names it.
         target: What it was loaded into, as the message names it.
         strict: Whether everything has to match; otherwise half of the model is enough.
-        allow_partial: Accept whatever matched.
+        allow_partial: Accept the checkpoint however little matched.
 
     Raises:
         UserError: Too little matched; names counts, examples and the remedy.
@@ -189,31 +191,15 @@ class LoadObserver:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:
-    """Load what fits into a model and tell what did.
-
-    Args:
-        model: The model.
-        state_dict: The checkpoint's tensors by name.
-
-    Returns:
-        The report of what reached the model.
-    """
-    from mmengine.runner.checkpoint import load_state_dict
-
+    """Load what fits of a checkpoint's tensors into a model, and report what did."""
+    silent: Any = logging.Logger('mmvit_ext.silent')
+    silent.addHandler(logging.NullHandler())
     reports: list[WeightsReport] = []
     observer = LoadObserver(model, lambda name, module, report: reports.append(report))
     try:
         # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False; its own
         # report goes to the log, which a prediction command does not have.
-        load_state_dict(model, dict(state_dict), strict=False, logger=_silent_logger())
+        load_state_dict(model, dict(state_dict), strict=False, logger=silent)
     finally:
         observer.close()
     return reports[-1]
-
-
-def _silent_logger() -> Any:
-    import logging
-
-    logger = logging.Logger('mmvit_ext.silent')
-    logger.addHandler(logging.NullHandler())
-    return logger

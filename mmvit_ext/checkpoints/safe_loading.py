@@ -3,7 +3,7 @@
 mmengine loads ``load_from``, ``resume`` and ``init_cfg=dict(type='Pretrained')`` through one table of loaders by scheme
 of the address. Its loaders fall back to a load that runs code from the file, and on resume the config text that is
 stored in the checkpoint is executed. The table is meant to be extended: :func:`install_safe_loading` enters loaders
-that neither fall back nor download without a look at the hash that the file's name carries.
+that never fall back to it, and that check downloads against the hash in the file's name.
 """
 
 import os
@@ -35,7 +35,7 @@ _NAMED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmc
 
 
 def install_safe_loading(*, trust: bool = False, config: str | Path | None = None) -> None:
-    """From now on, in this process, mmengine's checkpoint loading runs no code from files.
+    """Make mmengine's checkpoint loading in this process run no code from files.
 
     Args:
         trust: Read a file with pickle if that is the only way, which runs code from it.
@@ -83,12 +83,7 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
 
 @contextmanager
 def safe_loading(*, trust: bool = False, config: str | Path | None = None) -> Iterator[None]:
-    """:func:`install_safe_loading` for the length of a block.
-
-    Args:
-        trust: As there.
-        config: As there.
-    """
+    """:func:`install_safe_loading` for the length of a block."""
     before = dict(CheckpointLoader._schemes)
     install_safe_loading(trust=trust, config=config)
     try:
@@ -141,7 +136,7 @@ class SafeFilesHook(Hook):
         install_safe_loading(trust=trust)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
-        """Take out the stored config text, which nothing but an execution looks at."""
+        """Take out the stored config text, which is only there to be executed."""
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if isinstance(meta, dict):
             meta.pop('config', None)

@@ -26,9 +26,6 @@ def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -
         file: A file, or one that is opened for reading.
         map_location: Where the tensors go.
 
-    Returns:
-        What is in the file.
-
     Raises:
         pickle.UnpicklingError: Something in it is neither a tensor nor a harmless value.
     """
@@ -39,7 +36,7 @@ def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -
 
 
 def load_restricted(file: str | Path | IO[bytes], map_location: Any) -> Any:
-    """The same for older PyTorch, whose list of types cannot be extended: a pickle that looks up the same names."""
+    """As :func:`load_without_code`, for older PyTorch, whose list of types cannot be extended."""
     module: Any = types.ModuleType('mmvit_ext_restricted_pickle')
     module.Unpickler = _RestrictedUnpickler
     module.load = lambda stream, **kwargs: _RestrictedUnpickler(stream, **kwargs).load()

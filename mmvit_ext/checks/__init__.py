@@ -1,1 +1,1 @@
-"""What is looked for before a run: types, files, datasets, class counts; every sample on request."""
+"""Checks of types, files, datasets and class counts before a run, and of every sample on request."""

@@ -4,32 +4,18 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['CocoFile', 'box_problem', 'read_coco_file']
+from .datasets import VisitedDataset
+from .report import DatasetReport, Finding
+
+__all__ = ['box_problem', 'read_coco_file']
 
 _BOX_TOLERANCE = 1.0  # pixels; annotation tools round
-
-
-@dataclass
-class CocoFile:
-    """What an annotation file holds.
-
-    Args:
-        images: Path of each image and its (height, width), ``None`` where the file does not state a size.
-        classes: Names of the classes of the dataset.
-        objects: Number of objects by name of the category.
-        without_objects: Number of images that have no objects.
-    """
-
-    images: list[tuple[str, tuple[int, int] | None]] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    objects: Counter[str] = field(default_factory=Counter)
-    without_objects: int = 0
 
 
 def box_problem(box: Any, width: float, height: float) -> str | None:
@@ -55,64 +41,69 @@ def box_problem(box: Any, width: float, height: float) -> str | None:
     return None
 
 
-def read_coco_file(
-    path: str, folder: str, classes: Sequence[str] | None, report: Callable[[str, str, str], None]
-) -> CocoFile:
-    """Read an annotation file and report what is wrong in it.
-
-    Args:
-        path: The annotation file.
-        folder: The folder of the images.
-        classes: The classes of the dataset; all categories of the file by default.
-        report: Takes the path to repair, the kind of fault ('annotation' or 'box') and a sentence.
+def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple[str, tuple[int, int] | None]]:
+    """Read a dataset's annotation file; what is wrong in it, its classes and objects go into the report.
 
     Returns:
-        What the file holds.
+        Path of each image and its (height, width), ``None`` where the file does not state a size.
 
     Raises:
-        UserError: It cannot be read or is of another format.
+        UserError: The file cannot be read or is of another format.
     """
+    path = dataset.ann_file
     content = _read(path)
-    found = CocoFile()
+    folder = dataset.folders.get('img') or dataset.folders.get('img_path') or ''
+    listed = []
     images: dict[Any, tuple[str, float, float]] = {}
+
+    def wrong(file: str, reason: str, kind: str = 'annotation') -> None:
+        report.findings.append(Finding(file, kind, reason))
+
     for image in content['images']:
         name, size = image.get('file_name'), (image.get('height'), image.get('width'))
         if not isinstance(name, str) or image.get('id') is None:
-            report(path, 'annotation', f'{path}: the image {image.get("id")} has no id or no file_name')
+            wrong(path, f'{path}: the image {image.get("id")} has no id or no file_name')
             continue
         file = os.path.join(folder, name)
         if _key(image['id']) in images:
-            report(file, 'annotation', f'{path}: two images have the id {image["id"]}, {file} is the second')
+            wrong(file, f'{path}: two images have the id {image["id"]}, {file} is the second')
             continue
         sized = all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in size)
         if not sized:
-            report(file, 'annotation', f'{path}: the image {file} has no width and height')
+            wrong(file, f'{path}: the image {file} has no width and height')
         images[_key(image['id'])] = (file, size[1], size[0]) if sized else (file, math.inf, math.inf)
-        found.images.append((file, (size[0], size[1]) if sized else None))
+        listed.append((file, (size[0], size[1]) if sized else None))
     names = {_key(category.get('id')): str(category.get('name')) for category in content['categories']}
-    found.classes = list(classes or names.values())
-    for name in sorted(set(found.classes) - set(names.values())):
-        report(path, 'annotation', f'{path} has no category {name!r}, which is one of the classes of the dataset')
+    classes = list(report.classes or names.values())
+    for name in sorted(set(classes) - set(names.values())):
+        wrong(path, f'{path} has no category {name!r}, which is one of the classes of the dataset')
+    objects: Counter[str] = Counter()
     labelled = set()
     for annotation in content['annotations']:
         where, image_id = f'{path}: annotation {annotation.get("id")}', annotation.get('image_id')
         if _key(image_id) not in images:
-            report(path, 'annotation', f'{where} is of image {image_id}, which the file does not list')
+            wrong(path, f'{where} is of image {image_id}, which the file does not list')
             continue
         file, width, height = images[_key(image_id)]
         labelled.add(_key(image_id))
         category, box = annotation.get('category_id'), annotation.get('bbox')
-        if _key(category) not in names:
-            report(file, 'annotation', f'{where} of {file} has the unknown category {category}')
+        if _key(category) in names:
+            objects[names[_key(category)]] += 1
         else:
-            found.objects[names[_key(category)]] += 1
+            wrong(file, f'{where} of {file} has the unknown category {category}')
         problem = box_problem(box, width, height)
         if problem:
-            report(file, 'box', f'{where} of {file}: the box {box} {problem}')
+            wrong(file, f'{where} of {file}: the box {box} {problem}', 'box')
         elif 'area' in annotation and not (isinstance(annotation['area'], int | float) and annotation['area'] > 0):
-            report(file, 'box', f'{where} of {file}: its area is {annotation["area"]}')
-    found.without_objects = len(images) - len(labelled)
-    return found
+            wrong(file, f'{where} of {file}: its area is {annotation["area"]}', 'box')
+    report.classes, report.unit = classes, 'objects'
+    report.histogram = np.array([objects[name] for name in classes], dtype=np.int64)
+    others = sum(count for name, count in objects.items() if name not in set(classes))
+    if others:
+        report.notes.append(f'{others} objects are of categories that are no classes of the dataset')
+    if len(labelled) < len(images):
+        report.notes.append(f'{len(images) - len(labelled)} images have no objects')
+    return listed
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -132,5 +123,5 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _key(number: Any) -> Any:
-    """An id as it can be looked up, whatever a broken file has in its place."""
+    """An id as a key of a dictionary, even where a broken file has something unhashable."""
     return number if isinstance(number, int | str) else repr(number)

@@ -65,7 +65,7 @@ class VisitedDataset:
 
     @property
     def classes(self) -> Sequence[str] | None:
-        """Its class names, ``None`` where it does not tell them before loading."""
+        """Its class names, ``None`` where they are known only after loading."""
         return (getattr(self.built, 'metainfo', None) or {}).get('classes')
 
     @property
@@ -142,7 +142,7 @@ def _build(dataset: VisitedDataset) -> Any:
         raise
     except Exception as error:
         if isinstance(error, TypeError) and 'lazy_init' in str(error):
-            return None  # a dataset of another kind: its own checks have to do
+            return None  # a class that cannot be built lazily checks itself
         # Some classes look for their files while they are built, and fail with a bare assertion.
         if dataset.local:
             root = config.get('data_root') or ''
@@ -151,7 +151,7 @@ def _build(dataset: VisitedDataset) -> Any:
             ann_file = config.get('ann_file') or ''
             _check_paths(folders, os.path.join(root, ann_file) if ann_file else '', key)
         if isinstance(error, RuntimeError) and 'data_root' in str(error) and not config.get('data_root'):
-            # mmpretrain's CIFAR and its kin fetch their files by themselves, into a folder that has to be named.
+            # mmpretrain's CIFAR classes download their files by themselves, into a folder that has to be named.
             raise UserError(
                 f'the dataset {config.get("type")} ({key}) has no data_root: set {key}.data_root to the folder that '
                 'has the data or will get it'

@@ -12,80 +12,27 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
+from mmvit_ext.config.pipelines import label_steps
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
 from mmvit_ext.datasets.transforms import LoadImageFromFile
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.machine import progress_bar
 
 from .coco_file import read_coco_file
 from .datasets import VisitedDataset, visit_datasets
+from .report import DatasetReport, Finding
 
-__all__ = ['DatasetReport', 'Finding', 'check_every_file', 'write_fix_list']
+__all__ = ['check_every_file']
 
 SPLITS = ('train', 'val', 'test')
 
 _CHUNK = 32
-
-_NAME_WIDTH = 32  # ImageNet's names list synonyms
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong."""
-
-    path: str  # the file to repair or remove
-    kind: str  # missing file, unreadable image, unreadable label map, size, label values, empty labels, box, annotation
-    reason: str  # a sentence that names the file
-
-
-@dataclass
-class DatasetReport:
-    """What was found in one dataset."""
-
-    key: str  # its dotted key in the config; several where datasets are the same
-    samples: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    classes: Sequence[str] | None = None  # where it tells them
-    histogram: np.ndarray | None = None  # of each class, in ``unit``
-    unit: str = ''  # pixels, objects or images
-    notes: list[str] = field(default_factory=list)  # what is worth knowing but no fault
-
-    def lines(self, shown: int | None = None) -> Iterator[str]:
-        """The report as text, with so many findings listed; all of them by default."""
-        kinds = Counter(finding.kind for finding in self.findings)
-        verdict = ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()) or 'nothing wrong'
-        yield f'{self.key}: {self.samples} images: {verdict}'
-        for finding in self.findings[:shown]:
-            yield f'  {finding.kind}: {finding.reason}'
-        if shown is not None and len(self.findings) > shown:
-            yield f'  ... and {len(self.findings) - shown} more'
-        for note in self.notes:
-            yield f'  note: {note}'
-        yield from self._histogram_lines()
-
-    def _histogram_lines(self) -> Iterator[str]:
-        if self.histogram is None or not self.histogram.sum():
-            return
-        names = self.classes or [f'class {index}' for index in range(len(self.histogram))]
-        total = self.histogram.sum()
-        present = [(str(name)[:_NAME_WIDTH], int(self.histogram[index])) for index, name in enumerate(names)]
-        width = max(len(name) for name, count in present if count)
-        yield f'  {self.unit} of each class:'
-        for name, count in sorted(present, key=lambda entry: -entry[1]):
-            if count:
-                yield f'    {name:{width}} {count:>12}  {count / total:7.2%}'
-        absent = [str(name) for name, count in zip(names, self.histogram, strict=True) if not count]
-        if absent:
-            shown = ', '.join(absent[:10]) + (f' and {len(absent) - 10} more' if len(absent) > 10 else '')
-            yield f'  note: {len(absent)} classes never occur: {shown}'
 
 
 # Worker processes
@@ -191,22 +138,6 @@ def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Ou
 
 
 # Datasets
-def _coco_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
-    """The images of a COCO file; what is wrong in the file itself goes into the report."""
-    folder = dataset.folders.get('img') or dataset.folders.get('img_path') or ''
-    found = read_coco_file(
-        dataset.ann_file, folder, report.classes, lambda *finding: report.findings.append(Finding(*finding))
-    )
-    report.classes, report.unit = found.classes, 'objects'
-    report.histogram = np.array([found.objects[name] for name in found.classes], dtype=np.int64)
-    others = sum(count for name, count in found.objects.items() if name not in set(found.classes))
-    if others:
-        report.notes.append(f'{others} objects are of categories that are no classes of the dataset')
-    if found.without_objects:
-        report.notes.append(f'{found.without_objects} images have no objects')
-    return [_Sample(path, size=size) for path, size in found.images]
-
-
 def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
     """The samples of a segmentation or classification dataset; wrong class labels go into the report."""
     samples = []
@@ -248,7 +179,7 @@ def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context
     load_image = LoadImageFromFile(backend_args=backend_args)
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
-    steps = [step for step in dataset.config.get('pipeline') or [] if 'Annotations' in str(step.get('type'))]
+    steps = label_steps(dataset.config.get('pipeline'))
     ignore_index = next((step['ignore_index'] for step in steps if 'ignore_index' in step), None)
     load_labels = LoadSegAnnotations(
         num_classes=len(classes) if classes and len(classes) <= 255 else None,
@@ -265,7 +196,10 @@ def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> Datase
         return report
     report.classes = dataset.classes
     is_coco = any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__)
-    samples = _coco_samples(dataset, report) if is_coco else _listed_samples(dataset, report)
+    if is_coco:
+        samples = [_Sample(path, size=size) for path, size in read_coco_file(dataset, report)]
+    else:
+        samples = _listed_samples(dataset, report)
     report.classes = report.classes or dataset.classes  # some classes know their names only now
     report.samples = len(samples)
     context = _context(dataset, report.classes)
@@ -369,26 +303,3 @@ def check_every_file(
     if not reports:
         raise UserError(f'the config has no dataset in {", ".join(f"{split}_dataloader" for split in splits)}')
     return list(reports.values())
-
-
-def write_fix_list(path: str | Path, reports: Sequence[DatasetReport]) -> int:
-    """Write the files to repair or remove, a line each: the path, a tab, what is wrong.
-
-    Args:
-        path: The file to write.
-        reports: What :func:`check_every_file` returned.
-
-    Returns:
-        The number of lines.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    by_path: dict[str, list[str]] = {}
-    for report in reports:
-        for finding in report.findings:
-            by_path.setdefault(finding.path, []).append(finding.reason)
-    lines = [f'{name}\t{"; ".join(dict.fromkeys(reasons))}\n' for name, reasons in sorted(by_path.items())]
-    with atomic_path(path) as file:
-        file.write_text(''.join(lines), encoding='utf-8', errors='surrogateescape')
-    return len(lines)

@@ -177,10 +177,7 @@ def draw_mini_data(data_root: str | Path) -> bool:
         return False
     for end in mini.DATA_ROOTS.values():
         if root.absolute().as_posix().endswith(f'/{end}'):
-            try:
-                mini.make_mini_dataset(root.absolute().parents[len(Path(end).parts) - 1])
-            except mini.MiniDatasetError as error:
-                raise UserError(str(error)) from error
+            mini.make_mini_dataset(root.absolute().parents[len(Path(end).parts) - 1])
             return True
     raise UserError(
         f'the data root {root} does not exist: expected a folder that ends in {" or ".join(mini.DATA_ROOTS.values())}, '

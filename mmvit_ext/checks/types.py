@@ -96,7 +96,7 @@ def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[st
     Args:
         cfg: The config.
         scope: Its default scope; says where the heads are.
-        classes: Class names by the dataset's dotted key, ``None`` where a dataset does not tell them.
+        classes: Class names by the dataset's dotted key, ``None`` where they are not known.
 
     Raises:
         UserError: A head has another number of classes than a dataset.

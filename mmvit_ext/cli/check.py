@@ -11,7 +11,8 @@ was found; 1: something was, and is listed; 2: the config or its folders are wro
 
 import argparse
 
-from mmvit_ext.checks.every_sample import SPLITS, check_every_file, write_fix_list
+from mmvit_ext.checks.every_sample import SPLITS, check_every_file
+from mmvit_ext.checks.report import write_fix_list
 from mmvit_ext.cli.arguments import add_arguments as add_shared
 from mmvit_ext.config.loading import load_config, prepare_scope
 
@@ -19,7 +20,6 @@ SHOWN = 20  # findings of each dataset on the screen when all of them are writte
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config')
     parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='which datasets (default: all)')
     parser.add_argument('--fix-list', metavar='FILE', help='write the files to repair or remove, with the reasons')
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     cfg = load_config(args.config, args.cfg_options)
     prepare_scope(cfg)
     reports = check_every_file(cfg, args.split, jobs=args.jobs)

@@ -19,7 +19,6 @@ from mmvit_ext.version import __version__
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     parser.add_argument('method', choices=sorted(convert.METHODS), help='whose checkpoint it is')
     parser.add_argument('source', help='the released checkpoint')
     parser.add_argument('destination', help='the file to write (.pth)')
@@ -28,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     source, destination = Path(args.source), Path(args.destination)
     if destination.is_dir():
         raise UserError(f'{destination} is a folder: give the name of the file to write')

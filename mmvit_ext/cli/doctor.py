@@ -6,10 +6,8 @@ from mmvit_ext import doctor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     parser.add_argument('--json', action='store_true', help='print the findings as JSON')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     return doctor.main(['--json'] if args.json else [])

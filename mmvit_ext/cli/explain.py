@@ -89,7 +89,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     methods = parser.add_subparsers(dest='method', required=True)
     for name, (_, text, options) in METHODS.items():
         sub = methods.add_parser(name, help=text, description=f'Show {text}.')
@@ -117,7 +116,6 @@ def _region(words: Sequence[str]) -> str | list[float]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     path, _, names = METHODS[args.method]
     settings = [OPTIONS[name].get('dest', name[2:].replace('-', '_')) for name in ('--size', *names)]
     options = {name: getattr(args, name) for name in settings if getattr(args, name) is not None}

@@ -18,7 +18,6 @@ from mmvit_ext.inference.export import SUFFIXES, export_segmentor, write_exporte
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('out', help='file to write: .pt2 (torch.export) or .onnx')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="pixels (default: the config's crop)")
@@ -26,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     if not args.out.endswith(SUFFIXES):
         raise UserError(f'{args.out}: name a file that ends in .pt2 (torch.export) or .onnx')
     cfg = load_config(args.config)

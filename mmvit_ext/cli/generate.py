@@ -15,7 +15,6 @@ from mmvit_ext.inference.images import report_failures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config', 'checkpoint', '--out')
     parser.add_argument('--num', type=int, default=64, help='number of images (default: 64)')
     parser.add_argument('--columns', type=int, default=8, help='images of a row of the grid (default: 8)')
@@ -24,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     shape = {'num': args.num, 'seed': args.seed, 'columns': args.columns}
     outcome = generate_images(args.config, args.checkpoint, args.out, **shape, **model_options(args))
     print(f'{len(outcome.written)} images generated, results in {args.out}')

@@ -19,7 +19,6 @@ from mmvit_ext.inference.predict import predict_images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config', 'checkpoint', 'images', '--out')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the class colours, 0 to 1 (default: 0.5)')
     parser.add_argument('--no-legend', action='store_true', help='pictures of exactly the size of the images')
@@ -31,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     outcome = predict_images(
         args.config,
         args.checkpoint,

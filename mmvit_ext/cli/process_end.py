@@ -1,4 +1,4 @@
-"""How a process of a run ends: with which exit code, and what its launcher makes of it."""
+"""How a process of a run ends: its exit code, and what its launcher makes of it."""
 
 import atexit
 import os
@@ -8,23 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT, EXIT_PREEMPTED
+from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
-__all__ = [
-    'end_process',
-    'tell_launcher',
-]
+__all__ = ['end_process', 'tell_launcher']
 
 FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
 
 
 def tell_launcher(code: int) -> None:
-    """Leave word for ``tools/torchrun.py`` which exit code the whole run ends with.
+    """Tell ``tools/torchrun.py``, through a file, with which exit code the whole run ends.
 
     Bad input ends the launcher at once: it would otherwise start the processes again, which find the same input.
-
-    Args:
-        code: The exit code of this process.
     """
     path = os.environ.get(FINAL_CODE_VARIABLE)
     if not path or code not in (EXIT_BAD_INPUT, EXIT_PREEMPTED):
@@ -41,13 +35,9 @@ def tell_launcher(code: int) -> None:
 def end_process(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    A process of a distributed run ends without Python's finalisation, though with the functions registered for its
-    exit. A thread of the gloo backend may still be letting go of the last reduced tensors; when it asks for Python's
-    lock during the finalisation, it is ended in a way that C++ answers with an abort ("terminate called without an
-    active exception"), and a run that has done everything fails.
-
-    Args:
-        main: The command; returns its exit code.
+    A process of a distributed run skips Python's finalisation, though not the functions registered for its exit. A
+    thread of the gloo backend may still be releasing the last reduced tensors; if it asks for Python's lock during the
+    finalisation, the process aborts ("terminate called without an active exception") after all its work is done.
     """
     try:
         code = main()

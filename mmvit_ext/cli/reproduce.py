@@ -29,7 +29,6 @@ NARROW = 140
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     parser.add_argument('row', nargs='?', metavar='ROW', help='name of its config; --list shows them')
     action = parser.add_mutually_exclusive_group()
     action.add_argument('--list', action='store_true', help='show the rows: published, tolerance, measured')
@@ -65,7 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     ledger = read_ledger()
     if args.list:
         console = Console()

@@ -24,7 +24,6 @@ VALUES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     kinds = parser.add_subparsers(dest='kind', required=True)
     for kind, (option, text) in VALUES.items():
         sub = kinds.add_parser(kind, help=text)
@@ -54,7 +53,6 @@ def _named(config: str) -> tuple[str, str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     models = [(*_named(config), checkpoint) for config, checkpoint in [(args.config, args.checkpoint), *args.compare]]
     curves = measure_robustness(
         args.kind,

@@ -24,7 +24,6 @@ TASKS = {'coco': 'COCO detection: test-dev2017 and other splits', 'ade20k': 'ADE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     tasks = parser.add_subparsers(dest='task', required=True, metavar='{coco,ade20k,check}')
     for name, title in TASKS.items():
         task = tasks.add_parser(name, help=title, description=title)
@@ -58,7 +57,6 @@ def _check(archive: str | Path, *, complete: bool = False, **known: str | None) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
     if args.task == 'check':
         return _check(args.archive, complete=args.all, images=args.images, annotations=args.annotations)
     what = (args.config, args.checkpoint, args.images, args.out)

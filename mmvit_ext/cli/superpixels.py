@@ -21,7 +21,6 @@ KEYS = ('regions', 'best mIoU', 'regions per image')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('--images', type=int, metavar='N', help='only the first N test images')
     parser.add_argument('--out', metavar='FILE.json', help='write the figures, too')
@@ -29,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out {args.out}: expected a file name that ends in .json')
     rows = superpixel_quality(args.config, args.checkpoint, images=args.images, **model_options(args))

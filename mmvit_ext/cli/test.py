@@ -13,7 +13,6 @@ from mmvit_ext.engine.testing import test
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config', 'checkpoint', '--tta')
     parser.add_argument(
         '--out', help='FILE.json: the metrics; FILE.pkl: the predictions; a folder (mmseg): label maps as PNG'
@@ -23,5 +22,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     test(args.config, args.checkpoint, tta=args.tta, out=args.out, show_dir=args.show_dir, **run_options(args))

@@ -16,7 +16,6 @@ from mmvit_ext.engine.training import train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     add_shared(parser, 'config')
     parser.add_argument(
         '--resume',
@@ -49,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     train(
         args.config,
         resume=args.resume,

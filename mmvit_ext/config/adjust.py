@@ -51,11 +51,7 @@ def set_lr_scaling(cfg: Config) -> None:
 
 
 def set_precision(cfg: Config, amp: bool) -> list[str]:
-    """Choose mixed precision where it is asked for, in the form that the device has.
-
-    Args:
-        cfg: A training config.
-        amp: Whether mixed precision is asked for. What the config asks for is adapted to a CPU, too.
+    """Choose mixed precision if ``amp`` or the config asks for it, in the form that the device supports.
 
     Returns:
         Lines worth logging.
@@ -85,15 +81,12 @@ def set_precision(cfg: Config, amp: bool) -> list[str]:
 
 
 def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
-    """Say how many faults a training run skips before it stops; ``None`` leaves what the config says.
+    """Set how many faults a training run skips before it stops; ``None`` leaves what the config says.
 
     Args:
         cfg: A training config.
         updates: Updates with losses or gradients that are not finite.
         samples: Training samples that cannot be read; below 1 a fraction of all.
-
-    Raises:
-        UserError: A number is out of range.
     """
     if updates is not None:
         if updates < 0:
@@ -111,14 +104,7 @@ def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> No
 
 
 def set_tta_pipeline(cfg: Config) -> None:
-    """Let the test dataset make the views of ``tta_pipeline``.
-
-    Args:
-        cfg: A config with a ``test_dataloader``.
-
-    Raises:
-        UserError: It has no test-time augmentation.
-    """
+    """Let the test dataset make the views of ``tta_pipeline``; a config without them is an error."""
     absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if absent:
         raise UserError(
@@ -137,15 +123,7 @@ def set_tta(cfg: Config) -> None:
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:
-    """Draw the predictions of a test into a folder.
-
-    Args:
-        cfg: A test config.
-        show_dir: The folder.
-
-    Raises:
-        UserError: The config has no visualization hook, or the folder cannot be written to.
-    """
+    """Draw the predictions of a test into a folder, with the config's visualization hook."""
     scope, folder = cfg.default_scope, str(writable_folder(show_dir, '--show-dir').absolute())
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if not isinstance(hook, dict):

@@ -1,6 +1,5 @@
 """Build the model that a config describes, without the weights that its training started from."""
 
-import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -14,21 +13,11 @@ from torch import nn
 from mmvit_ext.config.loading import prepare_scope
 from mmvit_ext.errors import UserError
 
-__all__ = [
-    'build_model',
-    'discard_pretrained',
-    'resolve_device',
-]
+__all__ = ['build_model', 'discard_pretrained', 'resolve_device']
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device to run on.
-
-    Args:
-        name: As PyTorch writes it ('cpu', 'cuda', 'cuda:1'); ``None`` takes a GPU if there is one.
-
-    Returns:
-        The device.
+    """The device of a name such as 'cpu', 'cuda' or 'cuda:1'; ``None`` takes a GPU if there is one.
 
     Raises:
         UserError: There is no such device.
@@ -71,16 +60,18 @@ def build_model(cfg: Config, *, device: str | torch.device | None = None, traini
         if scope == 'mmpretrain':
             preprocessor.setdefault('type', 'ClsDataPreprocessor')
         config['data_preprocessor'] = preprocessor
-    with torch.device(device) if device is not None else contextlib.nullcontext():
-        return revert_sync_batchnorm(MODELS.build(config))
+    device = torch.device('cpu' if device is None else device)
+    try:
+        with device:
+            return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config)))
+    except RuntimeError:
+        if device.type != 'meta':
+            raise
+    return revert_sync_batchnorm(MODELS.build(config)).to(device)  # some classes read tensors while they are built
 
 
 def discard_pretrained(node: Any) -> None:
-    """Remove pretrained weights from a model config, in place, where a checkpoint replaces them all anyway.
-
-    Args:
-        node: The model config or a part of it.
-    """
+    """Remove pretrained weights from a model config or a part of it, in place: a checkpoint replaces them anyway."""
     if isinstance(node, Mapping):
         config = node.get('init_cfg')
         if isinstance(config, Mapping) and config.get('type') == 'Pretrained':

@@ -12,10 +12,7 @@ from mmvit_ext.config.overrides import apply_cfg_options
 from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import missing_library, nearest
 
-__all__ = [
-    'load_config',
-    'prepare_scope',
-]
+__all__ = ['load_config', 'prepare_scope']
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -58,9 +55,6 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 def prepare_scope(cfg: Config) -> str:
     """Import the library that the config's ``default_scope`` names and look its types up there from now on.
-
-    Args:
-        cfg: The config.
 
     Returns:
         The scope: 'mmseg', 'mmdet', 'mmpretrain' or another package's name.

@@ -14,9 +14,7 @@ from mmvit_ext.config.walking import iter_dataset_cfgs, walk
 from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import find_type, nearest
 
-__all__ = [
-    'apply_cfg_options',
-]
+__all__ = ['apply_cfg_options']
 
 _EXTRA_KEYS = """activation_checkpointing backend_args compile custom_imports detect_anomalous_params
     efficient_conv_bn_eval find_unused_parameters gpu_ids model_wrapper_cfg runner_type strategy sync_bn test_pipeline

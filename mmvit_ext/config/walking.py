@@ -5,11 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-__all__ = [
-    'iter_dataset_cfgs',
-    'iter_heads',
-    'walk',
-]
+__all__ = ['iter_dataset_cfgs', 'iter_heads', 'walk']
 
 _HEAD_PATHS = {
     'mmseg': ('decode_head', 'auxiliary_head'),
@@ -26,7 +22,7 @@ def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tupl
         key: Its dotted key.
         leaves: Whether to leave out the wrappers.
 
-    Returns:
+    Yields:
         Pairs of dotted key and dataset config.
     """
     if isinstance(node, list | tuple):

@@ -71,10 +71,10 @@ def _sorted(box: Sequence[float], size: tuple[int, int]) -> Box:
 
 
 def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int, int]) -> Placement:
-    """Find out where steps of a pipeline put an image.
+    """Find where the steps of a pipeline put an image.
 
     Args:
-        steps: The steps; of what they return, ``inputs`` (C, H, W) or ``img`` (H, W, C) is looked at.
+        steps: The steps, which return ``inputs`` (C, H, W) or ``img`` (H, W, C).
         image_size: Height and width of the image.
 
     Returns:
@@ -155,7 +155,7 @@ class LoadBoxes(BaseTransform):
         name: Name of the file; the nearest one in the folders above the image counts.
 
     Raises:
-        UserError: There is no such file, or it says nothing of the image.
+        UserError: There is no such file, or it has no entry for the image.
     """
 
     def __init__(self, name: str = 'boxes.json') -> None:

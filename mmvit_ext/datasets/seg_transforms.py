@@ -1,4 +1,4 @@
-"""Loading label maps so that a wrong label ends the run with the file's name and what is wrong with it.
+"""Load label maps so that a wrong label ends the run with the file's name and what is wrong with it.
 
 mmseg casts every label map to 8 bit and trains on what comes out; a class index outside the classes then shows up as an
 index error without a file name (on a GPU as a device assertion), and on validation not at all.

@@ -1,4 +1,4 @@
-"""Going on when a sample cannot be read: another one takes its place, and the bad ones are counted and named."""
+"""Replace training samples that cannot be read by the next ones, and count and name them."""
 
 import logging
 import math
@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from mmengine import fileio
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS as ALL_DATASETS
 
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
 
 from ..registry import DATASETS
+from .transforms import is_cut_off
 
 __all__ = ['SkipBadSamples']
 
@@ -29,14 +31,14 @@ class SkipBadSamples:
 
     Without it the first bad sample ends the run with the file's name. With it each bad sample is named in the log once,
     and the run ends when there are more than ``limit``. The samples are marked in memory that the workers of a
-    dataloader share, so one is read in vain only once per process of a distributed run, and :attr:`num_skipped` is the
-    number of different bad samples whatever ``num_workers`` is.
+    dataloader share, so each is tried only once per process of a distributed run, and :attr:`num_skipped` is the
+    number of different bad samples for any ``num_workers``.
 
     Args:
         dataset: The dataset, or its config. It must be for training: a metric would count the replacements.
-        limit: Number of different bad samples to put up with, or a fraction of the dataset if below 1. More than 0.
-        check_files: Look whether the JPEG or PNG file is whole before the sample is loaded. Some versions of OpenCV,
-            which the libraries' pipelines use, decode a cut off file without a word. It reads the file once more,
+        limit: Number of different bad samples to tolerate, or a fraction of the dataset if below 1. More than 0.
+        check_files: Check that the JPEG or PNG file is complete before the sample is loaded. Some versions of OpenCV,
+            which the libraries' pipelines use, decode a cut off file without an error. It reads the file once more,
             mostly from the operating system's cache. Pipelines with ``mmvit_ext.LoadImageFromFile`` do it themselves.
 
     Raises:
@@ -44,8 +46,6 @@ class SkipBadSamples:
     """
 
     def __init__(self, dataset: Any, limit: float = 0.01, check_files: bool = True) -> None:
-        from mmengine.registry import DATASETS as ALL_DATASETS
-
         if isinstance(limit, bool) or not limit > 0 or not math.isfinite(limit):
             raise ValueError(
                 f'limit must be a number of samples or a fraction below 1, more than 0, got {limit!r}; leave the '
@@ -120,8 +120,6 @@ class SkipBadSamples:
         raise UserError(f'none of the {size} samples of the dataset can be read')
 
     def _check_file(self, idx: int) -> None:
-        from .transforms import is_cut_off
-
         path = self._path(idx) if self.check_files else None
         if path is None:
             return

@@ -1,4 +1,4 @@
-"""Loading images so that a file that cannot be read ends the run with its name.
+"""Load images so that a file that cannot be read ends the run with its name.
 
 Some versions of OpenCV decode a truncated JPEG to an image with a grey lower part and say nothing; Pillow raises.
 """

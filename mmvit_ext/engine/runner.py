@@ -28,21 +28,15 @@ def load_run(
     work_dir: str | None = None,
     launcher: str = 'none',
 ) -> Config:
-    """Read the config of a run and say in it where the run writes and with which processes it runs.
+    """Read the config of a run, import its library, and set where the run writes and with which processes it runs.
 
     Args:
         config: The config file.
         cfg_options: Overrides by dotted key.
-        kind: Of the run, for messages.
+        kind: Kind of the run, for messages.
         sections: What the config must have for it.
         work_dir: Folder of logs and checkpoints.
         launcher: How the processes were started, ``'none'`` for a single one.
-
-    Returns:
-        The config; its library is imported.
-
-    Raises:
-        UserError: Something is wrong with the config or an argument.
     """
     cfg = load_config(config, cfg_options)
     if prepare_scope(cfg) == 'mmpretrain':
@@ -57,10 +51,6 @@ def load_run(
 
 def join_processes(cfg: Config, launcher: str) -> None:
     """Prepare a config for distributed processes, and join them where mmengine cannot: on a CPU.
-
-    Args:
-        cfg: The config.
-        launcher: How the processes were started, ``'none'`` for a single one.
 
     Raises:
         UserError: The launcher's variables or a GPU are missing.
@@ -100,9 +90,6 @@ def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), 
         hooks: Registered unless the config has one of the same class.
         notes: Lines for the log.
         trust: Read checkpoints that hold more than tensors and plain values, which runs code from them.
-
-    Returns:
-        The runner.
     """
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here

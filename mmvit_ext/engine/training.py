@@ -80,7 +80,7 @@ def train(
 
 
 def set_resume(cfg: Config, resume: str | None) -> list[str]:
-    """Say in a config which checkpoint its run continues from.
+    """Set in a config from which checkpoint its run continues.
 
     A run that a launcher has started again continues from its newest checkpoint, whatever it began with.
 
@@ -90,9 +90,6 @@ def set_resume(cfg: Config, resume: str | None) -> list[str]:
 
     Returns:
         Lines worth logging.
-
-    Raises:
-        UserError: There are checkpoints in the folder and none of them can be loaded.
     """
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
     if resume is None and (restarts or (cfg.get('resume') and not cfg.get('load_from'))):

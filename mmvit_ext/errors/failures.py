@@ -16,9 +16,7 @@ from .places import describe_place
 from .type_names import unknown_type_message
 from .user_error import UserError, worker_message
 
-__all__ = [
-    'describe_failure',
-]
+__all__ = ['describe_failure']
 
 _PACKAGE_DIR = str(Path(__file__).resolve().parents[1]) + os.sep
 
@@ -98,14 +96,7 @@ def _describe_by_text(name: str, message: str) -> str | None:
 
 
 def describe_failure(error: BaseException) -> str | None:
-    """The sentence for a failure that the user can repair.
-
-    Args:
-        error: What a command raised.
-
-    Returns:
-        One sentence, or ``None`` for a failure that is not known and deserves its traceback.
-    """
+    """The sentence for what a command raised, ``None`` for a failure that is not known and needs its traceback."""
     for candidate in (error, error.__cause__):
         if isinstance(candidate, UserError):
             return str(candidate)

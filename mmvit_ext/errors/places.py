@@ -1,8 +1,7 @@
-"""What a failure has to do with the user's input, told by where it happened.
+"""What a failure has to do with the user's input, found by where it happened.
 
 Broken input makes the libraries fail with any kind of error: a polygon of three numbers raises in pycocotools, a width
-of -1 in PyTorch. The error says little, but the call stack says what was being done to which file or to which entry of
-the config.
+of -1 in PyTorch. The error says little, but the call stack shows which file or which entry of the config was at work.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-__all__ = [
-    'describe_place',
-]
+__all__ = ['describe_place']
 
 _TRACEBACK = '--traceback shows where it comes from'
 
@@ -26,10 +23,7 @@ _LONGEST = 300
 
 
 def describe_place(error: BaseException) -> str | None:
-    """The sentence for an error that building from the config, preparing a sample or the first iteration has raised.
-
-    Args:
-        error: The error.
+    """The sentence for an error raised while something was built, a sample prepared or the first iteration run.
 
     Returns:
         One sentence, ``None`` for an error that happened elsewhere.

@@ -1,4 +1,4 @@
-"""Names of types: which are registered where, and what somebody may have meant by one that is not."""
+"""Names of types: where they are registered, and which names are near to one that is not."""
 
 import importlib
 from collections.abc import Sequence
@@ -11,26 +11,11 @@ from mmengine.registry.registry import Registry
 
 from mmvit_ext.machine import DISTRIBUTIONS
 
-__all__ = [
-    'find_type',
-    'missing_library',
-    'nearest',
-    'root_registry',
-    'unknown_type_message',
-]
+__all__ = ['find_type', 'missing_library', 'nearest', 'root_registry', 'unknown_type_message']
 
 
 def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
-    """Candidates that look like ``name``, best first, whatever their case.
-
-    Args:
-        name: What was written.
-        candidates: What could have been meant.
-        count: The most to return.
-
-    Returns:
-        At most ``count`` of the candidates.
-    """
+    """At most ``count`` of the candidates that look like ``name``, best first, whatever their case."""
     by_lower: dict[str, str] = {}
     for candidate in candidates:
         by_lower.setdefault(candidate.lower(), candidate)
@@ -38,15 +23,7 @@ def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
 
 
 def missing_library(scope: str, wanted_by: str) -> str:
-    """The sentence for a library that cannot be imported.
-
-    Args:
-        scope: Name of its package, 'mmseg' for example.
-        wanted_by: What needs it.
-
-    Returns:
-        One sentence with the distributions that provide it.
-    """
+    """The sentence for a package such as 'mmseg' that cannot be imported, with the distributions that provide it."""
     if scope not in DISTRIBUTIONS:
         return f"{wanted_by} needs the package '{scope}', which cannot be imported: install it or correct the name"
     fork, upstream, *_ = DISTRIBUTIONS[scope]
@@ -72,16 +49,7 @@ def _scoped(root: Registry, scope: str) -> Registry:
 
 
 def find_type(name: str, root: Registry, scope: str) -> Any:
-    """Look a type up as a config under a default scope would.
-
-    Args:
-        name: The type name, with or without a scope of its own.
-        root: The root registry.
-        scope: The default scope.
-
-    Returns:
-        The type, or None where it is not registered.
-    """
+    """Look a type up as a config under a default scope does; ``None`` where it is not registered."""
     try:
         return _scoped(root, scope).get(name)
     except RuntimeError as error:
@@ -106,16 +74,13 @@ def _registered_names(root: Registry, scope: str) -> list[str]:
 
 
 def unknown_type_message(name: str, registry_name: str | None, scope: str | None = None, where: str = '') -> str:
-    """The sentence for a type name that no registry knows.
+    """The sentence for a type name that no registry knows: the nearest registered names, or the missing library.
 
     Args:
         name: The type name as the config has it.
-        registry_name: Name of the registry it was looked up in, ``None`` when unknown.
+        registry_name: Name of the registry in which it was looked up, ``None`` when unknown.
         scope: The default scope of the look-up.
         where: The dotted key at which the config has it, where known.
-
-    Returns:
-        One sentence: what is unknown, the nearest registered names or the library that is missing.
     """
     place = f' (at {where})' if where else ''
     prefix, _, short = name.rpartition('.')

@@ -4,11 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = [
-    'UserError',
-    'same_on_every_process',
-    'worker_message',
-]
+__all__ = ['UserError', 'same_on_every_process', 'worker_message']
 
 _WORKER_ERROR = re.compile(r'^Caught \w+ in (?:DataLoader worker|pin memory thread)')
 

@@ -149,7 +149,7 @@ def _load_classifier(config: str, checkpoint: str, size: int | None, device: tor
         )
     size = size or cfg.get('img_size')
     if not isinstance(size, int):
-        raise UserError(f'{config} (FID.extractor) has no img_size: tell the edge in pixels as FID.input_size')
+        raise UserError(f'{config} (FID.extractor) has no img_size: give the edge in pixels as FID.input_size')
     scopes = dict(DefaultScope._instance_dict)
     model = Predictor(cfg, checkpoint, device).model
     DefaultScope._instance_dict.clear()

@@ -1,4 +1,4 @@
-"""Measuring a loaded model again and again on changed data, without a runner for each time."""
+"""Measure a loaded model repeatedly on changed data, without a runner for each time."""
 
 from __future__ import annotations
 

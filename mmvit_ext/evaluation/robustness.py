@@ -1,4 +1,4 @@
-"""How a model's figures fall as its test images are turned or covered, and what its superpixels do meanwhile.
+"""Measure how a model's figures fall as its test images are turned or covered, and draw its superpixels.
 
 Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.3 and figure 6.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +28,21 @@ from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import Superpixels, draw_boundaries, enlarged, superpixels_of_inputs
 from mmvit_ext.models.backbones.spformer import SPFormer
-from mmvit_ext.models.layers.superpixel_maps import fine_association, neighbour_ids, with_merged_head
+from mmvit_ext.models.superpixels.maps import fine_association, neighbour_ids, with_merged_head
 
 __all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A way of changing images.
+    """A way of changing images."""
 
-    Args:
-        transform: Type of the transform.
-        argument: Name of its argument.
-        label: What the argument is, for axes and tables.
-        low: Least value.
-        high: Largest value.
-        default: Values that are measured when none are named.
-    """
-
-    transform: str
-    argument: str
-    label: str
+    transform: str  # type of the transform
+    argument: str  # name of its argument
+    label: str  # what the argument is, for axes and tables
     low: float
     high: float
-    default: tuple[float, ...]
+    default: tuple[float, ...]  # values that are measured when none are named
 
 
 KINDS: dict[str, Kind] = {
@@ -68,21 +59,13 @@ PREFERRED = ('mIoU', 'accuracy/top1')
 
 @dataclass(frozen=True)
 class Curve:
-    """What was measured of one model.
-
-    Args:
-        model: Name of the model.
-        metric: Name of the metric.
-        x: Angles or areas.
-        y: The metric at each of them.
-        everything: All metrics at each of them.
-    """
+    """What was measured of one model."""
 
     model: str
     metric: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    everything: tuple[dict[str, float], ...] = field(default=())
+    x: tuple[float, ...]  # angles or areas
+    y: tuple[float, ...]  # the metric at each of them
+    everything: tuple[dict[str, float], ...] = ()  # all metrics at each of them
 
 
 def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str:
@@ -97,7 +80,7 @@ def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str
 
 
 def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int = 16) -> torch.Tensor:
-    """How well regions can tell an occluder from the image.
+    """How well regions separate an occluder from the image.
 
     Args:
         found: Superpixels, whose last merged association is taken; without them squares are.
@@ -123,7 +106,7 @@ def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int 
 
 
 class _Observer:
-    """Looks at the superpixels of the images that pass through a model."""
+    """Collects the superpixels of the images that pass through a model."""
 
     def __init__(self, backbone: SPFormer, preprocessor: Any, area: float | None, pictures: int) -> None:
         self.backbone, self.preprocessor, self.pictures = backbone, preprocessor, pictures
@@ -268,7 +251,7 @@ def _measure(
 
 
 def curves_table(curves: Sequence[Curve]) -> str:
-    """Curves as a Markdown table, with what regions can tell of the occluder where that was measured."""
+    """Curves as a Markdown table, with the regions' IoU of the occluder where that was measured."""
     head = ['model', 'metric', *(f'{value:g}' for value in curves[0].x)]
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     for curve in curves:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.models.layers.superpixel_maps import fine_association, grid_of, neighbour_ids, with_merged_head
+from mmvit_ext.models.superpixels.maps import fine_association, grid_of, neighbour_ids, with_merged_head
 from mmvit_ext.registry import METRICS
 
 __all__ = ['SuperpixelQuality', 'best_labels', 'intersection_and_union', 'patch_regions', 'slic_regions']
@@ -137,7 +137,7 @@ class SuperpixelQuality(BaseMetric):
         compactness: Of SLIC, above 0; see :func:`slic_regions`.
         sca_module: Which superpixel cross attention counts, from 0; negative values count from the end.
         iteration: Which of its iterations.
-        channel_order: Of the images that the data loader gives, which SLIC looks at: ``'bgr'`` or ``'rgb'``.
+        channel_order: Of the images that the data loader gives, for SLIC: ``'bgr'`` or ``'rgb'``.
         ignore_index: Value of pixels without a label.
         collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
         prefix: What the names of the results begin with; ``regions`` when not given.

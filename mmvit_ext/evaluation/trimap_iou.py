@@ -1,7 +1,8 @@
 """mIoU near the edges of labels: mmseg's metric on a thin band, known as the trimap protocol.
 
-Kohli et al., Robust Higher Order Potentials for Enforcing Label Consistency (2009), section 5: only pixels close to an
-edge between two labels are counted, so that the figure tells how well outlines are met, whatever the objects' size.
+Kohli et al., Robust Higher Order Potentials for Enforcing Label Consistency (2009), section 5: only pixels close to
+an edge between two labels are counted, so that the figure shows how well outlines are met, independent of the
+objects' size.
 """
 
 from __future__ import annotations

@@ -6,41 +6,21 @@ import colorsys
 import functools
 from collections.abc import Sequence
 
+import cv2
 import matplotlib
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
-from torch import Tensor
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.utils import draw_bounding_boxes
 
 __all__ = [
     'colour_mask',
+    'draw_frame',
     'draw_instances',
     'draw_overlay',
-    'image_grid',
     'label_image',
-    'load_font',
     'make_palette',
 ]
-
-
-def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
-    """Images in rows and columns on white, as a picture.
-
-    Args:
-        images: ``(N, 3, H, W)``, RGB, ``uint8``, at least one.
-        columns: images of a row, at least 1.
-        gap: pixels between and around the images.
-
-    Returns:
-        ``(height, width, 3)``, RGB, ``uint8``.
-    """
-    N, _, H, W = images.shape
-    columns = min(columns, N)
-    rows = -(-N // columns)
-    picture = np.full((rows * (H + gap) + gap, columns * (W + gap) + gap, 3), 255, dtype=np.uint8)
-    for place, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-        top, left = gap + place // columns * (H + gap), gap + place % columns * (W + gap)
-        picture[top : top + H, left : left + W] = image
-    return picture
 
 
 Colour = tuple[int, int, int]
@@ -57,14 +37,7 @@ COLOUR_MAP = 'viridis'
 
 
 def make_palette(count: int) -> list[Colour]:
-    """Colours that stay apart however many there are.
-
-    Args:
-        count: How many.
-
-    Returns:
-        RGB colours, 0 to 255. Hues step by the golden ratio, which never comes back to an earlier one.
-    """
+    """RGB colours, 0 to 255, that stay apart however many there are: hues step by the golden ratio and never repeat."""
     colours = []
     for index in range(count):
         hue = (index * _GOLDEN_RATIO) % 1.0
@@ -80,14 +53,7 @@ def _colours() -> np.ndarray:
 
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
-    """Colours of a mask.
-
-    Args:
-        mask: Values from 0 to 1, any shape.
-
-    Returns:
-        RGB, with a last axis of 3.
-    """
+    """Colours of values from 0 to 1 of any shape: RGB, with a last axis of 3."""
     return _colours()[np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)]
 
 
@@ -122,19 +88,20 @@ def draw_overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity must be 0 to 1, got {opacity}')
     known = (labels >= 0) & (labels < len(classes))
-    colours = np.asarray(palette, dtype=np.float32).reshape(-1, 3)
-    painted = image.astype(np.float32)
-    painted[known] += (colours[labels[known]] - painted[known]) * opacity
-    picture = Image.fromarray(np.rint(painted).clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray(_paint(image, np.where(known, labels, -1), palette, opacity))
     if not legend:
         return picture
     present, pixels = np.unique(labels[known], return_counts=True)
     order = np.argsort(-pixels, kind='stable')
-    entries = [
-        (f'{classes[present[index]]} {100 * pixels[index] / labels.size:.1f} %', _colour(palette[present[index]]))
-        for index in order
-    ]
-    return _append_legend(picture, entries)
+    texts = [f'{classes[present[index]]} {100 * pixels[index] / labels.size:.1f} %' for index in order]
+    return _append_legend(picture, texts, [_colour(palette[present[index]]) for index in order])
+
+
+def _paint(image: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]], opacity: float) -> np.ndarray:
+    """Mix an image with the colours of its labels; pixels whose label is negative stay as they are."""
+    painted, known = image.astype(np.float32), labels >= 0
+    painted[known] += (np.asarray(colours, dtype=np.float32)[labels[known]] - painted[known]) * opacity
+    return np.rint(painted).clip(0, 255).astype(np.uint8)
 
 
 def draw_instances(
@@ -182,83 +149,65 @@ def draw_instances(
     if masks is not None and masks.shape != (count, height, width):
         raise ValueError(f'masks must be of shape {(count, height, width)}, one per box, got {masks.shape}')
     factor = -(-_NAMED_SIDE // max(height, width)) if names else 1
-    picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
-    line = max(round(max(picture.size) / 320), 1)
-    order = range(count) if scores is None else [int(index) for index in np.argsort(scores, kind='stable')]
-    colours = [_colour(palette[int(label)]) for label in labels]
+    size = (width * factor, height * factor)
+    picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    if not count:
+        return picture
+    line = max(round(max(size) / 320), 1)
+    order = np.arange(count) if scores is None else np.argsort(scores, kind='stable')
+    edges = np.asarray(boxes, dtype=np.float64)[order] * factor
+    kinds = np.asarray(labels)[order]
+    colours = [_colour(palette[kind]) for kind in kinds]
+    pixels = np.array(picture)
     if masks is not None:
-        _paint_masks(picture, [(masks[index], colours[index]) for index in order], opacity, line)
-    draw = ImageDraw.Draw(picture)
-    for index in order:
-        left, top, right, bottom = (float(edge) * factor for edge in boxes[index])
-        corner = max(right - 1, left), max(bottom - 1, top)
-        draw.rectangle((left, top, *corner), outline=colours[index], width=line)
+        areas = [cv2.resize(mask.astype(np.uint8) * 255, size) >= 128 for mask in masks[order]]
+        kernel = np.ones((2 * line + 1, 2 * line + 1), np.uint8)
+        borders = [area & ~cv2.erode(area.astype(np.uint8), kernel).astype(bool) for area in areas]
+        for shown, share in ((areas, opacity), (borders, 1.0)):
+            owner = np.full(pixels.shape[:2], -1)
+            for place, area in enumerate(shown):
+                owner[area] = place
+            pixels = _paint(pixels, owner, colours, share)
+    corners = np.concatenate([edges[:, :2], np.maximum(edges[:, 2:] - 1, edges[:, :2])], 1)
+    canvas = torch.from_numpy(pixels).permute(2, 0, 1)
+    canvas = draw_bounding_boxes(canvas, torch.from_numpy(corners), colors=colours, width=line)
+    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
     if names:
-        texts = [
-            str(classes[int(label)]) + ('' if scores is None else f' {float(scores[index]):.2f}')
-            for index, label in enumerate(labels)
-        ]
-        _write_names(picture, draw, [np.asarray(box) * factor for box in boxes], texts, colours, list(reversed(order)))
+        shares = [''] * count if scores is None else [f' {float(scores[index]):.2f}' for index in order]
+        texts = [f'{classes[kind]}{share}' for kind, share in zip(kinds, shares, strict=True)]
+        _write_names(picture, edges[::-1].tolist(), texts[::-1], colours[::-1])
     return picture
 
 
-def _paint_masks(picture: Image.Image, objects: Sequence[tuple[np.ndarray, Colour]], opacity: float, line: int) -> None:
-    """Paint masks, enlarged to the picture, and their outlines; where they overlap, the last one's colour counts."""
-    colours, covered = Image.new('RGB', picture.size), Image.new('L', picture.size)
-    outlines = []
-    for mask, colour in objects:
-        area = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-        area = area.point([0] * 128 + [255] * 128)
-        colours.paste(colour, mask=area)
-        covered.paste(round(255 * opacity), mask=area)
-        outlines.append((colour, ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(2 * line + 1)))))
-    picture.paste(colours, mask=covered)
-    for colour, outline in outlines:
-        picture.paste(colour, mask=outline)
+def draw_frame(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line: int) -> None:
+    """Draw a rectangle that can be seen on any image, ``line`` pixels wide on a black one."""
+    corners = box[0], box[1], box[2] - 1, box[3] - 1
+    draw.rectangle(corners, outline='black', width=line + 2)
+    draw.rectangle(corners, outline=colour, width=line)
 
 
 def _write_names(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    boxes: Sequence[np.ndarray],
-    texts: Sequence[str],
-    colours: Sequence[Colour],
-    order: Sequence[int],
+    picture: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colours: Sequence[Colour]
 ) -> None:
-    """Write names at the boxes, the first of ``order`` where it is wanted most, none over another if there is room."""
+    """Write names at the boxes, the first ones where they are wanted most, none over another if there is room."""
+    draw = ImageDraw.Draw(picture)
     size = min(max(max(picture.size) // 36, 11), 28)
-    font, pad = load_font(size), max(size // 5, 2)
+    font, pad = ImageFont.load_default(size), max(size // 5, 2)
     taken: list[Rectangle] = []
-    for index in order:
-        left, top, right, bottom = (float(edge) for edge in boxes[index])
-        width, height = font.getlength(texts[index]) + 2 * pad, size + 2 * pad
+    for (left, top, right, bottom), text, colour in zip(boxes, texts, colours, strict=True):
+        width, height = font.getlength(text) + 2 * pad, size + 2 * pad
         # Above the box, inside it at its corners, below it.
-        places = [
-            (x, y)
-            for x, y in (
-                (left, top - height),
-                (left, top),
-                (right - width, top - height),
-                (right - width, top),
-                (left, bottom - height),
-                (right - width, bottom - height),
-                (left, bottom),
-            )
-            if y >= 0 and y + height <= picture.height
-        ] or [(left, 0.0)]
-        tabs = [_tab(x, y, width, height, picture.width) for x, y in places]
+        places = [(x, y) for x in (left, right - width) for y in (top - height, top)]
+        places += [(x, y) for y in (bottom - height, bottom) for x in (left, right - width)]
+        places = [(x, y) for x, y in places if y >= 0 and y + height <= picture.height] or [(left, 0.0)]
+        places = [(max(min(x, picture.width - width), 0.0), y) for x, y in places]
+        tabs = [(x, y, x + width - 1, y + height - 1) for x, y in places]
         tab = next((tab for tab in tabs if not any(_meet(tab, other) for other in taken)), tabs[0])
         taken.append(tab)
-        draw.rectangle(tab, fill=colours[index])
-        red, green, blue = colours[index]
+        draw.rectangle(tab, fill=colour)
+        red, green, blue = colour
         ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else 'white'
-        draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), texts[index], fill=ink, font=font, anchor='lm')
-
-
-def _tab(x: float, y: float, width: float, height: float, limit: int) -> Rectangle:
-    """A rectangle of that size at (x, y), moved so far that it is inside a picture of width ``limit``."""
-    x = max(min(x, limit - width), 0)
-    return x, y, x + width - 1, y + height - 1
+        draw.text((tab[0] + pad, (tab[1] + tab[3]) / 2), text, fill=ink, font=font, anchor='lm')
 
 
 def _meet(one: Rectangle, other: Rectangle) -> bool:
@@ -266,14 +215,9 @@ def _meet(one: Rectangle, other: Rectangle) -> bool:
 
 
 def label_image(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
-    """A label map as a picture whose pixel values are the class indices.
+    """A label map (H, W) as a picture whose pixel values are the class indices.
 
-    Args:
-        labels: Class index of each pixel (H, W), from 0.
-        palette: RGB colour of each class, for viewers.
-
-    Returns:
-        A palette picture of 8 bit; of 16 bit without colours for more than 256 classes.
+    It has 8 bit and the palette for viewers; 16 bit and no colours for more than 256 classes.
     """
     if len(palette) > 256:
         return Image.fromarray(labels.astype(np.uint16))
@@ -286,27 +230,12 @@ def _colour(colour: Sequence[int]) -> Colour:
     return int(colour[0]), int(colour[1]), int(colour[2])
 
 
-def load_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """The font that comes with Pillow.
-
-    Args:
-        size: Height in pixels; a Pillow before 10.1 or without FreeType has one size only.
-
-    Returns:
-        The font.
-    """
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, OSError):
-        return ImageFont.load_default()
-
-
-def _append_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    if not entries:
+def _append_legend(picture: Image.Image, texts: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    if not texts:
         return picture
     size = min(max(picture.width // 32, 11), 28)
-    font, gap = load_font(size), max(size // 2, 4)
-    widths = [round(font.getlength(text)) + size + 2 * gap for text, _ in entries]
+    font, gap = ImageFont.load_default(size), max(size // 2, 4)
+    widths = [round(font.getlength(text)) + size + 2 * gap for text in texts]
     width = max(picture.width, max(widths) + gap)
     places, x, y = [], gap, gap
     for entry_width in widths:
@@ -317,7 +246,7 @@ def _append_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) 
     canvas = Image.new('RGB', (width, picture.height + y + size + gap), 'white')
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
-    for (text, colour), (x, y) in zip(entries, places, strict=True):
+    for text, colour, (x, y) in zip(texts, colours, places, strict=True):
         top = picture.height + y
         draw.rectangle((x, top, x + size - 1, top + size - 1), fill=colour, outline='black')
         draw.text((x + size + gap // 2, top + size / 2), text, fill='black', font=font, anchor='lm')

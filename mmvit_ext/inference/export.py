@@ -9,11 +9,7 @@ from torch import Tensor, nn
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 
-__all__ = [
-    'ScoreMap',
-    'export_segmentor',
-    'write_exported',
-]
+__all__ = ['ScoreMap', 'export_segmentor', 'write_exported']
 
 SUFFIXES = ('.pt2', '.onnx')
 
@@ -24,11 +20,11 @@ class ScoreMap(nn.Module):
     """A segmentor as a plain function from images to score maps of the same size.
 
     Args:
-        segmentor: an mmseg ``EncoderDecoder``.
-        size: height and width of the images in pixels.
+        segmentor: An mmseg ``EncoderDecoder``.
+        size: Height and width of the images in pixels.
 
     Shape:
-        normalised images ``(B, 3, H, W)`` to scores ``(B, N, H, W)``.
+        Normalised images ``(B, 3, H, W)`` to scores ``(B, N, H, W)``.
     """
 
     def __init__(self, segmentor: nn.Module, size: tuple[int, int]) -> None:
@@ -37,23 +33,23 @@ class ScoreMap(nn.Module):
         self.size = size
 
     def forward(self, img: Tensor) -> Tensor:
-        """See the class."""
+        """Score maps of images; see the class."""
         features = self.segmentor.extract_feat(img)
         return self.segmentor.decode_head.predict(features, [{'img_shape': self.size}] * len(img), None)
 
 
 def export_segmentor(segmentor: nn.Module, size: tuple[int, int]) -> 'torch.export.ExportedProgram':
-    """Trace a segmentor for images of one size.
+    """Trace a segmentor for images of one size; it is put into evaluation mode.
 
     Args:
-        segmentor: an mmseg ``EncoderDecoder``; it is put into evaluation mode.
-        size: height and width in pixels.
+        segmentor: An mmseg ``EncoderDecoder``.
+        size: Height and width in pixels.
 
     Returns:
-        the exported program; its input is one normalised image ``(1, 3, H, W)``, its output ``(1, N, H, W)``.
+        The program, from one normalised image ``(1, 3, H, W)`` to scores ``(1, N, H, W)``.
 
     Raises:
-        UserError: where torch is too old.
+        UserError: Torch is too old.
     """
     if TORCH < (2, 5):
         raise UserError(f'exporting needs torch 2.5 or later, and this is {torch.__version__}')
@@ -66,11 +62,11 @@ def write_exported(program: 'torch.export.ExportedProgram', target: str | Path) 
     """Write an exported program, whole or not at all.
 
     Args:
-        program: what :func:`export_segmentor` gave.
+        program: What :func:`export_segmentor` gave.
         target: ``.pt2`` for torch.export's own format, ``.onnx`` for ONNX.
 
     Raises:
-        UserError: another suffix.
+        UserError: The file has another suffix.
     """
     target = Path(target)
     if target.suffix not in SUFFIXES:

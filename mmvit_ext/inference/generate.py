@@ -1,4 +1,4 @@
-"""Images from a trained generator, each of its own number and the seed alone."""
+"""Generate images with a trained generator; each depends on the seed and its own number only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, writable_folder
 
-from .drawing import image_grid
 from .images import Outcome, process_images
 from .predictor import Predictor
+from .sheets import image_grid
 
-__all__ = [
-    'generate_images',
-]
+__all__ = ['generate_images']
 
 MAX_IMAGES = 1_000_000
 
@@ -53,7 +51,7 @@ def generate_images(
         columns: Images of a row of the grid, at least 1.
         device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
         progress: Whether to show a progress bar on stderr.
 

@@ -1,27 +1,21 @@
-"""Image files given to a command: finding them, naming their results, working through them."""
+"""Image files given to a command: find them, name their results, work through them."""
 
 import glob
+import itertools
 import os
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.machine import progress_bar
 
-__all__ = [
-    'Outcome',
-    'collect_images',
-    'output_names',
-    'process_images',
-    'report_failures',
-]
+__all__ = ['Outcome', 'collect_images', 'output_names', 'process_images', 'report_failures']
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -41,7 +35,6 @@ class Outcome:
     unknown: str | None = None
 
 
-# Inputs and outputs
 def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The image files that files, folders and patterns name.
 
@@ -85,27 +78,20 @@ def _is_image(path: Path) -> bool:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name without suffix for each image's results; none is used twice, whatever the case.
+    """A name for the results of each image, none used twice, whatever the case.
 
-    Args:
-        paths: The images.
-
-    Returns:
-        The stem, where that is unique; with the suffix or a number added, where it is not.
+    It is the stem where that is unique; otherwise the suffix or a number is added.
     """
-    count: dict[str, int] = {}
-    for path in paths:
-        count[path.stem.lower()] = count.get(path.stem.lower(), 0) + 1
+    count = Counter(path.stem.lower() for path in paths)
     # A stem that is unique keeps its name, also against the made-up names of the others.
     taken = {stem for stem, number in count.items() if number == 1}
     names = []
     for path in paths:
         name = path.stem
         if count[name.lower()] > 1:
-            base = name = f'{path.stem}_{path.suffix.lstrip(".")}'
-            number = 2
-            while name.lower() in taken:
-                name, number = f'{base}_{number}', number + 1
+            base = f'{path.stem}_{path.suffix.lstrip(".")}'
+            numbered = (f'{base}_{number}' for number in itertools.count(2))
+            name = next(name for name in itertools.chain([base], numbered) if name.lower() not in taken)
             taken.add(name.lower())
         names.append(name)
     return names
@@ -121,13 +107,9 @@ def process_images(
         work: Takes an image and the name of its results, see :func:`output_names`; returns the file it wrote.
         title: Stands before the progress bar.
         progress: Whether to show that bar on stderr.
-
-    Returns:
-        What was written and what failed.
     """
     outcome = Outcome()
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with progress_bar(title, show=progress) as bar:
         for path, name in zip(bar.track(paths), output_names(paths), strict=True):
             try:
                 outcome.written.append(work(path, name))

@@ -11,12 +11,9 @@ from mmvit_ext.files import atomic_path, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
 
-__all__ = [
-    'predict_images',
-]
+__all__ = ['predict_images']
 
 
-# The command
 def predict_images(
     config: str | Path,
     checkpoint: str | Path,
@@ -46,7 +43,7 @@ def predict_images(
         score_threshold: Least score, 0 to 1, of the objects that are drawn (detection only).
         device: Where to run, see :func:`resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
         progress: Whether to show a progress bar on stderr.
 
@@ -63,12 +60,11 @@ def predict_images(
     cfg = load_config(config, cfg_options)
     paths = collect_images(inputs)
     folder = writable_folder(out, '--out')
-    chosen = resolve_device(device)
     if save_mask and cfg.get('default_scope') != 'mmseg':
         raise UserError(
             f'--save-mask is for segmentation, {config} is of scope {cfg.get("default_scope")}: leave it out'
         )
-    predictor = Predictor(cfg, checkpoint, chosen, allow_partial=allow_partial, trust=trust)
+    predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
 
     def work(path: Path, name: str) -> Path:
         picture, labels = predictor.draw(path, opacity, legend, score_threshold)

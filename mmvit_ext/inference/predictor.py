@@ -1,4 +1,4 @@
-"""Predicting images one by one: a bad image is reported, the others are done, each result is whole."""
+"""A trained model with its test pipeline, which predicts images and draws the results."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,19 @@ from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.types import check_types
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
+from mmvit_ext.config.pipelines import step_name, without_labels
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.user_error import UserError
 
 from .drawing import draw_instances, draw_overlay, label_image, make_palette
 
-__all__ = [
-    'Predictor',
-]
+__all__ = ['Predictor']
 
 MAX_SCORES = 2**28
 """Scores of pixels for classes, 1 GiB of them: above, a label map is made class by class. An image of 150 classes and
 12 million pixels has 7 GB of scores."""
 
 
-# The model
 class Predictor:
     """A trained model with its test pipeline.
 
@@ -41,7 +39,7 @@ class Predictor:
         cfg: The config of the training run.
         checkpoint: The checkpoint file.
         device: Where to run, see :func:`resolve_device`.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
 
     Raises:
@@ -74,37 +72,28 @@ class Predictor:
         self._load, self._transform = _build_pipeline(cfg)
         self._cfg, self._visualizer = cfg, None
 
-    @torch.no_grad()
-    def __call__(self, path: str | Path) -> tuple[np.ndarray, Any]:
-        """Predict an image.
-
-        Args:
-            path: The image file.
-
-        Returns:
-            The image as the training loader reads it (RGB, turned by its EXIF orientation), and the data sample that
-            the model returns.
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Read an image file as the test pipeline does: ``img`` (H, W, 3; BGR, turned by its EXIF orientation).
 
         Raises:
             UserError: The file cannot be read.
         """
-        image, data = self.prepare(path)
-        return image, self.model.test_step(data)[0]  # type: ignore[operator]
+        loaded: dict[str, Any] = self._load({'img_path': str(path), 'img_id': 0})
+        return loaded
 
-    def prepare(self, path: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Read an image and put it through the test pipeline.
+    def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Put an image through the test pipeline.
 
         Args:
-            path: The image file.
+            source: The image file, or what :meth:`load` returned.
 
         Returns:
-            The image as the training loader reads it (RGB, turned by its EXIF orientation), and the batch of one that
-            the model's ``test_step`` takes.
+            The image (RGB), and the batch of one that the model's ``test_step`` takes.
 
         Raises:
             UserError: The file cannot be read.
         """
-        loaded = self._load({'img_path': str(path), 'img_id': 0})
+        loaded = self.load(source) if isinstance(source, str | Path) else dict(source)
         image = np.ascontiguousarray(loaded['img'][..., ::-1])
         packed = self.transform(loaded)
         if self.scope == 'mmpretrain':
@@ -112,36 +101,29 @@ class Predictor:
         return image, {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
 
     def transform(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Put an image that has been read through the rest of the test pipeline.
-
-        Args:
-            loaded: With ``img`` (H, W, 3; BGR) and what else a loader tells.
-
-        Returns:
-            The sample with ``inputs`` (3, h, w) and ``data_samples``.
-        """
+        """Put a loaded image through the steps after the loader; the sample has ``inputs`` and ``data_samples``."""
         packed: dict[str, Any] = self._transform(loaded)
         return packed
 
-    def segment(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-        """Predict the classes of an image's pixels.
+    @torch.no_grad()
+    def __call__(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, Any]:
+        """Predict an image, see :meth:`prepare`: the image (RGB), and the data sample that the model returns."""
+        image, data = self.prepare(source)
+        return image, self.model.test_step(data)[0]  # type: ignore[operator]
 
-        Args:
-            path: The image file.
-
-        Returns:
-            The image (H, W, 3; RGB) and the class index of each of its pixels (H, W).
+    @torch.no_grad()
+    def segment(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Predict an image, see :meth:`prepare`: the image (H, W, 3; RGB) and the class index of each pixel (H, W).
 
         Raises:
-            UserError: The file cannot be read, or the model is none for segmentation.
+            UserError: The file cannot be read, or the model is not for segmentation.
         """
-        image, data = self.prepare(path)
+        image, data = self.prepare(source)
         sample = data['data_samples'][0] if self.scope == 'mmseg' else None
         enlarge = sample is not None and len(self.classes) * image.shape[0] * image.shape[1] > MAX_SCORES
         if enlarge:
             sample.set_metainfo({'ori_shape': sample.img_shape})  # type: ignore[union-attr]
-        with torch.no_grad():
-            sample = self.model.test_step(data)[0]  # type: ignore[operator]
+        sample = self.model.test_step(data)[0]  # type: ignore[operator]
         if not hasattr(sample, 'pred_sem_seg'):
             raise UserError(f'the model of scope {self.scope} does not predict classes of pixels: use an mmseg config')
         labels = sample.pred_sem_seg.data.squeeze(0)
@@ -173,31 +155,19 @@ class Predictor:
         image, sample = self(path)
         instances = getattr(sample, 'pred_instances', None)
         if instances is not None and 'bboxes' in instances and instances.bboxes.shape[-1] == 4:
-            chosen = instances[instances.scores >= score_threshold].cpu()
-            picture = draw_instances(
-                image,
-                chosen.bboxes.numpy(),
-                chosen.labels.numpy(),
-                self.classes,
-                self.palette,
-                scores=chosen.scores.numpy(),
-                masks=chosen.masks.numpy() if 'masks' in chosen else None,
-                opacity=opacity,
-                names=legend,
-            )
-            return picture, None
-        visualizer = self._library_visualizer()
-        if self.scope == 'mmpretrain':
-            return Image.fromarray(visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)), None
-        visualizer.add_datasample(
-            'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
-        )
-        return Image.fromarray(visualizer.get_image()), None
-
-    def _library_visualizer(self) -> Any:
+            chosen = instances[instances.scores >= score_threshold].cpu().numpy()
+            masks = chosen.masks if 'masks' in chosen else None
+            arguments = (image, chosen.bboxes, chosen.labels, self.classes, self.palette)
+            return draw_instances(*arguments, scores=chosen.scores, masks=masks, opacity=opacity, names=legend), None
         if self._visualizer is None:
             self._visualizer = _build_visualizer(self._cfg, self.classes, self.palette)
-        return self._visualizer
+        if self.scope == 'mmpretrain':
+            drawn = self._visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
+            return Image.fromarray(drawn), None
+        self._visualizer.add_datasample(
+            'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
+        )
+        return Image.fromarray(self._visualizer.get_image()), None
 
 
 def _class_count(model: nn.Module) -> int | None:
@@ -269,36 +239,16 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
     steps = copy.deepcopy(datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline'))
     if not steps:
         raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
-    steps = _without_labels(steps)
-    if _kind(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
+    steps = without_labels(steps)
+    if step_name(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
         raise UserError(
-            f"the first step of the config's test pipeline is {_kind(steps[0])}: expected LoadImageFromFile, "
+            f"the first step of the config's test pipeline is {step_name(steps[0])}: expected LoadImageFromFile, "
             'images from files cannot be predicted otherwise'
         )
     first = {
         key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')
     }
     return Compose([{'type': 'mmvit_ext.LoadImageFromFile', **first}]), Compose(steps[1:])
-
-
-def _without_labels(pipeline: Any) -> Any:
-    """The steps of a pipeline, those of several views too, but for those that load labels."""
-    if isinstance(pipeline, Mapping):
-        return {key: _without_labels(value) for key, value in pipeline.items()}
-    if isinstance(pipeline, list | tuple):
-        kept = [_without_labels(step) for step in pipeline if not _loads_labels(step)]
-        return type(pipeline)(step for step in kept if not (isinstance(step, list) and not step))
-    return pipeline
-
-
-def _loads_labels(step: Any) -> bool:
-    loaders = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
-    return isinstance(step, Mapping) and any(loader in _kind(step) for loader in loaders)
-
-
-def _kind(step: Mapping[str, Any]) -> str:
-    kind = step.get('type')
-    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
 
 
 def _build_visualizer(cfg: Config, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Any:

@@ -1,66 +1,72 @@
-"""Sheets of pictures: tables with headings."""
+"""Sheets of pictures: grids, and tables with headings, captions and a colour bar."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
 
-from .drawing import colour_mask, load_font
+from .drawing import colour_mask
 
-__all__ = [
-    'draw_table',
-]
+__all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid']
+
+Cell = Image.Image | tuple[Image.Image, str] | None
+"""A picture of a table, perhaps with a caption, or an empty place."""
+
+
+def fit_edge(height: int, width: int, edge: int) -> tuple[int, int]:
+    """Width and height, as Pillow counts them, of an image whose longer edge is brought to ``edge`` pixels."""
+    factor = edge / max(height, width)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
+    """Images in rows and columns on white, as a picture.
+
+    Args:
+        images: ``(N, 3, H, W)``, RGB, ``uint8``, at least one.
+        columns: Images of a row, at least 1.
+        gap: Pixels between and around the images.
+
+    Returns:
+        ``(height, width, 3)``, RGB, ``uint8``.
+    """
+    if len(images) > 1:
+        grid = make_grid(images, columns, gap, pad_value=255)
+    else:  # which torchvision leaves without a border
+        grid = F.pad(images[0], (gap,) * 4, value=255)
+    return grid.permute(1, 2, 0).cpu().numpy()
 
 
 def draw_table(
-    rows: Sequence[tuple[str, Sequence[Image.Image | None]]],
+    rows: Sequence[tuple[str, Sequence[Cell]]],
     headings: Sequence[str],
-    cell: tuple[int, int],
+    cell: tuple[int, int] | None = None,
     footer: str = '',
+    bar: str = '',
 ) -> Image.Image:
     """Pictures in a table with a heading for each row and column.
 
     Args:
-        rows: Heading and pictures of each row; ``None`` leaves a place empty.
+        rows: Heading and pictures of each row; a row may be shorter than the headings.
         headings: Of the columns.
-        cell: Width and height to which the pictures are brought.
+        cell: Width and height to which the pictures are brought; they keep their sizes when not given.
         footer: A line below the table.
+        bar: Meaning of the colours of :func:`mmvit_ext.inference.drawing.colour_mask`, written beside a bar of them
+            below the table; without it there is no bar.
 
     Returns:
         The table.
     """
-    size = min(max(max(cell) // 22, 11), 40)
-    font, gap = load_font(size), size // 2
-    names = max(round(font.getlength(name)) for name, _ in rows)
-    widths = [max(cell[0], round(font.getlength(heading))) for heading in headings]
-    lefts = [2 * gap + names + sum(widths[:column]) + column * gap for column in range(len(headings))]
-    top = 2 * gap + size
-    bottom = top + len(rows) * (cell[1] + gap)
-    right = max(lefts[-1] + widths[-1], gap + round(font.getlength(footer))) + gap
-    canvas = Image.new('RGB', (right, bottom + (size + gap if footer else 0)), 'white')
-    draw = ImageDraw.Draw(canvas)
-    for heading, left, width in zip(headings, lefts, widths, strict=True):
-        draw.text((left + width / 2, gap + size / 2), heading, fill='black', font=font, anchor='mm')
-    for number, (name, pictures) in enumerate(rows):
-        y = top + number * (cell[1] + gap)
-        draw.text((gap, y + cell[1] / 2), name, fill='black', font=font, anchor='lm')
-        for picture, left, width in zip(pictures, lefts, widths, strict=True):
-            if picture is not None:
-                shown = picture if picture.size == cell else picture.resize(cell, Image.Resampling.BICUBIC)
-                canvas.paste(shown, (left + (width - cell[0]) // 2, y))
-    if footer:
-        draw.text((gap, bottom + size / 2), footer, fill='black', font=font, anchor='lm')
-    return canvas
-
-
-def _lay_out(
-    rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], headings: Sequence[str], cell: tuple[int, int]
-) -> Image.Image:
-    """A table of pictures with captions, a heading for each row and column, and a colour bar."""
-    size = min(max(max(cell) // 20, 11), 40)
-    font, gap = load_font(size), size // 2
+    shown = [[_fitted(place, cell) for place in row] + [(None, '')] * (len(headings) - len(row)) for _, row in rows]
+    sizes = [[picture.size if picture else cell or (0, 0) for picture, _ in row] for row in shown]
+    size = min(max(max(itertools.chain.from_iterable(itertools.chain.from_iterable(sizes))) // 20, 11), 40)
+    font, gap = ImageFont.load_default(size), size // 2
     line = size + gap
 
     def width(texts: Iterable[str]) -> int:
@@ -68,41 +74,46 @@ def _lay_out(
 
     names = width(name for name, _ in rows)
     widths = [
-        max(cell[0], width([heading, *(row[column][1] for _, row in rows)])) for column, heading in enumerate(headings)
+        max(*(row[column][0] for row in sizes), width([heading, *(row[column][1] for row in shown)]))
+        for column, heading in enumerate(headings)
     ]
-    lefts = [2 * gap + names + sum(widths[:column]) + column * gap for column in range(len(headings))]
-    top, height = gap + line, cell[1] + line + gap
-    ticks = ['0', '0.5', '1']
-    bar = 'mask, 0 to 1'
-    footer = 'p: probability that the query of the class gives to its class'
-    bar_left = gap + width([bar]) + gap + width(ticks)
-    bar_width = 10 * size
-    footer_left = bar_left + bar_width + width(ticks) + 2 * gap
-    canvas = Image.new(
-        'RGB',
-        (
-            max(lefts[-1] + widths[-1] + gap, footer_left + width([footer]) + gap),
-            top + len(rows) * height + 2 * line + gap,
-        ),
-        'white',
-    )
-    draw = ImageDraw.Draw(canvas)
-    for heading, left, column in zip(headings, lefts, widths, strict=True):
-        draw.text((left + column / 2, gap + size / 2), heading, fill='black', font=font, anchor='mm')
-    for number, (name, pictures) in enumerate(rows):
-        y = top + number * height
-        draw.text((gap, y + cell[1] / 2), name, fill='black', font=font, anchor='lm')
-        for (picture, caption), left, column in zip(pictures, lefts, widths, strict=True):
-            canvas.paste(picture.resize(cell, Image.Resampling.BICUBIC), (left + (column - cell[0]) // 2, y))
-            place = (left + column / 2, y + cell[1] + (gap + size) / 2)
-            draw.text(place, caption, fill='black', font=font, anchor='mm')
-    y = top + len(rows) * height
-    draw.text((gap, y + size / 2), bar, fill='black', font=font, anchor='lm')
-    ramp = np.broadcast_to(colour_mask(np.linspace(0, 1, bar_width)), (size, bar_width, 3))
-    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (bar_left, y))
-    for tick in ticks:
-        draw.text(
-            (bar_left + float(tick) * (bar_width - 1), y + line + size / 2), tick, fill='black', font=font, anchor='mm'
+    lefts = [*itertools.accumulate(widths, lambda left, own: left + own + gap, initial=gap + (names and names + gap))]
+    caption_line = line if any(caption for row in shown for _, caption in row) else 0
+    tops = [
+        *itertools.accumulate(
+            sizes, lambda top, row: top + max(height for _, height in row) + caption_line + gap, initial=gap + line
         )
-    draw.text((footer_left, y + size / 2), footer, fill='black', font=font, anchor='lm')
+    ]
+    bar_left, bar_width = gap + width([bar]) + gap + width('01'), 10 * size if bar else 0
+    footer_left = bar_left + bar_width + width('01') + 2 * gap if bar else gap
+    below = 2 * line + gap if bar else line if footer else 0
+    canvas = Image.new('RGB', (max(lefts[-1], footer_left + width([footer]) + gap), tops[-1] + below), 'white')
+    draw = ImageDraw.Draw(canvas)
+
+    def write(text: str, x: float, y: float, anchor: str) -> None:
+        draw.text((x, y), text, fill='black', font=font, anchor=anchor)
+
+    for heading, left, column in zip(headings, lefts, widths, strict=False):
+        write(heading, left + column / 2, gap + size / 2, 'mm')
+    for (name, _), row, row_sizes, top in zip(rows, shown, sizes, tops, strict=False):
+        height = max(height for _, height in row_sizes)
+        write(name, gap, top + height / 2, 'lm')
+        for (picture, caption), left, column in zip(row, lefts, widths, strict=False):
+            if picture is not None:
+                canvas.paste(picture, (left + (column - picture.width) // 2, top))
+            write(caption, left + column / 2, top + height + (gap + size) / 2, 'mm')
+    write(footer, footer_left, tops[-1] + size / 2, 'lm')
+    if bar:
+        write(bar, gap, tops[-1] + size / 2, 'lm')
+        ramp = np.broadcast_to(colour_mask(np.linspace(0, 1, bar_width)), (size, bar_width, 3))
+        canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (bar_left, tops[-1]))
+        for tick in ('0', '0.5', '1'):
+            write(tick, bar_left + float(tick) * (bar_width - 1), tops[-1] + line + size / 2, 'mm')
     return canvas
+
+
+def _fitted(place: Cell, cell: tuple[int, int] | None) -> tuple[Image.Image | None, str]:
+    picture, caption = place if isinstance(place, tuple) else (place, '')
+    if picture is not None and cell not in (None, picture.size):
+        picture = picture.resize(cell, Image.Resampling.BICUBIC)
+    return picture, caption

@@ -1,8 +1,9 @@
-"""Predicting an image at several scales, as the test-time augmentation of the config says."""
+"""Predict an image in several views, as the test-time augmentation of the config says."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from mmvit_ext.config.adjust import set_tta_pipeline
 
 from .predictor import Predictor
 
-__all__ = [
-    'TTAPredictor',
-]
+__all__ = ['TTAPredictor']
 
 
 class TTAPredictor(Predictor):
@@ -27,7 +26,7 @@ class TTAPredictor(Predictor):
         cfg: The config of the training run; its ``tta_pipeline`` makes the views, its ``tta_model`` merges them.
         checkpoint: The checkpoint file.
         device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
 
     Raises:
@@ -48,17 +47,7 @@ class TTAPredictor(Predictor):
         super().__init__(cfg, checkpoint, device, allow_partial=allow_partial, trust=trust)
         self.model = MODELS.build({**cfg.tta_model, 'module': self.model}).eval()
 
-    def prepare(self, path: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Read an image and make its views.
-
-        Args:
-            path: The image file.
-
-        Returns:
-            The image (RGB), and for the model's ``test_step`` a list of batches of one under each key, one per view.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
-        image, batch = super().prepare(path)
+    def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Make the views of an image; the batch has a list of batches of one under each key, one per view."""
+        image, batch = super().prepare(source)
         return image, {key: [[view] for view in views] for key, (views,) in batch.items()}

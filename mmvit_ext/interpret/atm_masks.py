@@ -21,21 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmseg.models.backbones import BEiT, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask, draw_overlay
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import _lay_out
-from mmvit_ext.models.backbones.vit import ViT
+from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge
+from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
-from .classes import find_classes
-from .explain import Explainer, check_cell
-from .report import Explanation
+from .explain import Explainer, check_cell, choose_shown
+from .inputs import OpenedImage
+from .report import Explanation, write_arrays, write_picture
 
 __all__ = [
     'ClassMasks',
@@ -83,7 +81,6 @@ class ClassMasks:
     probabilities: np.ndarray
 
 
-# What there is to show
 def stage_names(model: nn.Module) -> list[str]:
     """Headings of the supervised stages of a segmentor with an ATM head.
 
@@ -105,15 +102,18 @@ def stage_names(model: nn.Module) -> list[str]:
 
 def _map_name(model: Any, index: int) -> str:
     backbone = model.backbone
-    if model.with_neck or not isinstance(backbone, ViT | VisionTransformer | BEiT):
+    if model.with_neck:
         return f'in_index {index}'
-    layers = [layer % len(backbone.layers) for layer in backbone.out_indices]
-    # mmseg's backbones give their maps in the order of the layers, whatever the order in out_indices.
-    layers = layers if isinstance(backbone, ViT) else sorted(layers)
-    names = [f'layer {layer + 1}' for layer in layers]
-    if getattr(backbone, 'out_origin', False):
-        names.insert(0, 'patch embedding')
-    return names[index]
+    if isinstance(backbone, Backbone):
+        name = backbone.out_names[index]
+        kind, _, number = name.rpartition('s.')
+        if kind in ('layer', 'block'):
+            return f'{kind} {int(number) + 1}'
+        return 'patch embedding' if name == 'patch_embed' else f'in_index {index}'
+    if not isinstance(getattr(backbone, 'layers', None), nn.ModuleList) or hasattr(backbone, 'num_stages'):
+        return f'in_index {index}'
+    # mmseg's plain ViTs give their maps in the order of the layers, whatever the order in out_indices.
+    return f'layer {sorted(layer % len(backbone.layers) for layer in backbone.out_indices)[index] + 1}'
 
 
 def _require_atm_head(model: nn.Module, config: str | Path) -> None:
@@ -152,28 +152,20 @@ def _mean(pieces: Iterable[Tensor], boxes: Sequence[Box], size: tuple[int, int])
 
 
 @torch.no_grad()
-def class_masks(
-    predictor: Predictor, path: str | Path, classes: Sequence[int] | None = None, *, top: int = TOP
-) -> ClassMasks:
+def class_masks(opened: OpenedImage, classes: Sequence[int] | None = None, *, top: int = TOP) -> ClassMasks:
     """Predict an image and keep the masks.
 
     Args:
-        predictor: A segmentor whose head is an ``ATMHead``.
-        path: The image file.
+        opened: The image and a segmentor whose head is an ``ATMHead``.
         classes: Indices of the classes to keep; ``None`` takes those with the largest predicted area.
         top: How many to keep if none are named, at least 1; fewer where the prediction has fewer classes.
 
     Returns:
         Image, prediction, and masks and class probabilities of the chosen classes.
-
-    Raises:
-        UserError: The file cannot be read.
     """
-    image, batch = predictor.prepare(path)
-    model: Any = predictor.model
+    model: Any = opened.predictor.model
     head: ATMHead = model.decode_head
-    data = model.data_preprocessor(batch, False)
-    inputs, samples = data['inputs'], data['data_samples']
+    inputs, samples = opened.inputs, opened.samples
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
     boxes = _windows(size, model.test_cfg)
     decoded = [head.decode(model.extract_feat(inputs[..., t:b, l:r])) for t, l, b, r in boxes]
@@ -203,7 +195,7 @@ def class_masks(
         [torch.stack([output.logits[0].softmax(-1)[chosen, chosen] for output in outputs]) for outputs in decoded]
     ).amax(0)
     return ClassMasks(
-        image,
+        opened.image,
         labels,
         tuple(classes),
         masks.unflatten(0, tuple(probabilities.shape)).float().cpu().numpy(),
@@ -211,7 +203,6 @@ def class_masks(
     )
 
 
-# The picture
 def draw_sheet(
     result: ClassMasks,
     stages: Sequence[str],
@@ -231,34 +222,34 @@ def draw_sheet(
         opacity: Of the colours over the image in grey, 0 to 1; at less than 1 they differ from the colour bar's.
         edge: Longer edge of each picture in pixels.
 
-    Returns:
-        The sheet.
-
     Raises:
         ValueError: The number of headings is not the number of stages.
     """
     if len(stages) != len(result.masks):
         raise ValueError(f'stages must have {len(result.masks)} headings, got {len(stages)}')
-    H, W = result.labels.shape
-    cell = (max(1, round(W * edge / max(H, W))), max(1, round(H * edge / max(H, W))))
     image = Image.fromarray(result.image)
     grey = np.array(image.convert('L').convert('RGB'))
     prediction = np.array(draw_overlay(grey, result.labels, classes, palette, opacity=opacity, legend=False))
     pale = np.rint(255 - (255 - prediction.astype(np.float32)) * PALENESS).astype(np.uint8)
-    rows = []
+    rows: list[tuple[str, list[Cell]]] = []
     for column, index in enumerate(result.classes):
         region = result.labels == index
-        row = [(image, '')]
+        row: list[Cell] = [image]
         for masks, probabilities in zip(result.masks, result.probabilities, strict=True):
             blended = grey + (colour_mask(masks[column]) - grey.astype(np.float32)) * opacity
             row.append((Image.fromarray(np.rint(blended).astype(np.uint8)), f'p = {probabilities[column]:.3f}'))
         shown = Image.fromarray(np.where(region[..., None], prediction, pale))
         row.append((shown, f'{100 * region.mean():.1f} % of the image'))
         rows.append((classes[index], row))
-    return _lay_out(rows, ['image', *stages, 'fused prediction'], cell)
+    return draw_table(
+        rows,
+        ['image', *stages, 'fused prediction'],
+        fit_edge(*result.labels.shape, edge),
+        'p: probability that the query of the class gives to its class',
+        'mask, 0 to 1',
+    )
 
 
-# Explaining images
 def explain_masks(
     predictor: Predictor,
     folder: Path,
@@ -291,21 +282,25 @@ def explain_masks(
     if not 0 <= opacity <= 1:
         raise UserError(f'--opacity must be 0 to 1, got {opacity}')
     check_cell(edge)
-    if top is not None and top < 1:
-        raise UserError(f'--top must be at least 1, got {top}')
-    if top is not None and classes is not None:
-        raise UserError('--top is for the largest classes and --classes for named ones: leave one of them out')
     _require_atm_head(predictor.model, source)
-    chosen = None if classes is None else find_classes(classes, predictor.classes)
+    chosen, count = choose_shown(classes, top, predictor.classes, 'largest', TOP, numbers=False)
     stages = stage_names(predictor.model)
 
-    def explain(path: Path, name: str) -> Explanation:
-        result = class_masks(predictor, path, chosen, top=TOP if top is None else top)
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        result = class_masks(opened, chosen, top=count)
         sheet = draw_sheet(result, stages, predictor.classes, predictor.palette, opacity=opacity, edge=edge)
-        with atomic_path(folder / f'{name}.png') as file:
-            sheet.save(file)
-            if save_masks:
-                _save_arrays(folder / f'{name}.npz', result, stages, predictor.classes)
+        data = []
+        if save_masks:
+            arrays = {
+                'masks': result.masks,
+                'probabilities': result.probabilities,
+                'class_indices': np.array(result.classes),
+                'classes': np.array([predictor.classes[index] for index in result.classes]),
+                'stages': np.array(stages),
+                'labels': result.labels,
+            }
+            data.append(write_arrays(folder / f'{name}.npz', **arrays))
+        picture = write_picture(sheet, folder / f'{name}.png')
         rows = [
             {
                 'class': predictor.classes[index],
@@ -314,23 +309,7 @@ def explain_masks(
             }
             for row, index in enumerate(result.classes)
         ]
-        return Explanation(
-            [('a row per class, a column per stage, behind them the prediction', folder / f'{name}.png')],
-            {'classes': rows},
-            (folder / f'{name}.npz',) if save_masks else (),
-        )
+        caption = 'a row per class, a column per stage, behind them the prediction'
+        return Explanation([(caption, picture)], {'classes': rows}, data)
 
     return Explainer('Masks of the class queries', LEGEND, explain)
-
-
-def _save_arrays(path: Path, result: ClassMasks, stages: Sequence[str], classes: Sequence[str]) -> None:
-    with atomic_path(path) as file:
-        np.savez_compressed(
-            file,
-            masks=result.masks,
-            probabilities=result.probabilities,
-            class_indices=np.array(result.classes),
-            classes=np.array([classes[index] for index in result.classes]),
-            stages=np.array(stages),
-            labels=result.labels,
-        )

@@ -19,15 +19,14 @@ from torch import Tensor, nn
 
 from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
-from mmvit_ext.inference.drawing import colour_mask
+from mmvit_ext.inference.drawing import colour_mask, draw_frame
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
+from mmvit_ext.inference.sheets import fit_edge
+from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
-from .classes import choose_classes
-from .explain import Explainer, check_cell
-from .inputs import PlacedImage, place_image
-from .report import Explanation
+from .explain import Explainer, check_cell, choose_rivals, choose_shown
+from .inputs import OpenedImage, PlacedImage
+from .report import Explanation, write_arrays, write_picture
 
 __all__ = [
     'THRESHOLD',
@@ -44,15 +43,7 @@ THRESHOLD = 0.4
 
 
 def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A class activation map at the size of the network's input.
-
-    Args:
-        cam: ``(h, w)``.
-        size: height and width.
-
-    Returns:
-        ``(H, W)``, interpolated bilinearly.
-    """
+    """A class activation map ``(h, w)`` at the size ``(H, W)`` of the network's input, interpolated bilinearly."""
     return F.interpolate(cam[None, None].float(), size, mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
 
 
@@ -61,14 +52,14 @@ def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
 
     Args:
         cam: ``(H, W)``, any range.
-        threshold: share of the range, 0 to 1, from the map's least value at which the object begins; places above it
+        threshold: Share of the range, 0 to 1, from the map's least value at which the object begins; places above it
             count. They are connected along rows, columns and diagonals.
 
     Returns:
-        left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
+        Left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
 
     Raises:
-        ValueError: if ``threshold`` is outside [0, 1), or the map is not finite.
+        ValueError: The threshold is outside [0, 1), or the map is not finite.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
@@ -173,20 +164,10 @@ def _require_maps(model: nn.Module, source: str | Path) -> None:
 
 
 def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = CELL) -> Image.Image:
-    """The map in colours over the image, and its box.
-
-    Args:
-        placed: The image.
-        found: The map.
-        edge: Longer edge of the picture in pixels.
-
-    Returns:
-        The picture, in the proportions of the image.
-    """
+    """The map in colours over the image, whose longer edge is brought to ``edge`` pixels, and its box."""
     height, width = placed.image.shape[:2]
     factor = edge / max(height, width)
-    picture = Image.fromarray(placed.image).resize((max(round(width * factor), 1), max(round(height * factor), 1)))
-    picture = picture.convert('L').convert('RGB')
+    picture = Image.fromarray(placed.image).resize(fit_edge(height, width, edge)).convert('L').convert('RGB')
     left, top, right, bottom = (round(value * factor) for value in placed.seen)
     values = found.values
     span = float(values.max() - values.min())
@@ -194,11 +175,8 @@ def draw_activation(placed: PlacedImage, found: ClassActivation, *, edge: int = 
     colours = colours.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BILINEAR)
     part = picture.crop((left, top, left + colours.width, top + colours.height))
     picture.paste(Image.blend(part, colours, OPACITY), (left, top))
-    box = [value * factor for value in placed.placement.to_image(found.box)]
-    line = max(edge // 160, 2)
-    draw, corners = ImageDraw.Draw(picture), (box[0], box[1], box[2] - 1, box[3] - 1)
-    draw.rectangle(corners, outline='black', width=line + 2)
-    draw.rectangle(corners, outline='white', width=line)
+    left, top, right, bottom = (value * factor for value in placed.placement.to_image(found.box))
+    draw_frame(ImageDraw.Draw(picture), (left, top, right, bottom), (255, 255, 255), max(edge // 160, 2))
     return picture
 
 
@@ -237,28 +215,22 @@ def explain_cam(
     check_cell(edge)
     if not 0 <= threshold < 1:
         raise UserError(f'--threshold must be a share from 0 to below 1, got {threshold}')
-    if top is not None and top < 1:
-        raise UserError(f'--top must be at least 1, got {top}')
-    if top is not None and classes is not None:
-        raise UserError('--top is for the most probable classes and --classes for named ones: leave one of them out')
     if predictor.scope != 'mmpretrain':
         raise UserError(
             f'{source} is of scope {predictor.scope} and has no class activation maps: expected a classifier, such as '
             'those in configs/nest, configs/p2t and configs/spformer; a segmentor tells the class of each pixel anyway'
         )
     _require_maps(predictor.model, source)
-    rivals = min(RIVALS, len(predictor.classes) - 1) if rivals is None else rivals
-    if not 0 <= rivals < len(predictor.classes):
-        raise UserError(f'--rivals must be 0 to {len(predictor.classes) - 1}, got {rivals}')
-    chosen = None if classes is None else choose_classes(classes, predictor.classes)
+    rivals = choose_rivals(rivals, predictor.classes)
+    chosen, count = choose_shown(classes, top, predictor.classes, 'most probable', TOP)
 
-    def explain(path: Path, name: str) -> Explanation:
-        placed = place_image(predictor, path)
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        placed = opened.placed
         maps = class_activation_maps(
             predictor.model,
             placed.inputs,
             chosen,
-            top=top or TOP,
+            top=count,
             threshold=threshold,
             rivals=rivals,
             source=str(source),
@@ -266,9 +238,7 @@ def explain_cam(
         pictures, rows = [], []
         for found in maps:
             title = predictor.classes[found.label]
-            file = folder / f'{name}_{found.label}.png'
-            with atomic_path(file) as target:
-                draw_activation(placed, found, edge=edge).save(target)
+            file = write_picture(draw_activation(placed, found, edge=edge), folder / f'{name}_{found.label}.png')
             pictures.append((f'{title}, p = {found.probability:.3f}', file))
             rows.append(
                 {
@@ -281,11 +251,8 @@ def explain_cam(
             )
         data = []
         if save_maps:
-            data.append(folder / f'{name}.npz')
-            with atomic_path(data[0]) as target, open(target, 'wb') as stream:
-                np.savez_compressed(
-                    stream, maps=np.stack([found.values for found in maps]), indices=np.array([f.label for f in maps])
-                )
+            values, indices = np.stack([found.values for found in maps]), np.array([found.label for found in maps])
+            data.append(write_arrays(folder / f'{name}.npz', maps=values, indices=indices))
         facts: dict[str, Any] = {'classes': rows, 'seen of the image': [round(value, 1) for value in placed.seen]}
         return Explanation(pictures, facts, data)
 

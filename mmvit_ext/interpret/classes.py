@@ -7,31 +7,16 @@ from collections.abc import Sequence
 from mmvit_ext.errors.type_names import nearest
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['choose_classes', 'find_classes']
+__all__ = ['find_classes']
 
 
-def find_classes(wanted: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+def find_classes(wanted: Sequence[str | int], classes: Sequence[str], *, numbers: bool = False) -> tuple[int, ...]:
     """Indices of classes.
 
     Args:
-        wanted: Names as a user writes them, in any case; repeated ones count once.
+        wanted: Names in any case, as a user writes them; repeated ones count once.
         classes: Names of all classes.
-
-    Returns:
-        Indices, in the order of the names.
-
-    Raises:
-        UserError: There is no such class.
-    """
-    return _find(wanted, classes, numbers=False)
-
-
-def choose_classes(wanted: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
-    """Indices of classes that are given by name or by number.
-
-    Args:
-        wanted: Names, in any case, and numbers from 0; what could be both is a name. Repeated ones count once.
-        classes: Names of all classes.
+        numbers: Whether numbers from 0 are understood as well; what could be both is a name.
 
     Returns:
         Indices, in the order given.
@@ -39,15 +24,11 @@ def choose_classes(wanted: Sequence[str | int], classes: Sequence[str]) -> tuple
     Raises:
         UserError: There is no such class.
     """
-    return _find([str(entry) for entry in wanted], classes, numbers=True)
-
-
-def _find(wanted: Sequence[str], classes: Sequence[str], *, numbers: bool) -> tuple[int, ...]:
     known: dict[str, int] = {}
     for index, name in enumerate(classes):
         known.setdefault(_plain(name), index)
     found: dict[int, None] = {}
-    for name in wanted:
+    for name in map(str, wanted):
         index = known.get(_plain(name), -1)
         if index < 0 and numbers and name.strip().lstrip('+-').isdecimal():
             index = int(name)

@@ -1,30 +1,25 @@
-"""Explaining images one after another with one method: results of each image, and the page of the run."""
+"""Explain images one after another with one method: results of each image, and the page of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
-from mmvit_ext.datasets.transforms import LoadImageFromFile
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.models.classifiers.class_maps import RIVALS
 
+from .classes import find_classes
+from .inputs import OpenedImage
 from .report import Entry, Explanation, encode_thumbnail, write_facts, write_page
 
-__all__ = [
-    'MAX_CELL',
-    'Explainer',
-    'check_cell',
-    'explain_images',
-]
+__all__ = ['MAX_CELL', 'Explainer', 'check_cell', 'choose_rivals', 'choose_shown', 'explain_images']
 
 MAX_CELL = 4096
 """A sheet of larger pictures would take gigabytes."""
@@ -44,22 +39,54 @@ class Explainer:
 
     title: str
     legend: str
-    explain: Callable[[Path, str], Explanation]
+    explain: Callable[[OpenedImage, str], Explanation]
     overall: Callable[[], Explanation | None] = lambda: None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_cell(edge: int) -> None:
-    """Refuse pictures of a sheet that are too small to see or too large to hold.
-
-    Args:
-        edge: Longer edge in pixels.
-
-    Raises:
-        UserError: It is not 16 to 4096.
-    """
+    """Refuse pictures of a sheet that are too small to see or too large to hold."""
     if not 16 <= edge <= MAX_CELL:
         raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
+
+
+def choose_shown(
+    classes: Sequence[str | int] | None,
+    top: int | None,
+    known: Sequence[str],
+    order: str,
+    default: int,
+    *,
+    numbers: bool = True,
+) -> tuple[tuple[int, ...] | None, int]:
+    """Which classes are shown: the indices of those that are named, or else how many are taken of each image.
+
+    Args:
+        classes: Names, or with ``numbers`` also numbers, of the classes; ``None`` takes the first ones of each image.
+        top: How many, if none are named; ``default`` when not given.
+        known: Names of all classes of the model.
+        order: Which classes come first, for the message.
+        default: See ``top``.
+        numbers: See ``classes``.
+
+    Raises:
+        UserError: An argument is wrong, or there is no such class.
+    """
+    if top is not None and top < 1:
+        raise UserError(f'--top must be at least 1, got {top}')
+    if top is not None and classes is not None:
+        raise UserError(f'--top is for the {order} classes and --classes for named ones: leave one of them out')
+    chosen = None if classes is None else find_classes(classes, known, numbers=numbers)
+    return chosen, default if top is None else top
+
+
+def choose_rivals(rivals: int | None, classes: Sequence[str]) -> int:
+    """How many of the strongest other classes are subtracted: the usual number, or all others, when not given."""
+    highest = len(classes) - 1
+    rivals = min(RIVALS, highest) if rivals is None else rivals
+    if not 0 <= rivals <= highest:
+        raise UserError(f'--rivals must be 0 to {highest}, got {rivals}')
+    return rivals
 
 
 def explain_images(
@@ -89,7 +116,7 @@ def explain_images(
             the model can be explained, and returns the method.
         device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
+        allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
         progress: Whether to show a progress bar on stderr.
 
@@ -109,38 +136,27 @@ def explain_images(
     explainer = make(predictor, folder, len(paths))
     entries: list[Entry] = []
 
+    def with_facts(found: Explanation, target: Path) -> Explanation:
+        return Explanation(found.pictures, found.facts, (*found.data, write_facts(found.facts, target)))
+
     def work(path: Path, name: str) -> Path:
-        found = explainer.explain(path, name)
-        facts = write_facts(found.facts, folder / f'{name}.json')
-        entry = Explanation(found.pictures, found.facts, (*found.data, facts))
-        entries.append(Entry(name, path, encode_thumbnail(_picture(path)), entry))
+        opened = OpenedImage(predictor, path)
+        found = with_facts(explainer.explain(opened, name), folder / f'{name}.json')
+        entries.append(Entry(name, path, encode_thumbnail(opened.image), found))
         return Path(found.pictures[0][1])
 
     outcome = process_images(paths, work, f'explaining ({method})', progress=progress)
     if entries:
         overall = explainer.overall()
-        if overall is not None:
-            facts = write_facts(overall.facts, base / f'{method}.json')
-            overall = Explanation(overall.pictures, overall.facts, (*overall.data, facts))
-        run = {
-            'config': str(config),
-            'checkpoint': str(checkpoint),
-            **({'overrides': ', '.join(f'{key}={value}' for key, value in cfg_options.items())} if cfg_options else {}),
-            **explainer.settings,
-        }
+        overrides = ', '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
+        run = {'config': str(config), 'checkpoint': str(checkpoint), **({'overrides': overrides} if overrides else {})}
         write_page(
             base / f'{method}.html',
             explainer.title,
             entries,
-            run=run,
-            overall=overall,
+            run={**run, **explainer.settings},
+            overall=None if overall is None else with_facts(overall, base / f'{method}.json'),
             failed=outcome.failed,
             legend=explainer.legend,
         )
     return outcome
-
-
-def _picture(path: Path) -> np.ndarray:
-    loaded = LoadImageFromFile().transform({'img_path': str(path)})
-    assert loaded is not None
-    return np.ascontiguousarray(loaded['img'][..., ::-1])

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.models.backbones.nest import NesT
-from mmvit_ext.models.layers.class_maps import RIVALS, strongest_rivals
+from mmvit_ext.models.backbones.base import Backbone
+from mmvit_ext.models.classifiers.class_maps import RIVALS, strongest_rivals
 
-__all__ = ['SIGNS', 'Step', 'Traversal', 'class_scores', 'find_nest', 'traverse']
+__all__ = ['SIGNS', 'Step', 'Traversal', 'class_scores', 'find_levels', 'traverse']
 
 SIGNS: Mapping[str, int] = {'positive': 1, 'negative': -1}
 """Of the gradient; the negative one is the paper's."""
@@ -87,7 +87,7 @@ class Traversal:
         return self.steps[-1].next_box
 
 
-def find_nest(model: nn.Module, source: str = 'the config') -> NesT:
+def find_levels(model: nn.Module, source: str = 'the config') -> Any:
     """The nested levels of a model.
 
     Args:
@@ -95,22 +95,27 @@ def find_nest(model: nn.Module, source: str = 'the config') -> NesT:
         source: The config, for the message.
 
     Returns:
-        Its backbone.
+        Its backbone, one whose levels consist of blocks of ``block_size`` tokens.
 
     Raises:
         UserError: It has no nested levels, only one, or is another kind of model.
     """
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, NesT):
+    backbone: Any = getattr(model, 'backbone', None)
+    if not isinstance(backbone, Backbone) or not hasattr(backbone, 'block_size'):
         raise UserError(
             f'{source} has the backbone {type(backbone).__name__} and no nested levels to walk down: {_REMEDY}; '
             'class activation maps and token maps work with other backbones'
         )
     if not (_is_classifier(model) or _is_segmentor(model)):
         raise UserError(f'{source} is a {type(model).__name__}, whose classes have no scores of an image: {_REMEDY}')
-    if min(max(backbone.out_indices), backbone.num_levels - 1) < 1:
+    if len(_level_names(backbone)) < 2:
         raise UserError(f'{source} uses the lowest level of its NesT only: expected out_indices with a higher level')
     return backbone
+
+
+def _level_names(backbone: Backbone) -> list[str]:
+    """The maps of the levels that run, from the lowest."""
+    return [name for name in backbone.stage_names[: max(backbone.out_indices) + 1] if name in backbone.block_names]
 
 
 def _is_classifier(model: nn.Module) -> bool:
@@ -121,17 +126,24 @@ def _is_segmentor(model: nn.Module) -> bool:
     return isinstance(getattr(model, 'decode_head', None), nn.Module) and hasattr(model, 'encode_decode')
 
 
-def _follow(model: Any, maps: Sequence[Tensor], size: tuple[int, int]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Outputs of the backbone, and logits ``(N,)`` or ``(N, H, W)``."""
-    outs = feats = model.backbone.outputs(maps)
+def _run(model: Any, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Maps of the levels, on the way to the logits ``(N,)`` or ``(N, H, W)``."""
+    backbone = find_levels(model)
+    names = _level_names(backbone)
+    found = backbone.collect(inputs, (*names, *backbone.out_names))
+    feats = tuple(backbone.to_output(found[name]) for name in backbone.out_names)
     if getattr(model, 'neck', None) is not None:
         feats = model.neck(feats)
     if _is_classifier(model):
-        return outs, model.head(feats)[0]
-    metas = [{'img_shape': size, 'pad_shape': size, 'ori_shape': size}]
-    return outs, model.decode_head.predict(feats, metas, model.test_cfg)[0]
+        logits = model.head(feats)[0]
+    else:
+        size = (inputs.shape[2], inputs.shape[3])
+        metas = [{'img_shape': size, 'pad_shape': size, 'ori_shape': size}]
+        logits = model.decode_head.predict(feats, metas, model.test_cfg)[0]
+    return [found[name] for name in names], logits
 
 
+@torch.no_grad()
 def class_scores(model: nn.Module, inputs: Tensor) -> Tensor:
     """What a model gives each class, before any softmax.
 
@@ -142,9 +154,7 @@ def class_scores(model: nn.Module, inputs: Tensor) -> Tensor:
     Returns:
         Logits ``(N,)`` of a classifier, ``(N, H, W)`` of a segmentor, which sees the image in one piece.
     """
-    with torch.no_grad():
-        maps = find_nest(model).level_maps(inputs)
-        return _follow(model, maps, (inputs.shape[2], inputs.shape[3]))[1]
+    return _run(model, inputs)[1]
 
 
 def traverse(
@@ -179,21 +189,16 @@ def traverse(
     """
     if sign not in SIGNS:
         raise ValueError(f'sign must be one of {list(SIGNS)}, got {sign!r}')
-    backbone = find_nest(model)
+    backbone = find_levels(model)
     size = (inputs.shape[2], inputs.shape[3])
     with torch.enable_grad():
-        maps = backbone.level_maps(inputs.detach().requires_grad_())
-        outs, logits = _follow(model, maps, size)
+        nodes, logits = _run(model, inputs.detach().requires_grad_())
         if logits.ndim == 3:
             logits = _over_region(logits, region, size)
         elif region is not None:
             raise UserError('a region is for segmentors, a classifier has one score for the whole image: leave it out')
         if rivals < 0 or rivals >= max(len(logits), 2):
             raise ValueError(f'rivals must be 0 to {len(logits) - 1}, fewer than there are classes, got {rivals}')
-        nodes = list(maps[: backbone.num_levels])
-        top = len(nodes) - 1
-        if top in backbone.out_indices and backbone.norm is not None:
-            nodes[top] = outs[backbone.out_indices.index(top)]
         found = []
         for label in classes:
             if not 0 <= label < len(logits):
@@ -222,7 +227,7 @@ def _over_region(logits: Tensor, region: Tensor | None, size: tuple[int, int]) -
     return logits[:, region.to(logits.device)].mean(1)
 
 
-def _descend(backbone: NesT, weights: Sequence[Tensor], size: tuple[int, int]) -> tuple[Step, ...]:
+def _descend(backbone: Any, weights: Sequence[Tensor], size: tuple[int, int]) -> tuple[Step, ...]:
     """From the sums over channels of each level, the choices.
 
     Args:
@@ -230,7 +235,7 @@ def _descend(backbone: NesT, weights: Sequence[Tensor], size: tuple[int, int]) -
         weights: ``(H, W)`` of each level, from the lowest.
         size: Height and width of the input.
     """
-    edge = _block_size(backbone)
+    edge = backbone.block_size
     top = len(weights) - 1
     H, W = weights[top].shape
     rows, columns = -(-H // edge), -(-W // edge)
@@ -253,7 +258,7 @@ def _descend(backbone: NesT, weights: Sequence[Tensor], size: tuple[int, int]) -
 
 
 def _choose(
-    backbone: NesT, level: int, below: int, first: tuple[int, int], values: Tensor, box: Box, size: tuple[int, int]
+    backbone: Any, level: int, below: int, first: tuple[int, int], values: Tensor, box: Box, size: tuple[int, int]
 ) -> Step:
     """A step; its parts are blocks of level ``below``, the first of them at ``first``."""
     rows, columns = values.shape
@@ -270,15 +275,9 @@ def _choose(
     return Step(level, box, shown, boxes, (chosen // columns, chosen % columns))
 
 
-def _block_size(backbone: NesT) -> int:
-    """Edge of a block in tokens, the same at all levels."""
-    level: Any = backbone.levels[0]
-    return int(level.block_size)
-
-
-def _block_box(backbone: NesT, level: int, place: tuple[int, int], size: tuple[int, int]) -> Box | None:
+def _block_box(backbone: Any, level: int, place: tuple[int, int], size: tuple[int, int]) -> Box | None:
     """Of a block the part inside the input, if there is one."""
-    edge = _block_size(backbone) * backbone.patch_size * 2**level
+    edge = backbone.block_size * backbone.patch_size * 2**level
     top, left = place[0] * edge, place[1] * edge
     if top >= size[0] or left >= size[1]:
         return None

@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmvit_ext.datasets.placement import Box, Placement
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
-from mmvit_ext.inference.drawing import load_font
+from mmvit_ext.inference.drawing import draw_frame
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.interpret.classes import choose_classes
-from mmvit_ext.interpret.gradcat import SIGNS, Step, Traversal, class_scores, find_nest, traverse
-from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.models.layers.class_maps import RIVALS
+from mmvit_ext.inference.sheets import draw_table, fit_edge
 
-from .explain import Explainer, check_cell
-from .inputs import PlacedImage, place_image
+from .explain import Explainer, check_cell, choose_rivals, choose_shown
+from .gradcat import SIGNS, Step, Traversal, class_scores, find_levels, traverse
+from .inputs import OpenedImage, PlacedImage
+from .report import Explanation, write_picture
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 
@@ -38,14 +36,11 @@ COLOURS = ((255, 255, 255), (255, 214, 10), (255, 112, 67), (233, 30, 99), (156,
 
 LEGEND = (
     'The rectangles are the blocks that the class leads to, from the whole input (white) down; a dot is the middle of '
-    'a block, the dashed line the path. Beside it every step: the block that was looked at, with the node value of '
+    'a block, the dashed line the path. Beside it is every step: the block that was looked at, with the node value of '
     'each of its parts. The framed part has the largest one and is entered next. Values of different steps have no '
     'common scale. What is darkened lies outside of what the network sees.'
 )
 """How the pictures are read."""
-
-
-# Regions
 
 
 def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Tensor:
@@ -88,16 +83,8 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
     return torch.from_numpy(found & inside)
 
 
-# Numbers and pictures
-
-
 def describe_traversal(found: Traversal, name: str, placement: Placement) -> dict[str, Any]:
-    """A traversal as JSON can hold it, boxes in pixels of the image.
-
-    Args:
-        found: The traversal.
-        name: Of the class.
-        placement: From the image to the network's input.
+    """A traversal for the class ``name`` as JSON can hold it, boxes in pixels of the image.
 
     Returns:
         Class, logit, final box and steps: level (from 0, the lowest), box, values and boxes of the parts, chosen row
@@ -133,56 +120,36 @@ def draw_traversal(placed: PlacedImage, found: Traversal, *, edge: int = CELL, t
         found: The traversal.
         edge: Longer edge of the image in the picture, in pixels.
         title: A line above.
-
-    Returns:
-        The picture.
     """
     height, width = placed.image.shape[:2]
     factor = edge / max(height, width)
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    base = Image.fromarray(placed.image).resize(size, Image.Resampling.BICUBIC)
+    base = Image.fromarray(placed.image).resize(fit_edge(height, width, edge), Image.Resampling.BICUBIC)
     seen = _scaled(placed.seen, factor)
-    dark = base.point([value // 3 for value in range(256)] * 3)
-    dark.paste(base.crop(seen), seen[:2])
+    picture = base.point([value // 3 for value in range(256)] * 3)
+    picture.paste(base.crop(seen), seen[:2])
     boxes = [placed.placement.to_image(box) for box in (found.steps[0].box, *(step.next_box for step in found.steps))]
-    picture, line = dark.copy(), max(edge // 160, 2)
-    draw = ImageDraw.Draw(picture)
+    draw, line = ImageDraw.Draw(picture), max(edge // 160, 2)
     for depth, box in enumerate(boxes):
-        _frame(draw, _scaled(box, factor), COLOURS[min(depth, len(COLOURS) - 1)], line)
+        draw_frame(draw, _scaled(box, factor), _colour(depth), line)
     middles = [((box[0] + box[2]) / 2 * factor, (box[1] + box[3]) / 2 * factor) for box in boxes]
     for start, end in itertools.pairwise(middles):
         _dash(draw, start, end, line)
+    radius = 2 * line
     for depth, (x, y) in enumerate(middles):
-        radius = 2 * line
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), COLOURS[min(depth, len(COLOURS) - 1)], 'black')
-    font = load_font(max(edge // 24, 11))
-    head = max(edge // 14, 18)
-    panels = [_panel(base, step, placed.placement, factor, min(size), depth) for depth, step in enumerate(found.steps)]
-    gap = max(edge // 40, 6)
-    whole = (
-        size[0] + sum(panel.width + gap for panel in panels) + 2 * gap,
-        max([size[1], *(panel.height for panel in panels)]) + head + gap,
-    )
-    canvas = Image.new('RGB', whole, 'white')
-    canvas.paste(picture, (gap, head))
-    ImageDraw.Draw(canvas).text((gap, head / 2), title, fill='black', font=font, anchor='lm')
-    left = size[0] + 2 * gap
-    for panel, step in zip(panels, found.steps, strict=True):
-        ImageDraw.Draw(canvas).text((left, head / 2), f'level {step.level}', fill='black', font=font, anchor='lm')
-        canvas.paste(panel, (left, head))
-        left += panel.width + gap
-    return canvas
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), _colour(depth), 'black')
+    panels = [
+        _panel(base, step, placed.placement, factor, min(base.size), depth) for depth, step in enumerate(found.steps)
+    ]
+    return draw_table([('', [picture, *panels])], [title, *(f'level {step.level}' for step in found.steps)])
+
+
+def _colour(depth: int) -> tuple[int, int, int]:
+    return COLOURS[min(depth, len(COLOURS) - 1)]
 
 
 def _scaled(box: Sequence[float], factor: float) -> tuple[int, int, int, int]:
     left, top, right, bottom = (round(value * factor) for value in box)
     return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
-def _frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, int, int], line: int) -> None:
-    corners = box[0], box[1], box[2] - 1, box[3] - 1
-    draw.rectangle(corners, outline='black', width=line + 2)
-    draw.rectangle(corners, outline=colour, width=line)
 
 
 def _dash(draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], line: int) -> None:
@@ -215,8 +182,7 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
     for place, box, value in parts:
         inside = _scaled([(box[axis] - block[axis % 2]) * zoom for axis in range(4)], 1.0)
         chosen = place == step.chosen
-        colour = COLOURS[min(depth + 1, len(COLOURS) - 1)] if chosen else (190, 190, 190)
-        _frame(draw, inside, colour, line if chosen else 1)
+        draw_frame(draw, inside, _colour(depth + 1) if chosen else (190, 190, 190), line if chosen else 1)
         text = f'{value:+.3g}'
         # A character is about 0.6 times as wide as the font is high.
         height = min(edge // 9, round((inside[2] - inside[0]) * 0.9 / (0.6 * len(text))))
@@ -224,15 +190,12 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
             ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2),
             text,
             fill='white',
-            font=load_font(max(height, 8)),
+            font=ImageFont.load_default(max(height, 8)),
             anchor='mm',
             stroke_width=2,
             stroke_fill='black',
         )
     return panel
-
-
-# Explaining images
 
 
 def explain_gradcat(
@@ -271,24 +234,18 @@ def explain_gradcat(
     check_cell(edge)
     if sign not in SIGNS:
         raise UserError(f'--sign must be {" or ".join(SIGNS)}, got {sign}')
-    if top is not None and top < 1:
-        raise UserError(f'--top must be at least 1, got {top}')
-    if top is not None and classes is not None:
-        raise UserError('--top is for the highest classes and --classes for named ones: leave one of them out')
-    find_nest(predictor.model, str(source))
-    rivals = min(RIVALS, len(predictor.classes) - 1) if rivals is None else rivals
-    if not 0 <= rivals < len(predictor.classes):
-        raise UserError(f'--rivals must be 0 to {len(predictor.classes) - 1}, got {rivals}')
+    find_levels(predictor.model, str(source))
+    rivals = choose_rivals(rivals, predictor.classes)
     if region is not None and predictor.scope != 'mmseg':
         raise UserError(f'--region is for segmentors, {source} is a classifier with one score per image: leave it out')
-    chosen = None if classes is None else choose_classes(classes, predictor.classes)
+    chosen, count = choose_shown(classes, top, predictor.classes, 'highest', TOP)
 
-    def explain(path: Path, name: str) -> Explanation:
-        placed = place_image(predictor, path)
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        placed = opened.placed
         model, inputs = predictor.model, placed.inputs
         scores = class_scores(model, inputs)
         given = None if region is None else read_region(region, placed)
-        labels = _largest(scores, top or TOP) if chosen is None else list(chosen)
+        labels = _largest(scores, count) if chosen is None else list(chosen)
         found = []
         for label in labels:
             part = given
@@ -299,9 +256,8 @@ def explain_gradcat(
         pictures = []
         for traversal in found:
             title = predictor.classes[traversal.label]
-            file = folder / f'{name}_{traversal.label}.png'
-            with atomic_path(file) as target:
-                draw_traversal(placed, traversal, edge=edge, title=title).save(target)
+            drawn = draw_traversal(placed, traversal, edge=edge, title=title)
+            file = write_picture(drawn, folder / f'{name}_{traversal.label}.png')
             pictures.append((f'{title}, logit {traversal.logit:.3g}', file))
         facts = {
             'classes': [

@@ -1,8 +1,10 @@
-"""An image as the network sees it, and as a picture to draw on."""
+"""An image as a network sees it, and as a picture to draw on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,7 @@ from torch import Tensor
 from mmvit_ext.datasets.placement import Box, Placement, find_placement
 from mmvit_ext.inference.predictor import Predictor
 
-__all__ = [
-    'PlacedImage',
-    'network_inputs',
-    'picture_of_inputs',
-    'place_image',
-]
+__all__ = ['OpenedImage', 'PlacedImage', 'picture_of_inputs', 'place_image']
 
 
 @dataclass(frozen=True)
@@ -42,59 +39,53 @@ class PlacedImage:
         return self.placement.to_image((0, 0, width, height))
 
 
-def place_image(predictor: Predictor, path: str | Path) -> PlacedImage:
-    """Read an image for a network and find out where its pixels go.
+class OpenedImage:
+    """An image file, read once, and what a model makes of it.
 
     Args:
         predictor: The model with its test pipeline.
-        path: The image file.
+        source: The image file, or what :meth:`Predictor.load` returned.
 
-    Returns:
-        The image with inputs and placement.
-
-    Raises:
-        UserError: The file cannot be read, or the pipeline does what cannot be undone.
-    """
-    image, batch = predictor.prepare(path)
-    model: Any = predictor.model
-    inputs = model.data_preprocessor(batch, False)['inputs']
-    placement = find_placement(predictor.transform, (image.shape[0], image.shape[1]))
-    return PlacedImage(image, inputs, placement)
-
-
-def network_inputs(predictor: Predictor, path: str | Path) -> tuple[np.ndarray, Tensor, tuple[int, int]]:
-    """Read an image for a network.
-
-    Args:
-        predictor: The model with its test pipeline.
-        path: The image file.
-
-    Returns:
-        The picture that the network sees (H, W, 3; RGB): the image of a segmentor or detector at its own size, and of
-        a classifier, whose test pipeline cuts the image, what is left of it; the normalised inputs (1, 3, h, w),
-        perhaps padded below and on the right; height and width of the picture in these inputs, padding not counted.
+    Attributes:
+        loaded: What the loader told about the image, for another model.
+        image: RGB (H, W, 3), as it is in the file.
+        inputs: What the network is given: normalised (1, 3, h, w), perhaps padded below and on the right.
+        samples: The data samples that belong to the inputs.
+        input_size: Height and width of the image in the inputs, padding not counted.
 
     Raises:
         UserError: The file cannot be read.
     """
-    image, batch = predictor.prepare(path)
-    seen = batch['inputs'][0]
-    if predictor.scope == 'mmpretrain':
-        image = picture_of_inputs(seen)
-    model: Any = predictor.model
-    inputs = model.data_preprocessor(batch, False)['inputs']
-    return image, inputs, (int(seen.shape[-2]), int(seen.shape[-1]))
+
+    def __init__(self, predictor: Predictor, source: str | Path | Mapping[str, Any]) -> None:
+        self.predictor = predictor
+        self.loaded = predictor.load(source) if isinstance(source, str | Path) else source
+        self.image, batch = predictor.prepare(self.loaded)
+        model: Any = predictor.model
+        self._before = batch['inputs'][0]
+        data = model.data_preprocessor(batch, False)
+        self.inputs: Tensor = data['inputs']
+        self.samples: list[Any] = data.get('data_samples') or []
+        self.input_size = (int(self._before.shape[-2]), int(self._before.shape[-1]))
+
+    @cached_property
+    def placed(self) -> PlacedImage:
+        """The image with its place in the inputs; a ``UserError`` where the pipeline does what cannot be undone."""
+        placement = find_placement(self.predictor.transform, (self.image.shape[0], self.image.shape[1]))
+        return PlacedImage(self.image, self.inputs, placement)
+
+    @property
+    def picture(self) -> np.ndarray:
+        """What the network sees, RGB (H, W, 3): the image, or what the test pipeline of a classifier leaves of it."""
+        return picture_of_inputs(self._before) if self.predictor.scope == 'mmpretrain' else self.image
+
+
+def place_image(predictor: Predictor, path: str | Path) -> PlacedImage:
+    """Read an image for a network and find out where its pixels go, see :class:`OpenedImage`."""
+    return OpenedImage(predictor, path).placed
 
 
 def picture_of_inputs(inputs: Tensor, channel_order: str = 'bgr') -> np.ndarray:
-    """An image as a data loader gives it, as a picture.
-
-    Args:
-        inputs: The image before normalisation (3, H, W), 0 to 255.
-        channel_order: Of the image, ``'bgr'`` or ``'rgb'``.
-
-    Returns:
-        RGB (H, W, 3), 8 bit.
-    """
+    """An image as a data loader gives it (3, H, W), 0 to 255 and ``'bgr'`` or ``'rgb'``, as RGB (H, W, 3), 8 bit."""
     picture = inputs.detach().permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
     return np.ascontiguousarray(picture[..., ::-1] if channel_order == 'bgr' else picture)

@@ -22,25 +22,20 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import make_palette
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table
-from mmvit_ext.models.backbones.spformer import SPFormer
-from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
+from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
 
 from .explain import Explainer, check_cell
-from .inputs import network_inputs
-from .report import Explanation
+from .inputs import OpenedImage
+from .report import Explanation, write_picture
 
 __all__ = [
     'Superpixels',
-    'colour_superpixels',
     'draw_boundaries',
-    'draw_means',
     'draw_montage',
-    'enlarged',
     'explain_superpixels',
-    'find_spformer',
+    'find_superpixels',
     'superpixels_of',
-    'superpixels_of_inputs',
 ]
 
 CELL = 400
@@ -102,10 +97,7 @@ class Superpixels:
         return [f'head {number}' for number in range(1, self.similarity.shape[2] + 1)] + ['merged']
 
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The superpixel of each pixel.
-
-        Args:
-            size: Height and width of the map; those of the image when not given.
+        """The superpixel of each pixel of a map, which has the size of the image when none is given.
 
         Returns:
             Index of the superpixel, row by row from 0 (M, I, A, H, W). Lines are as fine as the map, up to about two
@@ -128,22 +120,14 @@ class Superpixels:
         return torch.stack(maps).unflatten(0, (modules, iterations, -1)).numpy()
 
 
-# What there is to show
-def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
-    """The part of a model that has superpixels.
-
-    Args:
-        model: A segmentor, detector or classifier.
-        source: The config, for the message.
-
-    Returns:
-        Its backbone.
+def find_superpixels(model: nn.Module, source: str | Path) -> Any:
+    """The backbone of a model, or the model itself, that has superpixels; ``source`` is the config, for messages.
 
     Raises:
-        UserError: The backbone is another one.
+        UserError: It has none.
     """
     backbone = getattr(model, 'backbone', model)
-    if not isinstance(backbone, SPFormer):
+    if not hasattr(backbone, 'cell_size'):
         raise UserError(
             f'{source} has the backbone {type(backbone).__name__} and no superpixels to show: expected a '
             'mmvit_ext.SPFormer, such as the configs in configs/spformer'
@@ -152,13 +136,11 @@ def find_spformer(model: nn.Module, source: str | Path) -> SPFormer:
 
 
 @torch.no_grad()
-def superpixels_of_inputs(
-    backbone: SPFormer, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]
-) -> Superpixels:
+def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]) -> Superpixels:
     """Superpixels of an image that is ready for the network.
 
     Args:
-        backbone: The network; it is used as it is, in training or evaluation mode.
+        backbone: An ``SPFormer``; it is used as it is, in training or evaluation mode.
         inputs: Normalised image (1, 3, h, w), perhaps padded below and on the right.
         image: The image that is drawn on (H, W, 3), RGB, of any size.
         input_size: Height and width of the image in the inputs, padding not counted.
@@ -179,32 +161,14 @@ def superpixels_of_inputs(
     return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
 
 
-def superpixels_of(predictor: Predictor, path: str | Path, source: str | Path) -> Superpixels:
-    """Superpixels of an image file.
-
-    Args:
-        predictor: A model with an ``SPFormer``.
-        path: The image file.
-        source: The config, for the message.
-
-    Returns:
-        The superpixels over the image. Of a classifier, whose test pipeline cuts the image, over what is left of it.
+def superpixels_of(opened: OpenedImage, source: str | Path) -> Superpixels:
+    """Superpixels over an image; of a classifier, whose test pipeline cuts the image, over what is left of it.
 
     Raises:
-        UserError: The file cannot be read, or the model has no superpixels.
+        UserError: The model has no superpixels.
     """
-    backbone = find_spformer(predictor.model, source)
-    image, inputs, input_size = network_inputs(predictor, path)
-    return superpixels_of_inputs(backbone, inputs, image, input_size)
-
-
-# Pictures
-def _edges(labels: np.ndarray) -> np.ndarray:
-    """Pixels whose right or lower neighbour belongs to another superpixel."""
-    edges = np.zeros(labels.shape, dtype=bool)
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edges[:-1] |= labels[:-1] != labels[1:]
-    return edges
+    backbone = find_superpixels(opened.predictor.model, source)
+    return superpixels_of_inputs(backbone, opened.inputs, opened.picture, opened.input_size)
 
 
 def draw_boundaries(image: np.ndarray, labels: np.ndarray, *, width: int = 1) -> Image.Image:
@@ -215,32 +179,24 @@ def draw_boundaries(image: np.ndarray, labels: np.ndarray, *, width: int = 1) ->
         labels: Superpixel of each pixel (H, W).
         width: Of the bright line in pixels; a dark one of a pixel lies on each of its sides.
 
-    Returns:
-        The picture, of the same size.
-
     Raises:
         ValueError: Sizes differ.
     """
     if image.shape[:2] != labels.shape:
         raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
+    # Pixels whose right or lower neighbour belongs to another superpixel.
+    edges = np.zeros(labels.shape, dtype=np.uint8)
+    edges[:, :-1][labels[:, :-1] != labels[:, 1:]] = 255
+    edges[:-1][labels[:-1] != labels[1:]] = 255
     picture = Image.fromarray(image)
-    edges = Image.fromarray(_edges(labels).astype(np.uint8) * 255)
-    line = edges.filter(ImageFilter.MaxFilter(2 * (width // 2) + 1))
+    line = Image.fromarray(edges).filter(ImageFilter.MaxFilter(2 * (width // 2) + 1))
     picture.paste(HALO, mask=line.filter(ImageFilter.MaxFilter(3)).point([0] * 255 + [150]))
     picture.paste(LINE, mask=line)
     return picture
 
 
 def draw_means(image: np.ndarray, labels: np.ndarray) -> Image.Image:
-    """Paint every superpixel in the mean colour of its pixels.
-
-    Args:
-        image: RGB picture (H, W, 3), 0 to 255.
-        labels: Superpixel of each pixel (H, W).
-
-    Returns:
-        The picture: what is left of the image when only superpixels are seen.
-    """
+    """Paint every superpixel of an RGB picture in the mean colour of its pixels, whose superpixels are ``labels``."""
     flat = labels.ravel()
     count = np.maximum(np.bincount(flat), 1)
     means = np.stack([np.bincount(flat, image[..., channel].ravel()) / count for channel in range(3)], -1)
@@ -248,14 +204,9 @@ def draw_means(image: np.ndarray, labels: np.ndarray) -> Image.Image:
 
 
 def colour_superpixels(labels: np.ndarray, columns: int) -> Image.Image:
-    """Paint superpixels in colours in which neighbours differ.
+    """Paint superpixels, ``columns`` in a row of their grid, so that neighbours differ.
 
-    Args:
-        labels: Superpixel of each pixel (H, W).
-        columns: Columns of the grid of superpixels.
-
-    Returns:
-        The picture. A colour comes back every fourth superpixel of a row or column.
+    A colour comes back every fourth superpixel of a row or column.
     """
     # Hues of consecutive colours lie far apart, those of consecutive rows too with an odd step.
     colours = np.array(make_palette(_COLOURS**2), dtype=np.uint8)
@@ -264,11 +215,7 @@ def colour_superpixels(labels: np.ndarray, columns: int) -> Image.Image:
 
 
 def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, np.ndarray]:
-    """An image and its label maps, made larger by a whole number where the image is small.
-
-    Args:
-        found: The superpixels.
-        least: Longer edge in pixels that the picture shall have at least.
+    """An image, made larger by a whole number until its longer edge has ``least`` pixels, and its label maps.
 
     Returns:
         RGB picture (H, W, 3) and superpixel of each of its pixels (M, I, A, H, W).
@@ -282,16 +229,14 @@ def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, n
 def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Image.Image:
     """Superpixels side by side: a row per head and one for all merged, a column per SCA module and iteration.
 
+    The last column has the last iteration's superpixels in the mean colour of their pixels.
+
     Args:
         found: The superpixels.
         edge: Longer edge of each picture in pixels.
         title: Stands in front of the line below.
-
-    Returns:
-        The montage. The last column has the last iteration's superpixels in the mean colour of their pixels.
     """
-    H, W = found.image.shape[:2]
-    cell = (max(1, round(W * edge / max(H, W))), max(1, round(H * edge / max(H, W))))
+    cell = fit_edge(found.image.shape[0], found.image.shape[1], edge)
     image = Image.fromarray(found.image).resize(cell, Image.Resampling.BICUBIC)
     pixels = np.array(image)
     labels = found.labels((cell[1], cell[0]))  # (M, I, A, H, W)
@@ -305,7 +250,6 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
     return draw_table(rows, ['image', *found.steps, 'mean colours, last'], cell, footer)
 
 
-# Explaining images
 def explain_superpixels(
     predictor: Predictor,
     folder: Path,
@@ -331,10 +275,10 @@ def explain_superpixels(
         UserError: An argument is out of range, or the model has no superpixels.
     """
     check_cell(edge)
-    find_spformer(predictor.model, source)
+    find_superpixels(predictor.model, source)
 
-    def explain(path: Path, name: str) -> Explanation:
-        found = superpixels_of(predictor, path, source)
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        found = superpixels_of(opened, source)
         montage, array = folder / f'{name}.png', folder / f'{name}.npy'
         facts: dict[str, Any] = {'grid of superpixels': ' x '.join(map(str, found.grid))}
         if not montage_only:
@@ -343,8 +287,7 @@ def explain_superpixels(
                 {'step': step, **{head: len(np.unique(own)) for head, own in zip(found.heads, maps, strict=True)}}
                 for step, maps in zip(found.steps, labels.reshape(-1, *labels.shape[2:]), strict=True)
             ]
-        with atomic_path(montage) as file:
-            draw_montage(found, edge=edge).save(file)
+        write_picture(draw_montage(found, edge=edge), montage)
         caption = 'a row per head and one for all merged, a column per module and iteration'
         return Explanation([(caption, montage)], facts, () if montage_only else (array,))
 
@@ -362,8 +305,7 @@ def _save_maps(found: Superpixels, folder: Path, array: Path) -> np.ndarray:
             ('boundaries', draw_boundaries(picture, shown, width=width)),
             ('labels', colour_superpixels(shown, found.grid[1])),
         ):
-            with atomic_path(folder / f'{name}_{kind}.png') as file:
-                drawn.save(file)
+            write_picture(drawn, folder / f'{name}_{kind}.png')
     labels = fine if picture.shape == found.image.shape else found.labels()
     with atomic_path(array) as file:
         np.save(file, labels)

@@ -9,27 +9,27 @@ Shapes: C channels, (h, w) tokens of the image, padding left out, N = h w, (H, W
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
-from mmvit_ext.inference.drawing import colour_mask, load_font
+from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table
-from mmvit_ext.interpret.inputs import network_inputs
-from mmvit_ext.interpret.report import Explanation
-from mmvit_ext.interpret.token_sources import BlockTokens, choose_blocks, find_tokens
-from mmvit_ext.interpret.tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
+from mmvit_ext.inference.sheets import draw_table, fit_edge
 
 from .explain import Explainer, check_cell
+from .inputs import OpenedImage
+from .report import Explanation, write_arrays, write_picture
+from .token_sources import BlockTokens, choose_blocks, find_tokens
+from .tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
 
 __all__ = ['explain_tokens', 'mean_similarity', 'principal_colours']
 
@@ -51,17 +51,10 @@ LEGEND = (
 """How the pictures are read."""
 
 
-# Numbers
-
-
 def mean_similarity(features: np.ndarray) -> float:
-    """Mean cosine of the angle between two different tokens: 1 where all point the same way.
+    """Mean cosine of the angle between two different tokens of (N, C): 1 where all point the same way.
 
-    Args:
-        features: (N, C).
-
-    Returns:
-        The mean over all pairs; not a number for a single token.
+    For a single token it is not a number.
     """
     length = np.linalg.norm(features, axis=1, keepdims=True)
     units = features / np.maximum(length, np.finfo(np.float64).tiny)
@@ -73,10 +66,7 @@ def mean_similarity(features: np.ndarray) -> float:
 
 
 def principal_colours(features: np.ndarray) -> tuple[np.ndarray, float]:
-    """The first three principal components as colours.
-
-    Args:
-        features: (N, C).
+    """The first three principal components of (N, C) as colours.
 
     Returns:
         RGB, 8 bit (N, 3), each channel with a scale of its own; and the share of the variance that they hold.
@@ -101,9 +91,6 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, 0.5)
 
 
-# Pictures
-
-
 def _visible(found: Tensor, stride: int, input_size: tuple[int, int]) -> np.ndarray:
     """A map without the tokens that lie in the padding (C, h, w)."""
     height, width = (-(-edge // stride) for edge in input_size)
@@ -118,7 +105,7 @@ def _at_cell(values: np.ndarray, stride: int, input_size: tuple[int, int], cell:
 
 
 def _numbered(picture: Image.Image, number: int) -> Image.Image:
-    font = load_font(min(max(max(picture.size) // 14, 10), 40))
+    font = ImageFont.load_default(min(max(max(picture.size) // 14, 10), 40))
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = draw.textbbox((4, 3), str(number), font=font)
     draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill='black')
@@ -139,20 +126,6 @@ def _pictures(
     return drawn, share
 
 
-# Explaining images
-
-
-@dataclass(frozen=True)
-class _Options:
-    channels: int
-    edge: int
-    save_maps: bool
-    tsne: bool
-    quota: int
-    colouring: str
-    seed: int
-
-
 class _Model:
     """One of the models, the blocks that are shown of it, and what is kept of every image for the end."""
 
@@ -160,45 +133,27 @@ class _Model:
         self.predictor, self.config = predictor, config
         self.source = find_tokens(predictor.model, config)
         self.blocks = choose_blocks(self.source, blocks, config)
-        self.name = self.source.name
-        self.patches: dict[int, Patches] = {}
-        self.similarities: dict[int, list[float]] = {block: [] for block in self.blocks}
+        self.name, self.unit = self.source.name, self.source.unit
+        self.patches = {block: Patches() for block in self.blocks}
 
     @torch.no_grad()
-    def look(self, path: Path) -> tuple[np.ndarray, tuple[int, int], dict[int, BlockTokens]]:
-        """Picture, its size in the network's input, and tokens by block."""
-        image, inputs, input_size = network_inputs(self.predictor, path)
-        found = {number: tokens for number, tokens in enumerate(self.source.run(inputs), 1) if number in self.blocks}
+    def look(self, opened: OpenedImage) -> dict[int, BlockTokens]:
+        """Tokens by block."""
+        found = self.source.run(opened.inputs, self.blocks)
         if any(not tokens.patches.isfinite().all() for tokens in found.values()):
             raise UserError(
-                f'the tokens of {self.config} are no numbers (NaN or infinite): the training has diverged, take an '
+                f'the tokens of {self.config} are not numbers (NaN or infinite): the training has diverged, take an '
                 'earlier checkpoint or train with a lower learning rate'
             )
-        return image, input_size, found
+        return found
 
-    def label(self, block: int) -> str:
-        """What stands beside a picture."""
-        return f'{self.name}, {self.source.unit} {block}'
-
-    def keep(self, block: int, visible: np.ndarray, path: Path, number: int, options: _Options) -> None:
-        """Draw some patches of an image for the t-SNE of all images."""
-        _, h, w = visible.shape
-        chosen = np.random.default_rng((options.seed, number)).permutation(h * w)[: options.quota]
-        rows, columns = (chosen // w + 0.5) / h, (chosen % w + 0.5) / w
-        kept = self.patches.setdefault(block, Patches(self.label(block)))
-        kept.features.append(visible.reshape(len(visible), -1).T[chosen])
-        kept.places.append(np.stack([rows, columns], 1))
-        kept.images.append(np.full(len(chosen), number))
-        if options.colouring == 'class':
-            kept.classes.append(self._classes_at(path, rows, columns))
-
-    def _classes_at(self, path: Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The predicted class of each patch; rows and columns are shares of the height and width."""
+    def classes_at(self, opened: OpenedImage, places: np.ndarray) -> np.ndarray:
+        """The predicted class at each of some places, which are shares of the height and width (n, 2)."""
         if self.predictor.scope == 'mmseg':
-            labels = self.predictor.segment(path)[1]
-            height, width = labels.shape
-            return labels[(rows * height).astype(int), (columns * width).astype(int)]
-        return np.full(len(rows), int(self.predictor(path)[1].pred_label.reshape(-1)[0]))
+            labels = self.predictor.segment(opened.loaded)[1]
+            rows, columns = (places * labels.shape).astype(int).T
+            return labels[rows, columns]
+        return np.full(len(places), int(self.predictor(opened.loaded)[1].pred_label.reshape(-1)[0]))
 
 
 def explain_tokens(
@@ -232,8 +187,8 @@ def explain_tokens(
         save_maps: Whether to write the maps as arrays.
         tsne: Whether to arrange the patches of all images.
         points: Patches that are arranged, at least 8.
-        colouring: What the colours of that plot stand for, one of :data:`mmvit_ext.interpret.tsne.COLOURINGS`; ``None``
-            takes the images, and of a single image the places.
+        colouring: What the colours of that plot stand for, one of :data:`COLOURINGS`; ``None`` takes the images, and of
+            a single image the places.
         seed: Of the patches that are drawn for it, and of t-SNE; 0 or more.
 
     Returns:
@@ -268,48 +223,38 @@ def explain_tokens(
             f'--colours class needs two models of the same classes, {models[1].config} has others than {source}: use '
             '--colours image or place'
         )
-    options = _Options(channels, edge, save_maps, tsne, max(points // count, 1), colouring, seed)
     names: list[str] = []
 
-    def explain(path: Path, name: str) -> Explanation:
-        found = _explain(models, path, folder / name, options, len(names))
-        names.append(name)
-        return found
-
-    settings = {model.name: str(model.config) for model in models} if beside else {}
-    return Explainer('Tokens', LEGEND, explain, lambda: _overall(models, folder, options, names), settings)
-
-
-def _explain(models: Sequence[_Model], path: Path, folder: Path, options: _Options, number: int) -> Explanation:
-    looked = [model.look(path) for model in models]
-    rows: dict[str, list[tuple[str, list[Image.Image | None]]]] = {'words': [], 'patches': []}
-    facts: list[dict[str, Any]] = []
-    arrays: dict[str, Any] = {}
-    kept: list[tuple[_Model, int, np.ndarray, float]] = []
-    H, W = looked[0][0].shape[:2]
-    cell = (max(1, round(W * options.edge / max(H, W))), max(1, round(H * options.edge / max(H, W))))
-    for step in range(max(len(model.blocks) for model in models)):
-        for model, (image, input_size, found) in zip(models, looked, strict=True):
+    def explain(opened: OpenedImage, name: str) -> Explanation:
+        seen = [opened, *(OpenedImage(model.predictor, opened.loaded) for model in models[1:])]
+        looked = [model.look(image) for model, image in zip(models, seen, strict=True)]
+        cell = fit_edge(*opened.picture.shape[:2], edge)
+        rows: dict[str, list[tuple[str, list[Image.Image]]]] = {'words': [], 'patches': []}
+        facts: list[dict[str, Any]] = []
+        arrays: dict[str, np.ndarray] = {}
+        kept: list[tuple[_Model, OpenedImage, int, np.ndarray, float]] = []
+        for step, (model, image, found) in itertools.product(
+            range(max(len(model.blocks) for model in models)), zip(models, seen, looked, strict=True)
+        ):
             if step >= len(model.blocks):
                 continue
             block = model.blocks[step]
             tokens = found[block]
-            shown = Image.fromarray(image).resize(cell, Image.Resampling.BICUBIC)
             for kind, values, stride in (
                 ('words', tokens.words, tokens.word_stride),
                 ('patches', tokens.patches, tokens.stride),
             ):
                 if values is None:
                     continue
-                visible = _visible(values, stride, input_size)
-                drawn, share = _pictures(visible, stride, input_size, cell, options.channels)
-                rows[kind].append((model.label(block), [shown, *drawn]))
-                arrays[f'{model.name}_{model.source.unit}{block}_{kind}'] = visible
+                visible = _visible(values, stride, image.input_size)
+                drawn, share = _pictures(visible, stride, image.input_size, cell, channels)
+                rows[kind].append((f'{model.name}, {model.unit} {block}', [Image.fromarray(image.picture), *drawn]))
+                arrays[f'{model.name}_{model.unit}{block}_{kind}'] = visible
                 similarity = mean_similarity(visible.reshape(len(visible), -1).T)
                 facts.append(
                     {
                         'model': model.name,
-                        model.source.unit: block,
+                        model.unit: block,
                         'tokens': kind,
                         'grid': f'{visible.shape[1]} x {visible.shape[2]}',
                         'channels': len(visible),
@@ -318,56 +263,60 @@ def _explain(models: Sequence[_Model], path: Path, folder: Path, options: _Optio
                     }
                 )
                 if kind == 'patches':
-                    kept.append((model, block, visible, similarity))
-    pictures = []
-    headings = ['image', 'PCA', *(f'channel, rank {rank}' for rank in range(1, options.channels + 1))]
-    for kind, text in (('words', 'words, the tokens inside the patches'), ('patches', 'tokens of the patches')):
-        if rows[kind]:
-            width = max(len(drawn) for _, drawn in rows[kind])
-            padded = [(label, [*drawn, *[None] * (width - len(drawn))]) for label, drawn in rows[kind]]
-            with atomic_path(folder / f'{kind}.png') as file:
-                draw_table(padded, headings[:width], cell).save(file)
-            pictures.append((text, folder / f'{kind}.png'))
-    data = [folder / 'maps.npz'] if options.save_maps else []
-    for target in data:
-        with atomic_path(target) as file:
-            np.savez_compressed(file, **arrays)
-    for model, block, visible, similarity in kept:
-        model.similarities[block].append(similarity)
-        if options.tsne:
-            model.keep(block, visible, path, number, options)
-    return Explanation(pictures, {'blocks': facts}, data)
+                    kept.append((model, image, block, visible, similarity))
+        headings = ['image', 'PCA', *(f'channel, rank {rank}' for rank in range(1, channels + 1))]
+        texts = {'words': 'words, the tokens inside the patches', 'patches': 'tokens of the patches'}
+        pictures = []
+        for kind, shown in rows.items():
+            if shown:
+                sheet = draw_table(shown, headings[: max(len(drawn) for _, drawn in shown)], cell)
+                pictures.append((texts[kind], write_picture(sheet, folder / name / f'{kind}.png')))
+        data = [write_arrays(folder / name / 'maps.npz', **arrays)] if save_maps else []
+        # Only an image whose results have been written counts in what is said of all images.
+        for model, image, block, visible, similarity in kept:
+            patches = model.patches[block]
+            patches.similarities.append(similarity)
+            if tsne:
+                _, h, w = visible.shape
+                chosen = np.random.default_rng((seed, len(names))).permutation(h * w)[: max(points // count, 1)]
+                places = np.stack([(chosen // w + 0.5) / h, (chosen % w + 0.5) / w], 1)
+                classes = model.classes_at(image, places) if colouring == 'class' else None
+                patches.add(visible.reshape(len(visible), -1).T[chosen], places, len(names), classes)
+        names.append(name)
+        return Explanation(pictures, {'blocks': facts}, data)
+
+    settings = {model.name: str(model.config) for model in models} if beside else {}
+    return Explainer('Tokens', LEGEND, explain, lambda: _overall(models, folder, colouring, seed, names), settings)
 
 
-def _overall(models: Sequence[_Model], folder: Path, options: _Options, names: Sequence[str]) -> Explanation:
+def _overall(models: Sequence[_Model], folder: Path, colouring: str, seed: int, names: Sequence[str]) -> Explanation:
     facts: list[dict[str, Any]] = []
-    rows: list[list[tuple[Patches, np.ndarray]]] = []
+    rows: list[list[tuple[str, Patches, np.ndarray]]] = []
     arrays: dict[str, Any] = {}
     for model in models:
-        rows.append([])
-        for block in model.blocks:
+        row = []
+        for block, patches in model.patches.items():
             fact = {
                 'model': model.name,
-                model.source.unit: block,
+                model.unit: block,
                 'images': len(names),
-                'mean cosine similarity of patches': float(np.mean(model.similarities[block])),
+                'mean cosine similarity of patches': float(np.mean(patches.similarities)),
             }
             facts.append(fact)
-            patches = model.patches.get(block)
-            if patches is None or sum(map(len, patches.features)) < FEWEST:
+            if sum(map(len, patches.features)) < FEWEST:
                 continue
-            plane, perplexity, divergence = embed_in_plane(np.concatenate(patches.features), options.seed)
+            plane, perplexity, divergence = embed_in_plane(np.concatenate(patches.features), seed)
             fact.update({'patches in t-SNE': len(plane), 'perplexity': perplexity, 'divergence left': divergence})
-            rows[-1].append((patches, plane))
+            row.append((f'{model.name}, {model.unit} {block}', patches, plane))
             for what, values in (('plane', [plane]), ('images', patches.images), ('places', patches.places)):
-                arrays[f'{model.name}_{model.source.unit}{block}_{what}'] = np.concatenate(values)
-    rows = [row for row in rows if row]
+                arrays[f'{model.name}_{model.unit}{block}_{what}'] = np.concatenate(values)
+        rows += [row] if row else []
     if not rows:
         return Explanation((), {'blocks': facts})
-    with atomic_path(folder / 'tsne.png') as file:
-        draw_planes(rows, options.colouring, names, models[0].predictor.classes, file)
-    with atomic_path(folder / 'tsne.npz') as file:
-        np.savez_compressed(file, names=np.array(names), **arrays)
+    picture = folder / 'tsne.png'
+    with atomic_path(picture) as file:
+        draw_planes(rows, colouring, names, models[0].predictor.classes, file)
+    data = write_arrays(folder / 'tsne.npz', names=np.array(names), **arrays)
     meaning = {'image': 'by image', 'place': 'by their place in the image', 'class': 'by predicted class'}
-    caption = f't-SNE of patches of all images, coloured {meaning[options.colouring]}'
-    return Explanation([(caption, folder / 'tsne.png')], {'blocks': facts}, [folder / 'tsne.npz'])
+    caption = f't-SNE of patches of all images, coloured {meaning[colouring]}'
+    return Explanation([(caption, picture)], {'blocks': facts}, [data])

@@ -27,32 +27,36 @@ COLOURINGS = ('image', 'place', 'class')
 
 @dataclass
 class Patches:
-    """Patches of several images after one block.
+    """Patches of several images after one block, a list entry for each image.
 
     Args:
-        label: Which model and block.
-        features: Of each image (n, C).
-        places: Row and column of the patches as shares of the height and width, of each image (n, 2).
-        images: Number of the image, of each image (n).
-        classes: Predicted class, of each image (n); empty where colours stand for something else.
+        features: Of the patches (n, C).
+        places: Row and column of the patches as shares of the height and width (n, 2).
+        images: Number of the image (n).
+        classes: Predicted class (n); empty where colours stand for something else.
+        similarities: Mean cosine similarity of all tokens of the image.
     """
 
-    label: str
     features: list[np.ndarray] = field(default_factory=list)
     places: list[np.ndarray] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     classes: list[np.ndarray] = field(default_factory=list)
+    similarities: list[float] = field(default_factory=list)
+
+    def add(self, features: np.ndarray, places: np.ndarray, image: int, classes: np.ndarray | None) -> None:
+        """Add patches of an image."""
+        self.features.append(features)
+        self.places.append(places)
+        self.images.append(np.full(len(features), image))
+        if classes is not None:
+            self.classes.append(classes)
 
 
 def embed_in_plane(features: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
-    """Arrange features in a plane by t-SNE (van der Maaten and Hinton, JMLR 2008), neighbours near each other.
-
-    Args:
-        features: (N, C), at least 8.
-        seed: Of what is random in it.
+    """Arrange features (N, C), at least 8, in a plane by t-SNE (van der Maaten and Hinton, JMLR 2008).
 
     Returns:
-        Places (N, 2), perplexity, and the Kullback-Leibler divergence that is left.
+        Places (N, 2), neighbours near each other; perplexity; and the Kullback-Leibler divergence that is left.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -66,7 +70,7 @@ def embed_in_plane(features: np.ndarray, seed: int) -> tuple[np.ndarray, float, 
 
 
 def draw_planes(
-    rows: Sequence[Sequence[tuple[Patches, np.ndarray]]],
+    rows: Sequence[Sequence[tuple[str, Patches, np.ndarray]]],
     colouring: str,
     names: Sequence[str],
     classes: Sequence[str],
@@ -75,7 +79,7 @@ def draw_planes(
     """Plot arranged patches.
 
     Args:
-        rows: For each model its plots: the patches and their places in the plane (N, 2).
+        rows: For each model its plots: heading, the patches and their places in the plane (N, 2).
         colouring: One of :data:`COLOURINGS`.
         names: Of the images.
         classes: Names of the classes.
@@ -90,21 +94,21 @@ def draw_planes(
     axes = figure.subplots(len(rows), columns, squeeze=False)
     texts = {'image': names, 'place': (), 'class': classes}[colouring]
     groups = sorted(
-        {int(group) for row in rows for patches, _ in row for group in np.unique(_groups(patches, colouring))}
+        {int(group) for row in rows for _, patches, _ in row for group in np.unique(_groups(patches, colouring))}
     )
     # Of the groups that there are, as neighbours among all classes may have nearly the same colour.
     palette = {group: np.array(colour) / 255 for group, colour in zip(groups, make_palette(len(groups)), strict=True)}
     for line, row in zip(axes, rows, strict=True):
         for axis in line:
             axis.set_axis_off()
-        for axis, (patches, plane) in zip(line, row, strict=False):
+        for axis, (heading, patches, plane) in zip(line, row, strict=False):
             if colouring == 'place':
                 down, right = np.concatenate(patches.places).T
                 colours = np.stack([down, 0.5 * (1 - down) + 0.5 * right, 1 - right], 1)
             else:
                 colours = np.array([palette[int(group)] for group in _groups(patches, colouring)])
             axis.scatter(*plane.T, c=colours, s=9, linewidths=0)
-            axis.set_title(patches.label, fontsize=9)
+            axis.set_title(heading, fontsize=9)
             axis.set_aspect('equal', adjustable='datalim')
     if 0 < len(groups) <= NAMED:
         marks = [axes[0, 0].scatter([], [], color=palette[group], s=20, label=texts[group]) for group in groups]

@@ -17,7 +17,7 @@ def published(arch):
     with torch.device('meta'):
         model = NesT(arch, out_indices=-1)
         theirs = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in model.named_parameters():
             name = name.replace('projection', 'proj').replace('aggregation', 'pool')
             if name.endswith('pos_embed'):
                 tensor = torch.empty(1, tensor.shape[1] // 196, 196, tensor.shape[2])
@@ -36,11 +36,17 @@ def test_every_weight_is_carried_over_once_and_the_argument_left_alone():
 
 
 def test_position_embeddings_are_laid_out_as_worked_out_by_hand():
-    # 2 x 2 blocks of 2 x 2 tokens, numbered block after block.
-    blocks = torch.arange(16.0).reshape(1, 4, 4, 1).expand(-1, -1, -1, 16).contiguous()
-    plane = convert({**FILE, 'levels.0.pos_embed': blocks}, 'nest')['backbone.levels.0.pos_embed']
-    assert plane.shape == (1, 16, 16)
+    # The second level: 2 x 2 blocks of 2 x 2 tokens, numbered block after block.
+    blocks = torch.arange(16.0).reshape(1, 4, 4, 1).expand(-1, -1, -1, 32).contiguous()
+    others = {'levels.0.pos_embed': torch.zeros(1, 16, 4, 16), 'levels.2.pos_embed': torch.zeros(1, 1, 4, 64)}
+    plane = convert({**FILE, **others, 'levels.1.pos_embed': blocks}, 'nest')['backbone.levels.1.pos_embed']
+    assert plane.shape == (1, 16, 32)
     assert plane[0, :, 5].tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+
+
+def test_position_embeddings_of_different_image_sizes_are_refused():
+    with pytest.raises(ValueError, match=r'1 of another shape \(backbone.levels.1.pos_embed 1x16x32 for 1x64x32'):
+        convert({**FILE, 'levels.1.pos_embed': torch.zeros(1, 1, 16, 32)}, 'nest')
 
 
 @pytest.mark.parametrize('extra', ['levels.0.pool.conv2.weight', 'cls_token', 'levels.1.transformer_encoder.0.gamma'])
@@ -91,7 +97,7 @@ def test_another_size_is_described_by_the_arguments_that_fit_it():
         'patch_size': 4,
         'block_size': 4,
     }
-    assert 'none of the three published sizes: embed_dims=(16, 32, 64)' in describe(FILE, 'nest')
+    assert 'none of the published sizes: embed_dims=(16, 32, 64)' in describe(FILE, 'nest')
 
 
 def test_something_else_is_refused_with_what_would_be_taken():

@@ -59,7 +59,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_named(damage: str, tmp_pat
     assert (found.path, found.iteration) == (str(older), 1)
     [note] = found.notes()
     assert str(last) in note
-    assert f'going on from the older {older} of iteration 1' in note
+    assert f'resuming from the older {older} of iteration 1' in note
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_cut_off_last_checkpoint_costs_the_way_back_and_nothing_else(tmp_path:
     last.write_bytes(last.read_bytes()[:3000])
     toy_run.run(tmp_path / 'cut', iterations=9, resume=True)
     assert_same_run(tmp_path / 'whole', tmp_path / 'cut', 'iter_9.pth')
-    assert f'{last} is cut off; going on from the older' in (tmp_path / 'output.txt').read_text()
+    assert f'{last} is cut off; resuming from the older' in (tmp_path / 'output.txt').read_text()
 
 
 # Being told to end

@@ -7,7 +7,6 @@ from torch import nn
 
 from mmvit_ext.engine.hooks.drawing import SampleHook
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.drawing import image_grid
 
 
 class Numbers(nn.Module):
@@ -30,24 +29,6 @@ class Run:
         self.visualizer = SimpleNamespace(
             add_image=lambda name, image, step: self.pictures.update({(name, step): image})
         )
-
-
-def test_grid_has_every_image_in_its_place_and_white_around_it():
-    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 2, 4)
-    grid = image_grid(images, columns=3, gap=1)
-    assert grid.shape == (2 * 3 + 1, 3 * 5 + 1, 3)
-    for number in range(5):
-        top, left = 1 + number // 3 * 3, 1 + number % 3 * 5
-        assert (grid[top : top + 2, left : left + 4] == number).all()
-    white = np.ones(grid.shape[:2], bool)
-    for number in range(5):
-        top, left = 1 + number // 3 * 3, 1 + number % 3 * 5
-        white[top : top + 2, left : left + 4] = False
-    assert (grid[white] == 255).all()
-
-
-def test_grid_is_no_wider_than_its_images():
-    assert image_grid(torch.zeros(2, 3, 2, 4, dtype=torch.uint8), columns=8, gap=1).shape == (4, 11, 3)
 
 
 def test_hook_draws_the_same_noise_before_training_and_at_every_interval():

@@ -20,8 +20,8 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_iou
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.cam import box_from_map, class_activation_maps, draw_activation, explain_cam, upsample_map
-from mmvit_ext.interpret.inputs import place_image
-from mmvit_ext.models.layers.class_maps import class_maps, strongest_rivals
+from mmvit_ext.interpret.inputs import OpenedImage, place_image
+from mmvit_ext.models.classifiers.class_maps import class_maps, strongest_rivals
 from mmvit_ext.registry import METRICS
 from tests.config_tools import ROOT
 
@@ -86,7 +86,7 @@ def test_the_mean_of_a_map_is_the_logit_that_the_classifier_gives(backbone, neck
     assert torch.allclose(maps.mean((2, 3)) + model.head.fc.bias, logits, atol=1e-4)
     assert maps.shape[:2] == (2, CLASSES)
     assert maps.std((2, 3)).min() > 0
-    assert getattr(model.backbone, 'out_type', None) == backbone.get('out_type', 'featmap' if backbone is TNT else None)
+    assert getattr(model.backbone, 'out_type', None) == backbone.get('out_type', 'featmap')
 
 
 @torch.no_grad()
@@ -276,7 +276,7 @@ def test_an_image_file_is_explained(mini, tmp_path):
     predictor = Predictor(cfg, tmp_path / 'model.pth', torch.device('cpu'))
     path = next(mini.glob('val/*/*.JPEG'))
     explainer = explain_cam(predictor, tmp_path, 'c.py', classes=['281', '404'], save_maps=True, edge=120)
-    found = explainer.explain(path, 'x')
+    found = explainer.explain(OpenedImage(predictor, path), 'x')
     assert [row['index'] for row in found.facts['classes']] == [281, 404]
     assert all(max(Image.open(file).size) == 120 for _, file in found.pictures)
     assert np.load(found.data[0])['maps'].shape == (2, 96, 96)

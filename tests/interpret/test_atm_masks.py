@@ -2,7 +2,6 @@
 
 import errno
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
+from mmvit_ext.cli import main
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret import atm_masks
 from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, draw_sheet, stage_names
 from mmvit_ext.interpret.classes import find_classes
+from mmvit_ext.interpret.inputs import OpenedImage
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('wall', 'swivel chair', 'bed ', 'sky', 'sea')
@@ -139,9 +140,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def run(*arguments: Any) -> int:
-    code = runpy.run_path(str(ROOT / 'tools' / 'explain.py'))['main'](['atm', *map(str, arguments)])
-    assert isinstance(code, int)
-    return code
+    return main.run(['explain', 'atm', *map(str, arguments)])
 
 
 def bilinear(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -164,7 +163,7 @@ def test_masks_equal_those_computed_from_the_heads_outputs(
 ) -> None:
     predictor = load(CASES[case])
     classes = (3, 0, 4)
-    result = class_masks(predictor, photo, classes)
+    result = class_masks(OpenedImage(predictor, photo), classes)
     inputs, outputs, (height, width) = decoded(predictor, photo)
     assert result.masks.shape == (len(outputs), 3, 41, 67)
     assert result.masks.std() > 0.2
@@ -183,7 +182,7 @@ def test_class_probabilities_times_last_masks_are_the_models_scores(
     case: str, load: Callable[..., Predictor], photo: Path
 ) -> None:
     predictor = load(CASES[case])
-    result = class_masks(predictor, photo, range(5))
+    result = class_masks(OpenedImage(predictor, photo), range(5))
     _, outputs, _ = decoded(predictor, photo)
     image, sample = predictor(photo)
     scores = np.einsum('qc,qhw->chw', outputs[-1].logits[0].softmax(-1)[:, :-1].numpy(), result.masks[-1])
@@ -196,7 +195,7 @@ def test_class_probabilities_times_last_masks_are_the_models_scores(
 def test_masks_of_a_sliding_inference_are_means_over_its_windows(load: Callable[..., Predictor], photo: Path) -> None:
     predictor = load(SLIDE)
     model: Any = predictor.model
-    result = class_masks(predictor, photo, (1, 2))
+    result = class_masks(OpenedImage(predictor, photo), (1, 2))
     inputs = model.data_preprocessor(predictor.prepare(photo)[1], False)['inputs']
     total, count, probabilities = np.zeros((2, 2, 41, 67)), np.zeros((41, 67)), []
     for top in (0, 9):
@@ -215,8 +214,8 @@ def test_masks_of_a_sliding_inference_are_means_over_its_windows(load: Callable[
 
 
 def test_a_window_larger_than_the_image_is_the_whole_image(load: Callable[..., Predictor], photo: Path) -> None:
-    whole = class_masks(load(), photo, (0,))
-    slide = class_masks(load(SLIDE.replace('(32, 32)', '(640, 640)')), photo, (0,))
+    whole = class_masks(OpenedImage(load(), photo), (0,))
+    slide = class_masks(OpenedImage(load(SLIDE.replace('(32, 32)', '(640, 640)')), photo), (0,))
     np.testing.assert_array_equal(slide.masks, whole.masks)
 
 
@@ -229,8 +228,8 @@ def test_the_classes_with_the_largest_predicted_area_are_shown_first(
     scores[:, 1, :10] = 2
     scores[:, 4, 40:] = 2
     monkeypatch.setattr(predictor.model.decode_head, 'fuse', lambda output, size: scores)
-    assert class_masks(predictor, photo).classes == (3, 1, 4)  # the other two are nowhere predicted
-    assert class_masks(predictor, photo, top=2).classes == (3, 1)
+    assert class_masks(OpenedImage(predictor, photo)).classes == (3, 1, 4)  # the other two are nowhere predicted
+    assert class_masks(OpenedImage(predictor, photo), top=2).classes == (3, 1)
 
 
 def test_classes_are_found_by_name_whatever_the_case_and_spaces() -> None:
@@ -399,9 +398,8 @@ def test_the_command_writes_a_sheet_and_the_arrays_of_each_image(
     assert f'{folder / "cut.jpg"}: ' in output.err
     written = {path.relative_to(out).as_posix() for path in out.rglob('*.*')}
     assert written == {'atm.html'} | {f'atm/{name}.{kind}' for name in names for kind in ('png', 'npz', 'json')}
-    expected = class_masks(
-        Predictor(Config.fromfile(config), checkpoint, torch.device('cpu')), folder / 'b.png', (4, 2)
-    )
+    predictor = Predictor(Config.fromfile(config), checkpoint, torch.device('cpu'))
+    expected = class_masks(OpenedImage(predictor, folder / 'b.png'), (4, 2))
     with np.load(out / 'atm' / 'b.npz') as arrays:
         assert arrays['masks'].shape == (2, 2, 67, 41)
         np.testing.assert_array_equal(arrays['masks'], expected.masks)
@@ -468,7 +466,7 @@ def test_bad_arguments_end_in_one_sentence_and_write_nothing(
     paths = files(FCN if case == 'no ATM head' else '')
     assert run(*paths, photo, '--out', tmp_path / 'out', *arguments) == 2
     output = capsys.readouterr().err
-    assert output.startswith('explain: error: ')
+    assert output.startswith('mmvit explain: error: ')
     assert 'Traceback' not in output
     for part in expected:
         assert part in output

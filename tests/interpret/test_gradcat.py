@@ -18,9 +18,9 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.placement import Placement
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.interpret.gradcat import Step, Traversal, _descend, class_scores, find_nest, traverse
+from mmvit_ext.interpret.gradcat import Step, Traversal, _descend, class_scores, find_levels, traverse
 from mmvit_ext.interpret.gradcat_pictures import describe_traversal, draw_traversal, explain_gradcat, read_region
-from mmvit_ext.interpret.inputs import PlacedImage, place_image
+from mmvit_ext.interpret.inputs import OpenedImage, PlacedImage, place_image
 from mmvit_ext.models.backbones.nest import NesT
 from tests.config_tools import ROOT
 
@@ -85,8 +85,8 @@ def test_node_values_are_what_the_score_gains_when_a_part_of_a_map_grows(rivals)
     (walked,) = traverse(model, img, [2], rivals=rivals)
     backbone = model.backbone
     with torch.no_grad():
-        maps = backbone.level_maps(img)
-        logits = model.head(model.neck(backbone.outputs(maps)))[0]
+        _, low, top = backbone.forward_intermediates(img, backbone.stage_names).values()
+        logits = model.head(model.neck((top,)))[0]
         others = [label for label in logits.argsort(descending=True).tolist() if label != 2][:rivals]
 
         def score(values):
@@ -94,14 +94,13 @@ def test_node_values_are_what_the_score_gains_when_a_part_of_a_map_grows(rivals)
             return found[2] - (found[others].mean() if others else 0)
 
         def from_level_1(values):
-            return score(backbone.outputs([maps[0], values, backbone.levels[2](values)])[0])
+            return score(backbone.norm(backbone.levels[2](values)[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
-        top = backbone.outputs(maps)[0]
         assert [step.level for step in walked.steps] == [2, 1]
         y, x = (4 * part for part in walked.steps[0].chosen)
         for step, values, run, (top_row, left) in (
             (walked.steps[0], top, score, (0, 0)),
-            (walked.steps[1], maps[1], from_level_1, (y, x)),
+            (walked.steps[1], low, from_level_1, (y, x)),
         ):
             for row in (0, 1):
                 for column in (0, 1):
@@ -253,15 +252,15 @@ def test_models_without_nested_levels_are_refused():
     model = classifier()
     model.backbone = nn.Conv2d(3, 4, 1)
     with pytest.raises(UserError, match=r'c\.py has the backbone Conv2d and no nested levels .* configs/nest'):
-        find_nest(model, 'c.py')
+        find_levels(model, 'c.py')
     lonely = nn.Module()
     lonely.backbone = backbone_of()
     with pytest.raises(UserError, match='have no scores of an image'):
-        find_nest(lonely)
+        find_levels(lonely)
     model = classifier()
     model.backbone.out_indices = (0,)
     with pytest.raises(UserError, match='uses the lowest level of its NesT only'):
-        find_nest(model)
+        find_levels(model)
 
 
 def test_wrong_arguments_are_refused():
@@ -312,7 +311,7 @@ def test_the_picture_frames_the_blocks_and_darkens_what_is_not_seen():
     place = Placement((1.0, 1.0), (-10.0, 0.0), (40, 60), (40, 40))
     placed = PlacedImage(np.full((40, 60, 3), 90, np.uint8), torch.zeros(1, 3, 40, 40), place)
     picture = np.array(draw_traversal(placed, walked_by_hand(), edge=240))
-    left, top = 6, 18  # gap and head of a picture of that size
+    left, top = 6, 24  # gap and headings of a table of that size
     shown = picture[top : top + 160, left : left + 240]
     assert (shown[80, 20] == 30).all()
     assert (shown[120, 80] == 90).all()
@@ -340,7 +339,9 @@ def photo(tmp_path):
 
 
 def test_an_image_file_is_explained_for_its_best_and_for_named_classes(predictor, photo, tmp_path):
-    found = explain_gradcat(predictor, tmp_path, 'c.py', top=2, edge=120).explain(photo, 'photo')
+    found = explain_gradcat(predictor, tmp_path, 'c.py', top=2, edge=120).explain(
+        OpenedImage(predictor, photo), 'photo'
+    )
     placed = place_image(predictor, photo)
     logits = class_scores(predictor.model, placed.inputs)
     best = logits.topk(2).indices.tolist()
@@ -350,7 +351,9 @@ def test_an_image_file_is_explained_for_its_best_and_for_named_classes(predictor
     # The middle of an image that is resized to 162 x 110 pixels.
     assert found.facts['seen of the image'] == pytest.approx([39.3, 8.3, 153.7, 122.7], abs=0.5)
     name = predictor.classes[404]
-    named = explain_gradcat(predictor, tmp_path, 'c.py', classes=[name.upper(), '281']).explain(photo, 'photo')
+    named = explain_gradcat(predictor, tmp_path, 'c.py', classes=[name.upper(), '281']).explain(
+        OpenedImage(predictor, photo), 'photo'
+    )
     assert [row['index'] for row in named.facts['classes']] == [404, 281]
 
 

@@ -18,7 +18,6 @@ from mmengine.structures import BaseDataElement
 
 from mmvit_ext.engine.hooks.drawing import SuperpixelVisualizationHook
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import (
     HALO,
@@ -29,12 +28,12 @@ from mmvit_ext.interpret.superpixels import (
     draw_means,
     draw_montage,
     enlarged,
-    find_spformer,
+    find_superpixels,
     superpixels_of_inputs,
 )
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.superpixel_extractor import SuperpixelExtractor
-from tests.models.layers.test_superpixel_maps import similarity_of, slow_fine_association
+from tests.models.superpixels.test_superpixel_maps import similarity_of, slow_fine_association
 
 ARCH = {'embed_dims': 12, 'depths': (1, 1), 'num_heads': 3, 'sca_heads': 2}
 
@@ -116,12 +115,12 @@ def test_a_backbone_tells_the_superpixels_of_all_its_modules():
 
 def test_a_model_without_superpixels_is_refused():
     backbone = SPFormer(ARCH, img_size=32)
-    assert find_spformer(SuperpixelExtractor(backbone), 'c.py') is backbone
-    assert find_spformer(backbone, 'c.py') is backbone
+    assert find_superpixels(SuperpixelExtractor(backbone), 'c.py') is backbone
+    assert find_superpixels(backbone, 'c.py') is backbone
     model = nn.Module()
     model.backbone = nn.Conv2d(1, 1, 1)
     with pytest.raises(UserError, match=r'c\.py has the backbone Conv2d and no superpixels to show'):
-        find_spformer(model, 'c.py')
+        find_superpixels(model, 'c.py')
 
 
 # Pictures
@@ -208,15 +207,6 @@ def test_a_montage_has_a_row_per_head_and_a_column_per_step():
             ]
             lefts.append(left)
         assert lefts == sorted(lefts)
-
-
-def test_headings_of_a_table_are_not_cut():
-    table = np.array(draw_table([('a long heading of a row', [None])], ['a heading wider than its picture'], (16, 16)))
-    border = np.concatenate([table[0], table[-1], table[:, 0], table[:, -1]])
-    assert (border == 255).all()
-    with_footer = draw_table([('a', [None])], ['b'], (16, 16), 'a footer that is wider than the whole table by far')
-    assert np.array(with_footer)[:, -1].min() == 255
-    assert with_footer.width > table.shape[1] - 100
 
 
 def test_inputs_of_the_network_become_rgb_pictures():

@@ -32,13 +32,16 @@ def test_tokens_of_a_block_are_its_output_map(name: str) -> None:
     backbone: Any = BACKBONES[name].make().eval()
     img = torch.randn(1, 3, *PRIME_SIZE)
     source = find_tokens(Model(backbone), 'c.py')
-    found = list(source.run(img))
-    assert len(found) == source.count == max(backbone.out_indices) + 1
+    found = source.run(img)
+    assert list(found) == list(range(1, source.count + 1))
+    assert source.count == max(backbone.out_indices) + 1
     assert source.unit == {'NesT': 'level', 'P2T': 'stage'}.get(name, 'block')
     outputs = backbone(img)
     for index, expected, stride in zip(backbone.out_indices, outputs, backbone.out_strides, strict=True):
-        assert torch.equal(found[index].patches, expected[0])
-        assert found[index].stride == stride
+        assert torch.equal(found[index + 1].patches, expected[0])
+        assert found[index + 1].stride == stride
+    (one,) = source.run(img, [source.count]).values()
+    assert torch.equal(one.patches, found[source.count].patches)
 
 
 @torch.no_grad()
@@ -50,7 +53,7 @@ def test_words_of_a_tnt_lie_where_their_pixels_are() -> None:
     changed = img.clone()
     y, x = patch + stride, 3 * patch + 2 * stride
     changed[..., y : y + stride, x : x + stride] = 1
-    before, after = (next(iter(find_tokens(backbone, 'c').run(one))) for one in (img, changed))
+    before, after = (find_tokens(backbone, 'c').run(one)[1] for one in (img, changed))
     assert before.words is not None
     assert after.words is not None
     assert after.word_stride == stride
@@ -59,7 +62,7 @@ def test_words_of_a_tnt_lie_where_their_pixels_are() -> None:
     edge = patch // stride
     assert moved[edge : 2 * edge, 3 * edge : 4 * edge].min() > 0
     assert moved.sum() == moved[edge : 2 * edge, 3 * edge : 4 * edge].sum()
-    words, _ = backbone.run_block(0, *backbone.embed(changed)[:2])  # (15, m, c)
+    words, _ = backbone.blocks[0](*backbone.embed(changed)[:2])  # (15, m, c)
     for n in range(15):
         for m in range(edge * edge):
             place = n // 5 * edge + m // edge, n % 5 * edge + m % edge
@@ -69,8 +72,9 @@ def test_words_of_a_tnt_lie_where_their_pixels_are() -> None:
 @torch.no_grad()
 def test_blocks_without_words_show_none() -> None:
     backbone = BACKBONES['TNT'].make(tnt_block_indices=[1]).eval()
-    found = list(find_tokens(backbone, 'c').run(torch.randn(1, 3, 32, 48)))
-    assert [tokens.words is not None for tokens in found] == [index == 1 for index in range(len(found))]
+    found = find_tokens(backbone, 'c').run(torch.randn(1, 3, 32, 48))
+    assert [number for number, tokens in found.items() if tokens.words is not None] == [2]
+    assert len(found) > 2
 
 
 def test_another_backbone_is_refused_with_what_would_work() -> None:
@@ -163,10 +167,10 @@ def test_every_group_of_patches_has_a_colour_of_its_own(colouring: str, count: i
     """Patches of one group lie in one spot; classes are numbered with gaps and patches have places of their own."""
     numbers = [np.full(6, 7 * number if colouring == 'class' else number) for number in range(count)]
     places = [np.full((6, 2), [number / count, 1 - number / count]) for number in range(count)]
-    patches = Patches('TNT, block 1', [np.zeros((6, 2))] * count, places, numbers, numbers)
+    patches = Patches([np.zeros((6, 2))] * count, places, numbers, numbers)
     plane = np.repeat(np.stack([np.arange(count), np.zeros(count)], 1), 6, 0)
     names = [f'group {number}' for number in range(150)]
-    draw_planes([[(patches, plane)]], colouring, names, names, tmp_path / 'plot.png')
+    draw_planes([[('TNT, block 1', patches, plane)]], colouring, names, names, tmp_path / 'plot.png')
     pixels = np.array(Image.open(tmp_path / 'plot.png').convert('RGB')).reshape(-1, 3)
     colours, area = np.unique(pixels, axis=0, return_counts=True)
     vivid = colours[(area > 20) & (np.ptp(colours.astype(int), axis=1) > 25)]

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from mmvit_ext.evaluation.compute import count_flops
+from mmvit_ext.models.compute import count_flops
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 SIZES = [PRIME_SIZE, (48, 64), (8, 96)]

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.plain_nest import plain_levels, plain_nest
 from mmvit_ext.models.backbones.nest import BlockAggregation, NesT
-from mmvit_ext.models.layers.blocks import BlockAttention, block_groups
+from mmvit_ext.models.layers.blocks import BlockAttention
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 ROW = BACKBONES['NesT']
@@ -21,7 +21,7 @@ def image(size=PRIME_SIZE, batch=2):
 
 def attention(num_heads=3, *, multi_query=False):
     torch.manual_seed(0)
-    return BlockAttention(12, num_heads, multi_query=multi_query, qkv_bias=True, attn_drop=0.0, proj_drop=0.0)
+    return BlockAttention(12, num_heads, block_size=3, multi_query=multi_query)
 
 
 def constant_positions(model):
@@ -78,19 +78,25 @@ def test_blocks_do_not_see_each_other_below_the_first_aggregation():
 
 
 def test_attention_to_equal_tokens_returns_their_value():
-    attn = attention(1)
-    x = torch.randn(1, 12).expand(35, 12).contiguous()
-    value = attn.qkv(x)[:, 24:]
-    torch.testing.assert_close(attn(x, block_groups((5, 7), 3), 1), attn.proj(value), atol=1e-5, rtol=1e-5)
-
-
-def test_channels_leave_the_attention_with_the_heads_innermost():
     attn = attention(3)
-    x = torch.randn(1, 12).expand(9, 12).contiguous()
-    value = attn.qkv(x)[0, 24:]  # head 0: channels 0 to 3, and so on
-    innermost = value[[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]
-    out = attn(x, block_groups((3, 3), 3), 1)
-    torch.testing.assert_close(out[0], attn.proj(innermost), atol=1e-5, rtol=1e-5)
+    x = torch.randn(1, 12).expand(2, 5, 7, 12)
+    torch.testing.assert_close(attn(x), attn.proj(attn.qkv(x)[..., 24:]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('keep_metadata', [True, False])
+def test_files_of_the_first_layout_give_what_they_gave_and_new_ones_are_left_alone(keep_metadata):
+    """In the first layout the columns of the last projection have the heads innermost."""
+    model, img = ROW.make().eval(), image()
+    new = model.state_dict() if keep_metadata else dict(model.state_dict())
+    old = {name: tensor.clone() for name, tensor in new.items() if name != 'layout_version'}
+    for name, layer in ((n, m) for n, m in model.named_modules() if isinstance(m, BlockAttention)):
+        columns = old[f'{name}.proj.weight'].unflatten(1, (layer.num_heads, -1))
+        old[f'{name}.proj.weight'] = columns.transpose(1, 2).flatten(1)
+    for stored in (new, old):
+        other = ROW.build(**ROW.tiny).eval()
+        other.load_state_dict(stored, strict=True)
+        for a, b in zip(model(img), other(img), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_shared_keys_and_values_equal_the_same_ones_in_every_head():
@@ -99,8 +105,8 @@ def test_shared_keys_and_values_equal_the_same_ones_in_every_head():
     for name in ('weight', 'bias'):
         q, k, v = getattr(shared.qkv, name).data.split((12, 4, 4))
         getattr(split.qkv, name).data = torch.cat([q, k, k, k, v, v, v])
-    x, groups = torch.randn(2 * 35, 12), block_groups((5, 7), 3)
-    torch.testing.assert_close(shared(x, groups, 2), split(x, groups, 2), atol=1e-5, rtol=1e-5)
+    x = torch.randn(2, 5, 7, 12)
+    torch.testing.assert_close(shared(x), split(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -123,28 +129,12 @@ def test_pooling_starts_at_the_first_token_and_never_takes_the_padding(size, exp
     assert (sign * out[0, 0]).tolist() == expected
 
 
-@pytest.mark.parametrize('batch', [1, 2])
-def test_a_level_is_copied_into_blocks_and_back_once(batch):
-    model, img = ROW.make().eval(), image((UNIT, 2 * UNIT), batch)
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=cpu, record_shapes=True) as profile, torch.no_grad():
-        outs = model(img)
-    assert all(out.is_contiguous() for out in outs), 'RoIAlign of mmcv reads other layouts wrongly on a CPU'
-    events = [event for event in profile.key_averages(group_by_input_shape=True) for _ in range(event.count)]
-    copied = [event.input_shapes[:2] for event in events if event.key == 'aten::copy_']
-    sizes = sorted(torch.Size(to).numel() for to, source in copied if to == source and to[0] == batch)
-    # The image to channels-last, every level back from blocks, every output to the layout that others expect.
-    assert sizes == sorted([img.numel(), *(out.numel() for out in outs), *(out.numel() for out in outs)])
-    blocks = [event for event in events if event.key == 'aten::add' and len(event.input_shapes[0]) == 6]
-    assert len(blocks) == 3, 'position embedding and order of blocks in one pass'
-
-
 @pytest.mark.parametrize('out_indices', [-1, (0, 1, 2)], ids=str)
-def test_outputs_of_level_maps_have_gradients_with_respect_to_each(out_indices):
+def test_outputs_of_intermediate_maps_have_gradients_with_respect_to_each(out_indices):
     model = ROW.make(out_indices=out_indices).eval()
-    maps = model.level_maps(image())
-    outs = model.outputs(maps)
-    for gradient in torch.autograd.grad(outs[-1].square().mean(), maps):
+    maps = model.forward_intermediates(image())
+    outs = [model.to_output(maps[name]) for name in model.out_names]
+    for gradient in torch.autograd.grad(outs[-1].square().mean(), list(maps.values())):
         assert gradient.abs().sum() > 0
     for ours, whole in zip(outs, model(image()), strict=True):
         assert torch.equal(ours, whole)
@@ -156,23 +146,24 @@ def test_the_extra_map_is_an_aggregation_of_the_top_before_its_norm():
     assert model.out_channels == (8, 28, 20)
     assert model.out_strides == (4, 32, 16)
     assert [tuple(out.shape[2:]) for out in outs] == [(11, 17), (2, 3), (3, 5)]
-    top = model.level_maps(image())[-1]
+    plain = ROW.make(extra_dims=28, out_indices=3).eval()
+    plain.load_state_dict(model.state_dict())
+    top = plain.forward_intermediates(image(), -1)['levels.2.layers.0']
     torch.testing.assert_close(outs[1], model.extra_aggregation(top))
     torch.testing.assert_close(outs[2], model.norm(top.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     assert ROW.make(extra_dims=28).out_strides == (4, 8, 16, 32)
 
 
 def test_positions_are_resized_along_each_axis_of_the_plane():
-    level = ROW.make().levels[0]
-    assert level.grid == (12, 16)
+    model, name = ROW.make(), 'levels.0.pos_embed'
+    assert model.levels[0].grid == (12, 16)
     ramp = torch.arange(12.0)[:, None].expand(12, 16).reshape(1, -1, 1).expand(-1, -1, 8)
-    other = ROW.make(img_size=(64, 64)).levels[0]
-    other.load_state_dict(other.state_dict() | {'pos_embed': torch.zeros(1, 16 * 16, 8)})
+    other = ROW.make(img_size=(64, 64))
     with pytest.raises(ValueError, match='no square number'):
-        other.load_state_dict(other.state_dict() | {'pos_embed': ramp})
+        other.load_state_dict(dict(other.state_dict()) | {name: ramp})
     square = torch.arange(16.0)[:, None].expand(16, 16).reshape(1, -1, 1).expand(-1, -1, 8)
-    level.load_state_dict(level.state_dict() | {'pos_embed': square})
-    plane = level.pos_embed.data.reshape(12, 16, 8)
+    model.load_state_dict(dict(model.state_dict()) | {name: square})
+    plane = model.levels[0].pos_embed.data.reshape(12, 16, 8)
     assert torch.equal(plane, plane[:, :1].expand_as(plane))
     assert (plane[1:, 0] > plane[:-1, 0]).all()
 
@@ -212,7 +203,7 @@ def test_what_no_output_needs_is_not_trained():
     model = ROW.make(out_indices=1, extra_dims=28)
     trained = {name.split('.')[0] + name.split('.')[1] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {'patch_embedprojection', 'levels0', 'levels1'}
-    assert len(model.level_maps(image())) == 2
+    assert list(model.forward_intermediates(image())) == ['levels.0.layers.0', 'levels.1.layers.0', 'levels.1.layers.1']
 
 
 @pytest.mark.parametrize(
@@ -220,11 +211,11 @@ def test_what_no_output_needs_is_not_trained():
     [
         ({'arch': 'huge'}, "arch must be one of .* got 'huge'"),
         ({'arch': {'embed_dims': (8, 8)}}, 'arch: missing .*depths'),
-        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1)}}, 'must have one value per level'),
-        ({'arch': {'embed_dims': (), 'num_heads': (), 'depths': ()}}, 'must have one value per level'),
+        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1)}}, 'must have one value for each stage'),
+        ({'arch': {'embed_dims': (), 'num_heads': (), 'depths': ()}}, 'must have one value for each stage'),
         ({'arch': {**ROW.tiny['arch'], 'num_heads': (1, 5, 5)}}, 'num_heads must divide embed_dims'),
-        ({'img_size': (1, 2, 3)}, r'img_size must be an edge or \(H, W\) of at least 4 pixels, got'),
-        ({'img_size': (64, 3)}, r'img_size must be an edge or \(H, W\) of at least 4 pixels, got'),
+        ({'img_size': (1, 2, 3)}, r'img_size must be an edge or \(H, W\)'),
+        ({'img_size': (64, 3)}, r'img_size must be an edge or \(H, W\)'),
         ({'block_size': 0}, 'block_size must be at least 1, got 4 and 0'),
         ({'extra_dims': 0}, 'extra_dims must be a width of at least 1 or None, got 0'),
         ({'frozen_stages': 4}, 'frozen_stages must be -1 to 3, got 4'),

@@ -116,7 +116,7 @@ def plain_attention(attn, x):
     C, h = x.shape[-1], attn.num_heads
     q, k, v = (part.unflatten(-1, (h, C // h)) for part in F.linear(x, attn.qkv.weight, attn.qkv.bias).chunk(3, -1))
     weights = (torch.einsum('bnhc,bmhc->bhnm', q, k) / (C // h) ** 0.5).softmax(-1)
-    out = torch.einsum('bhnm,bmhc->bnch', weights, v).flatten(2)  # heads innermost, as in the released classifiers
+    out = torch.einsum('bhnm,bmhc->bnhc', weights, v).flatten(2)
     return F.linear(out, attn.proj.weight, attn.proj.bias)
 
 
@@ -177,7 +177,7 @@ def test_attention_costs_are_linear_in_the_pixels():
     [
         ({'arch': '128'}, "arch must be one of .*'128'"),
         ({'arch': {'embed_dims': (8,), 'depths': (1,)}}, r"missing \['num_heads'\]"),
-        ({'arch': dict(TINY, depths=(1, 1))}, 'one value per level'),
+        ({'arch': dict(TINY, depths=(1, 1))}, 'one value for each stage'),
         ({'arch': dict(TINY, embed_dims=(9, 8, 5))}, r'multiples of 4 .*\(9, 8, 5\)'),
         ({'arch': dict(TINY, num_heads=(5, 2, 1))}, 'num_heads must divide embed_dims'),
         ({'noise_dims': 0}, 'noise_dims must be at least 1, got 0'),

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.plain_tnt import plain_tnt
-from mmvit_ext.models.layers.words import embed_words
+from mmvit_ext.models.backbones.tnt import WordEmbedding
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 ROW = BACKBONES['TNT']
@@ -49,8 +49,8 @@ def test_words_inside_an_image_do_not_hear_of_what_is_padded_around_it():
     maps = []
     for picture in (img, F.pad(img, (0, 16, 0, 8))):
         words, tokens, grid = model.embed(picture)
-        for index in range(model.num_layers):
-            words, tokens = model.run_block(index, words, tokens)
+        for block in model.blocks:
+            words, tokens = block(words, tokens)
         maps.append(model.words_as_map(words, grid))
     assert maps[0].shape == (2, 12, 12, 20)
     torch.testing.assert_close(maps[1][:, :, :12, :20], maps[0], atol=1e-6, rtol=1e-5)
@@ -59,27 +59,30 @@ def test_words_inside_an_image_do_not_hear_of_what_is_padded_around_it():
 def test_words_stand_in_their_map_where_they_stand_in_the_image():
     model = ROW.make()
     img = image((16, 24), batch=2)
-    weight = torch.ones(1, 3, 1, 1)
-    words = embed_words(img, weight, None, stride=2, patch_size=8).expand(-1, -1, 12)
-    torch.testing.assert_close(model.words_as_map(words, (2, 3))[:, :1], F.conv2d(img, weight, stride=2))
+    embed = WordEmbedding(3, 12, stride=2, patch_size=8, padding='patch')
+    weight = torch.zeros(12, 3, 7, 7)
+    weight[:, :, 3, 3] = 1  # the pixel that a word starts with
+    embed.projection.load_state_dict({'weight': weight, 'bias': torch.zeros(12)})
+    expected = F.conv2d(img, torch.ones(12, 3, 1, 1), stride=2)
+    torch.testing.assert_close(model.words_as_map(embed(img), (2, 3)), expected)
 
 
-def test_the_class_token_hears_the_words_only_through_attention():
+def test_the_class_token_gets_no_words_but_through_attention():
     block = ROW.make().blocks[0]
     words, tokens = torch.randn(2 * 6, 16, 12), torch.randn(2, 7, 24)
-    heard = []
-    block.outer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    given = []
+    block.outer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     new_words, _ = block(words, tokens)
     message = block.projection(new_words).view(2, 6, 24)
-    assert torch.equal(heard[0][:, 0], tokens[:, 0])
-    torch.testing.assert_close(heard[0][:, 1:], tokens[:, 1:] + message)
+    assert torch.equal(given[0][:, 0], tokens[:, 0])
+    torch.testing.assert_close(given[0][:, 1:], tokens[:, 1:] + message)
 
 
 def test_blocks_that_are_not_chosen_leave_the_words_alone():
     model = ROW.make(tnt_block_indices=(0, -1)).eval()
     assert [block.inner is not None for block in model.blocks] == [True, False, True]
     words, tokens = torch.randn(6, 16, 12), torch.randn(1, 7, 24)
-    after, plain = model.run_block(1, words, tokens)
+    after, plain = model.blocks[1](words, tokens)
     assert after is words
     torch.testing.assert_close(plain, model.blocks[1].outer(tokens))
     assert all(block.inner is None for block in ROW.make(tnt_block_indices=()).blocks)
@@ -102,8 +105,8 @@ def test_vectors_are_the_class_token_and_the_mean_patch_of_the_normalised_tokens
         (vectors[out_type],) = other(image())
     torch.testing.assert_close(vectors['avg_featmap'], feature.flatten(2).mean(2))
     words, tokens, _ = model.embed(image())
-    for index in range(model.num_layers):
-        words, tokens = model.run_block(index, words, tokens)
+    for block in model.blocks:
+        words, tokens = block(words, tokens)
     torch.testing.assert_close(vectors['cls_token'], model.norm(tokens)[:, 0])
 
 
@@ -188,7 +191,7 @@ def test_what_lies_behind_the_last_output_is_not_trained():
         ({'word_norm': 'none'}, "word_norm must be one of .* got 'none'"),
         ({'out_type': 'raw'}, "out_type must be one of .* got 'raw'"),
         ({'out_type': 'cls_token', 'with_cls_token': False}, "out_type='cls_token' needs with_cls_token=True"),
-        ({'frozen_stages': 4}, 'frozen_stages must lie between -1 and 3, got 4'),
+        ({'frozen_stages': 4}, 'frozen_stages must be -1 to 3, got 4'),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -196,7 +199,7 @@ def test_wrong_arguments_are_named(arguments, message):
         ROW.build(**{**ROW.tiny, **arguments})
 
 
-@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace custom autograd functions whole')
+@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the network whole')
 def test_compiling_gives_the_same_numbers_without_graph_breaks():
     torch._dynamo.reset()
     model, img = ROW.make(arch={**ROW.tiny['arch'], 'num_layers': 1}, out_indices=0).train(), image()

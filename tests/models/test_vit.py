@@ -92,7 +92,7 @@ def test_a_converted_classifier_in_timm_names_loads_strictly_at_another_size():
         ({'out_indices': (3, 12)}, r'12, got \(3, 12\)'),
         ({'out_indices': (3, -9)}, 'distinct layers'),
         ({'img_size': (1, 2, 3)}, r'\(1, 2, 3\)'),
-        ({'img_size': 8}, 'smaller than a patch of 16'),
+        ({'img_size': 8}, 'of at least 16 pixels'),
         ({'with_cls_token': False, 'output_cls_token': True}, 'needs with_cls_token=True'),
         ({'num_fcs': 1}, 'num_fcs must be at least 2'),
     ],

@@ -157,7 +157,8 @@ def test_colours_stand_for_what_was_asked(
     monkeypatch.setattr('mmvit_ext.interpret.report._embedded', lambda path: ('data:', 1))
     options = ['--out', 'out', '--size', '32', '--blocks', '4', '--points', '30', '--colours', colours]
     assert run_tool('explain', 'tokens', *tnt, photos, *options)[0] == 0
-    ([[(patches, plane)]], colouring, names, classes) = seen[0]
+    ([[(heading, patches, plane)]], colouring, names, classes) = seen[0]
+    assert heading == 'TNT, block 4'
     assert colouring == colours
     assert plane.shape == (30, 2)
     assert [len(images) for images in patches.images] == [10, 10, 10]

@@ -18,6 +18,7 @@ pytest.importorskip('mmseg')
 from mmvit_ext.datasets.distortions import PasteOccluder
 from mmvit_ext.evaluation.robustness import occluder_overlap
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.interpret.inputs import OpenedImage
 from mmvit_ext.interpret.superpixels import superpixels_of
 from mmvit_ext.models.backbones.spformer import SPFormer
 
@@ -104,7 +105,7 @@ def test_pictures_and_arrays_of_every_step_and_head_are_written(
     array = np.load('out/superpixels/b.npy')
     predictor = Predictor(Config.fromfile(segmentor[0]), segmentor[1], torch.device('cpu'))
     assert array.shape == (2, 2, 3, 53, 41)
-    assert np.array_equal(array, superpixels_of(predictor, photos / 'b.png', 'config').labels())
+    assert np.array_equal(array, superpixels_of(OpenedImage(predictor, photos / 'b.png'), 'config').labels())
     assert len(np.unique(array[1, 1, 2])) > 10
     facts = json.loads(Path('out/superpixels/b.json').read_text())
     assert facts['superpixels that have pixels'][3]['merged'] == len(np.unique(array[1, 1, 2]))
@@ -262,7 +263,7 @@ def test_occluders_are_told_from_the_image_by_superpixels_and_patches(
         both, either = both + (taken & covered).sum(), either + (taken | covered).sum()
     assert found['occluder IoU of patches'] == pytest.approx(100 * both / either)
     assert 0 < found['occluder IoU of superpixels'] <= 100
-    superpixels = superpixels_of(predictor, Path(cfg.data_root) / 'images' / 'image_0.png', 'config')
+    superpixels = superpixels_of(OpenedImage(predictor, Path(cfg.data_root) / 'images' / 'image_0.png'), 'config')
     assert occluder_overlap(superpixels, np.ones((40, 48), bool)).tolist() == [1920, 1920]
     assert f'| SP | occluder IoU of patches |  | {found["occluder IoU of patches"]:.2f} |' in output
 

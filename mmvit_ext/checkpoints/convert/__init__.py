@@ -61,14 +61,14 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
 
 
 def describe(state_dict: Mapping[str, Tensor], method: str) -> str | None:
-    """What a foreign state dict holds, where its converter can tell.
+    """Describe a foreign state dict.
 
     Args:
         state_dict: Foreign names to tensors.
         method: One of :data:`METHODS`.
 
     Returns:
-        One sentence with the arguments that fit, ``None`` for methods whose files tell nothing beyond their names.
+        One sentence with the arguments that fit, ``None`` for methods whose names already say everything.
 
     Raises:
         ValueError: As :func:`convert`.

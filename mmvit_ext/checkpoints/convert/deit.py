@@ -2,7 +2,7 @@
 
 Taken over are the blocks and the position embedding. There is no counterpart for the class token, the classifier and
 the final norm, which normalises the class token; DeiT's 16x16 patches are not the stem of a network with 4x4 ones; and
-superpixel cross attention exists on our side only. So that the third block goes on where the second one left, the
+superpixel cross attention exists on our side only. So that the third block continues from the second, the
 projection between the stages is made the identity and the position embedding of the second stage zero: the stream of
 tokens carries its position already.
 

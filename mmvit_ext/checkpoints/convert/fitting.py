@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .rules import name_some, require_keys
+from mmvit_ext.checkpoints.report import weights_report
+
+from .rules import require_keys
 
 __all__ = ['describe_network', 'require_fit']
 
@@ -34,18 +36,11 @@ def require_fit(
         arch[name] = (1,) * len(like) if isinstance(like, tuple) else 1
     with torch.device('meta'):
         model: nn.Module = network(**{**arguments, 'arch': arch})
-    ours = {f'{prefix}{name}': tuple(value.shape) for name, value in model.state_dict().items()}
+    ours = {f'{prefix}{name}': value for name, value in model.state_dict().items()}
+    report = weights_report(ours, {name: value for name, value in converted.items() if name.startswith(prefix)})
     require_keys(converted, ours, method)
-    extra = [name for name in converted if name.startswith(prefix) and name not in ours]
-    if extra:
-        raise ValueError(f'{method}: no network has {name_some(extra)} besides the other parameters')
-    wrong = [
-        f'{name} {tuple(converted[name].shape)} for {shape}'
-        for name, shape in ours.items()
-        if tuple(converted[name].shape) != shape
-    ]
-    if wrong:
-        raise ValueError(f'{method}: shapes that do not belong together: {name_some(wrong, 5)}')
+    if not report.exact:
+        raise ValueError(f'{method}: the weights do not fit the network that their shapes describe: {report}')
 
 
 def describe_network(network: Any, arguments: Mapping[str, Any], kind: str, hint: str = '') -> str:

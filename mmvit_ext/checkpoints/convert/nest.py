@@ -1,4 +1,4 @@
-"""NesT classifiers in timm's names (``nest_{tiny,small,base}.goog_in1k``) to ``mmvit_ext.NesT`` (arXiv 2105.12723).
+"""Convert NesT classifiers in timm's names (``nest_*.goog_in1k``) to ``mmvit_ext.NesT`` (arXiv 2105.12723).
 
 The position embeddings of these files are stored block after block, ours as the image plane they stand on. Checked with
 networks of timm 1.0.31 (``nest_*_jx``) that have random weights: the logits are equal to 1e-7. timm's ``nest_*``
@@ -12,17 +12,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmvit_ext.models.backbones.nest import NesT
+from mmvit_ext.models.layers.blocks import LAYOUT_VERSION, heads_outermost
 
+from .fitting import describe_network, require_fit
 from .rules import Rule, apply_rules, name_some, require_keys
 
-__all__ = [
-    'convert_nest',
-    'describe_nest',
-    'nest_arguments',
-]
+__all__ = ['convert_nest', 'describe_nest', 'nest_arguments']
 
 METHOD = 'NesT'
 
@@ -42,64 +41,51 @@ _RULES: tuple[Rule, ...] = (
 
 
 def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a NesT classifier and lay its position embeddings out on the image plane.
+    """Rename the keys of a NesT classifier, lay its position embeddings out on the image plane, order its heads.
 
-    Args:
-        state_dict: timm's names to tensors.
+    The columns of the attentions' last projections have the heads innermost in these files and outermost in ours. They
+    are moved here where the number of heads is known, which no shape states, for the published sizes; in other files
+    they stay, and the network moves them when it loads a file without ``layout_version``.
 
     Returns:
-        the names of an mmpretrain ``ImageClassifier`` to tensors: ``backbone.`` for ``mmvit_ext.NesT`` and ``head.fc.``
-        for ``LinearClsHead``. Position embeddings are new tensors, the others those of the argument.
+        The names of an mmpretrain ``ImageClassifier`` to tensors: ``backbone.`` for ``mmvit_ext.NesT`` and ``head.fc.``
+        for ``LinearClsHead``. Tensors are those of the argument where nothing is moved.
 
     Raises:
-        ValueError: naming keys that are left over or missing, or a position embedding that is not of square blocks that
+        ValueError: Names keys that are left over or missing, or a position embedding that is not of square blocks that
             tile a square.
     """
     arguments = nest_arguments(state_dict)
     converted = apply_rules(state_dict, _RULES, METHOD)
     require_keys(state_dict, ('head.weight', 'head.bias'), f'{METHOD} classifier')
-    require_keys(
-        converted, _names(arguments['arch']['depths'], any(key.endswith('attn.qkv.bias') for key in state_dict)), METHOD
-    )
     for key, blocks in state_dict.items():
         if re.fullmatch(_POSITION, key):
             converted[f'backbone.{key}'] = _on_the_plane(key, blocks)
+    qkv_bias = any(key.endswith('attn.qkv.bias') for key in state_dict)
+    with_version = {**converted, 'backbone.layout_version': torch.tensor(LAYOUT_VERSION)}
+    require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, with_version, METHOD)
+    published = next((NesT.ARCHS[name] for name in _published(arguments['arch'])), None)
+    if published is not None:
+        for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
+            level = int(key.split('.')[2])
+            converted[key] = heads_outermost(converted[key], published['num_heads'][level])
+        converted['backbone.layout_version'] = torch.tensor(LAYOUT_VERSION)
     return converted
 
 
 def describe_nest(state_dict: Mapping[str, Tensor]) -> str:
-    """One sentence on what a file holds, with the arguments of ``mmvit_ext.NesT`` that fit it.
-
-    Args:
-        state_dict: timm's names to tensors.
-
-    Raises:
-        ValueError: as :func:`convert_nest`.
-    """
-    arguments = nest_arguments(state_dict)
-    arch = arguments.pop('arch')
-    settings = ', '.join(f'{key}={value!r}' for key, value in arguments.items())
-    for name, published in NesT.ARCHS.items():
-        if all(published[key] == value for key, value in arch.items()):
-            return f'NesT-{name.capitalize()} classifier: arch={name!r}, {settings}'
-    sizes = ', '.join(f'{key}={value!r}' for key, value in arch.items())
-    return (
-        f'NesT classifier of none of the three published sizes: {sizes}, {settings}; the number of heads cannot be '
-        f'read off the shapes'
-    )
+    """One sentence on what a file holds, with the arguments of ``mmvit_ext.NesT`` that fit it."""
+    return describe_network(NesT, nest_arguments(state_dict), 'classifier')
 
 
 def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``mmvit_ext.NesT`` that fit a file, read off its shapes.
 
-    Args:
-        state_dict: timm's names to tensors.
-
     Returns:
-        ``arch`` without ``num_heads``, which no shape tells, ``img_size``, ``patch_size`` and ``block_size``.
+        ``arch`` without ``num_heads``, which no shape states, ``img_size``, ``patch_size`` and ``block_size``.
 
     Raises:
-        ValueError: for a file that is no NesT classifier, or whose position embeddings are not of square blocks.
+        ValueError: The file is no NesT classifier, or whose position embeddings are not of square blocks.
     """
     positions = sorted(int(match.group(1)) for match in (re.fullmatch(_POSITION, key) for key in state_dict) if match)
     if not positions or 'patch_embed.proj.weight' not in state_dict:
@@ -120,6 +106,11 @@ def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         'patch_size': patch_size,
         'block_size': edge,
     }
+
+
+def _published(arch: Mapping[str, Any]) -> list[str]:
+    """Names of the architectures with these widths and depths."""
+    return [name for name, known in NesT.ARCHS.items() if all(known[key] == value for key, value in arch.items())]
 
 
 def _depth(state_dict: Mapping[str, Tensor], level: int) -> int:
@@ -145,15 +136,3 @@ def _on_the_plane(key: str, position: Tensor) -> Tensor:
     across, edge = _blocks(key, position)
     plane = position.reshape(1, across, across, edge, edge, -1).transpose(2, 3)
     return plane.reshape(1, (across * edge) ** 2, -1)
-
-
-def _names(depths: tuple[int, ...], qkv_bias: bool) -> list[str]:
-    """Names that a backbone with these layers has."""
-    modules = ['patch_embed.projection', 'norm']
-    for level, depth in enumerate(depths):
-        start = f'levels.{level}'
-        modules += [f'{start}.aggregation.conv', f'{start}.aggregation.norm'] if level else []
-        parts = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
-        modules += [f'{start}.layers.{layer}.{part}' for layer in range(depth) for part in parts]
-    biased = modules if qkv_bias else [module for module in modules if not module.endswith('attn.qkv')]
-    return [f'backbone.{module}.weight' for module in modules] + [f'backbone.{module}.bias' for module in biased]

@@ -1,4 +1,4 @@
-"""What the mini dataset knows: its classes with their ids in every layout, and the photographs that it cuts from.
+"""The mini dataset's classes with their ids in every layout, and the photographs that it is cut from.
 
 The pictures come from inside the installed scikit-image, so that no download is needed. Only files that its wheel
 carries are used (0.22 and newer do); those it would fetch through pooch are not.
@@ -12,43 +12,30 @@ from types import MappingProxyType
 
 from PIL import Image
 
+from mmvit_ext.errors.user_error import UserError
+
 __all__ = ['COCO_CATEGORIES', 'MINI_CLASSES', 'MiniClass', 'MiniDatasetError', 'load_photos']
 
 
-class MiniDatasetError(ValueError):
-    """A wrong argument or a missing source, told in one sentence with its remedy."""
+class MiniDatasetError(UserError):
+    """A wrong argument or a missing source, in one sentence with its remedy."""
 
 
 @dataclass(frozen=True)
 class MiniClass:
-    """One class of the mini dataset.
+    """One class of the mini dataset."""
 
-    Args:
-        name: Name within the mini dataset; COCO's name for things, a plain word for stuff.
-        index: Position in the tables of this package, from 1 (0 is 'other', which no layout but PASCAL-Context with
-            60 classes trains on).
-        is_thing: Whether it comes in countable instances (boxes and masks in the COCO layout).
-        photo: File inside ``skimage/data`` that its pixels come from.
-        palette: RGB colour of the class that stands for it in mmseg's ADE20K palette, each 0..255.
-        ade: Pixel value in ADE20K annotation files, 1..150.
-        coco_stuff: Pixel value in COCO-Stuff-10K annotation files, 1..171.
-        context: Pixel value in PASCAL-Context annotation files, 1..59.
-        coco: COCO category id, None for stuff.
-        wnid: ImageNet folder, None for stuff.
-        imagenet: ImageNet-1k class number from 0, None for stuff.
-    """
-
-    name: str
-    index: int
-    is_thing: bool
-    photo: str
-    palette: tuple[int, int, int]
-    ade: int
-    coco_stuff: int
-    context: int
-    coco: int | None = None
-    wnid: str | None = None
-    imagenet: int | None = None
+    name: str  # COCO's name for things, a plain word for stuff
+    index: int  # from 1; 0 is 'other', which no layout but PASCAL-Context with 60 classes trains on
+    is_thing: bool  # whether it comes in countable instances, with boxes and masks in the COCO layout
+    photo: str  # file inside ``skimage/data`` that its pixels come from
+    palette: tuple[int, int, int]  # RGB of the class that stands for it in mmseg's ADE20K palette
+    ade: int  # pixel value in ADE20K annotation files, 1..150
+    coco_stuff: int  # the same in COCO-Stuff-10K, 1..171
+    context: int  # the same in PASCAL-Context, 1..59
+    coco: int | None = None  # COCO category id, None for stuff
+    wnid: str | None = None  # ImageNet folder, None for stuff
+    imagenet: int | None = None  # ImageNet-1k class number from 0, None for stuff
 
 
 _CLASSES = (

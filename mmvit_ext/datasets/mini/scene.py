@@ -39,32 +39,20 @@ LEAST_PIXELS = 25
 
 @dataclass(frozen=True)
 class Instance:
-    """One countable object of a scene.
-
-    Args:
-        cls: Its class.
-        mask: Pixels in which it is visible, bool (H, W).
-    """
+    """One countable object of a scene."""
 
     cls: MiniClass
-    mask: np.ndarray
+    mask: np.ndarray  # pixels in which it is visible, bool (H, W)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with everything known about it.
+    """A picture with everything known about it."""
 
-    Args:
-        image: RGB picture, uint8 (H, W, 3).
-        labels: Class index of every pixel (0 is 'other'), uint8 (H, W).
-        instances: Visible things, from the back to the front; their masks do not overlap.
-        layers: What was painted, from the back to the front: class index and outline in pixels.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    instances: tuple[Instance, ...]
-    layers: tuple[tuple[int, Outline], ...]
+    image: np.ndarray  # RGB, uint8 (H, W, 3)
+    labels: np.ndarray  # class index of every pixel (0 is 'other'), uint8 (H, W)
+    instances: tuple[Instance, ...]  # visible things, from the back to the front; their masks do not overlap
+    layers: tuple[tuple[int, Outline], ...]  # what was painted, back to front: class index and outline in pixels
 
 
 @dataclass(frozen=True)

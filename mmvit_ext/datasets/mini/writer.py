@@ -209,7 +209,7 @@ def _check_arguments(images: int, size: tuple[int, int], seed: int) -> None:
 
 
 def _check_target(out: Path, force: bool) -> None:
-    """Refuse whatever must not be replaced."""
+    """Refuse to replace anything but an older mini dataset."""
     if out.is_symlink():
         raise MiniDatasetError(
             f'{out} is a symbolic link, which would be replaced by a folder: name the folder itself.'
@@ -270,7 +270,7 @@ def make_mini_dataset(
     """Draw the mini dataset and write it in the layouts of five datasets.
 
     One call writes ADE20K, COCO-Stuff-10K, PASCAL-Context, COCO instances and an ImageNet folder below ``out``;
-    :data:`DATA_ROOTS` tells where each begins. Equal arguments give equal bytes as long as the versions of Pillow,
+    :data:`DATA_ROOTS` says where each begins. Equal arguments give equal bytes as long as the versions of Pillow,
     numpy and scikit-image are equal, and a picture does not depend on how many others there are. The folder appears
     when it is complete, or not at all.
 

@@ -19,13 +19,7 @@ from mmengine.runner import Runner
 from mmvit_ext.files import is_remote
 from mmvit_ext.registry import HOOKS
 
-__all__ = [
-    'ATOMIC_BACKEND',
-    'PREEMPTED_NAME',
-    'AtomicCheckpointHook',
-    'AtomicLocalBackend',
-    'write_atomically',
-]
+__all__ = ['ATOMIC_BACKEND', 'PREEMPTED_NAME', 'AtomicCheckpointHook', 'AtomicLocalBackend', 'write_atomically']
 
 ATOMIC_BACKEND = 'mmvit_ext.atomic'
 

@@ -97,7 +97,7 @@ class SampleHook(DrawingHook):
     @master_only
     def draw(self, runner: Runner, step: int) -> None:
         """Draw a grid of samples."""
-        from mmvit_ext.inference.drawing import image_grid  # late: the run of another model should not depend on it
+        from mmvit_ext.inference.sheets import image_grid  # late: the run of another model should not depend on it
         from mmvit_ext.models.generators.adversarial import noise_of
 
         model = bare_model(runner.model)
@@ -135,9 +135,9 @@ class SuperpixelVisualizationHook(DrawingHook):
 
     def before_train(self, runner: Runner) -> None:
         """Check model and data on every process, and draw."""
-        from mmvit_ext.interpret.superpixels import find_spformer
+        from mmvit_ext.interpret.superpixels import find_superpixels
 
-        find_spformer(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
+        find_superpixels(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
         loop = runner.val_loop
         if loop is None:
             raise UserError(

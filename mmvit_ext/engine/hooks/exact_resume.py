@@ -14,9 +14,7 @@ from mmvit_ext.registry import HOOKS
 
 from .seeded_loading import BatchStream, PlacedBatchSampler, build_sampler, seeded_loader
 
-__all__ = [
-    'ExactResumeHook',
-]
+__all__ = ['ExactResumeHook']
 
 KEY = 'exact_resume'
 

@@ -17,16 +17,12 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import UserError
 from mmvit_ext.registry import HOOKS
 
 from .reports import bare_model
 
-__all__ = [
-    'NonFiniteError',
-    'NonFiniteHook',
-    'image_paths',
-]
+__all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
 
 _SHOWN = 4
 
@@ -42,7 +38,7 @@ class NonFiniteError(UserError):
 
 @dataclass
 class _Step:
-    """What a watched optimiser did since the last iteration was closed."""
+    """What a watched optimizer did since the last iteration was closed."""
 
     names: list[str] = field(default_factory=list)
     norms: torch.Tensor | None = None  # of each gradient, on the device
@@ -105,7 +101,7 @@ class NonFiniteHook(Hook):
         self._skipped = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Start watching the optimisers, which exist from now on."""
+        """Start watching the optimizers, which exist from now on."""
         self._close()
         self._skipped = int(runner.message_hub.get_info(_INFO, 0) or 0)
         model = bare_model(runner.model)
@@ -140,7 +136,7 @@ class NonFiniteHook(Hook):
         norms = _gradient_norms([p.grad for p in parameters if p.grad is not None])
         step.called = True
         step.names += [names.get(id(p), 'a parameter') for p in parameters]
-        # An optimiser may step more than once in an iteration, as a discriminator's does.
+        # An optimizer may step more than once in an iteration, as a discriminator's does.
         step.norms = norms if step.norms is None else step.norms if norms is None else torch.cat([step.norms, norms])
         if not self.max_skips:
             return
@@ -202,7 +198,7 @@ class NonFiniteHook(Hook):
             for name, buffer in bare_model(runner.model).named_buffers()
             if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all())
         ]
-        # PyTorch 2.1 compiles a train step without the hooks of the optimiser in it.
+        # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
         unseen = [
             key
             for key, wrapper in _wrappers(runner.optim_wrapper).items()

@@ -13,17 +13,13 @@ from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mmvit_ext.errors.exit_codes import EXIT_PREEMPTED
+from mmvit_ext.errors import EXIT_PREEMPTED
 from mmvit_ext.files import is_remote
 from mmvit_ext.registry import HOOKS
 
 from .checkpoint import ATOMIC_BACKEND, PREEMPTED_NAME, write_last_checkpoint
 
-__all__ = [
-    'PreemptionHook',
-    'WorkerStart',
-    'kept_signal_handlers',
-]
+__all__ = ['PreemptionHook', 'WorkerStart', 'kept_signal_handlers']
 
 
 @HOOKS.register_module()

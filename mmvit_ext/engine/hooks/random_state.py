@@ -6,12 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = [
-    'capture',
-    'capture_cpu',
-    'restore',
-    'restore_cpu',
-]
+__all__ = ['capture', 'capture_cpu', 'restore', 'restore_cpu']
 
 
 def capture_cpu() -> tuple[Any, Any, torch.Tensor]:

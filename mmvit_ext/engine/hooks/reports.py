@@ -15,16 +15,10 @@ from torch import nn
 from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
 from mmvit_ext.checks.batch_size import batch_size_of
 from mmvit_ext.datasets.label_range import labels_outside, range_error
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import UserError
 from mmvit_ext.registry import HOOKS
 
-__all__ = [
-    'BatchSizeHook',
-    'LabelRangeHook',
-    'SkippedSamplesHook',
-    'WeightsReportHook',
-    'bare_model',
-]
+__all__ = ['BatchSizeHook', 'LabelRangeHook', 'SkippedSamplesHook', 'WeightsReportHook', 'bare_model']
 
 DataBatch = dict | tuple | list | None
 

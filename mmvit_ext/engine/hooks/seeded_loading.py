@@ -17,14 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, get_worker_info
 
 from .random_state import capture_cpu, restore_cpu
 
-__all__ = [
-    'BatchStream',
-    'PlacedBatchSampler',
-    'PlacedIndex',
-    'SeededDataset',
-    'build_sampler',
-    'seeded_loader',
-]
+__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'build_sampler', 'seeded_loader']
 
 
 KEPT_OPTIONS = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context']

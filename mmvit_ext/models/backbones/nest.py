@@ -7,37 +7,28 @@ Deviations from the paper, none of which changes a number of its networks: image
 right and bottom are cut off where the map ends (attention then sees the tokens that exist, which is what padding to
 whole blocks and masking would give, without the padding's cost); every level's map can be returned.
 
-Shapes: B batch, C width of a level, H and W its map's size, e edge of a block in tokens, n tokens of a block (e e, or
-fewer at the border), R = B H W rows: the tokens of all blocks of all images.
+Shapes: B batch, C width of a level, H and W its map's size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.drop import DropPath
 from mmcv.cnn.bricks.transformer import PatchEmbed
-from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.layers.blocks import (
-    BlockAttention,
-    BlockDropPath,
-    BlockGroup,
-    block_groups,
-    from_blocks,
-    to_blocks,
-)
-from mmvit_ext.models.layers.indices import resolve_indices
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, checkpointed, token_grid
+from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
 from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.mlp import MLP
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesT']
@@ -45,55 +36,55 @@ __all__ = ['NesT']
 MLP_RATIO = 4
 
 
-def level_settings(
-    arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Mapping[str, Any]]
-) -> Mapping[str, Any]:
-    """The settings of an architecture, given by name or as a dict.
-
-    Args:
-        arch: a name, or ``embed_dims``, ``num_heads`` and ``depths`` with a value per level.
-        archs: those that have a name.
-
-    Raises:
-        ValueError: for an unknown name, missing or unknown settings, or settings that are not one per level.
-    """
-    if not isinstance(arch, Mapping):
-        if arch not in archs:
-            raise ValueError(f'arch must be one of {list(archs)} or a dict, got {arch!r}')
-        return archs[arch]
-    names = {'embed_dims', 'num_heads', 'depths'}
-    if set(arch) != names:
-        raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
-    if not arch['depths'] or len({len(values) for values in arch.values()}) > 1:
-        raise ValueError(f'arch: embed_dims, num_heads and depths must have one value per level, got {dict(arch)}')
-    return arch
-
-
 class NesTLayer(nn.Module):
-    """Pre-norm layer: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``.
+    """Pre-norm transformer layer inside blocks: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``.
 
     Args:
-        attn: the attention.
-        mlp: the MLP.
         embed_dims: width C.
+        num_heads: number of heads; divides C.
+        block_size: edge of a block in tokens.
+        multi_query: whether the heads share their keys and values.
+        qkv_bias: whether queries, keys and values have a bias.
+        drop_rate: dropout after the attention and in the MLP, a probability.
+        attn_drop_rate: dropout of attention weights, a probability.
+        drop_path_rate: stochastic depth of both branches, a probability.
         norm_cfg: both norms, mmcv style.
-        drop_path: stochastic depth of both branches, a probability.
+        act_cfg: activation of the MLP, mmcv style.
     """
 
     def __init__(
-        self, attn: BlockAttention, mlp: MLP, *, embed_dims: int, norm_cfg: Mapping[str, Any], drop_path: float
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        block_size: int,
+        multi_query: bool,
+        qkv_bias: bool,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any],
+        act_cfg: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.attn = attn
+        self.attn = BlockAttention(
+            embed_dims,
+            num_heads,
+            block_size=block_size,
+            multi_query=multi_query,
+            qkv_bias=qkv_bias,
+            attn_drop=attn_drop_rate,
+            proj_drop=drop_rate,
+        )
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.mlp = mlp
-        self.drop_path = BlockDropPath(drop_path)
+        self.mlp = MLP(embed_dims, MLP_RATIO * embed_dims, act_cfg=act_cfg, drop=drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, groups: Sequence[BlockGroup], batch: int) -> Tensor:
-        """Rows ``(R, C)`` of the blocks of ``groups`` to the same, for ``batch`` images."""
-        x = x + self.drop_path(self.attn(self.norm1(x), groups, batch), groups, batch)
-        return x + self.drop_path(self.mlp(x, self.norm2), groups, batch)
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` to the same."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class BlockAggregation(nn.Module):
@@ -131,7 +122,6 @@ class NesTLevel(nn.Module):
         layers: the layers.
         grid: ``(H, W)`` of the position embedding, in tokens.
         embed_dims: width C.
-        block_size: edge of a block in tokens.
         drop: dropout after the position embedding, a probability.
         interpolate_mode: interpolation of the position embedding.
         with_cp: activation checkpointing of every layer.
@@ -144,7 +134,6 @@ class NesTLevel(nn.Module):
         *,
         grid: tuple[int, int],
         embed_dims: int,
-        block_size: int,
         drop: float,
         interpolate_mode: str,
         with_cp: bool,
@@ -155,37 +144,27 @@ class NesTLevel(nn.Module):
         self.pos_drop = nn.Dropout(drop)
         self.layers = nn.ModuleList(layers)
         self.grid = grid
-        self.block_size = block_size
         self.interpolate_mode = interpolate_mode
         self.with_cp = with_cp
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
 
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Before any load: resize a position embedding of another training size."""
-        name = f'{prefix}pos_embed'
-        stored = state_dict.get(name)
-        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
-            grid = square_grid(stored.shape[1], name)
-            state_dict[name] = resize_position_embedding(stored, grid, self.grid, mode=self.interpolate_mode)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map of the level below (or embedded patches) to this level's ``(B, C, H, W)``, both channels-last."""
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map of the level below (or embedded patches) to those after each layer, ``(B, C, H, W)``, channels-last."""
         if self.aggregation is not None:
             x = self.aggregation(x)
-        B, _, H, W = x.shape
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        H, W = x.shape[1:3]
         position = resize_position_embedding(self.pos_embed, self.grid, (H, W), mode=self.interpolate_mode)
-        groups = block_groups((H, W), self.block_size)
-        rows = self.pos_drop(to_blocks(x.permute(0, 2, 3, 1), position.unflatten(1, (H, W)), self.block_size))  # (R, C)
+        x = self.pos_drop(x + position.unflatten(1, (H, W)))
+        maps = []
         for layer in self.layers:
-            if self.with_cp and self.training:
-                rows = checkpoint(layer, rows, groups, B, use_reentrant=False)
-            else:
-                rows = layer(rows, groups, B)
-        return from_blocks(rows, (B, H, W), self.block_size).permute(0, 3, 1, 2)
+            x = checkpointed(layer, x, with_cp=self.with_cp)
+            maps.append(x.permute(0, 3, 1, 2))
+            x = maps[-1].permute(0, 2, 3, 1)  # the map lies on the way
+        return maps
 
 
 @MODELS.register_module()
-class NesT(BaseModule):
+class NesT(Backbone):
     """Nested hierarchical transformer.
 
     Every level runs its layers inside blocks of ``block_size`` x ``block_size`` tokens; between two levels the map is
@@ -204,6 +183,7 @@ class NesT(BaseModule):
         in_channels: image channels.
         out_indices: levels whose map is returned, in this order; negative values count from the top. All of them when
             not given.
+        out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their mean ``(B, C)`` over the plane.
         extra_dims: width of one more map on top, at twice the stride, made by an aggregation without layers; it is the
             last level for ``out_indices``. None for no such map.
         final_norm: whether the map of the last level that has layers is normalised when it is returned, as classifiers
@@ -228,10 +208,11 @@ class NesT(BaseModule):
             that do not divide the width, an output or frozen level that does not exist.
 
     Note:
-        Levels above the highest output are not run, and what no output depends on has no gradient. The MLPs and so the
-        network can be differentiated once.
+        Levels above the highest output are not run, and what no output depends on has no gradient.
     """
 
+    UNIT = 'level'
+    ARCH_DEFAULTS = MappingProxyType({'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False})
     ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # arXiv 2105.12723, table 1 (CIFAR) and table 2 (ImageNet), with appendix A.
         {
@@ -270,6 +251,7 @@ class NesT(BaseModule):
         multi_query: bool | None = None,
         in_channels: int = 3,
         out_indices: int | Sequence[int] | None = None,
+        out_type: str = 'featmap',
         extra_dims: int | None = None,
         final_norm: bool = True,
         qkv_bias: bool = True,
@@ -283,9 +265,8 @@ class NesT(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        settings: dict[str, Any] = {'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False}
-        settings |= level_settings(arch, self.ARCHS)
+        super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        settings = self.arch_settings(arch)
         given = {'img_size': img_size, 'patch_size': patch_size, 'block_size': block_size, 'multi_query': multi_query}
         settings |= {name: value for name, value in given.items() if value is not None}
         if settings['block_size'] < 1 or settings['patch_size'] < 1:
@@ -294,17 +275,13 @@ class NesT(BaseModule):
                 f'{settings["block_size"]}'
             )
         self.patch_size = settings['patch_size']
-        grid = self._grid(settings['img_size'], self.patch_size)
+        grid = token_grid(settings['img_size'], self.patch_size)
         depths = settings['depths']
         self.num_levels = len(depths)
-        if not -1 <= frozen_stages <= self.num_levels:
-            raise ValueError(f'frozen_stages must be -1 to {self.num_levels}, got {frozen_stages}')
         if extra_dims is not None and extra_dims < 1:
             raise ValueError(f'extra_dims must be a width of at least 1 or None, got {extra_dims}')
         self.embed_dims = (*settings['embed_dims'], *([] if extra_dims is None else [extra_dims]))
-        count = len(self.embed_dims)
-        self.out_indices = resolve_indices(range(count) if out_indices is None else out_indices, count, 'levels')
-        self.frozen_stages = frozen_stages
+        self.block_size = settings['block_size']
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
         act_cfg = dict(act_cfg or {'type': 'GELU'})
 
@@ -322,123 +299,80 @@ class NesT(BaseModule):
         ):
             layers = [
                 NesTLayer(
-                    BlockAttention(
-                        dims,
-                        heads,
-                        multi_query=settings['multi_query'],
-                        qkv_bias=qkv_bias,
-                        attn_drop=attn_drop_rate,
-                        proj_drop=drop_rate,
-                    ),
-                    MLP(dims, MLP_RATIO * dims, act_cfg=act_cfg, drop=drop_rate),
-                    embed_dims=dims,
+                    dims,
+                    heads,
+                    block_size=self.block_size,
+                    multi_query=settings['multi_query'],
+                    qkv_bias=qkv_bias,
+                    drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate,
+                    drop_path_rate=next(rates),
                     norm_cfg=norm_cfg,
-                    drop_path=next(rates),
+                    act_cfg=act_cfg,
                 )
                 for _ in range(depth)
             ]
+            level_grid = (-(-grid[0] // 2**level), -(-grid[1] // 2**level))
             self.levels.append(
                 NesTLevel(
                     BlockAggregation(self.embed_dims[level - 1], dims, norm_cfg=norm_cfg) if level else None,
                     layers,
-                    grid=(-(-grid[0] // 2**level), -(-grid[1] // 2**level)),
+                    grid=level_grid,
                     embed_dims=dims,
-                    block_size=settings['block_size'],
                     drop=drop_rate,
                     interpolate_mode=interpolate_mode,
                     with_cp=with_cp,
                 )
             )
+            self.declare_position(f'levels.{level}.pos_embed', level_grid, mode=interpolate_mode)
         if extra_dims is not None:
             self.extra_aggregation = BlockAggregation(self.embed_dims[-2], extra_dims, norm_cfg=norm_cfg)
         self.norm = build_norm_layer(norm_cfg, self.embed_dims[self.num_levels - 1])[1] if final_norm else None
-        for part in (*self._frozen_parts(), *self._unused_parts()):
-            part.requires_grad_(False)
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+        strides = [self.patch_size * 2**level for level in range(len(self.embed_dims))]
+        infos = [MapInfo(dims, stride) for dims, stride in zip(self.embed_dims, strides, strict=True)]
+        extra = {} if extra_dims is None else {'extra_aggregation': infos[-1]}
+        tops = [f'levels.{level}.layers.{depth - 1}' for level, depth in enumerate(depths)]
+        self.declare(
+            {f'levels.{i}.layers.{j}': infos[i] for i, depth in enumerate(depths) for j in range(depth)},
+            range(len(self.embed_dims)) if out_indices is None else out_indices,
+            stages=[*tops, *extra],
+            num_frozen_stages=self.num_levels,
+            others=extra,
+            last=('norm', 'extra_aggregation'),
+        )
+        self.freeze()
+        register_layout(self)
 
-    @staticmethod
-    def _grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
-        size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
-        if len(size) not in (1, 2) or min(size) < patch_size:
-            raise ValueError(f'img_size must be an edge or (H, W) of at least {patch_size} pixels, got {img_size!r}')
-        return -(-size[0] // patch_size), -(-size[-1] // patch_size)
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes: at 0 the patch embedding, at k the k-th level."""
+        if stage == 0:
+            return [self.patch_embed]
+        return [self.levels[stage - 1] if stage <= self.num_levels else self.extra_aggregation]
 
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [] if self.frozen_stages < 0 else [self.patch_embed, *self.levels[: self.frozen_stages]]
+    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that no output depends on."""
+        unused = super().unused_parts()
+        return [*unused, self.norm] if self.norm is not None and self.num_levels - 1 not in self.out_indices else unused
 
-    def _unused_parts(self) -> list[nn.Module]:
-        """Parts that no output depends on: distributed training refuses parameters that get no gradient."""
-        unused = list(self.levels[max(self.out_indices) + 1 :])
-        if self.norm is not None and self.num_levels - 1 not in self.out_indices:
-            unused.append(self.norm)
-        if len(self.embed_dims) > self.num_levels and self.num_levels not in self.out_indices:
-            unused.append(self.extra_aggregation)
-        return unused
-
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Before any load: leave out a final norm that this network does not have."""
-        if self.norm is None:
-            for part in ('weight', 'bias'):
-                state_dict.pop(f'{prefix}norm.{part}', None)
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Width of each output map."""
-        return tuple(self.embed_dims[i] for i in self.out_indices)
-
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output map in pixels."""
-        return tuple(self.patch_size * 2**i for i in self.out_indices)
-
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or initialise all weights and position embeddings as ViTs are."""
-        if self.init_cfg:
-            super().init_weights()
-            return
+    def init_parameters(self) -> None:
+        """First values as in a plain ViT."""
         for level in self.levels:
             trunc_normal_(level.pos_embed, std=0.02)
         init_linears(self, (nn.Linear, nn.Conv2d))
-        self._is_init = True
 
-    def train(self, mode: bool = True) -> NesT:
-        """Set the mode; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        return self
-
-    def level_maps(self, img: Tensor) -> list[Tensor]:
-        """Maps of the levels from the lowest to the highest that an output needs, before the final norm.
-
-        Unlike the outputs of :meth:`forward` these lie on the way to the higher levels: whatever is computed from
-        :meth:`outputs` of them has a gradient with respect to each.
-
-        Args:
-            img: ``(B, in_channels, H, W)``.
-
-        Returns:
-            ``(B, C, H, W)`` each, channels-last in memory.
-        """
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Run the levels up to the last of the named maps; see the base class."""
         x, size = self.patch_embed(img.contiguous(memory_format=torch.channels_last))  # (B, H*W, C)
-        x = x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)
-        maps = []
-        for level in self.levels[: max(self.out_indices) + 1]:
-            x = level(x)
-            maps.append(x)
-        return maps
-
-    def outputs(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What :meth:`forward` returns, from what :meth:`level_maps` returned."""
-        outs = dict(enumerate(maps))
-        top = self.num_levels - 1
-        if top + 1 in self.out_indices:
-            outs[top + 1] = self.extra_aggregation(maps[top])
-        if top in self.out_indices and self.norm is not None:
-            outs[top] = self.norm(maps[top].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        # mmcv's RoIAlign reads a map's memory as if it were contiguous, and convolutions in between keep the layout.
-        return tuple(outs[index].contiguous() for index in self.out_indices)
-
-    def forward(self, img: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the levels named by ``out_indices``; see the class."""
-        return self.outputs(self.level_maps(img))
+        x = x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)  # (B, C, H, W)
+        last = self.block_names[self.num_blocks_run(names) - 1]
+        found: dict[str, Tensor] = {}
+        for level in self.levels[: int(last.split('.')[1]) + 1]:
+            maps = level(x)
+            found |= zip(self.block_names[len(found) :], maps, strict=False)
+            x = maps[-1]
+        if 'extra_aggregation' in names:
+            found['extra_aggregation'] = self.extra_aggregation(x)
+        top = self.stage_names[self.num_levels - 1]
+        if top in found and self.norm is not None and top in self.out_names:
+            found[top] = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return found

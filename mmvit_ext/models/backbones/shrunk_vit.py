@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmvit_ext.models.backbones.base import checkpointed
 from mmvit_ext.models.backbones.vit import ViT, ViTLayer
 from mmvit_ext.registry import MODELS
 
@@ -109,11 +110,9 @@ class ShrunkViT(ViT):
         shrink_index, qd_mode = self._qd
         return QDLayer(**settings, qd_mode=qd_mode) if index == shrink_index else ViTLayer(**settings)
 
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output map in pixels."""
-        before = (self.patch_size,) * self.out_origin
-        return before + tuple(self.patch_size * (1 + (index >= self.shrink_index)) for index in self.out_indices)
+    def layer_stride(self, index: int) -> int:
+        """Stride of the tokens after layer ``index`` in pixels."""
+        return self.patch_size * (1 + (index >= self.shrink_index))
 
     def run_layer(
         self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
@@ -121,4 +120,4 @@ class ShrunkViT(ViT):
         """Tokens and their grid after layer ``index``."""
         if index != self.shrink_index:
             return super().run_layer(index, layer, x, size)
-        return self.maybe_checkpointed(layer, x, size), ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        return checkpointed(layer, x, size, with_cp=self.with_cp), ((size[0] + 1) // 2, (size[1] + 1) // 2)

@@ -18,7 +18,7 @@ each, c width of the words, C width of the patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,31 +26,98 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
-from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
+from mmvit_ext.models.layers.attention import SelfAttention
 from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.mlp import MLP
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
-from mmvit_ext.models.layers.short_attention import SelfAttention
-from mmvit_ext.models.layers.words import (
-    WORD_NORMS,
-    WORD_PADDINGS,
-    SqueezeExcitation,
-    WordEmbedding,
-    WordProjection,
-)
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
 
 __all__ = ['TNT']
 
-RECOMPUTED_WIDTH = 64
-"""Up to this width the MLP computes everything again backwards: memory that is not kept need not be fetched either."""
+WORD_KERNEL = 7
+SE_REDUCTION = 4
+WORD_PADDINGS = ('patch', 'image')
+WORD_NORMS = ('sentence', 'word')
 
-OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
+
+class WordEmbedding(nn.Module):
+    """Image to the words of its patches: a 7 x 7 convolution.
+
+    Args:
+        in_channels: image channels.
+        embed_dims: width c.
+        stride: edge of a word in pixels.
+        patch_size: edge of a patch in pixels.
+        padding: ``'patch'``, zeros at the border of each patch, or ``'image'``, at the border of the image only.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, *, stride: int, patch_size: int, padding: str) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(in_channels, embed_dims, WORD_KERNEL, stride, WORD_KERNEL // 2)
+        self.stride, self.patch_size, self.padding = stride, patch_size, padding
+
+    def forward(self, img: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)``, multiples of the patch, to ``(B*n, m, c)``."""
+        B, C, H, W = img.shape
+        edge, patch = self.patch_size // self.stride, self.patch_size
+        if self.padding == 'patch':
+            # Every patch becomes an image of its own, which the convolution pads.
+            patches = img.view(B, C, H // patch, patch, W // patch, patch).permute(0, 2, 4, 1, 3, 5)
+            words = self.projection(patches.flatten(0, 2))  # (B*n, c, edge, edge)
+            return words.flatten(2).transpose(1, 2)
+        words = self.projection(img).unflatten(3, (-1, edge)).unflatten(2, (-1, edge))  # (B, c, h, edge, w, edge)
+        return words.permute(0, 2, 4, 3, 5, 1).reshape(-1, edge * edge, words.shape[1])
+
+
+class WordProjection(nn.Module):
+    """All words of a patch to one vector of the patches' width.
+
+    Args:
+        num_words: m.
+        word_dims: c.
+        embed_dims: C.
+        norm: ``'sentence'`` normalises the m c numbers of a patch together, and the result again; ``'word'``
+            normalises every word by itself and not the result.
+        bias: whether the projection has a bias.
+        norm_cfg: normalisation, mmcv style.
+    """
+
+    def __init__(
+        self, num_words: int, word_dims: int, embed_dims: int, *, norm: str, bias: bool, norm_cfg: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        width = num_words * word_dims
+        self.per_word = norm == 'word'
+        self.norm1 = build_norm_layer(dict(norm_cfg), word_dims if self.per_word else width)[1]
+        self.proj = nn.Linear(width, embed_dims, bias=bias)
+        self.norm2 = nn.Identity() if self.per_word else build_norm_layer(dict(norm_cfg), embed_dims)[1]
+
+    def forward(self, words: Tensor) -> Tensor:
+        """``(B*n, m, c)`` to ``(B*n, C)``."""
+        normalised = self.norm1(words).flatten(1) if self.per_word else self.norm1(words.flatten(1))
+        return self.norm2(self.proj(normalised))
+
+
+class SqueezeExcitation(nn.Module):
+    """Gates the channels of all tokens by what their mean says (arXiv 1709.01507).
+
+    Args:
+        embed_dims: width C.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, embed_dims // SE_REDUCTION)
+        self.fc2 = nn.Linear(embed_dims // SE_REDUCTION, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        return x * self.fc2(self.fc1(x.mean(1, keepdim=True)).relu()).sigmoid()
 
 
 class TNTLayer(nn.Module):
@@ -89,15 +156,14 @@ class TNTLayer(nn.Module):
             embed_dims, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate
         )
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        keep = embed_dims > RECOMPUTED_WIDTH
-        self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate, keep=keep)
+        self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate)
         self.se = SqueezeExcitation(embed_dims) if with_se else nn.Identity()
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.se(self.ffn(x, self.norm2)))
+        return x + self.drop_path(self.se(self.ffn(self.norm2(x))))
 
 
 class TNTBlock(nn.Module):
@@ -121,13 +187,12 @@ class TNTBlock(nn.Module):
             words = self.inner(words)
             B, N, C = tokens.shape
             message = self.projection(words).view(B, -1, C)  # (B, n, C)
-            first = N - message.shape[1]  # the class token hears nothing
-            tokens = tokens + message if first == 0 else torch.cat((tokens[:, :1], tokens[:, 1:] + message), dim=1)
+            tokens = tokens + F.pad(message, (0, 0, N - message.shape[1], 0))  # the class token gets no message
         return words, self.outer(tokens)
 
 
 @MODELS.register_module()
-class TNT(BaseModule):
+class TNT(Backbone):
     r"""Transformer in transformer that returns feature maps of chosen blocks.
 
     With the words :math:`Y^i` of patch i and the tokens Z, block l computes (arXiv 2103.00112, equations 4 to 9)
@@ -185,6 +250,7 @@ class TNT(BaseModule):
         ``out_type='cls_token'`` and ``LinearClsHead`` without a neck.
     """
 
+    OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
     ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         # arXiv 2103.00112, table 1.
         {
@@ -236,33 +302,27 @@ class TNT(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        for name, value, known in (
-            ('word_padding', word_padding, WORD_PADDINGS),
-            ('word_norm', word_norm, WORD_NORMS),
-            ('out_type', out_type, OUT_TYPES),
-        ):
+        super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        for name, value, known in (('word_padding', word_padding, WORD_PADDINGS), ('word_norm', word_norm, WORD_NORMS)):
             if value not in known:
                 raise ValueError(f'{name} must be one of {known}, got {value!r}')
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         if inner_stride < 1 or patch_size % inner_stride:
             raise ValueError(f'inner_stride must divide patch_size={patch_size}, got {inner_stride}')
-        settings = self._arch_settings(arch)
+        settings = self.arch_settings(arch)
         C, c, depth = settings['embed_dims_outer'], settings['embed_dims_inner'], settings['num_layers']
         if depth < 1:
             raise ValueError(f'arch: num_layers must be at least 1, got {depth}')
-        if not -1 <= frozen_stages <= depth:
-            raise ValueError(f'frozen_stages must lie between -1 and {depth}, got {frozen_stages}')
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth
         self.patch_size, self.inner_stride = patch_size, inner_stride
-        self.out_indices = resolve_indices(out_indices, self.num_layers, 'blocks')
-        self.out_type, self.frozen_stages = out_type, frozen_stages
-        self.interpolate_mode, self.with_cp = interpolate_mode, with_cp
-        edges = (img_size,) if isinstance(img_size, int) else tuple(img_size)
-        if len(edges) not in (1, 2) or min(edges) < 1:
-            raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
-        self.grid = (-(-edges[0] // patch_size), -(-edges[-1] // patch_size))
+        self.interpolate_mode = interpolate_mode
+        self.grid = token_grid(img_size, patch_size)
+        self.declare(
+            {f'blocks.{index}': MapInfo(C, patch_size) for index in range(depth)},
+            out_indices,
+            others={f'blocks.{index}.inner': MapInfo(c, inner_stride) for index in range(depth)},
+        )
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
 
         m = (patch_size // inner_stride) ** 2
@@ -303,78 +363,30 @@ class TNT(BaseModule):
             for index in range(depth)
         )
         self.norm = build_norm_layer(norm_cfg, C)[1] if final_norm and depth - 1 in self.out_indices else None
-        self._freeze()
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+        if with_patch_pos:
+            self.declare_position('patch_pos', self.grid, num_prefix_tokens=with_cls_token, mode=interpolate_mode)
+        self.freeze()
 
-    @classmethod
-    def _arch_settings(cls, arch: str | Mapping[str, int]) -> Mapping[str, int]:
-        if not isinstance(arch, Mapping):
-            if arch not in cls.ARCHS:
-                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-            return cls.ARCHS[arch]
-        names = set(cls.ARCHS['small'])
-        if set(arch) != names:
-            raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
-        return arch
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes: at 0 the embeddings, at k the k-th block."""
+        if stage > 0:
+            return [self.blocks[stage - 1]]
+        parameters = [p for p in (self.word_pos, self.cls_token, self.patch_pos) if p is not None]
+        return [self.word_embed, self.patch_embed, self.drop_after_pos, *parameters]
 
-    def _frozen_modules(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        return [self.word_embed, self.patch_embed, self.drop_after_pos, *self.blocks[: self.frozen_stages]]
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        """Before any load: leave out a class token that this network does not have, and resize what is left."""
+        token, position = f'{prefix}cls_token', f'{prefix}patch_pos'
+        if self.cls_token is None and state_dict.pop(token, None) is not None and position in state_dict:
+            state_dict[position] = state_dict[position][:, 1:]
+        super()._fit_state_dict(state_dict, prefix, *arguments)
 
-    def _freeze(self) -> None:
-        for module in (*self._frozen_modules(), *self.blocks[max(self.out_indices) + 1 :]):
-            module.requires_grad_(False)
-        if self.frozen_stages >= 0:
-            for parameter in (self.word_pos, self.cls_token, self.patch_pos):
-                if parameter is not None:
-                    parameter.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> TNT:
-        """Set the mode; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
-
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Before any load: fit the patches' position embedding; leave out what this network does not have."""
-        name = f'{prefix}patch_pos'
-        stored = state_dict.get(name)
-        if stored is not None and self.patch_pos is not None and stored.ndim == 3:
-            prefix_tokens = int(f'{prefix}cls_token' in state_dict)
-            if stored.shape[1] - prefix_tokens != self.grid[0] * self.grid[1]:
-                grid = square_grid(stored.shape[1] - prefix_tokens, name)
-                stored = resize_position_embedding(
-                    stored, grid, self.grid, num_prefix_tokens=prefix_tokens, mode=self.interpolate_mode
-                )
-            state_dict[name] = stored[:, 1:] if prefix_tokens and self.cls_token is None else stored
-        if self.cls_token is None:
-            state_dict.pop(f'{prefix}cls_token', None)
-        if self.norm is None:
-            for part in ('weight', 'bias'):
-                state_dict.pop(f'{prefix}norm.{part}', None)
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Width of each output."""
-        return (self.embed_dims,) * len(self.out_indices)
-
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output map in pixels."""
-        return (self.patch_size,) * len(self.out_indices)
-
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or initialise as a plain ViT; the convolution keeps torch's own values."""
-        if self.init_cfg:
-            super().init_weights()
-            return
+    def init_parameters(self) -> None:
+        """First values as in a plain ViT; the convolution keeps torch's own."""
         for parameter in (self.word_pos, self.cls_token, self.patch_pos):
             if parameter is not None:
                 trunc_normal_(parameter, std=0.02)
         init_linears(self)
-        self._is_init = True
 
     def embed(self, img: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Image ``(B, 3, H, W)`` to words ``(B*n, m, c)``, tokens ``(B, [1 +] n, C)`` and the grid ``(h, w)``."""
@@ -397,12 +409,6 @@ class TNT(BaseModule):
             )
         return words, self.drop_after_pos(tokens), grid
 
-    def run_block(self, index: int, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Words ``(B*n, m, c)`` and tokens ``(B, [1 +] n, C)`` after block ``index``, not normalised."""
-        if self.with_cp and self.training:
-            return checkpoint(self.blocks[index], words, tokens, use_reentrant=False)
-        return self.blocks[index](words, tokens)
-
     def words_as_map(self, words: Tensor, grid: tuple[int, int]) -> Tensor:
         """Words ``(B*n, m, c)`` of patches on a grid ``(h, w)`` as a map ``(B, c, H / s, W / s)``, s = inner_stride."""
         h, w = grid
@@ -410,22 +416,15 @@ class TNT(BaseModule):
         cells = words.view(-1, h, w, edge, edge, self.word_dims)
         return cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.word_dims, h * edge, w * edge)
 
-    def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.out_type == 'cls_token':
-            return tokens[:, 0]
-        patches = tokens[:, self.cls_token is not None :]  # (B, n, C)
-        if self.out_type == 'avg_featmap':
-            return patches.mean(1)
-        # mmcv's RoIAlign reads a map's memory as if it were contiguous.
-        return patches.transpose(1, 2).unflatten(2, grid).contiguous()
-
-    def forward(self, img: Tensor) -> tuple[Tensor, ...]:
-        """Outputs of the blocks named by ``out_indices``; see the class."""
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor | Tokens]:
+        """Run the blocks up to the last of the named ones; see the base class."""
         words, tokens, grid = self.embed(img)
-        outs = {}
-        for index in range(max(self.out_indices) + 1):
-            words, tokens = self.run_block(index, words, tokens)
-            if index in self.out_indices:
-                norm = self.norm if index == self.num_layers - 1 else None
-                outs[index] = self._output(tokens if norm is None else norm(tokens), grid)
-        return tuple(outs[index] for index in self.out_indices)
+        found: dict[str, Tensor | Tokens] = {}
+        for name, block in zip(self.block_names[: self.num_blocks_run(names)], self.blocks, strict=False):
+            words, tokens = checkpointed(block, words, tokens, with_cp=self.with_cp)
+            if f'{name}.inner' in names:
+                found[f'{name}.inner'] = self.words_as_map(words, grid)
+            if name in names:
+                normalised = self.norm is not None and name == self.block_names[-1]
+                found[name] = Tokens(self.norm(tokens) if normalised else tokens, grid, int(self.cls_token is not None))
+        return found

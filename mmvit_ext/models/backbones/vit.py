@@ -14,7 +14,7 @@ Shapes: B batch, C width, H and W input size in pixels, (h, w) token grid = ceil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -26,12 +26,10 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
-from mmvit_ext.models.layers.indices import resolve_indices
-from mmvit_ext.models.layers.linear import Linear
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ViT', 'ViTLayer']
@@ -70,10 +68,10 @@ class ViTFeedForward(nn.Module):
             raise ValueError(f'num_fcs must be at least 2, got {num_fcs}')
         widths = [embed_dims] + [hidden_channels] * (num_fcs - 1)
         hidden = (
-            nn.Sequential(Linear(before, after), build_activation_layer(dict(act_cfg)), nn.Dropout(dropout))
+            nn.Sequential(nn.Linear(before, after), build_activation_layer(dict(act_cfg)), nn.Dropout(dropout))
             for before, after in pairwise(widths)
         )
-        self.layers = nn.Sequential(*hidden, Linear(hidden_channels, embed_dims), nn.Dropout(dropout))
+        self.layers = nn.Sequential(*hidden, nn.Linear(hidden_channels, embed_dims), nn.Dropout(dropout))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,7 +145,7 @@ class ViTLayer(BaseModule):
 
 
 @MODELS.register_module()
-class ViT(BaseModule):
+class ViT(Backbone):
     r"""Plain vision transformer that returns feature maps of chosen layers.
 
     With :math:`x_0 = \mathrm{patches}(I) + p`, every layer l computes (arXiv 2010.11929, equations 2 and 3)
@@ -170,6 +168,8 @@ class ViT(BaseModule):
         in_channels: image channels.
         out_origin: whether the embedded patches are returned as a first map.
         out_indices: layers whose output is returned, in this order; negative values count from the end.
+        out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
+            ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
         qkv_bias: whether the attention's projections have a bias.
         drop_rate: dropout, a probability.
         attn_drop_rate: dropout of attention weights, a probability.
@@ -184,6 +184,7 @@ class ViT(BaseModule):
         final_norm: whether the last layer's output is normalised.
         interpolate_mode: interpolation of the position embedding.
         num_fcs: number of linear layers in an FFN.
+        frozen_stages: -1 trains everything, 0 freezes the embedding, k the first k layers too.
         with_cp: activation checkpointing of every layer.
         frozen_exclude: parameters stay trainable only if one of these strings is part of their name; nothing is
             frozen when ``'all'`` is among them, which is also the default.
@@ -201,6 +202,9 @@ class ViT(BaseModule):
         Memory of a training step grows linearly with the number of tokens, time quadratically.
     """
 
+    UNIT = 'layer'
+    OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
+    ARCH_DEFAULTS = MappingProxyType({'mlp_ratio': 4})
     ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         # Tiny: DeiT (arXiv 2012.12877), table 1; the others: arXiv 2010.11929, table 1, and DeiT for Small.
         {
@@ -225,6 +229,7 @@ class ViT(BaseModule):
         in_channels: int = 3,
         out_origin: bool = False,
         out_indices: int | Sequence[int] = -1,
+        out_type: str = 'featmap',
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -239,28 +244,30 @@ class ViT(BaseModule):
         final_norm: bool = False,
         interpolate_mode: str = 'bicubic',
         num_fcs: int = 2,
-        with_cp: bool = False,
+        frozen_stages: int = -1,
         frozen_exclude: Sequence[str] = ('all',),
+        with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        settings = {'mlp_ratio': 4, **self._arch_settings(arch)}
+        super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        settings = self.arch_settings(arch)
         replaced = {'embed_dims': embed_dims, 'num_layers': num_layers, 'num_heads': num_heads, 'mlp_ratio': mlp_ratio}
         settings.update({name: value for name, value in replaced.items() if value is not None})
         self.embed_dims, self.num_layers = int(settings['embed_dims']), int(settings['num_layers'])
         self.patch_size = patch_size
-        self.img_size = self._image_size(img_size)
-        self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
-        if min(self.grid) < 1:
-            raise ValueError(f'img_size {self.img_size} is smaller than a patch of {patch_size} pixels')
-        if output_cls_token and not with_cls_token:
-            raise ValueError('output_cls_token=True needs with_cls_token=True')
-        self.out_indices = resolve_indices(out_indices, self.num_layers, 'layers')
+        self.grid = token_grid(img_size, patch_size, cut=True)
+        for argument, wanted in (
+            (f'out_type={out_type!r}', out_type == 'cls_token'),
+            ('output_cls_token=True', output_cls_token),
+        ):
+            if wanted and not with_cls_token:
+                raise ValueError(f'{argument} needs with_cls_token=True')
+        if output_cls_token and out_type != 'featmap':
+            raise ValueError(f"output_cls_token=True needs out_type='featmap', got {out_type!r}")
         self.out_origin = out_origin
         self.with_cls_token = with_cls_token
         self.output_cls_token = output_cls_token
         self.interpolate_mode = interpolate_mode
-        self.with_cp = with_cp
         norm_cfg = dict(norm_cfg or {'type': 'LN'})
         act_cfg = dict(act_cfg or {'type': 'GELU'})
 
@@ -300,69 +307,45 @@ class ViT(BaseModule):
         if final_norm:
             self.norm1_name, norm1 = build_norm_layer(norm_cfg, self.embed_dims, postfix=1)
             self.add_module(self.norm1_name, norm1)
-        self._freeze(frozen_exclude)
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
-
-    @classmethod
-    def _arch_settings(cls, arch: str | Mapping[str, int]) -> dict[str, Any]:
-        if isinstance(arch, Mapping):
-            missing = {'embed_dims', 'num_layers', 'num_heads'} - set(arch)
-            unknown = set(arch) - {'embed_dims', 'num_layers', 'num_heads', 'mlp_ratio'}
-            if missing or unknown:
-                raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
-            return dict(arch)
-        if arch not in cls.ARCHS:
-            raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-        return dict(cls.ARCHS[arch])
-
-    @staticmethod
-    def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
-        size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
-        if len(size) not in (1, 2):
-            raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
-        return int(size[0]), int(size[-1])
+        self.declare(
+            {f'layers.{i}': MapInfo(self.embed_dims, self.layer_stride(i)) for i in range(self.num_layers)},
+            out_indices,
+            others={'patch_embed': MapInfo(self.embed_dims, patch_size)},
+            last=('ln1',) if not final_norm else (self.norm1_name,),
+        )
+        if out_origin:
+            self.out_names = ('patch_embed', *self.out_names)
+        self.declare_position('pos_embed', self.grid, num_prefix_tokens=1, mode=interpolate_mode)
+        self.freeze()
+        if 'all' not in frozen_exclude:
+            for name, parameter in self.named_parameters():
+                if not any(part in name for part in frozen_exclude):
+                    parameter.requires_grad_(False)
 
     def _build_layer(self, index: int, **settings: Any) -> nn.Module:
         """Layer ``index``; the place where a subclass puts another kind of layer."""
         return ViTLayer(**settings)
 
-    def _freeze(self, frozen_exclude: Sequence[str]) -> None:
-        names = tuple(frozen_exclude)
-        last = max(self.out_indices)
-        for name, parameter in self.named_parameters():
-            frozen = 'all' not in names and not any(part in name for part in names)
-            unused = name.startswith('layers.') and int(name.split('.')[1]) > last
-            if frozen or unused:
-                parameter.requires_grad_(False)
+    def layer_stride(self, index: int) -> int:
+        """Stride of the tokens after layer ``index`` in pixels."""
+        return self.patch_size
 
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Before any load: resize the position embedding; leave out a final norm that this network does not have."""
-        name = f'{prefix}pos_embed'
-        stored = state_dict.get(name)
-        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
-            grid = square_grid(stored.shape[1] - 1, name)
-            state_dict[name] = resize_position_embedding(
-                stored, grid, self.grid, num_prefix_tokens=1, mode=self.interpolate_mode
-            )
-        if not self.final_norm:
-            for part in ('weight', 'bias'):
-                state_dict.pop(f'{prefix}ln1.{part}', None)
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes: at 0 the embedding, at k the k-th layer."""
+        if stage > 0:
+            return [self.layers[stage - 1]]
+        pre_norm = [getattr(self, self.pre_ln_name)] if self.pre_norm else []
+        return [self.patch_embed, self.cls_token, self.pos_embed, self.drop_after_pos, *pre_norm]
 
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Width of each output map."""
-        return (self.embed_dims,) * (len(self.out_indices) + self.out_origin)
+    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that no output depends on."""
+        unused = super().unused_parts()
+        if self.final_norm and self.num_layers - 1 not in self.out_indices:
+            unused.append(getattr(self, self.norm1_name))
+        return unused if self.with_cls_token else [*unused, self.cls_token]
 
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output map in pixels."""
-        return (self.patch_size,) * (len(self.out_indices) + self.out_origin)
-
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or initialise as the ViT paper's code does."""
-        if self.init_cfg:
-            super().init_weights()
-            return
+    def init_parameters(self) -> None:
+        """First values as in the ViT paper's code."""
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         for name, module in self.named_modules():
@@ -372,7 +355,6 @@ class ViT(BaseModule):
                     nn.init.normal_(module.bias, std=1e-6) if 'ffn' in name else nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
                 kaiming_init(module, mode='fan_in', bias=0.0)
-        self._is_init = True
 
     def embed(self, img: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Image ``(B, 3, H, W)`` to tokens with position ``(B, [1 +] h*w, C)`` and their grid ``(h, w)``."""
@@ -388,33 +370,26 @@ class ViT(BaseModule):
         x = self.drop_after_pos(x)
         return (getattr(self, self.pre_ln_name)(x) if self.pre_norm else x), size
 
-    def to_map(self, x: Tensor, size: tuple[int, int]) -> Tensor | list[Tensor]:
-        """Tokens ``(B, [1 +] h*w, C)`` to a map ``(B, C, h, w)``, with the class token beside it if wanted."""
-        B, _, C = x.shape
-        tokens = x[:, 1:] if self.with_cls_token else x
-        feature = tokens.reshape(B, *size, C).permute(0, 3, 1, 2).contiguous()
-        return [feature, x[:, 0]] if self.output_cls_token else feature
-
     def run_layer(
         self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, tuple[int, int]]:
         """Tokens and their grid after layer ``index``."""
-        return self.maybe_checkpointed(layer, x), size
+        return checkpointed(layer, x, with_cp=self.with_cp), size
 
-    def maybe_checkpointed(self, layer: nn.Module, *arguments: Any) -> Tensor:
-        """Call a layer, with activation checkpointing if that was asked for."""
-        if self.with_cp and self.training:
-            return checkpoint(layer, *arguments, use_reentrant=False)
-        return layer(*arguments)
-
-    def forward(self, img: Tensor) -> tuple[Tensor | list[Tensor], ...]:
-        """Maps of the layers named by ``out_indices``; see the class."""
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
+        """Run the layers up to the last of the named ones; see the base class."""
         x, size = self.embed(img)
-        outs = {-1: self.to_map(x, size)} if self.out_origin else {}
-        for index, layer in enumerate(self.layers[: max(self.out_indices) + 1]):
+        prefix = int(self.with_cls_token)
+        found = {'patch_embed': Tokens(x, size, prefix)}
+        for index, layer in enumerate(self.layers[: self.num_blocks_run(names)]):
             x, size = self.run_layer(index, layer, x, size)
             if self.final_norm and index == self.num_layers - 1:
                 x = getattr(self, self.norm1_name)(x)
-            if index in self.out_indices:
-                outs[index] = self.to_map(x, size)
-        return tuple(outs[index] for index in ((-1,) if self.out_origin else ()) + self.out_indices)
+            if self.block_names[index] in names:
+                found[self.block_names[index]] = Tokens(x, size, prefix)
+        return found
+
+    def to_output(self, found: Tokens) -> Tensor | list[Tensor]:  # type: ignore[override]
+        """An output, with the class token beside it if wanted."""
+        out = super().to_output(found)
+        return [out, found.x[:, 0]] if self.output_cls_token else out

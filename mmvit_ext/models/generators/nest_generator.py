@@ -23,12 +23,11 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.backbones.nest import MLP_RATIO, NesTLayer, level_settings
-from mmvit_ext.models.layers.blocks import BlockAttention, block_groups, from_blocks, to_blocks
+from mmvit_ext.models.backbones.base import arch_settings, checkpointed
+from mmvit_ext.models.backbones.nest import NesTLayer
+from mmvit_ext.models.layers.blocks import register_layout
 from mmvit_ext.models.layers.initialisation import init_linears
-from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesTGenerator']
@@ -63,7 +62,6 @@ class GeneratorLevel(nn.Module):
         layers: the layers.
         edge: of the map in tokens.
         embed_dims: width C.
-        block_size: edge of a block in tokens.
         with_cp: activation checkpointing of every layer.
     """
 
@@ -74,29 +72,22 @@ class GeneratorLevel(nn.Module):
         *,
         edge: int,
         embed_dims: int,
-        block_size: int,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.deaggregation = deaggregation
         self.pos_embed = nn.Parameter(torch.zeros(1, edge, edge, embed_dims))
         self.layers = nn.ModuleList(layers)
-        self.block_size = block_size
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
         """Map of the level above (or the first block) to this level's ``(B, H, W, C)``."""
         if self.deaggregation is not None:
             x = self.deaggregation(x)
-        B, H, W, _ = x.shape
-        groups = block_groups((H, W), self.block_size)
-        rows = to_blocks(x, self.pos_embed, self.block_size)  # (B H W, C), block after block
+        x = x + self.pos_embed
         for layer in self.layers:
-            if self.with_cp and self.training:
-                rows = checkpoint(layer, rows, groups, B, use_reentrant=False)
-            else:
-                rows = layer(rows, groups, B)
-        return from_blocks(rows, (B, H, W), self.block_size)
+            x = checkpointed(layer, x, with_cp=self.with_cp)
+        return x
 
 
 @MODELS.register_module()
@@ -128,9 +119,6 @@ class NesTGenerator(BaseModule):
     Raises:
         ValueError: for an unknown ``arch``, settings that are not one per level, a width that PixelShuffle cannot
             share out, heads that do not divide the width, a number below 1.
-
-    Note:
-        The MLPs and so the network can be differentiated once.
     """
 
     ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -157,7 +145,7 @@ class NesTGenerator(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        settings = level_settings(arch, self.ARCHS)
+        settings = arch_settings(arch, self.ARCHS)
         for name, value in (('noise_dims', noise_dims), ('block_size', block_size), ('out_channels', out_channels)):
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
@@ -177,13 +165,13 @@ class NesTGenerator(BaseModule):
         ):
             layers = [
                 NesTLayer(
-                    BlockAttention(
-                        width, heads, multi_query=multi_query, qkv_bias=qkv_bias, attn_drop=0.0, proj_drop=0.0
-                    ),
-                    MLP(width, MLP_RATIO * width, act_cfg=act_cfg),
-                    embed_dims=width,
+                    width,
+                    heads,
+                    block_size=block_size,
+                    multi_query=multi_query,
+                    qkv_bias=qkv_bias,
                     norm_cfg=norm_cfg,
-                    drop_path=0.0,
+                    act_cfg=act_cfg,
                 )
                 for _ in range(depth)
             ]
@@ -193,12 +181,12 @@ class NesTGenerator(BaseModule):
                     layers,
                     edge=block_size * 2**level,
                     embed_dims=width,
-                    block_size=block_size,
                     with_cp=with_cp,
                 )
             )
         self.norm = build_norm_layer(norm_cfg, dims[-1])[1]
         self.to_image = nn.Conv2d(dims[-1], out_channels, 3, padding=1)
+        register_layout(self)
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s checkpoint, or initialise all weights and position embeddings as ViTs are."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['resize_position_embedding', 'square_grid']
+__all__ = ['fit_position_embedding', 'resize_position_embedding', 'square_grid']
 
 
 def resize_position_embedding(
@@ -67,3 +67,37 @@ def square_grid(num_tokens: int, name: str) -> tuple[int, int]:
             f'from the file; build the model with the img_size the weights were trained at'
         )
     return edge, edge
+
+
+def fit_position_embedding(
+    state_dict: dict[str, Tensor],
+    key: str,
+    grid: tuple[int, int],
+    stored_grid: tuple[int, int] | None = None,
+    *,
+    num_prefix_tokens: int = 0,
+    mode: str = 'bicubic',
+) -> None:
+    """Resize a position embedding that is about to be loaded, in place of the one in the state dict.
+
+    Args:
+        state_dict: What is loaded.
+        key: The embedding's; nothing happens where it is missing.
+        grid: ``(h, w)`` of the network.
+        stored_grid: ``(h, w)`` of the file, None where it does not tell: then a number of tokens like the network's
+            means the network's grid, and any other one a square.
+        num_prefix_tokens: Leading tokens without a place in the image.
+        mode: Interpolation.
+
+    Raises:
+        ValueError: The grid of the file cannot be known.
+    """
+    stored = state_dict.get(key)
+    if stored is None or stored.ndim != 3:
+        return
+    count = stored.shape[1] - num_prefix_tokens
+    if stored_grid is None or stored_grid[0] * stored_grid[1] != count:
+        stored_grid = grid if count == grid[0] * grid[1] else square_grid(count, key)
+    state_dict[key] = resize_position_embedding(
+        stored, tuple(stored_grid), grid, num_prefix_tokens=num_prefix_tokens, mode=mode
+    )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention, multihead_attention
+from mmvit_ext.models.layers.attention import PackedAttention, SelfAttention, SplitAttention, multihead_attention
 
 
 def plain(q, k, v, heads):
@@ -39,42 +39,38 @@ def test_dropped_attention_has_the_right_mean_and_share():
     assert (out == 0).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
-def test_gradient_with_dropout_equals_that_of_the_same_masked_attention(monkeypatch):
+@pytest.mark.parametrize('tokens', [1, 4, 16, 67])
+@pytest.mark.parametrize('qkv_bias', [False, True])
+def test_self_attention_and_gradients_are_those_of_the_softmax_written_out(tokens, qkv_bias):
     torch.manual_seed(0)
-    dropped = torch.rand(2, 3, 5, 7) < 0.3
-    module = 'mmvit_ext.models.layers.attention._random_mask'
-    monkeypatch.setattr(module, lambda shape, dropout: (~dropped.view(shape), 0.7))
-    q, k, v = (torch.randn(2, n, 12, dtype=torch.float64, requires_grad=True) for n in (5, 7, 7))
-
-    def ours(q, k, v):
-        return multihead_attention(q, k, v, 3, dropout=0.3)
-
-    def written_out(q, k, v):
-        q, k, v = (x.unflatten(-1, (3, 4)).transpose(1, 2) for x in (q, k, v))
-        weights = (q @ k.transpose(-2, -1) / 2).softmax(-1).masked_fill(dropped, 0) / 0.7
-        return (weights @ v).transpose(1, 2).flatten(2)
-
-    torch.testing.assert_close(ours(q, k, v), written_out(q, k, v))
-    assert torch.autograd.gradcheck(ours, (q, k, v))
-
-
-def test_the_size_of_a_block_does_not_matter(monkeypatch):
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, n, 12, requires_grad=True) for n in (5, 7, 7))
+    attn, grad = SelfAttention(12, 3, qkv_bias=qkv_bias), torch.randn(5, tokens, 12)
     results = []
-    for block in (1, 20, 40, 2**19):
-        monkeypatch.setattr('mmvit_ext.models.layers.attention.BLOCK', block)
-        monkeypatch.setattr(
-            'mmvit_ext.models.layers.attention._random_mask',
-            lambda shape, dropout: (torch.ones(shape, dtype=torch.bool), 1.0),
-        )
-        out = multihead_attention(q, k, v, 3, dropout=0.3)
-        results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
-    plain_out = plain(q, k, v, 3)
-    expected = (plain_out, *torch.autograd.grad(plain_out.square().sum(), (q, k, v)))
-    for result in results:
-        for ours, theirs in zip(result, expected, strict=True):
-            torch.testing.assert_close(ours, theirs)
+    for function in (attn, lambda x: attn.proj(plain(*attn.qkv(x).chunk(3, -1), 3))):
+        x = torch.randn(5, tokens, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = function(x)
+        results.append([out, *torch.autograd.grad(out, [x, *attn.parameters()], grad)])
+    for ours, written_out in zip(*results, strict=True):
+        torch.testing.assert_close(ours, written_out, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_tokens_return_their_value_and_reordered_ones_reordered_outputs():
+    torch.manual_seed(0)
+    attn, order = SelfAttention(12, 3), torch.randperm(16)
+    equal = torch.randn(5, 1, 12).expand(5, 16, 12)
+    torch.testing.assert_close(attn(equal), attn.proj(attn.qkv(equal)[..., 24:]), rtol=1e-4, atol=1e-5)
+    x = torch.randn(5, 16, 12)
+    torch.testing.assert_close(attn(x[:, order]), attn(x)[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_parametrisation_of_the_packed_projection_takes_effect():
+    class Half(torch.nn.Module):
+        def forward(self, weight):
+            return weight / 2
+
+    attn, x = PackedAttention(12, 3), torch.randn(2, 5, 12)
+    before = attn(x)
+    torch.nn.utils.parametrize.register_parametrization(attn, 'in_proj_weight', Half())
+    assert not torch.allclose(attn(x), before)
 
 
 def test_packed_attention_equals_torchs_on_the_same_weights():

@@ -5,21 +5,18 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.plain_tnt import plain_words
-from mmvit_ext.models.layers.words import SqueezeExcitation, WordEmbedding, WordProjection, embed_words
+from mmvit_ext.models.backbones.tnt import SqueezeExcitation, WordEmbedding, WordProjection
 
 
-@pytest.mark.parametrize(
-    ('patch_size', 'stride', 'kernel'),
-    [(16, 4, 7), (16, 8, 7), (16, 2, 7), (16, 16, 7), (6, 3, 5), (5, 1, 3), (8, 2, 1)],
-)
-def test_words_and_gradients_are_those_of_patches_cut_out_one_by_one(patch_size, stride, kernel):
-    results = []
-    for function in (embed_words, plain_words):
-        torch.manual_seed(0)
-        img = torch.randn(2, 3, 3 * patch_size, 5 * patch_size, requires_grad=True)
-        weight, bias = torch.randn(7, 3, kernel, kernel, requires_grad=True), torch.randn(7, requires_grad=True)
-        words = function(img, weight, bias, stride=stride, patch_size=patch_size)
-        results.append([words, *torch.autograd.grad(words.square().sum(), (img, weight, bias))])
+@pytest.mark.parametrize(('patch_size', 'stride'), [(16, 4), (16, 8), (16, 2), (16, 16), (6, 3), (5, 1), (8, 2)])
+def test_words_and_gradients_are_those_of_patches_cut_out_one_by_one(patch_size, stride):
+    torch.manual_seed(0)
+    embed = WordEmbedding(3, 7, stride=stride, patch_size=patch_size, padding='patch')
+    img = torch.randn(2, 3, 3 * patch_size, 5 * patch_size, requires_grad=True)
+    leaves, results = (img, *embed.parameters()), []
+    for function in (embed, lambda img: plain_words(img, *embed.parameters(), stride=stride, patch_size=patch_size)):
+        words = function(img)
+        results.append([words, *torch.autograd.grad(words.square().sum(), leaves)])
     assert results[0][0].shape == (30, (patch_size // stride) ** 2, 7)
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-3)
@@ -27,12 +24,14 @@ def test_words_and_gradients_are_those_of_patches_cut_out_one_by_one(patch_size,
 
 def test_a_word_in_the_corner_sees_the_sixteen_pixels_that_its_kernel_has_inside_the_patch():
     """Ones under a kernel of ones: 7 x 7 pixels in the middle, 4 x 7 at an upper or left edge, 4 x 4 in the corner."""
-    words = embed_words(torch.ones(1, 1, 32, 32), torch.ones(1, 1, 7, 7), None, stride=4, patch_size=16)
+    embed = WordEmbedding(1, 1, stride=4, patch_size=16, padding='patch')
+    embed.projection.load_state_dict({'weight': torch.ones(1, 1, 7, 7), 'bias': torch.zeros(1)})
+    words = embed(torch.ones(1, 1, 32, 32))
     seen = torch.tensor([4.0, 7.0, 7.0, 7.0])
     assert torch.equal(words.view(4, 4, 4), torch.outer(seen, seen).expand(4, 4, 4))
 
 
-def test_words_hear_nothing_of_the_patch_beside_them():
+def test_words_do_not_see_the_patch_beside_them():
     embed = WordEmbedding(3, 5, stride=4, patch_size=16, padding='patch')
     img = torch.randn(1, 3, 32, 48)
     changed = img.clone()

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvit_ext.models.layers import mask_ops
-from mmvit_ext.models.layers.mask_ops import bilinear_matrix, fuse_masks, fused_accuracy, mask_losses
+from mmvit_ext.models.layers import masks as module
+from mmvit_ext.models.layers.masks import bilinear_matrix, fuse_masks, fused_accuracy, mask_losses
 
 
 def upsample(masks, size):
@@ -91,7 +91,7 @@ def test_the_size_of_a_piece_does_not_matter(case, monkeypatch):
     maps = torch.randn(2, 4, 5, 7, dtype=torch.float64)
     results = []
     for elements in (1, 150, 2**20):
-        monkeypatch.setattr(mask_ops, 'CHUNK', {'cpu': elements})
+        monkeypatch.setattr(module, 'CHUNK', {'cpu': elements})
         with torch.no_grad():
             results.append(
                 (*mask_losses(masks, label, image_index, class_index), fuse_masks(probabilities, maps, (11, 13)))

@@ -1,0 +1,380 @@
+"""What all backbones share: the table of architectures, freezing, outputs, intermediate maps and depths of parameters.
+
+Shapes: B batch, C width, H and W input size in pixels, (h, w) grid of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvit_ext.models.layers.indices import resolve_indices
+from mmvit_ext.models.layers.position_embedding import fit_position_embedding
+
+__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'checkpointed', 'token_grid']
+
+
+def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
+    """Grid of tokens on an image.
+
+    Args:
+        img_size: An edge or ``(H, W)`` in pixels.
+        stride: Edge of a token in pixels.
+        cut: Whether pixels that do not fill a whole token are left out rather than padded.
+
+    Returns:
+        ``(h, w)``.
+
+    Raises:
+        ValueError: The size is neither an edge nor a pair, or is smaller than a token.
+    """
+    size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) not in (1, 2) or min(size) < stride:
+        raise ValueError(f'img_size must be an edge or (H, W) of at least {stride} pixels, got {img_size!r}')
+    h, w = (int(edge) // stride if cut else -(-int(edge) // stride) for edge in (size[0], size[-1]))
+    return h, w
+
+
+def arch_settings(
+    arch: str | Mapping[str, Any], archs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Settings of an architecture, given by name or as a dict.
+
+    Args:
+        arch: A name, or the settings.
+        archs: The settings of those that have a name.
+        defaults: Settings that may be left out.
+
+    Returns:
+        All settings. Those that are sequences in the table have the same number of values, one for each stage.
+
+    Raises:
+        ValueError: The name is unknown, the dict lacks a setting or has one too many, or the numbers of values differ.
+    """
+    defaults = defaults or {}
+    if not isinstance(arch, Mapping):
+        if arch not in archs:
+            raise ValueError(f'arch must be one of {list(archs)} or a dict, got {arch!r}')
+        return {**defaults, **archs[arch]}
+    table = next(iter(archs.values()))
+    known = set(table) | set(defaults)
+    missing, unknown = known - set(defaults) - set(arch), set(arch) - known
+    if missing or unknown:
+        raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
+    staged = [name for name, values in table.items() if isinstance(values, Sequence)]
+    if len({len(arch[name]) for name in staged}) > 1 or not all(len(arch[name]) for name in staged):
+        raise ValueError(f'arch: {", ".join(staged)} must have one value for each stage, got {dict(arch)}')
+    return {**defaults, **arch}
+
+
+def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool) -> Any:
+    """Call a module, in training with activation checkpointing if that is wanted."""
+    if with_cp and module.training:
+        return checkpoint(module, *arguments, use_reentrant=False)
+    return module(*arguments)
+
+
+class MapInfo(NamedTuple):
+    """A map inside a backbone: its width and its stride in pixels."""
+
+    channels: int
+    stride: int
+
+
+class Tokens(NamedTuple):
+    """Tokens ``(B, P + h*w, C)`` of a grid ``(h, w)`` behind P tokens without a place in the image."""
+
+    x: Tensor
+    size: tuple[int, int]
+    num_prefix_tokens: int = 0
+
+    def to_map(self) -> Tensor:
+        """Those of the grid as ``(B, C, h, w)``, a view."""
+        return self.x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, self.size)
+
+
+class Backbone(BaseModule):
+    """Base of the backbones.
+
+    A subclass fills ``ARCHS``, builds its modules, calls :meth:`declare` and then :meth:`freeze` at the end of its
+    ``__init__``, and implements :meth:`collect`, :meth:`stage_parts` and :meth:`init_parameters`. Each map has a name,
+    the path of the module that gives it: ``backbone.get_submodule(name)`` with a forward hook yields that module's own
+    output, for example tokens with the class token.
+
+    Attributes:
+        block_names: Names of all blocks, from the input on.
+        stage_names: Names that ``out_indices`` count: those of the blocks, or of the last block of each stage.
+        out_names: Names of the outputs, in their order.
+        map_info: Width and stride of each map that :meth:`forward_intermediates` can give.
+    """
+
+    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """Architectures by name, as the paper's table has them."""
+
+    ARCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
+    """Settings that an architecture may leave out."""
+
+    UNIT = 'block'
+    """What ``out_indices`` count."""
+
+    OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
+
+    block_names: tuple[str, ...]
+    stage_names: tuple[str, ...]
+    out_names: tuple[str, ...]
+    out_indices: tuple[int, ...]
+    map_info: dict[str, MapInfo]
+
+    def __init__(
+        self,
+        *,
+        out_type: str = 'featmap',
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if out_type not in self.OUT_TYPES:
+            raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
+        self.out_type = out_type
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self._positions: dict[str, tuple[tuple[int, int], int, str]] = {}
+        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+        self._register_state_dict_hook(_tell_grids)
+
+    @classmethod
+    def arch_settings(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of an architecture, given by name or as a dict; see :func:`arch_settings`."""
+        return arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
+
+    def declare(
+        self,
+        blocks: Mapping[str, MapInfo],
+        out_indices: int | Sequence[int],
+        *,
+        stages: Sequence[str] | None = None,
+        num_frozen_stages: int | None = None,
+        others: Mapping[str, MapInfo] | None = None,
+        owners: Mapping[str, str] | None = None,
+        last: Collection[str] = ('norm',),
+    ) -> None:
+        """State which maps there are.
+
+        Args:
+            blocks: Each block's map, from the input on.
+            out_indices: Outputs, counted in stages; negative values count from the end.
+            stages: Names that ``out_indices`` count; the blocks when not given.
+            num_frozen_stages: The highest ``frozen_stages``; the number of stages when not given.
+            others: Further maps.
+            owners: Parts of the network outside the blocks by name, and the block that they belong to.
+            last: Names of the parts behind the last block.
+
+        Raises:
+            ValueError: An output or frozen stage does not exist.
+        """
+        self.block_names = tuple(blocks)
+        self.stage_names = self.block_names if stages is None else tuple(stages)
+        self.map_info = {**blocks, **(others or {})}
+        self.out_indices = resolve_indices(out_indices, len(self.stage_names), f'{self.UNIT}s')
+        self.out_names = tuple(self.stage_names[index] for index in self.out_indices)
+        highest = len(self.stage_names) if num_frozen_stages is None else num_frozen_stages
+        if not -1 <= self.frozen_stages <= highest:
+            raise ValueError(f'frozen_stages must be -1 to {highest}, got {self.frozen_stages}')
+        self._owners, self._last = dict(owners or {}), tuple(last)
+
+    def declare_position(
+        self, name: str, grid: tuple[int, int], *, num_prefix_tokens: int = 0, mode: str = 'bicubic'
+    ) -> None:
+        """State the grid of a position embedding, so that it can be loaded from a file with another grid.
+
+        Args:
+            name: The parameter's name.
+            grid: ``(h, w)`` in tokens.
+            num_prefix_tokens: Leading tokens without a place in the image.
+            mode: Interpolation.
+        """
+        self._positions[name] = (grid, num_prefix_tokens, mode)
+
+    # Freezing
+
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes: at 0 the embedding of the image, at k the k-th stage."""
+        raise NotImplementedError
+
+    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that no output depends on: distributed training refuses parameters that get no gradient."""
+        return [
+            part
+            for stage in range(max(self.out_indices) + 2, len(self.stage_names) + 1)
+            for part in self.stage_parts(stage)
+        ]
+
+    def _frozen_parts(self) -> list[nn.Module | nn.Parameter]:
+        return [part for stage in range(self.frozen_stages + 1) for part in self.stage_parts(stage)]
+
+    def freeze(self) -> None:
+        """Take the gradient from frozen and unused parts."""
+        for part in (*self._frozen_parts(), *self.unused_parts()):
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
+    # Weights
+
+    def init_parameters(self) -> None:
+        """Give all parameters their first values."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Load the checkpoint of ``init_cfg``, or give all parameters their first values."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        self.init_parameters()
+        self._is_init = True
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: Mapping, *_: Any) -> None:
+        """Before any load: resize position embeddings; leave out a final norm that this network does not have."""
+        for name, (grid, num_prefix_tokens, mode) in self._positions.items():
+            stored_grid = local_metadata.get('grids', {}).get(name)
+            fit_position_embedding(
+                state_dict, prefix + name, grid, stored_grid, num_prefix_tokens=num_prefix_tokens, mode=mode
+            )
+        own = self._modules
+        for name in self._last:
+            if own.get(name) is None:
+                for part in ('weight', 'bias'):
+                    state_dict.pop(f'{prefix}{name}.{part}', None)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning rates (mmpretrain's interface).
+
+        Args:
+            param_name: Name of the parameter in the model.
+            prefix: What comes before the backbone's own names, ``'backbone.'`` in most models.
+
+        Returns:
+            The layer: 0 for the embedding of the image, k for the k-th block and what leads to it, and the last for
+            all that follows the blocks, heads included; and the number of layers.
+        """
+        num_layers = len(self.block_names) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        parts = param_name[len(prefix) :].split('.')
+        if parts[0] in self._last:
+            return num_layers - 1, num_layers
+        for length in range(len(parts), 0, -1):
+            path = '.'.join(parts[:length])
+            owner = self._owners.get(path, path)
+            if owner in self.block_names:
+                return self.block_names.index(owner) + 1, num_layers
+            first = next((i for i, name in enumerate(self.block_names) if name.startswith(f'{path}.')), None)
+            if first is not None:
+                return (first + 1 if first else 0), num_layers
+        return 0, num_layers
+
+    # Outputs
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Width of each output."""
+        return tuple(self.map_info[name].channels for name in self.out_names)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output map in pixels."""
+        return tuple(self.map_info[name].stride for name in self.out_names)
+
+    def num_blocks_run(self, names: Collection[str]) -> int:
+        """Number of blocks, from the input on, that the named maps need."""
+        return min(max(self.get_layer_depth(name)[0] for name in names), len(self.block_names))
+
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
+        """Run the network up to the last of the named maps.
+
+        Args:
+            img: ``(B, in_channels, H, W)``.
+            names: Of the maps that are wanted.
+
+        Returns:
+            A map ``(B, C, h, w)`` or :class:`Tokens` for each name.
+        """
+        raise NotImplementedError
+
+    def to_map(self, found: Tensor | Tokens) -> Tensor:
+        """What :meth:`collect` found, as a map ``(B, C, h, w)``."""
+        return found.to_map() if isinstance(found, Tokens) else found
+
+    def to_averaged_map(self, found: Tensor | Tokens) -> Tensor:
+        """What :meth:`collect` found, as the map whose mean over its places ``out_type='avg_featmap'`` returns."""
+        return self.to_map(found)
+
+    def averaged_maps(self, img: Tensor) -> tuple[Tensor, ...]:
+        """The maps ``(B, C, h, w)`` whose means over their places ``out_type='avg_featmap'`` returns."""
+        found = self.collect(img, self.out_names)
+        return tuple(self.to_averaged_map(found[name]) for name in self.out_names)
+
+    def to_output(self, found: Tensor | Tokens) -> Any:
+        """What :meth:`collect` found, as :meth:`forward` returns it."""
+        if self.out_type == 'cls_token':
+            return found.x[:, 0]  # type: ignore[union-attr]
+        if self.out_type == 'avg_featmap':
+            return self.to_map(found).mean((2, 3))
+        # mmcv's RoIAlign reads the memory of a map as if it were contiguous.
+        return self.to_map(found).contiguous()
+
+    def forward(self, img: Tensor) -> tuple[Any, ...]:
+        """Outputs in the order of ``out_indices``; see the class."""
+        found = self.collect(img, self.out_names)
+        return tuple(self.to_output(found[name]) for name in self.out_names)
+
+    def forward_intermediates(
+        self, img: Tensor, indices: int | str | Sequence[int | str] | None = None
+    ) -> dict[str, Tensor]:
+        """The maps of blocks by name, as the outputs are computed: the last one is normalised if the network does so.
+
+        Args:
+            img: ``(B, in_channels, H, W)``.
+            indices: Blocks by number, negative ones from the end, or maps by name; all blocks up to the highest output
+                when not given.
+
+        Returns:
+            Maps ``(B, C, h, w)`` in the order of ``indices``. They lie on the way to the outputs where the next part
+            of the network takes a map.
+
+        Raises:
+            ValueError: A block does not exist.
+        """
+        if indices is None:
+            last = self.stage_names[max(self.out_indices)]
+            names = self.block_names
+            if last in names:
+                names = names[: names.index(last) + 1]
+        else:
+            names = tuple(self._name_of(index) for index in ([indices] if isinstance(indices, int | str) else indices))
+        found = self.collect(img, names)
+        return {name: self.to_map(found[name]) for name in names}
+
+    def _name_of(self, index: int | str) -> str:
+        if isinstance(index, int):
+            return self.block_names[resolve_indices(index, len(self.block_names), 'blocks', name='indices')[0]]
+        if index not in self.map_info:
+            raise ValueError(f'indices must be numbers of blocks or of {list(self.map_info)}, got {index!r}')
+        return index
+
+
+def _tell_grids(backbone: Backbone, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
+    """After saving: a number of tokens does not tell their grid."""
+    local_metadata['grids'] = {name: grid for name, (grid, *_) in backbone._positions.items()}
