@@ -5,6 +5,7 @@ from .checkpoint_hook import AtomicCheckpointHook
 from .errors import UserError
 from .exact_resume import ExactResumeHook
 from .hooks import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
+from .layer_decay import LearningRateDecayOptimizerConstructor
 from .nonfinite import NonFiniteHook
 from .optimizers import MultiOptimWrapperConstructor
 from .preemption import PreemptionHook
@@ -18,6 +19,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'ExactResumeHook',
     'LabelRangeHook',
+    'LearningRateDecayOptimizerConstructor',
     'MultiOptimWrapperConstructor',
     'NonFiniteHook',
     'PreemptionHook',
