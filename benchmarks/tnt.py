@@ -8,6 +8,7 @@ kernel.
 from __future__ import annotations
 
 import torch
+from mmvit_ext.models.layers.linear import linear
 from mmvit_ext.models.layers.short_attention import short_attention
 from mmvit_ext.models.layers.words import embed_words
 
@@ -15,7 +16,6 @@ from benchmarks.harness import Goal, Measurement, Step, arguments, compare, repo
 from benchmarks.plain_tnt import plain_tnt, plain_words
 from mmvit_ext.models.backbones.tnt import TNT
 from mmvit_ext.models.layers.attention import multihead_attention
-from mmvit_ext.models.layers.linear import linear
 
 SIZES = {'224x224, batch 4': (4, 224), '512x512, batch 1': (1, 512)}
 GOALS = tuple(

@@ -32,6 +32,8 @@ class Backbone:
         other_size: arguments under which the same weights must load.
         parameters: full-size arguments and the exact number of parameters.
         multiply_adds: full-size arguments, input size and multiply-adds in units of 1e9.
+        without_gradient: parameters that get no gradient, and why.
+        for_vectors: arguments that outputs other than maps need.
     """
 
     build: Callable[..., nn.Module]
@@ -44,6 +46,7 @@ class Backbone:
     parameters: tuple[tuple[Mapping[str, Any], int], ...] = ()
     multiply_adds: tuple[tuple[Mapping[str, Any], tuple[int, int], float], ...] = ()
     without_gradient: Mapping[str, str] = field(default_factory=dict)
+    for_vectors: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, **replaced: Any) -> nn.Module:
         """The small network with random weights that leave no branch at zero."""
@@ -91,6 +94,9 @@ BACKBONES: dict[str, Backbone] = {
             {'final_norm': True},
             {'interpolate_mode': 'nearest'},
             {'num_fcs': 3},
+            {'out_type': 'avg_featmap'},
+            {'frozen_stages': 0},
+            {'frozen_stages': 1},
             {'frozen_exclude': ('pos_embed',)},
         ),
         reordered=((-1, 0), (1, 0)),

@@ -8,6 +8,7 @@ from .hooks.exact_resume import ExactResumeHook
 from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
 from .hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
+from .layer_decay import LearningRateDecayOptimizerConstructor
 from .optimizers import CPUAmpOptimWrapper, MultiOptimWrapperConstructor
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'ExactResumeHook',
     'LabelRangeHook',
+    'LearningRateDecayOptimizerConstructor',
     'MultiOptimWrapperConstructor',
     'NonFiniteHook',
     'PreemptionHook',

@@ -1,14 +1,21 @@
 """What every backbone of the zoo has to keep."""
 
+import copy
 import math
+import pickle
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.compute import count_flops
 from tests.zoo import BACKBONES, PRIME_SIZE
 
+TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
 SIZES = [PRIME_SIZE, (48, 64), (8, 96)]
 rows = pytest.mark.parametrize('row', BACKBONES.values(), ids=BACKBONES)
 
@@ -17,8 +24,34 @@ def flat(outputs):
     return [tensor for out in outputs for tensor in (out if isinstance(out, list | tuple) else [out])]
 
 
-def image(row, size, batch=2):
-    return torch.randn(batch, row.tiny.get('in_channels', 3), *size, generator=torch.Generator().manual_seed(1))
+def image(row, size, batch=2, channels=3):
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def loss_of(outputs):
+    return sum((out**2).mean() for out in flat(outputs))
+
+
+class Changed(nn.Module):
+    """A wrapper such as adapters and quantisation put around a layer."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, x):
+        return self.wrapped(x).sin()
+
+
+def layers_to_wrap(model):
+    """Linear layers, convolutions and norms: parent, name in it, and layer."""
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, _BatchNorm)
+    return [
+        (parent, name, layer)
+        for parent in list(model.modules())
+        for name, layer in list(parent.named_children())
+        if isinstance(layer, kinds)
+    ]
 
 
 @rows
@@ -138,3 +171,171 @@ def test_full_size_multiply_adds_are_within_two_per_cent_of_the_paper(row):
         image_on_meta = torch.empty(1, 3, *size, device='meta')
         counted = count_flops(partial(model, image_on_meta)) / 2e9
         assert counted == pytest.approx(published, rel=0.02), arguments
+
+
+@rows
+@pytest.mark.parametrize('mode', ['train', 'eval', 'autocast', 'with_cp'])
+def test_every_leaf_module_runs(row, mode):
+    """What is not called is not seen by hooks, adapters, profilers and sharding."""
+    model = row.make(with_cp=mode == 'with_cp', drop_rate=0.1, drop_path_rate=0.1).train(mode != 'eval')
+    containers = (nn.ModuleList, nn.ParameterList)  # these have no forward pass
+    names = {m: name for name, m in model.named_modules() if not list(m.children()) and not isinstance(m, containers)}
+    silent = set(names.values())
+    for module, name in names.items():
+        module.register_forward_hook(lambda module, inputs, output, name=name: silent.discard(name))
+    with torch.autocast('cpu', dtype=torch.bfloat16) if mode == 'autocast' else nullcontext():
+        outputs = model(image(row, PRIME_SIZE))
+    assert not silent
+    loss_of(outputs).backward()
+
+
+@rows
+def test_every_wrapped_linear_layer_norm_and_convolution_takes_effect(row):
+    model, img = row.make().eval(), image(row, PRIME_SIZE)
+    before = flat(model(img))
+    layers = layers_to_wrap(model)
+    assert len(layers) > 10
+    for parent, name, layer in layers:
+        setattr(parent, name, Changed(layer))
+        after = flat(model(img))
+        assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), (
+            f'{name} of {type(parent).__name__}'
+        )
+        setattr(parent, name, layer)
+
+
+@rows
+@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')
+def test_compiling_gives_the_same_numbers_and_passes_no_wrapper_by(row):
+    torch._dynamo.reset()
+    model, img = row.make().eval(), image(row, PRIME_SIZE)
+    for parent, name, layer in layers_to_wrap(model):
+        setattr(parent, name, Changed(layer))
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    for ours, plain in zip(flat(compiled(img)), flat(model(img)), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+@rows
+@pytest.mark.filterwarnings('ignore:There is a performance drop')
+def test_functional_calls_gradients_and_vmap_work(row):
+    model, batch = row.make().eval(), image(row, (24, 40))
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters, img):
+        return loss_of(torch.func.functional_call(model, parameters, (img[None],)))
+
+    one_by_one = [torch.func.grad(loss)(parameters, img) for img in batch]
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, batch)
+    loss_of(model(batch[:1])).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in row.without_gradient:
+            torch.testing.assert_close(one_by_one[0][name], parameter.grad, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(together[name], torch.stack([g[name] for g in one_by_one]), atol=1e-4, rtol=1e-3)
+
+
+@rows
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_any_number_of_image_channels_will_do(row, channels):
+    model = row.make(in_channels=channels).eval()
+    outputs = model(image(row, PRIME_SIZE, channels=channels))
+    assert [out.shape[1] for out in outputs] == list(row.channels)
+
+
+@rows
+def test_copies_and_pickles_compute_and_load_the_same(row):
+    model, img = row.make().eval(), image(row, PRIME_SIZE)
+    stored = row.make(**row.other_size).state_dict()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for ours, theirs in zip(flat(model(img)), flat(other(img)), strict=True):
+            assert torch.equal(ours, theirs)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        other.load_state_dict(stored, strict=True)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@rows
+def test_a_file_tells_the_grids_of_its_position_embeddings(row):
+    """Grids of the same number of tokens are other grids."""
+    if not row.other_size:
+        pytest.skip('no position embedding')
+    wide, high = row.make(img_size=(32, 128)), row.build(**{**row.tiny, 'img_size': (128, 32)})
+    high.load_state_dict(wide.state_dict(), strict=True)
+    positions = [name for name, p in wide.named_parameters() if 'pos' in name and p.ndim == 3 and p.shape[1] > 30]
+    assert positions
+    for name in positions:
+        assert not torch.equal(high.state_dict()[name], wide.state_dict()[name])
+
+
+@rows
+def test_every_parameter_has_a_depth(row):
+    model = row.make()
+    assert isinstance(model, Backbone)
+    num_layers = len(model.block_names) + 2
+    depths = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()}
+    assert {total for _, total in depths.values()} == {num_layers}
+    assert {depth for depth, _ in depths.values()} >= set(range(num_layers - 1))
+    for index, block in enumerate(model.block_names):
+        assert all(depth == index + 1 for name, (depth, _) in depths.items() if name.startswith(f'{block}.'))
+    first = next(iter(dict(model.named_parameters())))
+    assert model.get_layer_depth(first)[0] == depths[first][0]
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (num_layers - 1, num_layers)
+
+
+@rows
+def test_intermediate_maps_are_those_of_the_outputs(row):
+    model, img = row.make().eval(), image(row, PRIME_SIZE)
+    outputs, maps = model(img), model.forward_intermediates(img)
+    assert tuple(maps) == model.block_names, 'the row returns its last block'
+    for name, found in maps.items():
+        channels, stride = model.map_info[name]
+        assert found.shape == (2, channels, *(math.ceil(edge / stride) for edge in PRIME_SIZE))
+        model.get_submodule(name)
+    for name, out in zip(model.out_names, outputs, strict=True):
+        assert torch.equal(maps[name], out)
+    chosen = model.forward_intermediates(img, [-1, model.block_names[0]])
+    assert list(chosen) == [model.block_names[-1], model.block_names[0]]
+    assert all(torch.equal(found, maps[name]) for name, found in chosen.items())
+    with pytest.raises(ValueError, match='indices'):
+        model.forward_intermediates(img, 99)
+    with pytest.raises(ValueError, match='indices'):
+        model.forward_intermediates(img, 'blocks.99')
+
+
+@rows
+def test_stages_are_frozen_from_the_input_on(row):
+    frozen = []
+    for stages in (-1, 0, 1):
+        model = row.make(frozen_stages=stages, drop_path_rate=0.1).train()
+        frozen.append({name for name, p in model.named_parameters() if not p.requires_grad})
+        for name, parameter in model.named_parameters():
+            module = model.get_submodule(name.rpartition('.')[0])
+            if not parameter.requires_grad and module is not model and name not in frozen[0]:
+                assert not module.training or any(p.requires_grad for p in module.parameters()), name
+        loss_of(model(image(row, PRIME_SIZE))).backward()
+        for name, parameter in model.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad or name in row.without_gradient, name
+    assert frozen[0] < frozen[1] < frozen[2]
+    assert all(model.get_layer_depth(name)[0] == 0 for name in frozen[1])
+    with pytest.raises(ValueError, match=r'frozen_stages must be -1 to \d+, got 99'):
+        row.make(frozen_stages=99)
+
+
+@rows
+def test_outputs_may_be_vectors(row):
+    model, img = row.make(out_indices=-1).eval(), image(row, PRIME_SIZE)
+    (feature,) = model(img)
+    for out_type in model.OUT_TYPES:
+        other = row.make(out_indices=-1, out_type=out_type, **row.for_vectors).eval()
+        incompatible = other.load_state_dict(model.state_dict(), strict=False)
+        assert not incompatible.unexpected_keys
+        (out,) = other(img)
+        if out_type == 'featmap':
+            assert torch.equal(out, feature)
+            continue
+        assert out.shape == (2, row.channels[-1])
+        if out_type == 'avg_featmap':
+            norm = other.norm if incompatible.missing_keys else nn.Identity()
+            torch.testing.assert_close(out, norm(feature.mean((2, 3))))
+    with pytest.raises(ValueError, match=r"out_type must be one of .*, got 'raw'"):
+        row.make(out_type='raw')

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.position_embedding import fit_position_embedding
 
-__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'checkpointed', 'token_grid']
+__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'channels_last', 'checkpointed', 'token_grid']
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
@@ -77,6 +77,11 @@ def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool) -> Any:
     if with_cp and module.training:
         return checkpoint(module, *arguments, use_reentrant=False)
     return module(*arguments)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same ``(B, C, H, W)`` with the channels of a pixel next to each other in memory."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap knows no memory formats
 
 
 class MapInfo(NamedTuple):

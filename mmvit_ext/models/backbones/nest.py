@@ -24,7 +24,7 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, channels_last, checkpointed, token_grid
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
 from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.mlp import MLP
@@ -362,7 +362,7 @@ class NesT(Backbone):
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Run the levels up to the last of the named maps; see the base class."""
-        x, size = self.patch_embed(img.contiguous(memory_format=torch.channels_last))  # (B, H*W, C)
+        x, size = self.patch_embed(channels_last(img))  # (B, H*W, C)
         x = x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)  # (B, C, H, W)
         last = self.block_names[self.num_blocks_run(names) - 1]
         found: dict[str, Tensor] = {}

@@ -83,6 +83,8 @@ class ShrunkViT(ViT):
         ValueError: for a ``shrink_index`` outside the layers, an unknown ``qd_mode``, or a class token.
     """
 
+    OUT_TYPES = ('featmap', 'avg_featmap')
+
     def __init__(
         self,
         arch: Any = 'base',

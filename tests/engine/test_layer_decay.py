@@ -1,0 +1,87 @@
+"""Learning rates that fall with the depth, by our constructor and by mmpretrain's own."""
+
+import pytest
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmvit_ext.engine.errors import UserError
+from tests.zoo import BACKBONES
+
+rows = pytest.mark.parametrize('row', BACKBONES.values(), ids=BACKBONES)
+RATE = 0.5
+
+
+class Model(nn.Module):
+    """A backbone and a head, as segmentors and detectors have them."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.decode_head = backbone, nn.Linear(3, 3)
+
+
+def build(model, constructor='mmvit_ext.LearningRateDecayOptimizerConstructor', **paramwise):
+    return build_optim_wrapper(
+        model,
+        {
+            'type': 'OptimWrapper',
+            'optimizer': {'type': 'AdamW', 'lr': 1.0, 'weight_decay': 0.1},
+            'constructor': constructor,
+            'paramwise_cfg': paramwise,
+        },
+    ).optimizer
+
+
+def rates(model, optimizer):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group['lr'] for group in optimizer.param_groups for p in group['params']}
+
+
+@rows
+def test_every_trained_parameter_has_the_rate_of_its_depth(row):
+    model = Model(row.make())
+    optimizer = build(model, decay_rate=RATE)
+    found = rates(model, optimizer)
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    blocks = model.backbone.block_names
+    assert found['decode_head.weight'] == 1.0
+    for name, rate in found.items():
+        owner = next((i for i, block in enumerate(blocks) if name.startswith(f'backbone.{block}.')), None)
+        if owner is not None:
+            assert rate == RATE ** (len(blocks) - owner), name
+    assert min(found.values()) == RATE ** (len(blocks) + 1), 'the embedding of the image'
+    assert len(optimizer.param_groups) <= 2 * (len(blocks) + 2)
+    for group in optimizer.param_groups:
+        assert all((group['weight_decay'] == 0) == (p.ndim == 1) or p.ndim > 1 for p in group['params'])
+
+
+@rows
+def test_mmpretrains_own_constructor_finds_the_same_rates(row):
+    models = pytest.importorskip('mmpretrain.models')
+    import mmpretrain.engine  # noqa: F401 (registers the constructor)
+
+    backbone = row.make()
+    classifier = models.ImageClassifier(backbone=nn.Identity())
+    classifier.backbone = backbone
+    optimizer = build(classifier, 'mmpretrain.LearningRateDecayOptimWrapperConstructor', layer_decay_rate=RATE)
+    ours = rates(classifier, build(classifier, decay_rate=RATE))
+    assert rates(classifier, optimizer) == ours
+
+
+def test_names_of_custom_keys_decide_on_the_weight_decay():
+    model = Model(BACKBONES['ViT'].make())
+    optimizer = build(model, decay_rate=RATE, custom_keys={'pos_embed': {'decay_mult': 0.0}})
+    (group,) = [g for g in optimizer.param_groups if any(p is model.backbone.pos_embed for p in g['params'])]
+    assert group['weight_decay'] == 0
+
+
+@pytest.mark.parametrize(
+    ('model', 'paramwise', 'message'),
+    [
+        (lambda: Model(BACKBONES['ViT'].make()), {'num_layers': 3}, 'needs decay_rate'),
+        (lambda: Model(BACKBONES['ViT'].make()), {'decay_rate': RATE, 'num_layers': 12}, 'is 12, but .* 3 blocks'),
+        (lambda: Model(nn.Linear(1, 1)), {'decay_rate': RATE}, 'get_layer_depth.*Linear'),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_remedy(model, paramwise, message):
+    with pytest.raises(UserError, match=message):
+        build(model(), **paramwise)
