@@ -179,7 +179,7 @@ def test_another_size_can_be_asked_for(classifier):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (('img_size = 24', 'img_size = [24, 24]'), 'no img_size: tell the edge in pixels as FID.input_size'),
+        (('img_size = 24', 'img_size = [24, 24]'), 'no img_size: give the edge in pixels as FID.input_size'),
         (
             ("default_scope = 'mmpretrain'", "default_scope = 'mmseg'"),
             'expected the config of an mmpretrain classifier',
