@@ -209,6 +209,7 @@ BACKBONES: dict[str, Backbone] = {
             {'drop_path_rate': 0.5},
             {'norm_cfg': {'type': 'LN', 'eps': 0.5}},
             {'act_cfg': {'type': 'GELU'}},
+            {'out_type': 'avg_featmap'},
             {'frozen_stages': 0},
             {'frozen_stages': 2},
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ['PackedAttention', 'SelfAttention', 'SplitAttention', 'check_heads', 'multihead_attention']
 
@@ -32,7 +33,13 @@ def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout
         ``(B, N, C)``, heads concatenated.
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, *, C/h)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
+    attend = F.scaled_dot_product_attention
+    if dropout > 0 and q.device.type == 'cpu':
+        # The CPU has no fused kernel with dropout; its weights (B, h, N, L) are computed again rather than kept.
+        out = checkpoint(attend, q, k, v, dropout_p=dropout, use_reentrant=False)
+    else:
+        out = attend(q, k, v, dropout_p=dropout)
+    return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
