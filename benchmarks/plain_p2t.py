@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.p2t import P2T, pooled_size
+from mmvit_ext.models.backbones.p2t import P2T, POOLINGS, pooled_size
 
 
 def plain_attention(attn: nn.Module, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList) -> Tensor:
@@ -19,7 +19,7 @@ def plain_attention(attn: nn.Module, x: Tensor, size: tuple[int, int], rpe_convs
     feature = x.permute(0, 2, 1).reshape(B, C, *size)
     pools = []
     for ratio, conv in zip(attn.pool_ratios, rpe_convs, strict=True):
-        pool = attn.pool(feature, pooled_size(size, ratio))
+        pool = POOLINGS[attn.pool_type](feature, pooled_size(size, ratio))
         pools.append((pool + conv(pool)).flatten(2))
     pooled = attn.norm(torch.cat(pools, dim=2).permute(0, 2, 1))  # (B, M, C)
     q = nn.functional.linear(x, attn.q.weight, attn.q.bias).reshape(B, N, h, C // h).permute(0, 2, 1, 3)

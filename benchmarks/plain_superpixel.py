@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmvit_ext.models.layers.superpixel import shift
-from mmvit_ext.models.layers.superpixel_attention import SCAIteration, SuperpixelCrossAttention
+from mmvit_ext.models.superpixels.attention import SCAIteration, SuperpixelCrossAttention
+from mmvit_ext.models.superpixels.grid import shift
 
 
 def to_pixels(x: Tensor, sign: int, fill: float, cell: int) -> Tensor:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.harness import describe_machine
 from benchmarks.mini_runs import ROOT, Run, each, run_arguments, spread, train
-from mmvit_ext.evaluation import count_flops
+from mmvit_ext.models.compute import count_flops
 
 STEPS = {'(a) last layer': 'layer6', '(b) QD': 'qd', '(c) QD + QU': 'shrunk'}
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmvit_ext.evaluation import count_flops
+from mmvit_ext.models.compute import count_flops
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(

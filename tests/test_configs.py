@@ -19,8 +19,8 @@ from mmvit_ext.checkpoints import convert
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.engine.config import load_config
 from mmvit_ext.engine.errors import UserError
-from mmvit_ext.evaluation import count_flops
 from mmvit_ext.models.backbones import ViT
+from mmvit_ext.models.compute import count_flops
 from tests.config_tools import (
     CONFIGS,
     EDGE,

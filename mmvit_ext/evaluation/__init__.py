@@ -1,11 +1,10 @@
-"""What is measured of a model: metrics, and the computation it takes."""
+"""Metrics of a model's predictions."""
 
 from importlib.util import find_spec
 
-from .compute import count_flops
 from .fid import FID
 
-__all__ = ['FID', 'count_flops']
+__all__ = ['FID']
 
 if find_spec('mmcv') is not None:
     from .cam_localization import CAMLocalization

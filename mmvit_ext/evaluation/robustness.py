@@ -33,7 +33,7 @@ from mmvit_ext.interpret.superpixels import (
     superpixels_of_inputs,
 )
 from mmvit_ext.models.backbones.spformer import SPFormer
-from mmvit_ext.models.layers.superpixel_maps import fine_association, neighbour_ids, with_merged_head
+from mmvit_ext.models.superpixels.maps import fine_association, neighbour_ids, with_merged_head
 
 __all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
 

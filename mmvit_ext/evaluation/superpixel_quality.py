@@ -21,7 +21,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from mmvit_ext.engine.errors import UserError
-from mmvit_ext.models.layers.superpixel_maps import fine_association, grid_of, neighbour_ids, with_merged_head
+from mmvit_ext.models.superpixels.maps import fine_association, grid_of, neighbour_ids, with_merged_head
 from mmvit_ext.registry import METRICS
 
 __all__ = ['SuperpixelQuality', 'best_labels', 'intersection_and_union', 'patch_regions', 'slic_regions']

@@ -25,7 +25,7 @@ from mmvit_ext.interpret.classes import choose_classes
 from mmvit_ext.interpret.placed import PlacedImage, place_image
 from mmvit_ext.interpret.report import Explanation
 from mmvit_ext.interpret.run import Explainer, check_cell
-from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
 __all__ = ['ClassActivation', 'class_activation_maps', 'draw_activation', 'explain_cam']
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mmvit_ext.datasets.placement import Box
 from mmvit_ext.engine.errors import UserError
 from mmvit_ext.models.backbones.nest import NesT
-from mmvit_ext.models.layers.class_maps import RIVALS, strongest_rivals
+from mmvit_ext.models.classifiers.class_maps import RIVALS, strongest_rivals
 
 __all__ = ['SIGNS', 'Step', 'Traversal', 'class_scores', 'find_nest', 'traverse']
 

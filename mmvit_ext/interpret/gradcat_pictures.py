@@ -22,7 +22,7 @@ from mmvit_ext.interpret.gradcat import SIGNS, Step, Traversal, class_scores, fi
 from mmvit_ext.interpret.placed import PlacedImage, place_image
 from mmvit_ext.interpret.report import Explanation
 from mmvit_ext.interpret.run import Explainer, check_cell
-from mmvit_ext.models.layers.class_maps import RIVALS
+from mmvit_ext.models.classifiers.class_maps import RIVALS
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 

@@ -27,7 +27,7 @@ from mmvit_ext.interpret.inputs import network_inputs
 from mmvit_ext.interpret.report import Explanation
 from mmvit_ext.interpret.run import Explainer, check_cell
 from mmvit_ext.models.backbones.spformer import SPFormer
-from mmvit_ext.models.layers.superpixel_maps import fine_association, hard_superpixels, with_merged_head
+from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
 
 __all__ = [
     'Superpixels',

@@ -108,7 +108,7 @@ def _run_nest(backbone: NesT, img: Tensor) -> Iterator[BlockTokens]:
 def _run_p2t(backbone: P2T, img: Tensor) -> Iterator[BlockTokens]:
     x = img.contiguous(memory_format=torch.channels_last)
     for index, stage in enumerate(backbone.stages[: max(backbone.out_indices) + 1]):
-        x = stage(x)
+        x = stage(x)[-1]
         yield BlockTokens(x[0], 4 * 2**index)
 
 

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from .backbones import *  # noqa: F403
-from .cam_classifier import *  # noqa: F403
+from .classifiers import *  # noqa: F403
 from .generators import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403

@@ -21,7 +21,7 @@ from mmvit_ext.engine.inference import Predictor
 from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_from_map, box_iou, upsample_map
 from mmvit_ext.interpret.cam import class_activation_maps, draw_activation, explain_cam
 from mmvit_ext.interpret.placed import place_image
-from mmvit_ext.models.layers.class_maps import class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.class_maps import class_maps, strongest_rivals
 from mmvit_ext.registry import METRICS
 from tests.config_tools import ROOT
 
@@ -86,7 +86,7 @@ def test_the_mean_of_a_map_is_the_logit_that_the_classifier_gives(backbone, neck
     assert torch.allclose(maps.mean((2, 3)) + model.head.fc.bias, logits, atol=1e-4)
     assert maps.shape[:2] == (2, CLASSES)
     assert maps.std((2, 3)).min() > 0
-    assert getattr(model.backbone, 'out_type', None) == backbone.get('out_type', 'featmap' if backbone is TNT else None)
+    assert getattr(model.backbone, 'out_type', None) == backbone.get('out_type', 'featmap')
 
 
 @torch.no_grad()
@@ -99,6 +99,17 @@ def test_a_map_is_the_product_of_features_and_class_weights():
         for y, x in np.ndindex(*features.shape[1:]):
             expected[label, y, x] = sum(float(weight[label, c] * features[c, y, x]) for c in range(20))
     assert torch.allclose(class_maps(model, image)[1][0], expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_adapted_layer_of_classes_changes_the_maps():
+    """An output hook stands for an adapter: it is part of what the classifier computes."""
+    model, image = classifier(SPFORMER, None), torch.randn(1, 3, 32, 48)
+    before = class_maps(model, image)[1]
+    model.head.fc.register_forward_hook(lambda module, inputs, output: 2 * output)
+    logits, maps = class_maps(model, image)
+    assert torch.allclose(maps, 2 * before, atol=1e-4)
+    assert torch.allclose(logits, model(image), atol=1e-4)
 
 
 def test_classifiers_that_take_no_mean_are_refused():

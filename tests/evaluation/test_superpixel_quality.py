@@ -14,7 +14,7 @@ from mmvit_ext.evaluation.superpixel_quality import (
     patch_regions,
     slic_regions,
 )
-from tests.models.layers.test_superpixel_maps import similarity_of, slow_fine_association
+from tests.models.superpixels.test_superpixel_maps import similarity_of, slow_fine_association
 
 INF = float('inf')
 

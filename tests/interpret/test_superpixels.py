@@ -34,7 +34,7 @@ from mmvit_ext.interpret.superpixels import (
 )
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.superpixel_extractor import SuperpixelExtractor
-from tests.models.layers.test_superpixel_maps import similarity_of, slow_fine_association
+from tests.models.superpixels.test_superpixel_maps import similarity_of, slow_fine_association
 
 ARCH = {'embed_dims': 12, 'depths': (1, 1), 'num_heads': 3, 'sca_heads': 2}
 

@@ -5,11 +5,10 @@ import torch
 from torch import nn
 
 from benchmarks.plain_p2t import plain_attention, plain_p2t
-from mmvit_ext.models.backbones.p2t import PyramidPoolingAttention, pooled_size
+from mmvit_ext.models.backbones.p2t import InvertedResidualFFN, PyramidPoolingAttention, pooled_size
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 ROW = BACKBONES['P2T']
-TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 def image(size=PRIME_SIZE, batch=2):
@@ -58,6 +57,18 @@ def test_transposed_images_give_transposed_maps():
     torch.testing.assert_close(attn(transposed, (7, 5), None), out, atol=1e-5, rtol=1e-5)
 
 
+def test_a_box_filter_in_the_ffn_sums_the_neighbours_inside_the_image():
+    ffn = InvertedResidualFFN(1, 1, act_cfg={'type': 'ReLU'}, drop=0.0)
+    for layer in (ffn.fc1, ffn.conv, ffn.fc2):
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    expected = torch.full((7, 13), 9.0)
+    expected[[0, -1]] = 6
+    expected[:, [0, -1]] = 6
+    expected[[0, 0, -1, -1], [0, -1, 0, -1]] = 4
+    assert torch.equal(ffn(torch.ones(1, 91, 1), (7, 13)).view(7, 13), expected)
+
+
 @pytest.mark.parametrize('batch', [1, 2])
 def test_network_and_gradients_equal_the_plain_formulation(batch):
     model = ROW.make().train()
@@ -83,7 +94,7 @@ def test_only_the_image_and_the_returned_maps_are_copied_between_layouts(batch):
     events = profile.key_averages(group_by_input_shape=True)
     copied = [event.input_shapes[:2] for event in events if event.key == 'aten::copy_' for _ in range(event.count)]
     maps = [tuple(to) for to, source in copied if to == source and len(to) == 4 and to[0] == batch]
-    assert sorted(maps) == sorted(tuple(tensor.shape) for tensor in (img, *outs))
+    assert sorted(maps) == sorted(tuple(tensor.shape) for tensor in (img.permute(0, 2, 3, 1), *outs))
 
 
 def test_all_blocks_of_a_stage_share_its_position_encoding():
@@ -124,7 +135,8 @@ def test_patches_without_overlap_refuse_an_image_that_holds_none():
     [
         ({'arch': 'huge'}, "arch must be one of .* got 'huge'"),
         ({'arch': {'embed_dims': (8, 8, 8, 8)}}, 'arch: missing .*depths'),
-        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1, 1)}}, 'depths must have 4 values'),
+        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1, 1)}}, 'depths, mlp_ratios must have one value for each stage'),
+        ({'arch': {name: values[:3] for name, values in ROW.tiny['arch'].items()}}, 'depths must have 4 values'),
         ({'arch': {**ROW.tiny['arch'], 'num_heads': (1, 2, 3, 3)}}, 'num_heads must divide embed_dims'),
         ({'pool_ratios': ((1,), (2,), (3,))}, 'pool_ratios must be 4'),
         ({'pool_ratios': ((1,), (2,), (3,), ())}, 'pool_ratios must be 4'),
@@ -147,7 +159,6 @@ def test_in_place_activations_and_those_with_parameters_train():
         assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace custom autograd functions whole')
 def test_compiling_gives_the_same_numbers_without_graph_breaks():
     torch._dynamo.reset()
     model, img = ROW.make().train(), image()

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvit_ext.evaluation.compute import count_flops
 from mmvit_ext.models.backbones import SPFormer, ViT
+from mmvit_ext.models.compute import count_flops
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
-from tests.models.layers.test_superpixel import dense_similarity, to_neighbours
+from tests.models.superpixels.test_superpixel_grid import dense_similarity, to_neighbours
 
 TINY = {
     'arch': {'embed_dims': 12, 'depths': (1, 2), 'num_heads': 3, 'sca_heads': 2},
@@ -351,7 +351,7 @@ def test_bfloat16_autocast_gives_an_association_close_to_the_exact_one():
         ({'bridge_from': 'output'}, "bridge_from must be one of .*'output'"),
         ({'out_type': 'raw'}, "out_type must be one of .*'raw'"),
         ({'out_type': 'avg_featmap'}, 'out_association must be False'),
-        ({'frozen_stages': 3}, 'between -1 and 2, got 3'),
+        ({'frozen_stages': 3}, 'frozen_stages must be -1 to 2, got 3'),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

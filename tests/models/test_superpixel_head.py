@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from mmvit_ext.engine.export import TORCH
 from mmvit_ext.models.decode_heads.superpixel_head import SuperpixelHead, merged_association
-from tests.models.layers.test_superpixel import interpolate_slowly, neighbour_index
+from tests.models.superpixels.test_superpixel_grid import interpolate_slowly, neighbour_index
 
 HEAD = {'type': 'mmvit_ext.SuperpixelHead', 'in_channels': 12, 'num_classes': 5}
 BACKBONE = {

@@ -322,6 +322,15 @@ class Backbone(BaseModule):
         """What :meth:`collect` found, as a map ``(B, C, h, w)``."""
         return found.to_map() if isinstance(found, Tokens) else found
 
+    def to_averaged_map(self, found: Tensor | Tokens) -> Tensor:
+        """What :meth:`collect` found, as the map whose mean over its places ``out_type='avg_featmap'`` returns."""
+        return self.to_map(found)
+
+    def averaged_maps(self, img: Tensor) -> tuple[Tensor, ...]:
+        """The maps ``(B, C, h, w)`` whose means over their places ``out_type='avg_featmap'`` returns."""
+        found = self.collect(img, self.out_names)
+        return tuple(self.to_averaged_map(found[name]) for name in self.out_names)
+
     def to_output(self, found: Tensor | Tokens) -> Any:
         """What :meth:`collect` found, as :meth:`forward` returns it."""
         if self.out_type == 'cls_token':

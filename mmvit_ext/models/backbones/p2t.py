@@ -11,7 +11,7 @@ Shapes: B batch, C width of a stage, H and W its map's size, N = H W tokens, M p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,16 +20,11 @@ import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from mmcv.cnn.bricks.transformer import PatchEmbed
-from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, checkpointed
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
-from mmvit_ext.models.layers.compiling import is_compiling
-from mmvit_ext.models.layers.indices import resolve_indices
-from mmvit_ext.models.layers.inverted_residual import inverted_residual, plain_inverted_residual
-from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
 
@@ -92,12 +87,12 @@ class PyramidPoolingAttention(nn.Module):
         check_heads(embed_dims, num_heads)
         self.num_heads = num_heads
         self.pool_ratios = tuple(pool_ratios)
-        self.pool = POOLINGS[pool_type]
-        self.q = Linear(embed_dims, embed_dims, bias=qkv_bias)
-        self.kv = Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
+        self.pool_type = pool_type
+        self.attn_drop = attn_drop
+        self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         self.norm = nn.LayerNorm(embed_dims)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = Linear(embed_dims, embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList | None) -> Tensor:
@@ -112,13 +107,15 @@ class PyramidPoolingAttention(nn.Module):
             ``(B, H*W, C)``.
         """
         feature = as_map(x, size)  # (B, C, H, W)
-        pools = [self.pool(feature, pooled_size(size, ratio)) for ratio in self.pool_ratios]
+        pool = POOLINGS[self.pool_type]
+        pools = [pool(feature, pooled_size(size, ratio)) for ratio in self.pool_ratios]
         if rpe_convs is not None:
-            pools = [pool + conv(pool) for pool, conv in zip(pools, rpe_convs, strict=True)]
-        pooled = self.norm(torch.cat([as_tokens(pool) for pool in pools], dim=1))  # (B, M, C)
-        k, v = self.kv(pooled).chunk(2, dim=-1)
-        dropout = self.attn_drop.p if self.training else 0.0
-        return self.proj_drop(self.proj(multihead_attention(self.q(x), k, v, self.num_heads, dropout)))
+            pools = [pooled + conv(pooled) for pooled, conv in zip(pools, rpe_convs, strict=True)]
+        pyramid = self.norm(torch.cat([as_tokens(pooled) for pooled in pools], dim=1))  # (B, M, C)
+        q = self.q(x)  # (B, H*W, C)
+        k, v = self.kv(pyramid).chunk(2, dim=-1)  # (B, M, C) each
+        out = multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(out))
 
 
 class InvertedResidualFFN(nn.Module):
@@ -137,15 +134,13 @@ class InvertedResidualFFN(nn.Module):
         self.conv = nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
         self.fc2 = nn.Conv2d(hidden_channels, embed_dims, 1)
         self.act = build_activation_layer(dict(act_cfg))
-        self.plain = any(True for _ in self.act.parameters()) or getattr(self.act, 'inplace', False)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``(B, H*W, C)`` to ``(B, H*W, C)``."""
-        compute = plain_inverted_residual if self.plain or is_compiling() else inverted_residual
-        # Not the module itself: its hooks would fire a second time when the activation is computed again.
-        out = compute(as_map(x, size), self.fc1, self.conv, self.fc2, self.act.forward)
-        return self.drop(as_tokens(out))
+        x = self.act(self.fc1(as_map(x, size)))  # (B, r C, H, W)
+        x = self.act(self.conv(x))
+        return self.drop(as_tokens(self.fc2(x)))
 
 
 class PlainFFN(MLP):
@@ -156,7 +151,7 @@ class PlainFFN(MLP):
         return super().forward(x)
 
 
-FFNS = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
+FFNS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
 
 
 class P2TBlock(nn.Module):
@@ -211,19 +206,18 @@ class P2TStage(nn.Module):
         self.rpe_convs = rpe_convs
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map of the stage before, ``(B, C', H', W')``, to the stage's own, ``(B, C, H, W)``."""
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map of the stage before, ``(B, C', H', W')``, to the maps ``(B, C, H, W)`` of the stage's blocks."""
         x, size = self.patch_embed(x)  # (B, H*W, C)
+        maps = []
         for block in self.blocks:
-            if self.with_cp and self.training:
-                x = checkpoint(block, x, size, self.rpe_convs, use_reentrant=False)
-            else:
-                x = block(x, size, self.rpe_convs)
-        return as_map(x, size)
+            x = checkpointed(block, x, size, self.rpe_convs, with_cp=self.with_cp)
+            maps.append(as_map(x, size))
+        return maps
 
 
 @MODELS.register_module()
-class P2T(BaseModule):
+class P2T(Backbone):
     """Pyramid pooling transformer: four stages of pooling-based self-attention.
 
     Each stage halves the map (the first one quarters it) and runs :class:`P2TBlock` on it (arXiv 2106.12011,
@@ -247,6 +241,7 @@ class P2T(BaseModule):
         norm_cfg: norms of the blocks, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given. The norms of pooled
             tokens and patches keep PyTorch's own eps.
         act_cfg: activation of the FFN, mmcv style; ``dict(type='HSwish')`` when not given.
+        out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their means ``(B, C)``.
         frozen_stages: 0 freezes the first patch embedding, n > 0 the first n stages; -1 freezes nothing.
         with_cp: activation checkpointing of every block.
         init_cfg: initialisation, mmengine style.
@@ -263,12 +258,10 @@ class P2T(BaseModule):
         Tokens and channels-last maps are one layout, so that only the returned maps are copied.
     """
 
-    ARCHS: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType(
-        # arXiv 2106.12011, table 1; heads and FFN ratios are the same in all of them.
+    # arXiv 2106.12011, table 1; heads and FFN ratios are the same in all of them.
+    ARCHS = MappingProxyType(
         {
-            name: MappingProxyType(
-                {'embed_dims': embed_dims, 'num_heads': (1, 2, 5, 8), 'depths': depths, 'mlp_ratios': (8, 8, 4, 4)}
-            )
+            name: {'embed_dims': embed_dims, 'num_heads': (1, 2, 5, 8), 'depths': depths, 'mlp_ratios': (8, 8, 4, 4)}
             for name, embed_dims, depths in (
                 ('tiny', (48, 96, 240, 384), (2, 2, 6, 3)),
                 ('small', (64, 128, 320, 512), (2, 2, 9, 3)),
@@ -277,6 +270,7 @@ class P2T(BaseModule):
             )
         }
     )
+    UNIT = 'stage'
 
     def __init__(
         self,
@@ -295,29 +289,28 @@ class P2T(BaseModule):
         drop_path_rate: float = 0.1,
         norm_cfg: Mapping[str, Any] | None = None,
         act_cfg: Mapping[str, Any] | None = None,
+        out_type: str = 'featmap',
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        settings = self._arch_settings(arch)
+        super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        settings = self.arch_settings(arch)
         num_stages = len(PATCH_STRIDES)
+        depths = settings['depths']
+        if len(depths) != num_stages:
+            raise ValueError(f'arch: depths must have {num_stages} values, one per stage, got {depths!r}')
         if len(pool_ratios) != num_stages or any(not ratios or min(ratios) < 1 for ratios in pool_ratios):
             raise ValueError(f'pool_ratios must be {num_stages} sequences of ratios of at least 1, got {pool_ratios!r}')
         if pool_type not in POOLINGS:
             raise ValueError(f'pool_type must be one of {list(POOLINGS)}, got {pool_type!r}')
         if ffn_type not in FFNS:
             raise ValueError(f'ffn_type must be one of {list(FFNS)}, got {ffn_type!r}')
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
         self.embed_dims = tuple(settings['embed_dims'])
-        self.out_indices = resolve_indices(out_indices, num_stages, 'stages')
         self.overlapped = overlapped
-        self.frozen_stages = frozen_stages
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
         act_cfg = dict(act_cfg or {'type': 'HSwish'})
 
-        depths = settings['depths']
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         widths = (in_channels, *self.embed_dims)
         self.stages = nn.ModuleList()
@@ -355,43 +348,21 @@ class P2T(BaseModule):
             self.stages.append(
                 P2TStage(patch_embed, blocks, nn.ModuleList(rpe_convs) if with_rpe else None, with_cp=with_cp)
             )
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
+        maps = {
+            f'stages.{stage}.blocks.{block}': MapInfo(self.embed_dims[stage], 4 * 2**stage)
+            for stage, depth in enumerate(depths)
+            for block in range(depth)
+        }
+        last = [f'stages.{stage}.blocks.{depth - 1}' for stage, depth in enumerate(depths)]
+        self.declare(maps, out_indices, stages=last, owners={'stages.0.rpe_convs': 'stages.0.blocks.0'})
+        self.freeze()
 
-    @classmethod
-    def _arch_settings(cls, arch: str | Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
-        if not isinstance(arch, Mapping):
-            if arch not in cls.ARCHS:
-                raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-            return cls.ARCHS[arch]
-        names = set(cls.ARCHS['small'])
-        if set(arch) != names:
-            raise ValueError(f'arch: missing {sorted(names - set(arch))}, unknown {sorted(set(arch) - names)}')
-        for name, values in arch.items():
-            if len(values) != len(PATCH_STRIDES):
-                raise ValueError(f'arch: {name} must have {len(PATCH_STRIDES)} values, one per stage, got {values!r}')
-        return arch
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """The first patch embedding at 0, the k-th stage at k."""
+        return [self.stages[stage - 1] if stage else self.stages[0].get_submodule('patch_embed')]
 
-    def _frozen_parts(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        return [self.stages[0].patch_embed, *self.stages[: self.frozen_stages]]
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Width of each output map."""
-        return tuple(self.embed_dims[i] for i in self.out_indices)
-
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output map in pixels."""
-        return tuple(4 * 2**i for i in self.out_indices)
-
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or initialise linear maps and convolutions as pyramid transformers do."""
-        if self.init_cfg:
-            super().init_weights()
-            return
+    def init_parameters(self) -> None:
+        """Give linear maps and convolutions the first values that pyramid transformers have."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -399,23 +370,17 @@ class P2T(BaseModule):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
             if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        self._is_init = True
 
-    def train(self, mode: bool = True) -> P2T:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        return self
-
-    def forward(self, img: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the stages named by ``out_indices``; see the class."""
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Run the stages up to that of the last named map."""
         if not self.overlapped and min(img.shape[-2:]) < 32:
             raise ValueError(f'overlapped=False needs images of at least 32 x 32 pixels, got {tuple(img.shape[-2:])}')
-        x = img.contiguous(memory_format=torch.channels_last)
-        outs = {}
-        for index, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
-            x = stage(x)  # (B, C, H, W)
-            outs[index] = x
-        # mmcv's RoIAlign reads a map's memory as if it were contiguous, and convolutions in between keep the layout.
-        return tuple(outs[index].contiguous() for index in self.out_indices)
+        last = self.block_names[self.num_blocks_run(names) - 1]
+        found: dict[str, Tensor] = {}
+        # Channels last in memory: tokens and maps are then views of each other all the way.
+        x = img.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        for stage in self.stages[: int(last.split('.')[1]) + 1]:
+            maps = stage(x)
+            found |= zip(self.block_names[len(found) :], maps, strict=False)
+            x = maps[-1]  # (B, C, H, W)
+        return found

@@ -1,7 +1,7 @@
 r"""Vision transformer on superpixels that adapt to the image.
 
 Paper: SPFormer, Mei et al., arXiv 2401.02931 (TMLR 2025), sections 3.2 and 3.3. Self-attention works on a grid of
-superpixels; superpixel cross attention (SCA, :mod:`mmvit_ext.models.layers.superpixel_attention`) before the first and
+superpixels; superpixel cross attention (SCA, :mod:`mmvit_ext.models.superpixels.attention`) before the first and
 the third block gathers them from pixel features of a finer stride and finds which pixel belongs to which superpixel.
 
 Choices where the paper leaves one:
@@ -16,32 +16,29 @@ ceil(W / s) pixel features, (sh, sw) = ceil(H / (p s)), ceil(W / (p s)) superpix
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
 from mmvit_ext.models.backbones.vit import ViTLayer
-from mmvit_ext.models.layers.indices import resolve_indices
-from mmvit_ext.models.layers.linear import Linear
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
-from mmvit_ext.models.layers.superpixel_attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
-from mmvit_ext.models.layers.superpixel_cpu import add_lifted
+from mmvit_ext.models.layers.initialisation import init_linears
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding
+from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
+from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SPFormer']
 
 STEMS = ('patchify', 'conv')
 BRIDGES = ('input', 'updated')
-OUT_TYPES = ('featmap', 'avg_featmap')
 
 
 def build_stem(kind: str, in_channels: int, embed_dims: int, stride: int, norm_cfg: Mapping[str, Any]) -> nn.Sequential:
@@ -69,7 +66,7 @@ def build_stem(kind: str, in_channels: int, embed_dims: int, stride: int, norm_c
 
 
 @MODELS.register_module()
-class SPFormer(BaseModule):
+class SPFormer(Backbone):
     r"""Superpixel transformer that returns superpixel maps of chosen blocks and, if wanted, the association.
 
     A stage updates superpixels S and pixels P by SCA, adds a learned position embedding to S and runs ViT blocks on
@@ -137,12 +134,12 @@ class SPFormer(BaseModule):
         is the similarity of one wide head. (h, w) are those of the image; the last cells may be cut.
     """
 
-    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-        # arXiv 2401.02931, section 4.1.
+    # arXiv 2401.02931, section 4.1.
+    ARCHS = MappingProxyType(
         {
-            'tiny': MappingProxyType({'embed_dims': 192, 'depths': (2, 10), 'num_heads': 3, 'sca_heads': 2}),
-            'small': MappingProxyType({'embed_dims': 384, 'depths': (2, 10), 'num_heads': 6, 'sca_heads': 2}),
-            'base': MappingProxyType({'embed_dims': 768, 'depths': (2, 10), 'num_heads': 12, 'sca_heads': 3}),
+            'tiny': {'embed_dims': 192, 'depths': (2, 10), 'num_heads': 3, 'sca_heads': 2},
+            'small': {'embed_dims': 384, 'depths': (2, 10), 'num_heads': 6, 'sca_heads': 2},
+            'base': {'embed_dims': 768, 'depths': (2, 10), 'num_heads': 12, 'sca_heads': 3},
         }
     )
 
@@ -180,13 +177,12 @@ class SPFormer(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         for name, value, known in (
             ('stem', stem, STEMS),
             ('pixel_qkv', pixel_qkv, PIXEL_QKV),
             ('positions', positions, POSITIONS),
             ('bridge_from', bridge_from, BRIDGES),
-            ('out_type', out_type, OUT_TYPES),
         ):
             if value not in known:
                 raise ValueError(f'{name} must be one of {known}, got {value!r}')
@@ -197,7 +193,7 @@ class SPFormer(BaseModule):
         ):
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
-        settings = self._arch_settings(arch)
+        settings = self.arch_settings(arch)
         replaced = {'embed_dims': embed_dims, 'depths': depths, 'num_heads': num_heads, 'sca_heads': sca_heads}
         settings.update({name: value for name, value in replaced.items() if value is not None})
         self.embed_dims, self.depths = int(settings['embed_dims']), tuple(settings['depths'])
@@ -205,18 +201,8 @@ class SPFormer(BaseModule):
             raise ValueError(f'depths must name at least one block for each stage, got {self.depths}')
         self.pixel_stride, self.cell_size = pixel_stride, cell_size
         self.interpolate_mode, self.bridge_from = interpolate_mode, bridge_from
-        self.with_cp = with_cp
-        self.grid = self._training_grid(img_size)
-        self.out_indices = resolve_indices(out_indices, sum(self.depths), 'blocks')
-        self.out_type, self.out_association = out_type, out_association
-        if out_type == 'avg_featmap' and (out_association or len(self.out_indices) > 1):
-            raise ValueError(
-                f"out_type='avg_featmap' gives one vector for each image: out_association must be False and "
-                f'out_indices name one block, got {out_association} and {out_indices!r}'
-            )
-        if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(f'frozen_stages must lie between -1 and {len(self.depths)}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
+        self.grid = token_grid(img_size, pixel_stride * cell_size)
+        self.out_association = out_association
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
 
         C, num_blocks, num_stages = self.embed_dims, sum(self.depths), len(self.depths)
@@ -254,161 +240,129 @@ class SPFormer(BaseModule):
             for index in range(num_blocks)
         )
         self.projections = nn.ModuleList(
-            nn.Sequential(build_norm_layer(norm_cfg, C)[1], Linear(C, C)) for _ in range(num_stages - 1)
+            nn.Sequential(build_norm_layer(norm_cfg, C)[1], nn.Linear(C, C)) for _ in range(num_stages - 1)
         )
-        if out_type == 'avg_featmap':
-            self.norm = build_norm_layer(norm_cfg, C)[1]
-        self._freeze()
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
+        self.norm = build_norm_layer(norm_cfg, C)[1] if out_type == 'avg_featmap' else None
+        self.first_blocks = tuple(sum(self.depths[:stage]) for stage in range(num_stages))
+        owners: dict[str, str] = {}
+        for stage, first in enumerate(self.first_blocks):
+            names = [f'sca.{stage}', f'pos_embeds.{stage}', *([f'projections.{stage - 1}'] if stage else [])]
+            owners |= dict.fromkeys(names, f'layers.{first}')
+            self.declare_position(f'pos_embeds.{stage}', self.grid, mode=interpolate_mode)
+        info = MapInfo(C, pixel_stride * cell_size)
+        self.declare(
+            {f'layers.{index}': info for index in range(num_blocks)},
+            out_indices,
+            num_frozen_stages=num_stages,
+            owners=owners,
+        )
+        if out_type == 'avg_featmap' and (out_association or len(self.out_indices) > 1):
+            raise ValueError(
+                f"out_type='avg_featmap' gives one vector for each image: out_association must be False and "
+                f'out_indices name one block, got {out_association} and {out_indices!r}'
+            )
+        self.freeze()
 
-    @classmethod
-    def _arch_settings(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(arch, Mapping):
-            expected = {'embed_dims', 'depths', 'num_heads', 'sca_heads'}
-            if set(arch) != expected:
-                missing, unknown = sorted(expected - set(arch)), sorted(set(arch) - expected)
-                raise ValueError(f'arch: missing {missing}, unknown {unknown}')
-            return dict(arch)
-        if arch not in cls.ARCHS:
-            raise ValueError(f'arch must be one of {list(cls.ARCHS)} or a dict, got {arch!r}')
-        return dict(cls.ARCHS[arch])
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes: at 0 the stem, at k the k-th stage."""
+        if stage == 0:
+            return [self.stem]
+        index, first = stage - 1, self.first_blocks[stage - 1]
+        projection = [self.projections[index - 1]] if index else []
+        blocks = self.layers[first : first + self.depths[index]]
+        return [self.sca[index], self.pos_embeds[index], *projection, *blocks]
 
-    def _training_grid(self, img_size: int | Sequence[int]) -> tuple[int, int]:
-        size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
-        if len(size) not in (1, 2) or min(size) < 1:
-            raise ValueError(f'img_size must be an edge or (H, W) in pixels, got {img_size!r}')
-        stride = self.pixel_stride * self.cell_size
-        return -(-int(size[0]) // stride), -(-int(size[-1]) // stride)
+    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that no output depends on: later blocks, and what updates the pixels after the last SCA that runs."""
+        num_blocks = max(self.out_indices) + 1
+        run = sum(first < num_blocks for first in self.first_blocks)
+        later = [part for stage in range(run, len(self.depths)) for part in self.stage_parts(stage + 1)]
+        return [*self.layers[num_blocks:], *later, *self.sca[run - 1].pixel_update_parts()]
 
-    @property
-    def num_stages_run(self) -> int:
-        """Stages that the highest output needs."""
-        return next(s + 1 for s in range(len(self.depths)) if sum(self.depths[: s + 1]) > max(self.out_indices))
-
-    def _stage_modules(self, stage: int) -> list[nn.Module]:
-        """Modules of a stage; its position embedding is a parameter of its own."""
-        first = sum(self.depths[:stage])
-        modules = [self.sca[stage], *self.layers[first : first + self.depths[stage]]]
-        return modules + ([self.projections[stage - 1]] if stage else [])
-
-    def _frozen_modules(self) -> list[nn.Module]:
-        frozen = [self.stem] if self.frozen_stages >= 0 else []
-        return frozen + [m for stage in range(self.frozen_stages) for m in self._stage_modules(stage)]
-
-    def _freeze(self) -> None:
-        unused: list[nn.Module] = [*self.layers[max(self.out_indices) + 1 :]]
-        for stage in range(self.num_stages_run, len(self.depths)):
-            unused += self._stage_modules(stage)
-            self.pos_embeds[stage].requires_grad_(False)
-        for stage in range(self.frozen_stages):
-            self.pos_embeds[stage].requires_grad_(False)
-        for module in self._frozen_modules() + unused:
-            module.requires_grad_(False)
-        cast('SuperpixelCrossAttention', self.sca[self.num_stages_run - 1]).freeze_pixel_update()
-
-    def train(self, mode: bool = True) -> SPFormer:
-        """Set training mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
-
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Before any load: resize position embeddings; leave out a norm that this network does not have."""
-        for stage, parameter in enumerate(self.pos_embeds):
-            name = f'{prefix}pos_embeds.{stage}'
-            stored = state_dict.get(name)
-            if stored is not None and stored.ndim == 3 and stored.shape[1] != parameter.shape[1]:
-                grid = square_grid(stored.shape[1], name)
-                state_dict[name] = resize_position_embedding(stored, grid, self.grid, mode=self.interpolate_mode)
-        if self.out_type == 'featmap':
-            for part in ('weight', 'bias'):
-                state_dict.pop(f'{prefix}norm.{part}', None)
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Width of each output map, the association not counted."""
-        return (self.embed_dims,) * len(self.out_indices)
-
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output map in pixels, the association not counted."""
-        return (self.pixel_stride * self.cell_size,) * len(self.out_indices)
-
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or initialise as a plain ViT; SCA keeps torch's own initialisation."""
-        if self.init_cfg:
-            super().init_weights()
-            return
+    def init_parameters(self) -> None:
+        """First values as in a plain ViT; SCA keeps torch's own."""
         for embedding in self.pos_embeds:
             trunc_normal_(embedding, std=0.02)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d) and name.startswith('stem'):
+        init_linears(self)
+        for module in self.stem.modules():
+            if isinstance(module, nn.Conv2d):
                 kaiming_init(module, mode='fan_in', bias=0.0)
-        self._is_init = True
 
-    def run(self, img: Tensor) -> tuple[tuple[Tensor, ...], tuple[tuple[Tensor, ...], ...]]:
-        """Outputs and every association.
+    def run(
+        self, img: Tensor, names: Collection[str] | None = None
+    ) -> tuple[dict[str, Tokens], tuple[tuple[Tensor, ...], ...]]:
+        """Superpixels and every association.
 
         Args:
             img: ``(B, in_channels, H, W)``.
+            names: blocks that are wanted; those of the outputs when not given.
 
         Returns:
-            what the blocks named by ``out_indices`` give, and for each SCA module that ran the similarity
-            ``(B, sca_heads, 9, h, w)`` of each iteration.
+            what the named blocks give, and for each SCA module that ran the similarity ``(B, sca_heads, 9, h, w)`` of
+            each iteration.
         """
-        size = [-(-edge // self.pixel_stride) for edge in img.shape[-2:]]
+        names = self.out_names if names is None else names
+        num_blocks = self.num_blocks_run(names)
+        h, w = (-(-edge // self.pixel_stride) for edge in img.shape[-2:])
         pixels = self.stem(self._padded(img))  # (B, C, p*sh, p*sw)
         superpixels = F.avg_pool2d(pixels, self.cell_size)  # (B, C, sh, sw)
         grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
-        outs: dict[int, Tensor] = {}
+        found: dict[str, Tokens] = {}
         history = []
-        index = 0
-        for stage in range(self.num_stages_run):
+        for stage, first in enumerate(self.first_blocks):
             entered = pixels
-            pixels, superpixels, similarities = self._maybe_checkpointed(self.sca[stage], pixels, superpixels)
-            history.append(tuple(similarity[..., : size[0], : size[1]] for similarity in similarities))
+            pixels, superpixels, similarities = checkpointed(self.sca[stage], pixels, superpixels, with_cp=self.with_cp)
+            history.append(tuple(similarity[..., :h, :w] for similarity in similarities))
             embedding = resize_position_embedding(self.pos_embeds[stage], self.grid, grid, mode=self.interpolate_mode)
             tokens = self.drop_after_pos(superpixels.flatten(2).transpose(1, 2) + embedding)  # (B, sh*sw, C)
-            for _ in range(self.depths[stage]):
-                if index <= max(self.out_indices):
-                    tokens = self._maybe_checkpointed(self.layers[index], tokens)
-                if index in self.out_indices:
-                    outs[index] = self._output(tokens, grid)
-                index += 1
-            if stage + 1 < self.num_stages_run:
-                base = entered if self.bridge_from == 'input' else pixels
-                pixels = add_lifted(base, self._to_map(tokens, grid), similarities[-1].softmax(2))
-                superpixels = self._to_map(self.projections[stage](tokens), grid)
-        return tuple(outs[index] for index in self.out_indices), tuple(history)
+            for index in range(first, min(first + self.depths[stage], num_blocks)):
+                tokens = checkpointed(self.layers[index], tokens, with_cp=self.with_cp)
+                if self.block_names[index] in names:
+                    found[self.block_names[index]] = Tokens(tokens, grid)
+            if first + self.depths[stage] >= num_blocks:
+                break
+            base = entered if self.bridge_from == 'input' else pixels
+            pixels = base + superpixel_to_pixel(self._to_map(tokens, grid), similarities[-1].softmax(2))
+            superpixels = self._to_map(self.projections[stage](tokens), grid)
+        return found, tuple(history)
 
     def _padded(self, img: Tensor) -> Tensor:
         """The image with zeros below and on the right up to whole superpixel cells."""
         stride = self.pixel_stride * self.cell_size
         H, W = img.shape[-2:]
-        # Channels last: what follows works on all channels of a pixel at a time.
-        return F.pad(img, (0, -W % stride, 0, -H % stride)).contiguous(memory_format=torch.channels_last)
-
-    def _maybe_checkpointed(self, module: nn.Module, *arguments: Tensor) -> Any:
-        if self.with_cp and self.training:
-            return checkpoint(module, *arguments, use_reentrant=False)
-        return module(*arguments)
+        padded = F.pad(img, (0, -W % stride, 0, -H % stride))
+        # Channels last in memory: what follows works on all channels of a pixel at a time.
+        return padded.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
     @staticmethod
     def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """``(B, sh*sw, C)`` to ``(B, C, sh, sw)``."""
         return tokens.transpose(1, 2).unflatten(2, grid)
 
-    def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.out_type == 'avg_featmap':
-            return self.norm(tokens.mean(1))
-        return self._to_map(tokens, grid).contiguous()
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
+        """Run the network up to the last of the named blocks; see the base class."""
+        return self.run(img, names)[0]
+
+    def to_output(self, found: Tokens) -> Tensor:  # type: ignore[override]
+        """An output: a map, or the normalised mean of the superpixels."""
+        return super().to_output(found) if self.norm is None else self.norm(found.x.mean(1))
+
+    def to_averaged_map(self, found: Tokens) -> Tensor:  # type: ignore[override]
+        """A map whose mean is the normalised mean: each place as the norm treats it with the variance of the mean."""
+        if self.norm is None:
+            return super().to_averaged_map(found)
+        zeros = torch.zeros_like(found.x[:, :1])
+        offset = self.norm(zeros)  # the norm's bias, since a constant has no deviation
+        eps = self.norm.eps
+
+        def deviation(x: Tensor) -> Tensor:
+            return (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
+
+        scale = deviation(found.x) / deviation(found.x.mean(1, keepdim=True))  # (B, sh*sw, 1)
+        return self._to_map((self.norm(found.x) - offset) * scale + offset, found.size)
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Maps of the blocks named by ``out_indices``, then the similarity if wanted; see the class."""
-        outs, history = self.run(img)
+        found, history = self.run(img)
+        outs = tuple(self.to_output(found[name]) for name in self.out_names)
         return (*outs, history[-1][-1]) if self.out_association else outs

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
 from mmvit_ext.models.layers.initialisation import init_linears
-from mmvit_ext.models.layers.linear import Linear
-from mmvit_ext.models.layers.mask_ops import fuse_masks
+from mmvit_ext.models.layers.masks import fuse_masks
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -41,7 +40,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, embed_dims: int, dropout: float) -> None:
         hidden = FFN_RATIO * embed_dims
         super().__init__(
-            Linear(embed_dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), Linear(hidden, embed_dims)
+            nn.Linear(embed_dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, embed_dims)
         )
 
 
@@ -92,7 +91,7 @@ class ATMStage(nn.Module):
         super().__init__()
         if not project and in_channels != embed_dims:
             raise ValueError(f'without a projection in_channels must be channels={embed_dims}, got {in_channels}')
-        self.proj = Linear(in_channels, embed_dims) if project else nn.Identity()
+        self.proj = nn.Linear(in_channels, embed_dims) if project else nn.Identity()
         self.norm = nn.LayerNorm(embed_dims) if project else nn.Identity()
         self.layers = nn.ModuleList(ATMDecoderLayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
 
@@ -163,7 +162,7 @@ class ATMHead(BaseDecodeHead):
 
     Note:
         The training step upsamples matched masks only, and no image-sized map of all queries is ever built
-        (see :mod:`mmvit_ext.models.layers.mask_ops`).
+        (see :mod:`mmvit_ext.models.layers.masks`).
     """
 
     def __init__(
@@ -221,7 +220,7 @@ class ATMHead(BaseDecodeHead):
             ATMStage(width, channels, num_heads, num_layers, dropout_ratio, use_projection)
             for width in reversed(in_channels)
         )
-        self.class_embed = Linear(channels, num_classes + 1)
+        self.class_embed = nn.Linear(channels, num_classes + 1)
 
     def init_weights(self) -> None:
         """Truncated normal (0.02) for linear layers, unless ``init_cfg`` says otherwise."""
@@ -240,7 +239,8 @@ class ATMHead(BaseDecodeHead):
         sizes = [feature.shape[-2:] for feature in maps]
         stages = cast('list[ATMStage]', list(self.stages))
         tokens = self._fuse([stage.tokens(x) for stage, x in zip(stages, maps, strict=True)], sizes)
-        queries = self.class_queries.weight.expand(len(maps[0]), -1, -1)
+        classes = torch.arange(self.num_classes, device=maps[0].device)
+        queries = self.class_queries(classes).expand(len(maps[0]), -1, -1)  # (B, N, D)
         outputs: list[StageOutput] = []
         for stage, memory, size in zip(stages, tokens, sizes, strict=True):
             queries, wanted = stage(queries, memory, self.deep_supervision == 'layer')

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead
 from mmvit_ext.models.layers.attention import PackedAttention
-from mmvit_ext.models.layers.linear import Linear
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.models.losses.atm_loss import StageOutput
 from mmvit_ext.registry import MODELS
@@ -53,7 +53,7 @@ class QULevel(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float) -> None:
         super().__init__()
-        self.proj = Linear(in_channels, embed_dims)
+        self.proj = nn.Linear(in_channels, embed_dims)
         self.norm = nn.LayerNorm(embed_dims)
         self.layers = nn.ModuleList(QULayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
 
@@ -141,7 +141,8 @@ class ShrunkATMHead(ATMHead):
         """Fine and coarse map to class logits and masks of every ATM layer, the final one last."""
         maps = self._transform_inputs(inputs)
         B, _, h, w = maps[0].shape
-        learned = resize_position_embedding(self.position_queries.weight[None], self.query_grid, (h, w))
+        places = torch.arange(self.query_grid[0] * self.query_grid[1], device=maps[0].device)
+        learned = resize_position_embedding(self.position_queries(places)[None], self.query_grid, (h, w))
         queries = learned.expand(B, -1, -1)
         for level, feature in zip(self.levels, maps, strict=True):
             queries = level(queries, feature)

@@ -19,7 +19,7 @@ from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mmvit_ext.models.layers.superpixel import superpixel_to_pixel, upsample_similarity
+from mmvit_ext.models.superpixels.grid import superpixel_to_pixel, upsample_similarity
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelHead', 'merged_association']
@@ -141,6 +141,7 @@ class SuperpixelHead(BaseDecodeHead):
         self.association_index, self.cell_size, self.merge = association_index, cell_size, merge
         self.lift_factor = pixel_stride // lift_stride
         self.norm = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norms_last_axis = isinstance(self.norm, nn.LayerNorm)
 
     def _select(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The superpixel map and the similarity among the backbone's outputs."""
@@ -162,7 +163,7 @@ class SuperpixelHead(BaseDecodeHead):
 
     def classify(self, superpixels: Tensor) -> Tensor:
         """Superpixels ``(B, C, sh, sw)`` to their logits ``(B, K, sh, sw)``."""
-        if isinstance(self.norm, nn.LayerNorm):
+        if self.norms_last_axis:
             superpixels = self.norm(superpixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         else:
             superpixels = self.norm(superpixels)

@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
-from mmvit_ext.models.layers.compiling import is_compiling
-from mmvit_ext.models.layers.mask_ops import fused_accuracy, mask_losses
+from mmvit_ext.models.layers.masks import fused_accuracy, mask_losses
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ATMLoss', 'StageOutput']
@@ -110,8 +109,7 @@ class ATMLoss(nn.Module):
     def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Image and class of every matched mask ``(M,)`` each, and the table of present classes ``(B, N)``."""
         classes = label.masked_fill(label == ignore_index, num_classes).flatten(1).long()
-        # A graph that is being traced cannot branch on values; there the loaders have checked the labels.
-        if not is_compiling() and classes.numel() and (classes.min() < 0 or classes.max() > num_classes):
+        if classes.numel() and (classes.min() < 0 or classes.max() > num_classes):
             wrong = classes[(classes < 0) | (classes > num_classes)].unique().tolist()
             raise ValueError(
                 f'label values {wrong[:5]} are outside the {num_classes} classes and are not ignore_index='

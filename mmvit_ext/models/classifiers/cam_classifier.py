@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from mmvit_ext.models.layers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 from mmvit_ext.registry import MODELS
 
 __all__ = ['CAMClassifier']

@@ -15,13 +15,9 @@ Shapes: B batch, C channels split over the heads, d = C / heads, (h, w) pixels, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from mmvit_ext.models.layers.compiling import is_compiling
 
 __all__ = [
     'cell_similarity',
@@ -40,7 +36,6 @@ __all__ = [
     'to_small_cells',
     'upsample_similarity',
     'window_softmax',
-    'window_softmax_backward',
 ]
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -125,7 +120,9 @@ def neighbours(x: Tensor) -> Tensor:
     Returns:
         ``(B, sh, sw, heads, 9, d)``; zeros outside the grid.
     """
-    return _unfolded(x) if is_compiling() else _Neighbours.apply(x)
+    padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
+    windows = padded.unfold(1, 3, 1).unfold(2, 3, 1)  # (B, sh, sw, heads, d, 3, 3)
+    return windows.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5)
 
 
 def neighbour_sum(x: Tensor) -> Tensor:
@@ -137,41 +134,10 @@ def neighbour_sum(x: Tensor) -> Tensor:
     Returns:
         ``(B, sh, sw, heads, d)``.
     """
-    if is_compiling():
-        maps = (F.pad(x[..., n, :], (0, 0, 0, 0, dx, -dx, dy, -dy)) for n, (dy, dx) in enumerate(NEIGHBOURS))
-        return torch.stack(list(maps)).sum(0)
-    return _NeighbourSum.apply(x)
-
-
-def _unfolded(x: Tensor) -> Tensor:
-    padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
-    return padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 3, 5, 6, 4).reshape(*x.shape[:4], 9, x.shape[4])
-
-
-class _Neighbours(torch.autograd.Function):
-    """Autograd's own backward of the unfolding is slower; a traced graph takes that, for its compiler's sake."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _unfolded(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return _NeighbourSum.apply(grad)
-
-
-class _NeighbourSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        B, sh, sw, heads, _, d = x.shape
-        out = x.new_zeros(B, sh + 2, sw + 2, heads, d)
-        for n, (dy, dx) in enumerate(NEIGHBOURS):
-            out[:, 1 + dy : 1 + dy + sh, 1 + dx : 1 + dx + sw].add_(x[..., n, :])
-        return out[:, 1:-1, 1:-1].contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return _Neighbours.apply(grad)
+    moved = (
+        F.pad(part, (0, 0, 0, 0, dx, -dx, dy, -dy)) for part, (dy, dx) in zip(x.unbind(4), NEIGHBOURS, strict=True)
+    )
+    return torch.stack(list(moved)).sum(0)
 
 
 def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -187,10 +153,6 @@ def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     """
     if similarity.dtype in (torch.float16, torch.bfloat16):
         similarity = similarity.float()
-    return _window_weights(similarity, grid) if is_compiling() else _WindowSoftmax.apply(similarity, grid)
-
-
-def _window_weights(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     cells = _by_cell(similarity, grid)
     peak = shift(cells.detach().amax(4).amax(5), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
     peak = peak.masked_fill(peak == float('-inf'), 0)
@@ -198,30 +160,6 @@ def _window_weights(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     total = shift(weights.sum(4).sum(5), -1, 0.0).sum(2, keepdim=True)
     total = total.masked_fill(total == 0, 1)
     return (weights / shift(total, 1, 1.0)[:, :, :, :, None, :, None]).view_as(similarity)
-
-
-class _WindowSoftmax(torch.autograd.Function):
-    """A softmax whose windows overlap: sums are taken per cell and then over the 3x3 cells of a window."""
-
-    @staticmethod
-    def forward(ctx: Any, similarity: Tensor, grid: tuple[int, int]) -> Tensor:
-        weights = _window_weights(similarity, grid)
-        ctx.save_for_backward(weights)
-        ctx.grid = grid
-        return weights
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (weights,) = ctx.saved_tensors
-        return window_softmax_backward(weights, grad, ctx.grid), None
-
-
-def window_softmax_backward(weights: Tensor, grad: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Gradient of the similarity from the weights and their gradient, all ``(B, heads, 9, h, w)``."""
-    product = weights * grad
-    mean = shift(_by_cell(product, grid).sum(4).sum(5), -1, 0.0).sum(2, keepdim=True)
-    mean = shift(mean, 1, 0.0)[:, :, :, :, None, :, None]
-    return product - (_by_cell(weights, grid) * mean).reshape(weights.shape)
 
 
 def _by_cell(x: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvit_ext.models.layers.superpixel import (
+from mmvit_ext.models.superpixels.grid import (
     neighbour_sum,
     neighbours,
     pixel_superpixel_similarity,

@@ -12,12 +12,12 @@ Shapes: B batch, C width, h and w the map's size, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmvit_ext.models.backbones.base import Backbone
 
 __all__ = ['RIVALS', 'check_class_maps', 'class_maps', 'strongest_rivals']
 
@@ -67,21 +67,19 @@ def class_maps(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """
     check_class_maps(model)
     parts: Any = model
-    if _pools_itself(parts):
-        with _maps_of(parts.backbone):
-            features = parts.backbone(inputs)[-1]
-        if _norms_the_mean(parts.backbone):
-            features = _normalize_like_the_mean(features, parts.backbone.norm)
-    else:
-        features = parts.backbone(inputs)[-1]
-    fc = parts.head.fc
-    maps = torch.einsum('bchw,nc->bnhw', features, fc.weight)
-    logits = maps.mean((2, 3))
-    return logits if fc.bias is None else logits + fc.bias, maps
+    backbone = parts.backbone
+    features = backbone.averaged_maps(inputs)[-1] if _pools_itself(parts) else backbone(inputs)[-1]  # (B, C, h, w)
+    places = features.permute(0, 2, 3, 1)  # (B, h, w, C)
+    bias = parts.head.fc(torch.zeros_like(places[:1, :1, :1]))  # (1, 1, 1, N)
+    maps = (parts.head.fc(places) - bias).permute(0, 3, 1, 2)
+    return maps.mean((2, 3)) + bias.flatten(), maps
 
 
 def _pools_itself(model: Any) -> bool:
-    return getattr(model, 'neck', None) is None and getattr(model.backbone, 'out_type', None) == 'avg_featmap'
+    backbone = model.backbone
+    return (
+        getattr(model, 'neck', None) is None and isinstance(backbone, Backbone) and backbone.out_type == 'avg_featmap'
+    )
 
 
 def strongest_rivals(logits: Tensor, label: int, count: int) -> Tensor:
@@ -98,27 +96,3 @@ def strongest_rivals(logits: Tensor, label: int, count: int) -> Tensor:
     others = logits.detach().clone()
     others[label] = -torch.inf
     return others.topk(count).indices
-
-
-@contextmanager
-def _maps_of(backbone: Any) -> Iterator[None]:
-    """The map whose mean a backbone gives otherwise."""
-    before = backbone.out_type
-    backbone.out_type = 'featmap'
-    try:
-        yield
-    finally:
-        backbone.out_type = before
-
-
-def _norms_the_mean(backbone: nn.Module) -> bool:
-    # TNT and ViT normalise tokens before their mean is taken, SPFormer the mean.
-    return type(backbone).__name__ == 'SPFormer'
-
-
-def _normalize_like_the_mean(features: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Layer norm of a map with the variance of its mean: linear, and its mean is the norm of the mean."""
-    mean = features.mean((2, 3))  # (B, C)
-    deviation = (mean.var(1, unbiased=False) + norm.eps).sqrt()[:, None, None, None]
-    scaled = (features - features.mean(1, keepdim=True)) / deviation
-    return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvit_ext.models.layers.superpixel import upsample_similarity
+from mmvit_ext.models.superpixels.grid import upsample_similarity
 
 __all__ = ['fine_association', 'grid_of', 'hard_superpixels', 'neighbour_ids', 'with_merged_head']
 

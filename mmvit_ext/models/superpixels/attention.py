@@ -23,10 +23,8 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import check_heads
-from mmvit_ext.models.layers.linear import Linear
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
-from mmvit_ext.models.layers.superpixel import cell_similarity, cell_size, pool_cells, to_cells
-from mmvit_ext.models.layers.superpixel_cpu import add_lifted, applies_to, gather
+from mmvit_ext.models.layers.position_embedding import fit_position_embedding, resize_position_embedding
+from mmvit_ext.models.superpixels.grid import cell_similarity, cell_size, pool_cells, superpixel_to_pixel, to_cells
 
 __all__ = ['PIXEL_QKV', 'POSITIONS', 'ConvPosition', 'LearnedPosition', 'SCAIteration', 'SuperpixelCrossAttention']
 
@@ -69,11 +67,7 @@ class LearnedPosition(nn.Module):
         self._register_load_state_dict_pre_hook(self._fit_state_dict)
 
     def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        name = f'{prefix}pos_embed'
-        stored = state_dict.get(name)
-        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
-            grid = square_grid(stored.shape[1], name)
-            state_dict[name] = resize_position_embedding(stored, grid, self.grid, mode=self.mode)
+        fit_position_embedding(state_dict, f'{prefix}pos_embed', self.grid, mode=self.mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to the same shape."""
@@ -93,7 +87,7 @@ class Projection(nn.Module):
 
     def __init__(self, embed_dims: int, parts: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
-        self.linear = Linear(embed_dims, parts * embed_dims)
+        self.linear = nn.Linear(embed_dims, parts * embed_dims)
         self.norms = nn.ModuleList(build_norm_layer(dict(norm_cfg), embed_dims)[1] for _ in range(parts))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -143,13 +137,12 @@ class SCAIteration(nn.Module):
         self.superpixel_scale = nn.Parameter(torch.full((embed_dims,), layer_scale_init))
         self.pixel_scale = nn.Parameter(torch.full((embed_dims,), layer_scale_init)) if update_pixels else None
 
-    def freeze_pixel_update(self) -> None:
-        """Take the parameters that only the pixels' update uses out of training."""
+    def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that only the pixels' update uses."""
         if self.pixel_scale is None:
-            return
-        unused = [*self.superpixel_qkv.norms[1:], *(self.pixel_kvq.norms[2:] if self.pixel_kvq is not None else ())]
-        for parameter in [self.pixel_scale, *(p for module in unused for p in module.parameters())]:
-            parameter.requires_grad_(False)
+            return []
+        pixel_norms = self.pixel_kvq.norms[2:] if self.pixel_kvq is not None else ()
+        return [self.pixel_scale, *self.superpixel_qkv.norms[1:], *pixel_norms]
 
     def heads(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, heads, C / heads, h, w)``."""
@@ -165,32 +158,21 @@ class SCAIteration(nn.Module):
         Returns:
             pixels, superpixels, and the similarity ``(B, heads, 9, h, w)`` by which superpixels were updated.
         """
-        if applies_to(pixels) and self.pixel_kvq is None and isinstance(self.pixel_position, ConvPosition):
-            return self._forward_cpu(pixels, superpixels)
         grid = superpixels.shape[-2:]
         cell = cell_size(pixels.shape[-2:], grid)
         placed = self.pixel_position(pixels)
         parts = [placed] if self.pixel_kvq is None else self.pixel_kvq(placed)
-        cells = [to_cells(self.heads(part), grid) for part in parts]
+        cells = [to_cells(self.heads(part), grid) for part in parts]  # (B, sh, sw, heads, ph * pw, C / heads) each
         k_p, v_p, q_p = cells[0], cells[1 % len(cells)], cells[2 % len(cells)]
-        q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))
-        similarity = cell_similarity(k_p, self.heads(q_s), cell)
-        pooled = pool_cells(similarity, v_p).flatten(1, 2)
+        q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))  # (B, C, sh, sw) each
+
+        similarity = cell_similarity(k_p, self.heads(q_s), cell)  # (B, heads, 9, h, w)
+        pooled = pool_cells(similarity, v_p).flatten(1, 2)  # (B, C, sh, sw)
         superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled
         if self.pixel_scale is not None:
-            association = cell_similarity(q_p, self.heads(kv_s[0]), cell).softmax(2)
-            pixels = add_lifted(pixels, self.pixel_scale[:, None, None] * kv_s[1], association)
-        return pixels, superpixels, similarity
-
-    def _forward_cpu(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))
-        conv = cast('ConvPosition', self.pixel_position).conv
-        assert conv.bias is not None
-        keys = self.heads(kv_s[0]) if kv_s else None
-        similarity, pooled, association, pixels = gather(pixels, conv.weight, conv.bias, self.heads(q_s), keys)
-        superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled.flatten(1, 2)
-        if association is not None and self.pixel_scale is not None:
-            pixels = add_lifted(pixels, self.pixel_scale[:, None, None] * kv_s[1], association)
+            k_s, v_s = kv_s
+            association = cell_similarity(q_p, self.heads(k_s), cell).softmax(2)  # (B, heads, 9, h, w)
+            pixels = pixels + superpixel_to_pixel(self.pixel_scale[:, None, None] * v_s, association)
         return pixels, superpixels, similarity
 
 
@@ -237,9 +219,9 @@ class SuperpixelCrossAttention(nn.Module):
             for index in range(iterations)
         )
 
-    def freeze_pixel_update(self) -> None:
-        """Take what updates the pixels in the last iteration out of training, where nobody reads them."""
-        cast('SCAIteration', self.iterations[-1]).freeze_pixel_update()
+    def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that only the pixels' update in the last iteration uses; without effect where nobody reads these."""
+        return cast('SCAIteration', self.iterations[-1]).pixel_update_parts()
 
     def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """``(B, C, h, w)`` and ``(B, C, sh, sw)`` to both updated, and the similarity of each iteration."""

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvit_ext.models.layers import mask_ops
-from mmvit_ext.models.layers.mask_ops import bilinear_matrix, fuse_masks, fused_accuracy, mask_losses
+from mmvit_ext.models.layers import masks as module
+from mmvit_ext.models.layers.masks import bilinear_matrix, fuse_masks, fused_accuracy, mask_losses
 
 
 def upsample(masks, size):
@@ -60,6 +60,22 @@ def test_mask_losses_have_the_right_gradient(case, ignore_index):
     assert torch.autograd.gradcheck(lambda m: mask_losses(m, label, image_index, class_index, ignore_index), (masks,))
 
 
+def test_functional_gradients_are_the_same_and_second_ones_are_refused(case):
+    masks, label, image_index, class_index = case
+
+    def total(masks):
+        return sum(loss.sum() for loss in mask_losses(masks, label, image_index, class_index))
+
+    gradient = torch.func.grad(total)(masks)
+    leaf = masks.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(total(leaf), leaf, create_graph=True)
+    torch.testing.assert_close(gradient, expected.detach())
+    with pytest.raises(NotImplementedError, match='differentiable once only'):
+        expected.sum().backward()
+    with pytest.raises(NotImplementedError, match='differentiable once only'):
+        torch.func.grad(lambda masks: torch.func.grad(total)(masks).sum())(masks)
+
+
 def test_mask_losses_worked_out_by_hand():
     # One 1x2 mask of logits 0: p = 1/2 everywhere, left pixel in the class.
     label = torch.tensor([[[1, 0]]])
@@ -91,7 +107,7 @@ def test_the_size_of_a_piece_does_not_matter(case, monkeypatch):
     maps = torch.randn(2, 4, 5, 7, dtype=torch.float64)
     results = []
     for elements in (1, 150, 2**20):
-        monkeypatch.setattr(mask_ops, 'CHUNK', {'cpu': elements})
+        monkeypatch.setattr(module, 'CHUNK', {'cpu': elements})
         with torch.no_grad():
             results.append(
                 (*mask_losses(masks, label, image_index, class_index), fuse_masks(probabilities, maps, (11, 13)))

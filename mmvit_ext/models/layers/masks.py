@@ -14,10 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from mmvit_ext.models.layers.compiling import is_compiling
-from mmvit_ext.models.layers.linear import linear
 
 __all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
 
@@ -67,7 +63,7 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
     """
     H, W = size
     B, Q, h, w = masks.shape
-    if torch.is_grad_enabled() or is_compiling():
+    if torch.is_grad_enabled() or _is_traced():
         full = F.interpolate(masks, size=size, mode='bilinear', align_corners=False).sigmoid()
         return torch.matmul(probabilities.transpose(1, 2), full.flatten(2)).unflatten(2, size)
     rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
@@ -83,8 +79,14 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
         strip = rows[start:stop, first:last]
         for image in range(B):
             piece = torch.mm(strip, wide[image, first:last].flatten(1)).sigmoid_()  # (r, W Q)
-            out[image, start:stop] = linear(piece.view(stop - start, W, Q), weights[image])
+            out[image, start:stop] = F.linear(piece.view(stop - start, W, Q), weights[image])
     return out.permute(0, 3, 1, 2)
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being traced: strips would unroll in it."""
+    # torch 2.1 knows only the private name.
+    return bool(getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)())
 
 
 def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:
@@ -143,19 +145,27 @@ def mask_losses(
         Value and gradient come from the same pass over the upsampled masks. Kept for the backward pass are two maps
         of the masks' own size; the gradient itself is not differentiable again.
     """
-    return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index)
+    with_grad = masks.requires_grad and torch.is_grad_enabled()
+    return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index, with_grad)[:2]
 
 
 class _MaskLosses(torch.autograd.Function):
+    """Both losses and, for the backward pass alone, their gradients by the masks."""
+
     @staticmethod
     def forward(
-        ctx: Any, masks: Tensor, label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int | None
-    ) -> tuple[Tensor, Tensor]:
+        masks: Tensor,
+        label: Tensor,
+        image_index: Tensor,
+        class_index: Tensor,
+        ignore_index: int | None,
+        with_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         S, M, h, w = masks.shape
         H, W = label.shape[-2:]
         rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
         focal, dice = masks.new_zeros(S), masks.new_zeros(S)
-        grads = masks.new_zeros(2, *masks.shape if ctx.needs_input_grad[0] else (0,))
+        grads = masks.new_zeros(2, *masks.shape if with_grad else (0,))
         group = max(1, chunk_elements(masks.device) // (H * W))
         for part in torch.arange(M, device=masks.device).split(group):
             labels = label[image_index[part]]  # (m, H, W)
@@ -177,7 +187,7 @@ class _MaskLosses(torch.autograd.Function):
                 hits = area - missed
                 union = error.sum((1, 2)) - missed + hits + area + 1
                 dice[stage] += (1 - (2 * hits + 1) / union).sum()
-                if ctx.needs_input_grad[0]:
+                if with_grad:
                     slope = torch.rsub(error, 1)
                     focal_grad = entropy.mul_(slope).mul_(2).add_(error).mul_(weight).mul_(sign)
                     slope.mul_(error)  # derivative of p by its logit
@@ -185,15 +195,33 @@ class _MaskLosses(torch.autograd.Function):
                     dice_grad = (area_factor[:, None, None] - hit_factor[:, None, None] * target).mul_(slope)
                     for kind, grad in enumerate((focal_grad, dice_grad)):
                         grads[kind, stage, part] = torch.matmul(rows.T, torch.matmul(grad, columns))
-        ctx.save_for_backward(grads)
-        return focal, dice
+        return focal, dice, grads
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_focal: Tensor, grad_dice: Tensor) -> tuple[Tensor | None, ...]:
-        (grads,) = ctx.saved_tensors
-        grad = grads[0] * grad_focal[:, None, None, None] + grads[1] * grad_dice[:, None, None, None]
-        return grad, None, None, None, None
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(inputs[0], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad_focal: Tensor, grad_dice: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        masks, grads = ctx.saved_tensors
+        return _MaskGradients.apply(masks, grads, grad_focal, grad_dice), None, None, None, None, None
+
+
+class _MaskGradients(torch.autograd.Function):
+    """Gradient of the masks; a function of its own, so that a second derivative is refused instead of taken for 0."""
+
+    @staticmethod
+    def forward(masks: Tensor, grads: Tensor, grad_focal: Tensor, grad_dice: Tensor) -> Tensor:
+        return grads[0] * grad_focal[:, None, None, None] + grads[1] * grad_dice[:, None, None, None]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError('The losses of matched masks are differentiable once only.')
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Superpixels on a grid: the attention between them and the pixels around them, and maps made of it."""
