@@ -23,7 +23,7 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, checkpointed
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, channels_last, checkpointed
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
@@ -378,7 +378,7 @@ class P2T(Backbone):
         last = self.block_names[self.num_blocks_run(names) - 1]
         found: dict[str, Tensor] = {}
         # Channels last in memory: tokens and maps are then views of each other all the way.
-        x = img.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        x = channels_last(img)
         for stage in self.stages[: int(last.split('.')[1]) + 1]:
             maps = stage(x)
             found |= zip(self.block_names[len(found) :], maps, strict=False)

@@ -27,7 +27,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, channels_last, checkpointed, token_grid
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
@@ -330,9 +330,8 @@ class SPFormer(Backbone):
         """The image with zeros below and on the right up to whole superpixel cells."""
         stride = self.pixel_stride * self.cell_size
         H, W = img.shape[-2:]
-        padded = F.pad(img, (0, -W % stride, 0, -H % stride))
         # Channels last in memory: what follows works on all channels of a pixel at a time.
-        return padded.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return channels_last(F.pad(img, (0, -W % stride, 0, -H % stride)))
 
     @staticmethod
     def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
