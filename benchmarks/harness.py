@@ -1,4 +1,4 @@
-"""Times two implementations of the same step side by side and says how far each is from the machine's limit.
+"""Times two implementations of the same step side by side.
 
 Both run in one process, in turn, so that a machine whose speed drifts treats them alike; the median of the repeats is
 reported. Memory is the peak of a step beyond what was allocated before it (weights, inputs). The limit of a step is
@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Goal:
-    """Limit of a ratio ours / reference (``time``, ``memory``), or ``share`` of the GEMM rate that ours must reach."""
+    """Limit of a ratio ours / reference, ``time`` or ``memory``."""
 
     case: str
     figure: str
@@ -115,7 +115,6 @@ def report(
     for ours, reference in zip(rows[::2], rows[1::2], strict=True):
         ratios[ours.case, 'time'] = ours.seconds / reference.seconds
         ratios[ours.case, 'memory'] = ours.peak_bytes / reference.peak_bytes
-        ratios[ours.case, 'share'] = ours.gemm_share
         for row in (ours, reference):
             mine = row is ours
             table.add_row(
@@ -135,12 +134,10 @@ def report(
     met = True
     for goal in goals:
         ratio = ratios[goal.case, goal.figure]
-        share = goal.figure == 'share'
-        reached = ratio >= goal.limit if share else ratio <= goal.limit
+        reached = ratio <= goal.limit
         met &= reached
         verdict = 'reached' if reached else 'MISSED '
-        figure = 'share of GEMM rate' if share else f'{goal.figure} ratio'
-        console.print(f'{verdict}  {goal.case}: {figure} {ratio:.3f}, goal {goal.limit:.3f}')
+        console.print(f'{verdict}  {goal.case}: {goal.figure} ratio {ratio:.3f}, goal {goal.limit:.3f}')
     if json_path:
         record = {'title': title, 'machine': machine, 'rows': [asdict(row) for row in rows]}
         record['goals'] = [{**asdict(goal), 'measured': ratios[goal.case, goal.figure]} for goal in goals]

@@ -1,6 +1,7 @@
-"""``mmvit_ext.ViT`` against mmseg's ``VisionTransformer`` on the same weights: ``python -m benchmarks.vit``.
+"""``mmvit_ext.ViT`` against mmseg's ``VisionTransformer`` and timm's ``vit_small``: ``python -m benchmarks.vit``.
 
-ViT-S with 16-pixel patches, 512 x 512 pixels, batch 2.
+ViT-S with 16-pixel patches: against mmseg's on the same weights at 512 x 512 pixels with batch 2, against timm's at
+224 x 224 pixels with batch 4.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import torch
 from mmseg.models.backbones import VisionTransformer
 
 from benchmarks.harness import Goal, arguments, compare, report
+from benchmarks.timm_peers import against, goals
 from mmvit_ext.models.backbones.vit import ViT
 
-GOALS = (Goal('inference', 'time', 1 / 1.6), Goal('training step', 'memory', 0.55))
+PEER = 'vit_small_patch16_224'
+GOALS = (Goal('inference', 'time', 0.9), Goal('training step', 'time', 0.9), Goal('training step', 'memory', 0.55))
 
 
 def main() -> int:
@@ -35,8 +38,13 @@ def main() -> int:
     theirs.eval()
     with torch.no_grad():
         rows += compare('inference', lambda: ours(img), lambda: theirs(img), device, args.repeats)
-    title = 'ViT-S/16, 512x512, batch 2, against mmseg VisionTransformer'
-    return 0 if report(title, rows, GOALS, device, args.json) else 1
+    networks = [ViT('small', patch_bias=True, final_norm=True, with_cp=with_cp) for with_cp in (False, True)]
+    for network in networks:
+        network.init_weights()
+        network.to(device)
+    rows += against(PEER, *networks, device, args.repeats)
+    title = "ViT-S/16 against mmseg's (512x512, batch 2) and timm's (224x224, batch 4)"
+    return 0 if report(title, rows, (*GOALS, *goals(PEER)), device, args.json) else 1
 
 
 if __name__ == '__main__':

@@ -83,7 +83,7 @@ class ShrunkViT(ViT):
         ValueError: for a ``shrink_index`` outside the layers, an unknown ``qd_mode``, or a class token.
     """
 
-    OUT_TYPES = ('featmap', 'avg_featmap')
+    OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
 
     def __init__(
         self,

@@ -425,6 +425,6 @@ class TNT(Backbone):
             if f'{name}.inner' in names:
                 found[f'{name}.inner'] = self.words_as_map(words, grid)
             if name in names:
-                normalised = self.norm is not None and name == self.block_names[-1]
-                found[name] = Tokens(self.norm(tokens) if normalised else tokens, grid, int(self.cls_token is not None))
+                norm = self.norm if name == self.block_names[-1] else None
+                found[name] = Tokens(tokens if norm is None else norm(tokens), grid, int(self.cls_token is not None))
         return found

@@ -203,7 +203,7 @@ class ViT(Backbone):
     """
 
     UNIT = 'layer'
-    OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
+    OUT_TYPES: tuple[str, ...] = ('featmap', 'cls_token', 'avg_featmap')
     ARCH_DEFAULTS = MappingProxyType({'mlp_ratio': 4})
     ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         # Tiny: DeiT (arXiv 2012.12877), table 1; the others: arXiv 2010.11929, table 1, and DeiT for Small.

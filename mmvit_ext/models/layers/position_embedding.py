@@ -99,5 +99,5 @@ def fit_position_embedding(
     if stored_grid is None or stored_grid[0] * stored_grid[1] != count:
         stored_grid = grid if count == grid[0] * grid[1] else square_grid(count, key)
     state_dict[key] = resize_position_embedding(
-        stored, tuple(stored_grid), grid, num_prefix_tokens=num_prefix_tokens, mode=mode
+        stored, (stored_grid[0], stored_grid[1]), grid, num_prefix_tokens=num_prefix_tokens, mode=mode
     )
