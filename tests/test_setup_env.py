@@ -342,7 +342,8 @@ def test_shipped_constraints_pin_one_family_one_opencv_and_all_that_uv_needs(sta
     build = project['tool']['uv']['extra-build-dependencies'][mmcv]
     assert {'torch', 'ninja', 'setuptools'} <= set(build)
     assert {*build, *project['project']['dependencies'], 'uv', 'pip', 'pycocotools'} <= set(versions)
-    assert project['tool']['uv']['extra-build-variables'][mmcv]['CXXFLAGS'] == '-g0'
+    for flags in ('CFLAGS', 'CXXFLAGS'):  # they replace the flags of Python, which optimise and add debug information
+        assert '-O3' in project['tool']['uv']['extra-build-variables'][mmcv][flags].split()
     assert len({'onedl-mmcv', 'mmcv'} & set(versions)) == 1
     assert [name for name in versions if name.startswith('opencv')] == ['opencv-python-headless']
     assert versions['numpy'].startswith(numpy)
