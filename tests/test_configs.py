@@ -20,7 +20,6 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones import ViT
-from mmvit_ext.models.compute import count_flops
 from tests.config_tools import (
     CONFIGS,
     EDGE,

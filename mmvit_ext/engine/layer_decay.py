@@ -8,8 +8,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-from .errors import UserError
+from mmvit_ext.errors import UserError
+from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 __all__ = ['LearningRateDecayOptimizerConstructor']
 

@@ -4,7 +4,7 @@ import pytest
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmvit_ext.engine.errors import UserError
+from mmvit_ext.errors import UserError
 from tests.zoo import BACKBONES
 
 rows = pytest.mark.parametrize('row', BACKBONES.values(), ids=BACKBONES)

@@ -9,14 +9,9 @@ __all__ = ['init_linears']
 
 
 def init_linears(module: nn.Module, kinds: tuple[type[nn.Module], ...] = (nn.Linear,)) -> None:
-    """Truncated normal of deviation 0.02 for the weights of linear layers, zero for their biases, in place.
-
-    Args:
-        module: the layers inside it are initialised, in the order of ``modules()``.
-        kinds: which layers; ``nn.Conv2d`` may be among them.
-    """
+    """Truncated normal of deviation 0.02 for the weights of layers of these kinds, zero for their biases, in place."""
     for layer in module.modules():
         if isinstance(layer, kinds):
             trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
+            if isinstance(layer.bias, nn.Parameter):
                 nn.init.zeros_(layer.bias)
