@@ -34,7 +34,7 @@ demo-det: ready  ## The same for detection: Mask R-CNN with P2T, boxes and masks
 	$(PY) tools/demo.py --task det $(ARGS)
 
 test: ready  ## Run the tests
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ready  ## Check formatting and style
 	$(PY) -m ruff format --check .
