@@ -13,13 +13,9 @@ __all__ = ['count_flops']
 
 
 def count_flops(step: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and convolutions of a call.
+    """Floating-point operations of the matrix products and convolutions of a call, two per multiply-add.
 
-    Args:
-        step: the call; tensors on ``meta`` are enough and cost nothing.
-
-    Returns:
-        operations, two per multiply-add. Papers on vision models mostly give multiply-adds under the name of FLOPs.
+    Tensors on ``meta`` are enough and cost nothing. Papers mostly give multiply-adds under the name of FLOPs.
     """
 
     def product_into(a_shape: Sequence[int], b_shape: Sequence[int], **_: object) -> int:

@@ -25,18 +25,18 @@ class SuperpixelExtractor(BaseModel):
     section 4.2.2).
 
     Args:
-        backbone: a ``mmvit_ext.SPFormer``, or its config.
-        data_preprocessor: config of the data preprocessor, such as mmseg's ``SegDataPreProcessor``.
-        init_cfg: initialisation, mmengine style.
+        backbone: A ``mmvit_ext.SPFormer``, or its config.
+        data_preprocessor: Config of the data preprocessor, such as mmseg's ``SegDataPreProcessor``.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives for each SCA module the similarity ``(B, heads, 9, h,
+        Input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives for each SCA module the similarity ``(B, heads, 9, h,
         w)`` of each iteration; ``mode='predict'`` the data samples with a field ``superpixels``, whose ``similarity``
         is ``(modules, iterations, heads, 9, h, w)`` and which tells ``cell_size`` in pixel features and
         ``pixel_stride`` in pixels.
 
     Raises:
-        ValueError: if the backbone has no superpixels, or a loss is asked for.
+        ValueError: If the backbone has no superpixels, or a loss is asked for.
     """
 
     def __init__(

@@ -20,15 +20,7 @@ __all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'channels_last', 'c
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
-    """Grid of tokens on an image.
-
-    Args:
-        img_size: An edge or ``(H, W)`` in pixels.
-        stride: Edge of a token in pixels.
-        cut: Whether pixels that do not fill a whole token are left out rather than padded.
-
-    Returns:
-        ``(h, w)``.
+    """Grid ``(h, w)`` of tokens on an image; ``cut`` leaves out pixels that fill no whole token, otherwise padded.
 
     Raises:
         ValueError: The size is neither an edge nor a pair, or is smaller than a token.
@@ -43,18 +35,10 @@ def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False)
 def arch_settings(
     arch: str | Mapping[str, Any], archs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Settings of an architecture, given by name or as a dict.
-
-    Args:
-        arch: A name, or the settings.
-        archs: The settings of those that have a name.
-        defaults: Settings that may be left out.
-
-    Returns:
-        All settings. Those that are sequences in the table have the same number of values, one for each stage.
+    """Settings of an architecture, given by name or as a dict; those in ``defaults`` may be left out of the dict.
 
     Raises:
-        ValueError: The name is unknown, the dict lacks a setting or has one too many, or the numbers of values differ.
+        ValueError: The name or a setting is unknown, one is missing, or the stages have different numbers of values.
     """
     defaults = defaults or {}
     if not isinstance(arch, Mapping):
@@ -179,9 +163,6 @@ class Backbone(BaseModule):
             others: Further maps.
             owners: Parts of the network outside the blocks by name, and the block that they belong to.
             last: Names of the parts behind the last block.
-
-        Raises:
-            ValueError: An output or frozen stage does not exist.
         """
         self.block_names = tuple(blocks)
         self.stage_names = self.block_names if stages is None else tuple(stages)
@@ -196,14 +177,7 @@ class Backbone(BaseModule):
     def declare_position(
         self, name: str, grid: tuple[int, int], *, num_prefix_tokens: int = 0, mode: str = 'bicubic'
     ) -> None:
-        """State the grid of a position embedding, so that it can be loaded from a file with another grid.
-
-        Args:
-            name: The parameter's name.
-            grid: ``(h, w)`` in tokens.
-            num_prefix_tokens: Leading tokens without a place in the image.
-            mode: Interpolation.
-        """
+        """State the grid ``(h, w)`` of a position embedding, so that one with another grid can be loaded."""
         self._positions[name] = (grid, num_prefix_tokens, mode)
 
     # Freezing
@@ -264,15 +238,10 @@ class Backbone(BaseModule):
                     state_dict.pop(f'{prefix}{name}.{part}', None)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning rates (mmpretrain's interface).
+        """Depth of a parameter and the number of layers, for layer-wise learning rates (mmpretrain's interface).
 
-        Args:
-            param_name: Name of the parameter in the model.
-            prefix: What comes before the backbone's own names, ``'backbone.'`` in most models.
-
-        Returns:
-            The layer: 0 for the embedding of the image, k for the k-th block and what leads to it, and the last for
-            all that follows the blocks, heads included; and the number of layers.
+        Layer 0 is the embedding of the image, k the k-th block and what leads to it; the last is all that follows the
+        blocks, heads included. ``prefix`` comes before the backbone's own names, ``'backbone.'`` in most models.
         """
         num_layers = len(self.block_names) + 2
         if not param_name.startswith(prefix):
@@ -307,15 +276,7 @@ class Backbone(BaseModule):
         return min(max(self.get_layer_depth(name)[0] for name in names), len(self.block_names))
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
-        """Run the network up to the last of the named maps.
-
-        Args:
-            img: ``(B, in_channels, H, W)``.
-            names: Of the maps that are wanted.
-
-        Returns:
-            A map ``(B, C, h, w)`` or :class:`Tokens` for each name.
-        """
+        """Run the network on ``(B, in_channels, H, W)`` up to the last of the named maps, and give each of these."""
         raise NotImplementedError
 
     def to_map(self, found: Tensor | Tokens) -> Tensor:
@@ -352,15 +313,11 @@ class Backbone(BaseModule):
 
         Args:
             img: ``(B, in_channels, H, W)``.
-            indices: Blocks by number, negative ones from the end, or maps by name; all blocks up to the highest output
-                when not given.
+            indices: Numbers of blocks, negative ones from the end, or names of maps; all blocks up to the highest
+                output when not given.
 
         Returns:
-            Maps ``(B, C, h, w)`` in the order of ``indices``. They lie on the way to the outputs where the next part
-            of the network takes a map.
-
-        Raises:
-            ValueError: A block does not exist.
+            Maps ``(B, C, h, w)``. They lie on the way to the outputs where the next part of the network takes a map.
         """
         if indices is None:
             last = self.stage_names[max(self.out_indices)]

@@ -37,20 +37,7 @@ MLP_RATIO = 4
 
 
 class NesTLayer(nn.Module):
-    """Pre-norm transformer layer inside blocks: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``.
-
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads; divides C.
-        block_size: edge of a block in tokens.
-        multi_query: whether the heads share their keys and values.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after the attention and in the MLP, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of both branches, a probability.
-        norm_cfg: both norms, mmcv style.
-        act_cfg: activation of the MLP, mmcv style.
-    """
+    """Pre-norm transformer layer inside blocks: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``."""
 
     def __init__(
         self,
@@ -93,11 +80,6 @@ class BlockAggregation(nn.Module):
     Both are padded as TensorFlow's "SAME" pads maps of even size: the convolution all around, the pooling at the bottom
     and right only. A map of odd size is first made even, so that window i always starts at row 2 i and what lies beyond
     the border changes nothing.
-
-    Args:
-        in_dims: width of the map.
-        embed_dims: width of the result.
-        norm_cfg: norm, mmcv style.
     """
 
     def __init__(self, in_dims: int, embed_dims: int, *, norm_cfg: Mapping[str, Any]) -> None:
@@ -115,17 +97,7 @@ class BlockAggregation(nn.Module):
 
 
 class NesTLevel(nn.Module):
-    """A level of the hierarchy: aggregation (but in the first one), position embedding, layers in blocks.
-
-    Args:
-        aggregation: from the map of the level below, or None.
-        layers: the layers.
-        grid: ``(H, W)`` of the position embedding, in tokens.
-        embed_dims: width C.
-        drop: dropout after the position embedding, a probability.
-        interpolate_mode: interpolation of the position embedding.
-        with_cp: activation checkpointing of every layer.
-    """
+    """A level of the hierarchy: aggregation (but in the first one), position embedding, layers in blocks."""
 
     def __init__(
         self,
@@ -176,35 +148,35 @@ class NesT(Backbone):
             ``embed_dims``, ``num_heads`` and ``depths``, a value per level. The next four are those of the named
             architecture when not given (224, 4, 14, False for a dict and outside the CIFAR ones, which have 32, 1, 4,
             True).
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grids of the position embeddings only.
-        patch_size: edge of a patch in pixels.
-        block_size: edge of a block in tokens.
-        multi_query: whether the heads of an attention share one head of keys and values.
-        in_channels: image channels.
-        out_indices: levels whose map is returned, in this order; negative values count from the top. All of them when
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grids of the position embeddings only.
+        patch_size: Edge of a patch in pixels.
+        block_size: Edge of a block in tokens.
+        multi_query: Whether the heads of an attention share one head of keys and values.
+        in_channels: Image channels.
+        out_indices: Levels whose map is returned, in this order; negative values count from the top. All of them when
             not given.
         out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their mean ``(B, C)`` over the plane.
-        extra_dims: width of one more map on top, at twice the stride, made by an aggregation without layers; it is the
+        extra_dims: Width of one more map on top, at twice the stride, made by an aggregation without layers; it is the
             last level for ``out_indices``. None for no such map.
-        final_norm: whether the map of the last level that has layers is normalised when it is returned, as classifiers
+        final_norm: Whether the map of the last level that has layers is normalised when it is returned, as classifiers
             need it. The extra map is made of the one before the norm.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after the position embeddings, the attention and in the MLP, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
-        norm_cfg: all norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
-        act_cfg: activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
-        interpolate_mode: interpolation of the position embeddings.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Dropout after the position embeddings, the attention and in the MLP, a probability.
+        attn_drop_rate: Dropout of attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
+        norm_cfg: All norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
+        act_cfg: Activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
+        interpolate_mode: Interpolation of the position embeddings.
         frozen_stages: 0 freezes the patch embedding, n > 0 the first n levels, too; -1 freezes nothing.
-        with_cp: activation checkpointing of every layer.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of every layer.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
         s = 4, 8, 16 (and 32), contiguous in memory; for CIFAR s = 1, 2, 4, 8.
 
     Raises:
-        ValueError: for an unknown ``arch``, settings that are not one per level, an ``img_size`` below a patch, heads
+        ValueError: For an unknown ``arch``, settings that are not one per level, an ``img_size`` below a patch, heads
             that do not divide the width, an output or frozen level that does not exist.
 
     Note:

@@ -81,48 +81,48 @@ class SPFormer(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims``, ``depths``, ``num_heads`` and
             ``sca_heads``. The four keywords below replace single entries.
-        embed_dims: width C.
+        embed_dims: Width C.
         depths: ViT blocks of each stage; each stage starts with an SCA module. ``(12,)`` has SCA at the start only.
-        num_heads: heads of the self-attention; divides C.
-        sca_heads: heads of the SCA; divides C.
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embeddings only.
-        pixel_stride: stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
-        cell_size: edge p of a superpixel's own cell, in pixel features.
-        in_channels: image channels.
+        num_heads: Heads of the self-attention; divides C.
+        sca_heads: Heads of the SCA; divides C.
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embeddings only.
+        pixel_stride: Stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
+        cell_size: Edge p of a superpixel's own cell, in pixel features.
+        in_channels: Image channels.
         stem: ``'patchify'``, one convolution without overlap, or ``'conv'``, 3x3 convolutions of stride 2 (the
             paper's dagger variants).
-        sca_iterations: iterations of each SCA module, at least 1.
-        pixel_qkv: the pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
+        sca_iterations: Iterations of each SCA module, at least 1.
+        pixel_qkv: The pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
             one normalised projection of them; ``'separate'``, one for each.
-        positions: how positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
-        bridge_from: the pixels that are added to between stages: ``'input'``, those that entered the stage, or
+        positions: How positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
+        bridge_from: The pixels that are added to between stages: ``'input'``, those that entered the stage, or
             ``'updated'``, those after its SCA.
-        layer_scale_init: initial scale of SCA's updates.
-        mlp_ratio: hidden width of the FFN over C.
-        qkv_bias: whether the self-attention's projections have a bias.
-        drop_rate: dropout, a probability.
-        attn_drop_rate: dropout of self-attention weights, a probability.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
+        layer_scale_init: Initial scale of SCA's updates.
+        mlp_ratio: Hidden width of the FFN over C.
+        qkv_bias: Whether the self-attention's projections have a bias.
+        drop_rate: Dropout, a probability.
+        attn_drop_rate: Dropout of self-attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
             paper trains tiny and small with 0.1, base with 0.6.
-        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
-        stem_norm_cfg: normalisation in the stem; ``dict(type='BN')`` when not given.
-        act_cfg: activation of the FFN; ``dict(type='GELU')`` when not given.
-        interpolate_mode: interpolation of the superpixels' position embeddings.
-        out_indices: blocks whose output is returned, counted over all stages, in this order; negative values count
+        norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
+        stem_norm_cfg: Normalisation in the stem; ``dict(type='BN')`` when not given.
+        act_cfg: Activation of the FFN; ``dict(type='GELU')`` when not given.
+        interpolate_mode: Interpolation of the superpixels' position embeddings.
+        out_indices: Blocks whose output is returned, counted over all stages, in this order; negative values count
             from the end.
         out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for the normalised mean ``(B, C)`` over the superpixels of
             one block, which a linear classifier takes as it is, without a neck.
-        out_association: whether the outputs end with the similarity ``(B, sca_heads, 9, h, w)`` of the last SCA
+        out_association: Whether the outputs end with the similarity ``(B, sca_heads, 9, h, w)`` of the last SCA
             iteration that ran; see the note.
         frozen_stages: -1 trains everything, 0 freezes the stem, k the first k stages too.
-        with_cp: activation checkpointing of SCA modules and blocks.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of SCA modules and blocks.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, sh, sw)`` each, then the similarity if wanted.
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, sh, sw)`` each, then the similarity if wanted.
 
     Raises:
-        ValueError: for unknown names, heads that do not divide C, an output index outside the blocks or twice the
+        ValueError: For unknown names, heads that do not divide C, an output index outside the blocks or twice the
             same one, an association beside averaged outputs.
 
     Note:
@@ -291,16 +291,7 @@ class SPFormer(Backbone):
     def run(
         self, img: Tensor, names: Collection[str] | None = None
     ) -> tuple[dict[str, Tokens], tuple[tuple[Tensor, ...], ...]]:
-        """Superpixels and every association.
-
-        Args:
-            img: ``(B, in_channels, H, W)``.
-            names: blocks that are wanted; those of the outputs when not given.
-
-        Returns:
-            what the named blocks give, and for each SCA module that ran the similarity ``(B, sca_heads, 9, h, w)`` of
-            each iteration.
-        """
+        """What the named blocks (by default the outputs) give, and each SCA module's similarity of every iteration."""
         names = self.out_names if names is None else names
         num_blocks = self.num_blocks_run(names)
         h, w = (-(-edge // self.pixel_stride) for edge in img.shape[-2:])

@@ -79,20 +79,7 @@ class ViTFeedForward(nn.Module):
 
 
 class ViTLayer(BaseModule):
-    """Pre-norm encoder layer: ``x + Attn(LN(x))``, then ``x + FFN(LN(x))``.
-
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads; divides C.
-        feedforward_channels: hidden width of the FFN.
-        num_fcs: number of linear layers in the FFN, at least 2.
-        qkv_bias: whether the attention's projections have a bias.
-        drop_rate: dropout after the attention's projection and inside the FFN, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of both branches, a probability.
-        norm_cfg: normalisation, mmcv style.
-        act_cfg: activation of the FFN, mmcv style.
-    """
+    """Pre-norm encoder layer: ``x + Attn(LN(x))``, then ``x + FFN(LN(x))``."""
 
     def __init__(
         self,
@@ -157,46 +144,46 @@ class ViT(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_layers``,
             ``num_heads`` and, if not 4, ``mlp_ratio``. The four keywords below replace single entries.
-        embed_dims: width C.
-        num_layers: number of layers.
-        num_heads: number of attention heads; divides C.
-        mlp_ratio: hidden width of the FFN over C.
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
-        patch_size: edge of a patch in pixels.
+        embed_dims: Width C.
+        num_layers: Number of layers.
+        num_heads: Number of attention heads; divides C.
+        mlp_ratio: Hidden width of the FFN over C.
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        patch_size: Edge of a patch in pixels.
         patch_pad: ``'corner'`` pads the bottom and right to whole patches, ``'same'`` pads all around; a number is
             the convolution's own padding.
-        in_channels: image channels.
-        out_origin: whether the embedded patches are returned as a first map.
-        out_indices: layers whose output is returned, in this order; negative values count from the end.
+        in_channels: Image channels.
+        out_origin: Whether the embedded patches are returned as a first map.
+        out_indices: Layers whose output is returned, in this order; negative values count from the end.
         out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
             ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
-        qkv_bias: whether the attention's projections have a bias.
-        drop_rate: dropout, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
-        with_cls_token: whether a class token takes part. Its parameter exists either way, for the checkpoints' sake.
-        output_cls_token: whether every output is ``[map, class token (B, C)]``; needs ``with_cls_token``.
-        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
-        act_cfg: activation of the FFN; ``dict(type='GELU')`` when not given.
-        patch_norm: whether the patch embedding is normalised.
-        patch_bias: whether the patch embedding's convolution has a bias.
-        pre_norm: whether the tokens are normalised before the first layer.
-        final_norm: whether the last layer's output is normalised.
-        interpolate_mode: interpolation of the position embedding.
-        num_fcs: number of linear layers in an FFN.
+        qkv_bias: Whether the attention's projections have a bias.
+        drop_rate: Dropout, a probability.
+        attn_drop_rate: Dropout of attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
+        with_cls_token: Whether a class token takes part. Its parameter exists either way, for the checkpoints' sake.
+        output_cls_token: Whether every output is ``[map, class token (B, C)]``; needs ``with_cls_token``.
+        norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
+        act_cfg: Activation of the FFN; ``dict(type='GELU')`` when not given.
+        patch_norm: Whether the patch embedding is normalised.
+        patch_bias: Whether the patch embedding's convolution has a bias.
+        pre_norm: Whether the tokens are normalised before the first layer.
+        final_norm: Whether the last layer's output is normalised.
+        interpolate_mode: Interpolation of the position embedding.
+        num_fcs: Number of linear layers in an FFN.
         frozen_stages: -1 trains everything, 0 freezes the embedding, k the first k layers too.
-        with_cp: activation checkpointing of every layer.
-        frozen_exclude: parameters stay trainable only if one of these strings is part of their name; nothing is
+        with_cp: Activation checkpointing of every layer.
+        frozen_exclude: Parameters stay trainable only if one of these strings is part of their name; nothing is
             frozen when ``'all'`` is among them, which is also the default.
-        init_cfg: initialisation, mmengine style.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each.
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each.
 
     Raises:
-        ValueError: for an unknown ``arch``, an output index outside the layers or twice the same one, heads that do
+        ValueError: For an unknown ``arch``, an output index outside the layers or twice the same one, heads that do
             not divide the width, ``output_cls_token`` without ``with_cls_token``.
-        TypeError: for arguments of a wrong type.
+        TypeError: For arguments of a wrong type.
 
     Note:
         Memory of a training step grows linearly with the number of tokens, time quadratically.

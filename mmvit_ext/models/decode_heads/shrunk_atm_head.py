@@ -41,15 +41,7 @@ class QULayer(ATMDecoderLayer):
 
 
 class QULevel(nn.Module):
-    """One level of query-based upsampling: the tokens' projection and a stack of decoder layers.
-
-    Args:
-        in_channels: width C of the tokens.
-        embed_dims: width D of the queries.
-        num_heads: attention heads; divides D.
-        num_layers: decoder layers.
-        dropout: a probability.
-    """
+    """One level of query-based upsampling: the tokens' projection and a stack of decoder layers."""
 
     def __init__(self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float) -> None:
         super().__init__()
@@ -76,22 +68,22 @@ class ShrunkATMHead(ATMHead):
     ATM layer is supervised with its own mask.
 
     Args:
-        in_channels: widths of the fine and the coarse map.
-        channels: width D of all queries.
-        num_classes: number of classes.
-        img_size: training crop in pixels, an edge or ``(H, W)``; fixes the grid of the learned queries only.
-        query_stride: stride of that grid in pixels, the fine map's.
-        in_index: which maps of the backbone are the fine and the coarse one.
-        num_heads: attention heads; divides D.
-        num_layers: decoder layers of each level and of the ATM stage.
-        dropout_ratio: dropout in all decoder layers, a probability.
-        **kwargs: passed to ``ATMHead``: ``loss``, ``loss_decode``, ``ignore_index``, ``init_cfg``, ...
+        in_channels: Widths of the fine and the coarse map.
+        channels: Width D of all queries.
+        num_classes: Number of classes.
+        img_size: Training crop in pixels, an edge or ``(H, W)``; fixes the grid of the learned queries only.
+        query_stride: Stride of that grid in pixels, the fine map's.
+        in_index: Which maps of the backbone are the fine and the coarse one.
+        num_heads: Attention heads; divides D.
+        num_layers: Decoder layers of each level and of the ATM stage.
+        dropout_ratio: Dropout in all decoder layers, a probability.
+        **kwargs: Passed to ``ATMHead``: ``loss``, ``loss_decode``, ``ignore_index``, ``init_cfg``, ...
 
     Shape:
-        inputs: a fine map ``(B, C, h, w)`` and a coarse one; outputs as in ``ATMHead``, the masks being ``(h, w)``.
+        Inputs: a fine map ``(B, C, h, w)`` and a coarse one; outputs as in ``ATMHead``, the masks being ``(h, w)``.
 
     Raises:
-        ValueError: where arguments contradict each other.
+        ValueError: Where arguments contradict each other.
     """
 
     def __init__(

@@ -10,20 +10,10 @@ __all__ = ['resolve_indices']
 def resolve_indices(
     indices: int | Sequence[int], count: int, what: str, *, name: str = 'out_indices', may_be_empty: bool = False
 ) -> tuple[int, ...]:
-    """Indices from 0, in the order in which they were given.
-
-    Args:
-        indices: one or several; negative values count from the end.
-        count: number of things to choose from.
-        what: these things' name, for the message.
-        name: the argument's name, for the message.
-        may_be_empty: whether none at all is an answer, too.
-
-    Returns:
-        the same indices, none of them negative.
+    """One or several ``indices`` into ``count`` things, counted from 0, in the order in which they were given.
 
     Raises:
-        ValueError: if there is none where there has to be one, or one lies outside or stands twice.
+        ValueError: None is given where ``may_be_empty`` is not set, or one lies outside or stands twice.
     """
     given = (indices,) if isinstance(indices, int) else tuple(indices)
     resolved = tuple(i + count if i < 0 else i for i in given)

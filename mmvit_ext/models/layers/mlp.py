@@ -12,14 +12,7 @@ __all__ = ['MLP']
 
 
 class MLP(nn.Module):
-    """``drop(fc2(drop(act(fc1(x)))))``.
-
-    Args:
-        embed_dims: Width C of input and output.
-        hidden_channels: Inner width.
-        act_cfg: Activation, mmcv style.
-        drop: Dropout of the activation and of the output, a probability.
-    """
+    """``drop(fc2(drop(act(fc1(x)))))``."""
 
     def __init__(self, embed_dims: int, hidden_channels: int, *, act_cfg: Mapping[str, Any], drop: float = 0.0) -> None:
         super().__init__()

@@ -25,12 +25,7 @@ __all__ = ['ATMLoss', 'StageOutput']
 
 
 class StageOutput(NamedTuple):
-    """What one supervised stage of the decoder says.
-
-    Attributes:
-        logits: class logits of the queries ``(B, N, N + 1)``; the last class is "no object".
-        masks: mask logits of the queries ``(B, N, h, w)``.
-    """
+    """Class logits ``(B, N, N + 1)`` (the last class is "no object") and mask logits ``(B, N, h, w)`` of a stage."""
 
     logits: Tensor
     masks: Tensor
@@ -45,15 +40,15 @@ class ATMLoss(nn.Module):
     .. math:: L = \lambda_{ce} L_{ce} + \lambda_{mask} L_{focal} + \lambda_{dice} L_{dice}
 
     Args:
-        ce_weight: weight of the classification loss.
-        mask_weight: weight of the focal loss of the masks.
-        dice_weight: weight of the dice loss of the masks.
-        no_object_weight: weight of queries whose class is absent, relative to 1 for present classes.
-        ignore_as_negative: whether pixels of ``ignore_index`` count as background of every mask, as in the published
+        ce_weight: Weight of the classification loss.
+        mask_weight: Weight of the focal loss of the masks.
+        dice_weight: Weight of the dice loss of the masks.
+        no_object_weight: Weight of queries whose class is absent, relative to 1 for present classes.
+        ignore_as_negative: Whether pixels of ``ignore_index`` count as background of every mask, as in the published
             training; otherwise they are left out of the mask losses.
 
     Shape:
-        see :meth:`forward`.
+        See :meth:`forward`.
 
     Note:
         With no labelled pixel in the batch the mask losses are 0 and everything stays finite. Because both counts are
@@ -78,19 +73,14 @@ class ATMLoss(nn.Module):
         self.ignore_as_negative = ignore_as_negative
 
     def forward(self, stages: Sequence[StageOutput], label: Tensor, ignore_index: int = 255) -> dict[str, Tensor]:
-        """Losses of all stages.
-
-        Args:
-            stages: outputs from the first stage to the last.
-            label: ``(B, H, W)``, class ids and ``ignore_index``.
-            ignore_index: label value of unlabelled pixels.
+        """Losses of all stages, from the first to the last.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last stage, the same with suffix ``_0``, ``_1``, ... of
             the stages before it, and ``acc_seg``, the pixel accuracy of the fused map in per cent.
 
         Raises:
-            ValueError: if a label is neither a class nor ``ignore_index``.
+            ValueError: A value of the label ``(B, H, W)`` is neither a class nor ``ignore_index``.
         """
         num_classes = stages[-1].logits.shape[1]
         image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
