@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelExtractor']
@@ -41,13 +40,13 @@ class SuperpixelExtractor(BaseModel):
 
     def __init__(
         self,
-        backbone: Mapping[str, Any] | SPFormer,
+        backbone: Mapping[str, Any] | nn.Module,
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(None if data_preprocessor is None else dict(data_preprocessor), init_cfg)
-        built = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
-        if not isinstance(built, SPFormer):
+        built: Any = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
+        if not hasattr(built, 'cell_size'):
             raise ValueError(
                 f'backbone must be a mmvit_ext.SPFormer, which has superpixels, got {type(built).__name__}'
             )

@@ -13,10 +13,19 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.position_embedding import fit_position_embedding
 
-__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'channels_last', 'checkpointed', 'token_grid']
+__all__ = [
+    'Backbone',
+    'MapInfo',
+    'Tokens',
+    'arch_settings',
+    'arch_table',
+    'channels_last',
+    'checkpointed',
+    'resolve_indices',
+    'token_grid',
+]
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
@@ -30,6 +39,11 @@ def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False)
         raise ValueError(f'img_size must be an edge or (H, W) of at least {stride} pixels, got {img_size!r}')
     h, w = (int(edge) // stride if cut else -(-int(edge) // stride) for edge in (size[0], size[-1]))
     return h, w
+
+
+def arch_table(settings: Sequence[str], **rows: Sequence[Any]) -> MappingProxyType[str, Mapping[str, Any]]:
+    """A paper's table of architectures: by name, the values of ``settings`` in their order."""
+    return MappingProxyType({name: dict(zip(settings, row, strict=True)) for name, row in rows.items()})
 
 
 def arch_settings(
@@ -54,6 +68,25 @@ def arch_settings(
     if len({len(arch[name]) for name in staged}) > 1 or not all(len(arch[name]) for name in staged):
         raise ValueError(f'arch: {", ".join(staged)} must have one value for each stage, got {dict(arch)}')
     return {**defaults, **arch}
+
+
+def resolve_indices(
+    indices: int | Sequence[int], count: int, what: str, *, name: str = 'out_indices', may_be_empty: bool = False
+) -> tuple[int, ...]:
+    """One or several ``indices`` into ``count`` things, counted from 0, in the order in which they were given.
+
+    Raises:
+        ValueError: None is given where ``may_be_empty`` is not set, or one lies outside or stands twice.
+    """
+    given = (indices,) if isinstance(indices, int) else tuple(indices)
+    resolved = tuple(i + count if i < 0 else i for i in given)
+    if (
+        (not resolved and not may_be_empty)
+        or any(not 0 <= i < count for i in resolved)
+        or len(set(resolved)) < len(resolved)
+    ):
+        raise ValueError(f'{name} must name distinct {what} of {count}, got {indices!r}')
+    return resolved
 
 
 def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool) -> Any:
@@ -138,9 +171,10 @@ class Backbone(BaseModule):
         self._register_state_dict_hook(_tell_grids)
 
     @classmethod
-    def arch_settings(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of an architecture, given by name or as a dict; see :func:`arch_settings`."""
-        return arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
+    def arch_settings(cls, arch: str | Mapping[str, Any], **replaced: Any) -> dict[str, Any]:
+        """Settings of an architecture, see :func:`arch_settings`, with those in place that are not None."""
+        settings = arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
+        return settings | {name: value for name, value in replaced.items() if value is not None}
 
     def declare(
         self,

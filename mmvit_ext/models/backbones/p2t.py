@@ -23,7 +23,7 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, channels_last, checkpointed
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, arch_table, channels_last, checkpointed
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
@@ -198,8 +198,7 @@ class P2T(Backbone):
         drop_rate: Dropout after the attention and the FFN, a probability.
         attn_drop_rate: Dropout of attention weights, a probability.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability.
-        norm_cfg: Norms of the blocks, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given. The norms of pooled
-            tokens and patches keep PyTorch's own eps.
+        norm_cfg: Norms of the blocks (not of pooled tokens and patches); ``dict(type='LN', eps=1e-6)`` when not given.
         act_cfg: Activation of the FFN, mmcv style; ``dict(type='HSwish')`` when not given.
         out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their means ``(B, C)``.
         frozen_stages: 0 freezes the first patch embedding, n > 0 the first n stages; -1 freezes nothing.
@@ -211,24 +210,19 @@ class P2T(Backbone):
         s = 4, 8, 16, 32 (rounded down where patches do not overlap), contiguous in memory.
 
     Raises:
-        ValueError: For an unknown ``arch``, ``pool_type`` or ``ffn_type``, settings that are not four per stage, heads
-            that do not divide the width, an output or frozen stage that does not exist.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         Tokens and channels-last maps are one layout, so that only the returned maps are copied.
     """
 
-    # arXiv 2106.12011, table 1; heads and FFN ratios are the same in all of them.
-    ARCHS = MappingProxyType(
-        {
-            name: {'embed_dims': embed_dims, 'num_heads': (1, 2, 5, 8), 'depths': depths, 'mlp_ratios': (8, 8, 4, 4)}
-            for name, embed_dims, depths in (
-                ('tiny', (48, 96, 240, 384), (2, 2, 6, 3)),
-                ('small', (64, 128, 320, 512), (2, 2, 9, 3)),
-                ('base', (64, 128, 320, 512), (3, 4, 18, 3)),
-                ('large', (64, 128, 320, 640), (3, 8, 27, 3)),
-            )
-        }
+    # arXiv 2106.12011, table 1.
+    ARCHS = arch_table(
+        ('embed_dims', 'num_heads', 'depths', 'mlp_ratios'),
+        tiny=((48, 96, 240, 384), (1, 2, 5, 8), (2, 2, 6, 3), (8, 8, 4, 4)),
+        small=((64, 128, 320, 512), (1, 2, 5, 8), (2, 2, 9, 3), (8, 8, 4, 4)),
+        base=((64, 128, 320, 512), (1, 2, 5, 8), (3, 4, 18, 3), (8, 8, 4, 4)),
+        large=((64, 128, 320, 640), (1, 2, 5, 8), (3, 8, 27, 3), (8, 8, 4, 4)),
     )
     UNIT = 'stage'
 
@@ -332,7 +326,6 @@ class P2T(Backbone):
                 nn.init.zeros_(module.bias)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Run the stages up to that of the last named map."""
         if not self.overlapped and min(img.shape[-2:]) < 32:
             raise ValueError(f'overlapped=False needs images of at least 32 x 32 pixels, got {tuple(img.shape[-2:])}')
         last = self.block_names[self.num_blocks_run(names) - 1]

@@ -108,13 +108,11 @@ class ShrunkViT(ViT):
         return QDLayer(**settings, qd_mode=qd_mode) if index == shrink_index else ViTLayer(**settings)
 
     def layer_stride(self, index: int) -> int:
-        """Stride of the tokens after layer ``index`` in pixels."""
         return self.patch_size * (1 + (index >= self.shrink_index))
 
     def run_layer(
         self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens and their grid after layer ``index``."""
         if index != self.shrink_index:
             return super().run_layer(index, layer, x, size)
         return checkpointed(layer, x, size, with_cp=self.with_cp), ((size[0] + 1) // 2, (size[1] + 1) // 2)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,9 +26,17 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, channels_last, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import (
+    Backbone,
+    MapInfo,
+    Tokens,
+    arch_table,
+    channels_last,
+    checkpointed,
+    token_grid,
+)
 from mmvit_ext.models.backbones.vit import ViTLayer
-from mmvit_ext.models.layers.initialisation import init_linears
+from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
 from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
@@ -89,31 +96,26 @@ class SPFormer(Backbone):
         pixel_stride: Stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
         cell_size: Edge p of a superpixel's own cell, in pixel features.
         in_channels: Image channels.
-        stem: ``'patchify'``, one convolution without overlap, or ``'conv'``, 3x3 convolutions of stride 2 (the
-            paper's dagger variants).
+        stem: ``'patchify'``, one convolution, or ``'conv'``, 3x3 convolutions of stride 2 (the paper's dagger variants).
         sca_iterations: Iterations of each SCA module, at least 1.
         pixel_qkv: The pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
             one normalised projection of them; ``'separate'``, one for each.
         positions: How positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
-        bridge_from: The pixels that are added to between stages: ``'input'``, those that entered the stage, or
-            ``'updated'``, those after its SCA.
+        bridge_from: What pixels are added to between stages: the stage's ``'input'`` or what its SCA ``'updated'``.
         layer_scale_init: Initial scale of SCA's updates.
         mlp_ratio: Hidden width of the FFN over C.
         qkv_bias: Whether the self-attention's projections have a bias.
         drop_rate: Dropout, a probability.
         attn_drop_rate: Dropout of self-attention weights, a probability.
-        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
-            paper trains tiny and small with 0.1, base with 0.6.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0; in the paper 0.1, for base 0.6.
         norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
         stem_norm_cfg: Normalisation in the stem; ``dict(type='BN')`` when not given.
         act_cfg: Activation of the FFN; ``dict(type='GELU')`` when not given.
         interpolate_mode: Interpolation of the superpixels' position embeddings.
-        out_indices: Blocks whose output is returned, counted over all stages, in this order; negative values count
-            from the end.
+        out_indices: Blocks of all stages whose output is returned, in this order; negative ones from the end.
         out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for the normalised mean ``(B, C)`` over the superpixels of
             one block, which a linear classifier takes as it is, without a neck.
-        out_association: Whether the outputs end with the similarity ``(B, sca_heads, 9, h, w)`` of the last SCA
-            iteration that ran; see the note.
+        out_association: Whether the outputs end with the last similarity ``(B, sca_heads, 9, h, w)``; see the note.
         frozen_stages: -1 trains everything, 0 freezes the stem, k the first k stages too.
         with_cp: Activation checkpointing of SCA modules and blocks.
         init_cfg: Initialisation, mmengine style.
@@ -122,8 +124,7 @@ class SPFormer(Backbone):
         Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, sh, sw)`` each, then the similarity if wanted.
 
     Raises:
-        ValueError: For unknown names, heads that do not divide C, an output index outside the blocks or twice the
-            same one, an association beside averaged outputs.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         The similarity is an ordinary last entry of the output tuple, behind the maps. Heads that choose their maps by
@@ -135,12 +136,11 @@ class SPFormer(Backbone):
     """
 
     # arXiv 2401.02931, section 4.1.
-    ARCHS = MappingProxyType(
-        {
-            'tiny': {'embed_dims': 192, 'depths': (2, 10), 'num_heads': 3, 'sca_heads': 2},
-            'small': {'embed_dims': 384, 'depths': (2, 10), 'num_heads': 6, 'sca_heads': 2},
-            'base': {'embed_dims': 768, 'depths': (2, 10), 'num_heads': 12, 'sca_heads': 3},
-        }
+    ARCHS = arch_table(
+        ('embed_dims', 'depths', 'num_heads', 'sca_heads'),
+        tiny=(192, (2, 10), 3, 2),
+        small=(384, (2, 10), 6, 2),
+        base=(768, (2, 10), 12, 3),
     )
 
     def __init__(
@@ -193,9 +193,9 @@ class SPFormer(Backbone):
         ):
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
-        settings = self.arch_settings(arch)
-        replaced = {'embed_dims': embed_dims, 'depths': depths, 'num_heads': num_heads, 'sca_heads': sca_heads}
-        settings.update({name: value for name, value in replaced.items() if value is not None})
+        settings = self.arch_settings(
+            arch, embed_dims=embed_dims, depths=depths, num_heads=num_heads, sca_heads=sca_heads
+        )
         self.embed_dims, self.depths = int(settings['embed_dims']), tuple(settings['depths'])
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f'depths must name at least one block for each stage, got {self.depths}')
@@ -330,7 +330,6 @@ class SPFormer(Backbone):
         return tokens.transpose(1, 2).unflatten(2, grid)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
-        """Run the network up to the last of the named blocks; see the base class."""
         return self.run(img, names)[0]
 
     def to_output(self, found: Tokens) -> Tensor:  # type: ignore[override]

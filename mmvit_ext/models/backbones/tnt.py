@@ -19,7 +19,6 @@ each, c width of the words, C width of the patches.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,11 +28,17 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import (
+    Backbone,
+    MapInfo,
+    Tokens,
+    arch_table,
+    checkpointed,
+    resolve_indices,
+    token_grid,
+)
 from mmvit_ext.models.layers.attention import SelfAttention
-from mmvit_ext.models.layers.indices import resolve_indices
-from mmvit_ext.models.layers.initialisation import init_linears
-from mmvit_ext.models.layers.mlp import MLP
+from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
 
@@ -183,8 +188,7 @@ class TNT(Backbone):
             count from the end, and None means all. The paper counts from 1: its blocks 1, 4, 8, 12 are 0, 3, 7, 11.
         with_patch_pos: Whether patches have a position embedding.
         with_word_pos: Whether words have one, the same in every patch.
-        word_padding: What the embedding of words sees beyond its patch: zeros (``'patch'``) or the next patch
-            (``'image'``).
+        word_padding: What words see beyond their patch: zeros (``'patch'``) or the next patch (``'image'``).
         word_norm: Before projection, words are normalised together and their projection again (``'sentence'``), or
             each by itself (``'word'``, with a bias in the projection).
         with_se: Whether the output of the outer MLPs is gated by squeeze and excitation.
@@ -211,8 +215,7 @@ class TNT(Backbone):
         ``(B, C, ceil(H / patch), ceil(W / patch))`` each, contiguous in memory.
 
     Raises:
-        ValueError: For unknown names, heads that do not divide their width, a stride that does not divide the patch, an
-            index outside the blocks or twice the same one, ``out_type='cls_token'`` without class token.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         The inner transformers cost 6 % of the operations of TNT-S. For classification with mmpretrain take
@@ -220,24 +223,11 @@ class TNT(Backbone):
     """
 
     OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
-    ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
-        # arXiv 2103.00112, table 1.
-        {
-            name: MappingProxyType(
-                {
-                    'embed_dims_outer': outer,
-                    'embed_dims_inner': inner,
-                    'num_layers': 12,
-                    'num_heads_outer': heads_outer,
-                    'num_heads_inner': heads_inner,
-                }
-            )
-            for name, outer, inner, heads_outer, heads_inner in (
-                ('tiny', 192, 12, 3, 2),
-                ('small', 384, 24, 6, 4),
-                ('base', 640, 40, 10, 4),
-            )
-        }
+    ARCHS = arch_table(  # arXiv 2103.00112, table 1.
+        ('embed_dims_outer', 'embed_dims_inner', 'num_layers', 'num_heads_outer', 'num_heads_inner'),
+        tiny=(192, 12, 12, 3, 2),
+        small=(384, 24, 12, 6, 4),
+        base=(640, 40, 12, 10, 4),
     )
 
     def __init__(
@@ -386,7 +376,6 @@ class TNT(Backbone):
         return cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.word_dims, h * edge, w * edge)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor | Tokens]:
-        """Run the blocks up to the last of the named ones; see the base class."""
         words, tokens, grid = self.embed(img)
         found: dict[str, Tensor | Tokens] = {}
         for name, block in zip(self.block_names[: self.num_blocks_run(names)], self.blocks, strict=False):

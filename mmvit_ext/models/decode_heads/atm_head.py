@@ -23,8 +23,8 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
-from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.masks import fuse_masks
+from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -73,6 +73,8 @@ class ATMStage(nn.Module):
     Without ``project`` the tokens are taken as they are and must have the width D of the queries.
     """
 
+    layer_type: type[ATMDecoderLayer] = ATMDecoderLayer
+
     def __init__(
         self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float, project: bool = True
     ) -> None:
@@ -81,7 +83,7 @@ class ATMStage(nn.Module):
             raise ValueError(f'without a projection in_channels must be channels={embed_dims}, got {in_channels}')
         self.proj = nn.Linear(in_channels, embed_dims) if project else nn.Identity()
         self.norm = nn.LayerNorm(embed_dims) if project else nn.Identity()
-        self.layers = nn.ModuleList(ATMDecoderLayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(self.layer_type(embed_dims, num_heads, dropout) for _ in range(num_layers))
 
     def tokens(self, feature: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, h*w, D)``."""
@@ -129,8 +131,7 @@ class ATMHead(BaseDecodeHead):
             and supervises every decoder layer with its own mask, which is not accumulated.
         use_projection: Whether tokens are projected to D and normalised; otherwise the maps must have width D.
         fuse_inputs: Whether every map is added, resized, to the next lower one before decoding (top-down).
-        loss: ``'atm'`` trains classes and masks; ``'ce'`` trains the fused map with cross entropy (the paper's
-            ablation).
+        loss: ``'atm'`` trains classes and masks; ``'ce'`` the fused map with cross entropy (the paper's ablation).
         loss_decode: Replaces the loss that ``loss`` stands for: an ``ATMLoss``, or a loss of mmseg with ``'ce'``.
         init_cfg: Initialisation, mmengine style; linear layers get a truncated normal when not given.
         **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``ignore_index``, ``align_corners`` is always False, ...).
@@ -139,9 +140,6 @@ class ATMHead(BaseDecodeHead):
         Inputs: maps ``(B, C_i, h_i, w_i)``; :meth:`forward` gives ``(B, N, h, w)`` at the size of the map decoded
         last; :meth:`predict` gives ``(B, N, H, W)``. Both are scores in [0, N], not logits: argmax and averaging of
         several predictions work on them as usual.
-
-    Raises:
-        ValueError: Where arguments contradict each other.
 
     Note:
         The training step upsamples matched masks only, and no image-sized map of all queries is ever built

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead
+from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead, ATMStage
 from mmvit_ext.models.layers.attention import PackedAttention
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.models.losses.atm_loss import StageOutput
@@ -40,18 +40,14 @@ class QULayer(ATMDecoderLayer):
         return self.norm3(queries + self.dropout(self.ffn(queries)))
 
 
-class QULevel(nn.Module):
+class QULevel(ATMStage):
     """One level of query-based upsampling: the tokens' projection and a stack of decoder layers."""
 
-    def __init__(self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float) -> None:
-        super().__init__()
-        self.proj = nn.Linear(in_channels, embed_dims)
-        self.norm = nn.LayerNorm(embed_dims)
-        self.layers = nn.ModuleList(QULayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
+    layer_type = QULayer
 
-    def forward(self, queries: Tensor, feature: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, feature: Tensor) -> Tensor:  # type: ignore[override]
         """Queries ``(B, h*w, D)`` and a map ``(B, C, ...)`` to queries."""
-        tokens = self.norm(self.proj(feature.flatten(2).transpose(1, 2)))  # (B, L, D)
+        tokens = self.tokens(feature)  # (B, L, D)
         for layer in self.layers:
             queries = layer(queries, tokens)
         return queries
@@ -81,9 +77,6 @@ class ShrunkATMHead(ATMHead):
 
     Shape:
         Inputs: a fine map ``(B, C, h, w)`` and a coarse one; outputs as in ``ATMHead``, the masks being ``(h, w)``.
-
-    Raises:
-        ValueError: Where arguments contradict each other.
     """
 
     def __init__(

@@ -76,16 +76,12 @@ class AdversarialModel(BaseModel):
         discriminator: Config of the discriminator, which gives each image a score.
         r1_weight: γ of the gradient penalty; 0 for none.
         r1_interval: Iterations from one penalty to the next, which then counts as many times; at least 1.
-        average_momentum: How far the running mean of the generator's weights goes towards the present ones in each
-            iteration, a fraction above 0 and below 1.
+        average_momentum: Step of the running mean of the generator's weights in each iteration, between 0 and 1.
         fakes_per_image: Generated images for each real one of an evaluation, at least 1.
         seed: Of the noise of evaluations.
         data_preprocessor: What makes real images values from -1 to 1, RGB; mmengine's ``ImgDataPreprocessor`` with
             mean and standard deviation 127.5, from BGR, when not given.
         init_cfg: Initialisation, mmengine style.
-
-    Raises:
-        ValueError: For a number out of range.
     """
 
     def __init__(

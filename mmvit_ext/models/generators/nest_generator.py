@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import arch_settings, checkpointed
 from mmvit_ext.models.backbones.nest import NesTLayer
 from mmvit_ext.models.layers.blocks import register_layout
-from mmvit_ext.models.layers.initialisation import init_linears
+from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesTGenerator']
@@ -85,9 +85,8 @@ class NesTGenerator(BaseModule):
     in the number of pixels.
 
     Args:
-        arch: ``'32'``, ``'64'``, named by the edge of their images in pixels, or a dict of ``embed_dims``,
-            ``num_heads`` and ``depths``, a value per level from the first block on. Widths before the last one are
-            multiples of 4.
+        arch: ``'32'``, ``'64'``, the edge of the images in pixels, or a dict of ``embed_dims``, ``num_heads`` and
+            ``depths``, a value per level. Widths before the last one are multiples of 4.
         noise_dims: Numbers of a noise vector, Z.
         block_size: Edge of a block in tokens.
         out_channels: Image channels.
@@ -103,16 +102,13 @@ class NesTGenerator(BaseModule):
         ``block_size * 2 ** (levels - 1)`` pixels.
 
     Raises:
-        ValueError: For an unknown ``arch``, settings that are not one per level, a width that PixelShuffle cannot
-            share out, heads that do not divide the width, a number below 1.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
     """
 
     ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
-            '32': MappingProxyType({'embed_dims': (512, 256, 128, 64), 'num_heads': (8, 4, 2, 1), 'depths': (2,) * 4}),
-            '64': MappingProxyType(
-                {'embed_dims': (1024, 512, 256, 128, 64), 'num_heads': (16, 8, 4, 2, 1), 'depths': (2,) * 5}
-            ),
+            '32': {'embed_dims': (512, 256, 128, 64), 'num_heads': (8, 4, 2, 1), 'depths': (2,) * 4},
+            '64': {'embed_dims': (1024, 512, 256, 128, 64), 'num_heads': (16, 8, 4, 2, 1), 'depths': (2,) * 5},
         }
     )
 

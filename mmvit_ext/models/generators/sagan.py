@@ -94,7 +94,7 @@ class UpBlock(nn.Module):
 class DownBlock(nn.Module):
     """Residual block that halves the map: convolution, ReLU, convolution, mean over 2x2.
 
-    The first one begins with a ReLU-free input, the image.
+    The ReLU before it is left out in the first block, whose input is the image.
     """
 
     def __init__(self, in_dims: int, embed_dims: int, *, first: bool) -> None:
@@ -115,8 +115,7 @@ class ConvGenerator(BaseModule):
     """Images from noise by residual convolutions and one self-attention, as in SAGAN (arXiv 1805.08318).
 
     Args:
-        embed_dims: Width of each level; the first one is 4x4 pixels, each further one has twice the edge. Multiples
-            of 8.
+        embed_dims: Width of each level, multiples of 8; the first one is 4x4 pixels, each further one twice the edge.
         noise_dims: Numbers of a noise vector, Z.
         attention_level: Level after which the self-attention acts, from 0; None for no attention.
         out_channels: Image channels.
@@ -125,9 +124,6 @@ class ConvGenerator(BaseModule):
     Shape:
         Input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
         ``4 * 2 ** (levels - 1)`` pixels.
-
-    Raises:
-        ValueError: For widths that are no multiples of 8, an attention level that does not exist, a number below 1.
     """
 
     def __init__(
@@ -177,9 +173,6 @@ class ConvDiscriminator(BaseModule):
     Shape:
         Input ``(B, in_channels, H, W)``, multiples of ``2 ** levels`` pixels (twice that with an attention at the last
         level); output ``(B,)``.
-
-    Raises:
-        ValueError: For widths that are no multiples of 8, an attention level that does not exist, an image too small.
 
     Note:
         It can be differentiated twice, as a gradient penalty needs.

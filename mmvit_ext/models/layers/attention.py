@@ -35,13 +35,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with one linear layer for queries, keys and values."""
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool = False,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        self, embed_dims: int, num_heads: int, *, qkv_bias: bool = False, attn_drop: float = 0.0, proj_drop: float = 0.0
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)

@@ -157,7 +157,7 @@ def register_layout(network: nn.Module) -> None:
 
 def _upgrade(network: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Before any load: bring a file of the first layout to the second."""
-    if f'{prefix}layout_version' in state_dict:
+    if f'{prefix}layout_version' in state_dict or not any(key.startswith(prefix) for key in state_dict):
         return
     for name, module in network.named_modules():
         key = f'{prefix}{name}.proj.weight'

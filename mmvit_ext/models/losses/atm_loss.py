@@ -47,9 +47,6 @@ class ATMLoss(nn.Module):
         ignore_as_negative: Whether pixels of ``ignore_index`` count as background of every mask, as in the published
             training; otherwise they are left out of the mask losses.
 
-    Shape:
-        See :meth:`forward`.
-
     Note:
         With no labelled pixel in the batch the mask losses are 0 and everything stays finite. Because both counts are
         those of all processes, several processes have the gradients that one with their batches put together has; the
@@ -85,7 +82,10 @@ class ATMLoss(nn.Module):
         num_classes = stages[-1].logits.shape[1]
         image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
         num_masks, total_weight = self._counts(present)
-        focal, dice = self._mask_losses(stages, label, image_index, class_index, ignore_index)
+        matched = _at_least_float32(torch.stack([stage.masks[image_index, class_index] for stage in stages]))
+        ignored = None if self.ignore_as_negative else ignore_index
+        with torch.autocast(label.device.type, enabled=False):
+            focal, dice = mask_losses(matched, label, image_index, class_index, ignored)
         losses: dict[str, Tensor] = {}
         for index, stage in enumerate(stages):
             suffix = '' if index == len(stages) - 1 else f'_{index}'
@@ -118,20 +118,6 @@ class ATMLoss(nn.Module):
         total_weight = num_masks + self.no_object_weight * (num_queries - num_masks)
         # At least one in all processes, not in each: otherwise a single mask would count less with more of them.
         return num_masks.clamp(min=1) / get_world_size(), total_weight / get_world_size()
-
-    def _mask_losses(
-        self, stages: Sequence[StageOutput], label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int
-    ) -> tuple[Tensor, Tensor]:
-        """Focal and dice loss of every stage, summed over its matched masks, ``(S,)`` each."""
-        matched = torch.stack([stage.masks[image_index, class_index] for stage in stages])
-        with torch.autocast(label.device.type, enabled=False):
-            return mask_losses(
-                _at_least_float32(matched),
-                label,
-                image_index,
-                class_index,
-                None if self.ignore_as_negative else ignore_index,
-            )
 
     def _classification_loss(self, logits: Tensor, present: Tensor, total_weight: Tensor) -> Tensor:
         num_classes = logits.shape[1]

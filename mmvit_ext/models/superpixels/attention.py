@@ -151,34 +151,16 @@ class SCAIteration(nn.Module):
 class SuperpixelCrossAttention(nn.Module):
     """One SCA module: several iterations, each with weights of its own.
 
-    All iterations but the last update the pixels; ``update_pixels`` says whether the last does.
+    All iterations but the last update the pixels; ``update_pixels`` says whether the last does. The other settings
+    are those of :class:`SCAIteration`.
     """
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        iterations: int,
-        update_pixels: bool,
-        pixel_qkv: str,
-        positions: str,
-        grids: tuple[tuple[int, int], tuple[int, int]],
-        norm_cfg: Mapping[str, Any],
-        layer_scale_init: float,
+        self, embed_dims: int, num_heads: int, *, iterations: int, update_pixels: bool, **settings: Any
     ) -> None:
         super().__init__()
         self.iterations = nn.ModuleList(
-            SCAIteration(
-                embed_dims,
-                num_heads,
-                pixel_qkv=pixel_qkv,
-                positions=positions,
-                grids=grids,
-                norm_cfg=norm_cfg,
-                layer_scale_init=layer_scale_init,
-                update_pixels=update_pixels or index < iterations - 1,
-            )
+            SCAIteration(embed_dims, num_heads, update_pixels=update_pixels or index < iterations - 1, **settings)
             for index in range(iterations)
         )
 

@@ -22,20 +22,12 @@ from torch import Tensor
 __all__ = [
     'cell_similarity',
     'cell_size',
-    'from_cells',
-    'from_small_cells',
-    'neighbour_sum',
-    'neighbours',
-    'outside_grid',
     'pixel_superpixel_similarity',
     'pixel_to_superpixel',
     'pool_cells',
-    'shift',
     'superpixel_to_pixel',
     'to_cells',
-    'to_small_cells',
     'upsample_similarity',
-    'window_softmax',
 ]
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -189,8 +181,7 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
     ph, pw = (cell, cell) if isinstance(cell, int) else cell
     if min(ph, pw) < 1 or h % ph or w % pw:
         raise ValueError(f'cells of {ph}x{pw} pixels do not divide a map of {h}x{w}; pad it to whole cells first')
-    grid = (h // ph, w // pw)
-    return pool_cells(similarity, to_cells(values, grid))
+    return pool_cells(similarity, to_cells(values, (h // ph, w // pw)))
 
 
 def pool_cells(similarity: Tensor, cells: Tensor) -> Tensor:
@@ -226,10 +217,9 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
             f'{heads} heads must divide the {C} channels and the batch be the same, '
             f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
         )
-    ph, pw = cell_size(size, tuple(grid))
     around = neighbours(superpixels.permute(0, 2, 3, 1).unflatten(3, (heads, C // heads)))
     weights = to_small_cells(association.to(superpixels.dtype), tuple(grid)).transpose(-1, -2)
-    return from_cells(torch.matmul(weights, around), (ph, pw))
+    return from_cells(torch.matmul(weights, around), cell_size(size, tuple(grid)))
 
 
 def from_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
@@ -248,9 +238,7 @@ def upsample_similarity(similarity: Tensor, grid: tuple[int, ...], factor: int) 
     """
     B, heads, _, h, w = similarity.shape
     (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
-    cells = similarity.reshape(B, heads, 9, sh, ph, sw, pw).permute(
-        0, 1, 4, 6, 2, 3, 5
-    )  # (B, heads, ph, pw, 9, sh, sw)
+    cells = _by_cell(similarity, grid).permute(0, 1, 4, 6, 2, 3, 5)  # (B, heads, ph, pw, 9, sh, sw)
     # A superpixel sees the cell that calls it neighbour n at the opposite place of its window, 8 - n.
     windows = shift(cells, -1, float('-inf')).flip(4).unflatten(4, (3, 3))  # (B, heads, ph, pw, 3, 3, sh, sw)
     windows = windows.permute(0, 1, 6, 7, 4, 2, 5, 3).reshape(-1, 1, 3 * ph, 3 * pw)
