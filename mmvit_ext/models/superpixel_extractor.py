@@ -19,9 +19,8 @@ __all__ = ['SuperpixelExtractor']
 class SuperpixelExtractor(BaseModel):
     """SPFormer without a head, whose predictions are the similarities of every superpixel cross attention.
 
-    It takes the checkpoint of a classifier or a segmentor as it is: of that, what does not belong to the backbone is
-    left out. So superpixels can be judged on a dataset that the network was not trained for (arXiv 2401.02931,
-    section 4.2.2).
+    It takes of a classifier's or segmentor's checkpoint what belongs to the backbone. So superpixels can be judged on a
+    dataset that the network was not trained for (arXiv 2401.02931, section 4.2.2).
 
     Args:
         backbone: A ``mmvit_ext.SPFormer``, or its config.
@@ -35,7 +34,7 @@ class SuperpixelExtractor(BaseModel):
         ``pixel_stride`` in pixels.
 
     Raises:
-        ValueError: If the backbone has no superpixels, or a loss is asked for.
+        ValueError: The backbone has no superpixels, or a loss is asked for.
     """
 
     def __init__(

@@ -116,7 +116,7 @@ class Tokens(NamedTuple):
     num_prefix_tokens: int = 0
 
     def to_map(self) -> Tensor:
-        """Those of the grid as ``(B, C, h, w)``, a view."""
+        """Tokens of the grid as ``(B, C, h, w)``, a view."""
         return self.x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, self.size)
 
 
@@ -129,6 +129,9 @@ class Backbone(BaseModule):
     output, for example tokens with the class token.
 
     Attributes:
+        ARCHS: Architectures by name, as the paper's table has them.
+        ARCH_DEFAULTS: Settings that an architecture may leave out.
+        UNIT: What ``out_indices`` count.
         block_names: Names of all blocks, from the input on.
         stage_names: Names that ``out_indices`` count: those of the blocks, or of the last block of each stage.
         out_names: Names of the outputs, in their order.
@@ -136,14 +139,8 @@ class Backbone(BaseModule):
     """
 
     ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """Architectures by name, as the paper's table has them."""
-
     ARCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
-    """Settings that an architecture may leave out."""
-
     UNIT = 'block'
-    """What ``out_indices`` count."""
-
     OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
 
     block_names: tuple[str, ...]

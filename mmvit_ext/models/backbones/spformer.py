@@ -96,7 +96,7 @@ class SPFormer(Backbone):
         pixel_stride: Stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
         cell_size: Edge p of a superpixel's own cell, in pixel features.
         in_channels: Image channels.
-        stem: ``'patchify'``, one convolution, or ``'conv'``, 3x3 convolutions of stride 2 (the paper's dagger variants).
+        stem: ``'patchify'``, one convolution, or ``'conv'``, 3x3 ones of stride 2 (the paper's dagger variants).
         sca_iterations: Iterations of each SCA module, at least 1.
         pixel_qkv: The pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
             one normalised projection of them; ``'separate'``, one for each.
@@ -295,7 +295,10 @@ class SPFormer(Backbone):
         names = self.out_names if names is None else names
         num_blocks = self.num_blocks_run(names)
         h, w = (-(-edge // self.pixel_stride) for edge in img.shape[-2:])
-        pixels = self.stem(self._padded(img))  # (B, C, p*sh, p*sw)
+        cell = self.pixel_stride * self.cell_size
+        padded = F.pad(img, (0, -img.shape[3] % cell, 0, -img.shape[2] % cell))
+        # Channels last in memory: what follows works on all channels of a pixel at a time.
+        pixels = self.stem(channels_last(padded))  # (B, C, p*sh, p*sw)
         superpixels = F.avg_pool2d(pixels, self.cell_size)  # (B, C, sh, sw)
         grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
         found: dict[str, Tokens] = {}
@@ -313,21 +316,9 @@ class SPFormer(Backbone):
             if first + self.depths[stage] >= num_blocks:
                 break
             base = entered if self.bridge_from == 'input' else pixels
-            pixels = base + superpixel_to_pixel(self._to_map(tokens, grid), similarities[-1].softmax(2))
-            superpixels = self._to_map(self.projections[stage](tokens), grid)
+            pixels = base + superpixel_to_pixel(Tokens(tokens, grid).to_map(), similarities[-1].softmax(2))
+            superpixels = Tokens(self.projections[stage](tokens), grid).to_map()
         return found, tuple(history)
-
-    def _padded(self, img: Tensor) -> Tensor:
-        """The image with zeros below and on the right up to whole superpixel cells."""
-        stride = self.pixel_stride * self.cell_size
-        H, W = img.shape[-2:]
-        # Channels last in memory: what follows works on all channels of a pixel at a time.
-        return channels_last(F.pad(img, (0, -W % stride, 0, -H % stride)))
-
-    @staticmethod
-    def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """``(B, sh*sw, C)`` to ``(B, C, sh, sw)``."""
-        return tokens.transpose(1, 2).unflatten(2, grid)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
         return self.run(img, names)[0]
@@ -348,7 +339,7 @@ class SPFormer(Backbone):
             return (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
 
         scale = deviation(found.x) / deviation(found.x.mean(1, keepdim=True))  # (B, sh*sw, 1)
-        return self._to_map((self.norm(found.x) - offset) * scale + offset, found.size)
+        return Tokens((self.norm(found.x) - offset) * scale + offset, found.size).to_map()
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Maps of the blocks named by ``out_indices``, then the similarity if wanted; see the class."""

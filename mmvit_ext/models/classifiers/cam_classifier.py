@@ -38,7 +38,7 @@ class CAMClassifier(BaseModel):
         with ``pred_score``, ``pred_label`` and ``cam``.
 
     Raises:
-        ValueError: If ``rivals`` is negative, the classifier does not take the mean of a map, or a loss is asked for.
+        ValueError: ``rivals`` is negative, the classifier does not take the mean of a map, or a loss is asked for.
     """
 
     def __init__(

@@ -42,8 +42,7 @@ def merged_association(
     """
     h, w = similarity.shape[-2:]
     cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
-    if similarity.dtype in (torch.float16, torch.bfloat16):
-        similarity = similarity.float()
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     if merge == 'similarity':
         similarity = similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5
     association = fine_association(similarity, cell_size, factor).mean(1, keepdim=True)

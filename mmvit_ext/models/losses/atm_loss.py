@@ -92,7 +92,9 @@ class ATMLoss(nn.Module):
             losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present, total_weight)
             losses[f'loss_mask{suffix}'] = self.mask_weight * focal[index] / num_masks
             losses[f'loss_dice{suffix}'] = self.dice_weight * dice[index] / num_masks
-        losses['acc_seg'] = self._accuracy(stages[-1], label, ignore_index)
+        with torch.no_grad(), torch.autocast(label.device.type, enabled=False):
+            probabilities = _at_least_float32(stages[-1].logits).softmax(-1)[..., :-1]
+            losses['acc_seg'] = fused_accuracy(probabilities, _at_least_float32(stages[-1].masks), label, ignore_index)
         return losses
 
     @staticmethod
@@ -127,13 +129,6 @@ class ATMLoss(nn.Module):
         weight[-1] = self.no_object_weight
         return F.cross_entropy(logits.transpose(1, 2), target, weight=weight, reduction='sum') / total_weight
 
-    @staticmethod
-    @torch.no_grad()
-    def _accuracy(stage: StageOutput, label: Tensor, ignore_index: int) -> Tensor:
-        probabilities = _at_least_float32(stage.logits).softmax(-1)[..., :-1]
-        with torch.autocast(label.device.type, enabled=False):
-            return fused_accuracy(probabilities, _at_least_float32(stage.masks), label, ignore_index)
-
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.to(torch.promote_types(x.dtype, torch.float32))

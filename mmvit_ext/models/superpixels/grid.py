@@ -97,8 +97,7 @@ def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     The weights are at least in float32; those of the pixels of one window sum to 1. They are exactly 0 where the
     similarity is -inf, also if it is so in a whole window.
     """
-    if similarity.dtype in (torch.float16, torch.bfloat16):
-        similarity = similarity.float()
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     cells = _by_cell(similarity, grid)
     peak = shift(cells.detach().amax(4).amax(5), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
     peak = peak.masked_fill(peak == float('-inf'), 0)

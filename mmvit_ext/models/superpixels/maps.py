@@ -21,8 +21,7 @@ __all__ = ['fine_association', 'grid_of', 'hard_superpixels', 'neighbour_ids', '
 
 def with_merged_head(similarity: Tensor) -> Tensor:
     """Append the similarity of all heads together, their sum over the square root of their number; at least float32."""
-    if similarity.dtype in (torch.float16, torch.bfloat16):
-        similarity = similarity.float()
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     return torch.cat([similarity, similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5], 1)
 
 
