@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,20 +35,10 @@ def count_flops(step: Callable[[], object]) -> int:
 
 
 def _convolution_backward(
-    grad_shape: Sequence[int],
-    x_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    _bias: object,
-    _stride: object,
-    _padding: object,
-    _dilation: object,
-    transposed: bool,
-    _output_padding: object,
-    _groups: object,
-    output_mask: Sequence[bool],
-    **_: object,
+    grad_shape: Sequence[int], x_shape: Sequence[int], weight_shape: Sequence[int], *arguments: Any, **_: object
 ) -> int:
     """Input and weight gradient, each as many operations as forwards; torch's own count forgets the groups."""
+    transposed, output_mask = arguments[4], arguments[7]
     positions = math.prod((x_shape if transposed else grad_shape)[2:])
     return 2 * x_shape[0] * positions * math.prod(weight_shape) * (output_mask[0] + output_mask[1])
 

@@ -211,8 +211,6 @@ class Backbone(BaseModule):
         """State the grid ``(h, w)`` of a position embedding, so that one with another grid can be loaded."""
         self._positions[name] = (grid, num_prefix_tokens, mode)
 
-    # Freezing
-
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
         """What ``frozen_stages`` freezes: at 0 the embedding of the image, at k the k-th stage."""
         raise NotImplementedError
@@ -241,8 +239,6 @@ class Backbone(BaseModule):
                 part.eval()
         return self
 
-    # Weights
-
     def init_parameters(self) -> None:
         """Give all parameters their first values."""
         raise NotImplementedError
@@ -262,9 +258,8 @@ class Backbone(BaseModule):
             fit_position_embedding(
                 state_dict, prefix + name, grid, stored_grid, num_prefix_tokens=num_prefix_tokens, mode=mode
             )
-        own = self._modules
         for name in self._last:
-            if own.get(name) is None:
+            if self._modules.get(name) is None:
                 for part in ('weight', 'bias'):
                     state_dict.pop(f'{prefix}{name}.{part}', None)
 
@@ -289,8 +284,6 @@ class Backbone(BaseModule):
             if first is not None:
                 return (first + 1 if first else 0), num_layers
         return 0, num_layers
-
-    # Outputs
 
     @property
     def out_channels(self) -> tuple[int, ...]:

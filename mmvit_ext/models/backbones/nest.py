@@ -36,33 +36,22 @@ MLP_RATIO = 4
 
 
 class NesTLayer(nn.Module):
-    """Pre-norm transformer layer inside blocks: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``."""
+    """Pre-norm transformer layer: ``x + Attn(LN(x))`` by :class:`BlockAttention`, then ``x + MLP(LN(x))``."""
 
     def __init__(
         self,
         embed_dims: int,
         num_heads: int,
         *,
-        block_size: int,
-        multi_query: bool,
-        qkv_bias: bool,
         drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         norm_cfg: Mapping[str, Any],
         act_cfg: Mapping[str, Any],
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.attn = BlockAttention(
-            embed_dims,
-            num_heads,
-            block_size=block_size,
-            multi_query=multi_query,
-            qkv_bias=qkv_bias,
-            attn_drop=attn_drop_rate,
-            proj_drop=drop_rate,
-        )
+        self.attn = BlockAttention(embed_dims, num_heads, proj_drop=drop_rate, **attention)
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
         self.mlp = MLP(embed_dims, MLP_RATIO * embed_dims, act_cfg=act_cfg, drop=drop_rate)
         self.drop_path = DropPath(drop_path_rate)
@@ -258,7 +247,7 @@ class NesT(Backbone):
                     multi_query=settings['multi_query'],
                     qkv_bias=qkv_bias,
                     drop_rate=drop_rate,
-                    attn_drop_rate=attn_drop_rate,
+                    attn_drop=attn_drop_rate,
                     drop_path_rate=next(rates),
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,

@@ -186,11 +186,8 @@ class SPFormer(Backbone):
         ):
             if value not in known:
                 raise ValueError(f'{name} must be one of {known}, got {value!r}')
-        for name, number in (
-            ('pixel_stride', pixel_stride),
-            ('cell_size', cell_size),
-            ('sca_iterations', sca_iterations),
-        ):
+        numbers = {'pixel_stride': pixel_stride, 'cell_size': cell_size, 'sca_iterations': sca_iterations}
+        for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
         settings = self.arch_settings(
@@ -277,7 +274,7 @@ class SPFormer(Backbone):
         num_blocks = max(self.out_indices) + 1
         run = sum(first < num_blocks for first in self.first_blocks)
         later = [part for stage in range(run, len(self.depths)) for part in self.stage_parts(stage + 1)]
-        return [*self.layers[num_blocks:], *later, *self.sca[run - 1].pixel_update_parts()]
+        return [*self.layers[num_blocks:], *later, *self.sca[run - 1].iterations[-1].pixel_update_parts()]
 
     def init_parameters(self) -> None:
         """First values as in a plain ViT; SCA keeps torch's own."""

@@ -29,8 +29,7 @@ class CAMClassifier(BaseModel):
         neck: Config of ``GlobalAveragePooling``; none where the backbone has ``out_type='avg_featmap'``.
         train_cfg: Not used; there so that a classifier's config can be taken over.
         data_preprocessor: Config of the data preprocessor, mmpretrain's ``ClsDataPreprocessor`` when it has no type.
-        rivals: How many other classes, those with the highest logits, are subtracted from the map as a mean; 0 for the
-            class alone.
+        rivals: How many of the strongest other classes are subtracted from the map as a mean; 0 for none.
         init_cfg: Initialisation, mmengine style.
 
     Shape:

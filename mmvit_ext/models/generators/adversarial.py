@@ -71,16 +71,14 @@ class AdversarialModel(BaseModel):
     ``generator`` and ``discriminator`` and ``constructor='mmvit_ext.MultiOptimWrapperConstructor'``.
 
     Args:
-        generator: Config of the generator, which has ``noise_dims`` and ``img_size`` and maps noise to images with
-            values from -1 to 1.
+        generator: Config of the generator from noise (``noise_dims``) to images (``img_size``) between -1 and 1.
         discriminator: Config of the discriminator, which gives each image a score.
         r1_weight: γ of the gradient penalty; 0 for none.
         r1_interval: Iterations from one penalty to the next, which then counts as many times; at least 1.
         average_momentum: Step of the running mean of the generator's weights in each iteration, between 0 and 1.
         fakes_per_image: Generated images for each real one of an evaluation, at least 1.
         seed: Of the noise of evaluations.
-        data_preprocessor: What makes real images values from -1 to 1, RGB; mmengine's ``ImgDataPreprocessor`` with
-            mean and standard deviation 127.5, from BGR, when not given.
+        data_preprocessor: Brings real images to -1 to 1, RGB; mmengine's ``ImgDataPreprocessor`` on BGR by default.
         init_cfg: Initialisation, mmengine style.
     """
 

@@ -142,20 +142,18 @@ class NesTGenerator(BaseModule):
 
         self.stem = nn.Linear(noise_dims, block_size * block_size * dims[0])
         self.levels = nn.ModuleList()
-        for level, (width, heads, depth) in enumerate(
-            zip(dims, settings['num_heads'], settings['depths'], strict=True)
-        ):
+        for level, width in enumerate(dims):
             layers = [
                 NesTLayer(
                     width,
-                    heads,
+                    settings['num_heads'][level],
                     block_size=block_size,
                     multi_query=multi_query,
                     qkv_bias=qkv_bias,
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,
                 )
-                for _ in range(depth)
+                for _ in range(settings['depths'][level])
             ]
             self.levels.append(
                 GeneratorLevel(

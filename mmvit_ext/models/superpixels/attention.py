@@ -16,7 +16,7 @@ Shapes: B batch, C channels, (h, w) pixels, (sh, sw) superpixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -163,10 +163,6 @@ class SuperpixelCrossAttention(nn.Module):
             SCAIteration(embed_dims, num_heads, update_pixels=update_pixels or index < iterations - 1, **settings)
             for index in range(iterations)
         )
-
-    def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
-        """Parts that only the pixels' update in the last iteration uses; without effect where nobody reads these."""
-        return cast('SCAIteration', self.iterations[-1]).pixel_update_parts()
 
     def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """``(B, C, h, w)`` and ``(B, C, sh, sw)`` to both updated, and the similarity of each iteration."""
