@@ -256,7 +256,8 @@ class ATMHead(BaseDecodeHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Backbone maps to class scores ``(B, N, h, w)`` at the masks' own size."""
         output = self.decode(inputs)[-1]
-        return self.fuse(output, tuple(output.masks.shape[-2:]))
+        h, w = output.masks.shape[-2:]
+        return self.fuse(output, (h, w))
 
     def loss(self, inputs: Sequence[Tensor], batch_data_samples: Sequence[Any], train_cfg: Any) -> dict[str, Tensor]:
         """Losses of a batch; see :class:`mmvit_ext.models.losses.atm_loss.ATMLoss`."""
