@@ -113,7 +113,7 @@ class SPFormer(Backbone):
         act_cfg: Activation of the FFN; ``dict(type='GELU')`` when not given.
         interpolate_mode: Interpolation of the superpixels' position embeddings.
         out_indices: Blocks of all stages whose output is returned, in this order; negative ones from the end.
-        out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for the normalised mean ``(B, C)`` of one block's superpixels.
+        out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for one block's normalised mean ``(B, C)`` over superpixels.
         out_association: Whether the outputs end with the last similarity ``(B, sca_heads, 9, h, w)``; see the note.
         frozen_stages: -1 trains everything, 0 freezes the stem, k the first k stages too.
         with_cp: Activation checkpointing of SCA modules and blocks.
