@@ -27,7 +27,6 @@ from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import Superpixels, draw_boundaries, enlarged, superpixels_of_inputs
-from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.superpixels.maps import fine_association, neighbour_ids, with_merged_head
 
 __all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
@@ -108,7 +107,7 @@ def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int 
 class _Observer:
     """Collects the superpixels of the images that pass through a model."""
 
-    def __init__(self, backbone: SPFormer, preprocessor: Any, area: float | None, pictures: int) -> None:
+    def __init__(self, backbone: Any, preprocessor: Any, area: float | None, pictures: int) -> None:
         self.backbone, self.preprocessor, self.pictures = backbone, preprocessor, pictures
         self.occluder = PasteOccluder(area) if area else None
         self.edge = backbone.cell_size * backbone.pixel_stride
@@ -233,7 +232,7 @@ def _measure(
     for value in values:
         loader = build_test_loader(cfg, images=images, last_step={'type': how.transform, how.argument: value})
         observer: Callable[[Any, Any], None] | None = None
-        if isinstance(backbone, SPFormer):
+        if hasattr(backbone, 'cell_size'):
             area = value if how.argument == 'area' else None
             observer = _Observer(backbone, model.data_preprocessor, area, pictures)
         title = f'{name}, {how.argument} {value:g}'

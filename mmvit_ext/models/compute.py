@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,13 +14,9 @@ __all__ = ['count_flops']
 
 
 def count_flops(step: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and convolutions of a call.
+    """Floating-point operations of the matrix products and convolutions of a call, two per multiply-add.
 
-    Args:
-        step: the call; tensors on ``meta`` are enough and cost nothing.
-
-    Returns:
-        operations, two per multiply-add. Papers on vision models mostly give multiply-adds under the name of FLOPs.
+    Tensors on ``meta`` are enough and cost nothing. Papers mostly give multiply-adds under the name of FLOPs.
     """
 
     def product_into(a_shape: Sequence[int], b_shape: Sequence[int], **_: object) -> int:
@@ -38,20 +35,10 @@ def count_flops(step: Callable[[], object]) -> int:
 
 
 def _convolution_backward(
-    grad_shape: Sequence[int],
-    x_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    _bias: object,
-    _stride: object,
-    _padding: object,
-    _dilation: object,
-    transposed: bool,
-    _output_padding: object,
-    _groups: object,
-    output_mask: Sequence[bool],
-    **_: object,
+    grad_shape: Sequence[int], x_shape: Sequence[int], weight_shape: Sequence[int], *arguments: Any, **_: object
 ) -> int:
     """Input and weight gradient, each as many operations as forwards; torch's own count forgets the groups."""
+    transposed, output_mask = arguments[4], arguments[7]
     positions = math.prod((x_shape if transposed else grad_shape)[2:])
     return 2 * x_shape[0] * positions * math.prod(weight_shape) * (output_mask[0] + output_mask[1])
 

@@ -19,19 +19,12 @@ class ScoreTTAModel(SegTTAModel):
     scores already, and the published multi-scale figures of SegViT (arXiv 2210.05844) average these.
 
     Args:
-        module: the segmentor, or its config.
-        data_preprocessor: config of the data preprocessor; the segmentor's when not given.
+        module: The segmentor, or its config.
+        data_preprocessor: Config of the data preprocessor; the segmentor's when not given.
     """
 
     def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
-        """Average the score maps ``(N, H, W)`` of the views of each image and take the best class.
-
-        Args:
-            data_samples_list: for each image its predictions, one per view.
-
-        Returns:
-            one prediction per image.
-        """
+        """Average the score maps ``(N, H, W)`` of each image's views and take the best class."""
         merged = []
         for views in data_samples_list:
             scores = sum(view.seg_logits.data for view in views) / len(views)

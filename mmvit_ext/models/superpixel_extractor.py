@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelExtractor']
@@ -20,34 +19,33 @@ __all__ = ['SuperpixelExtractor']
 class SuperpixelExtractor(BaseModel):
     """SPFormer without a head, whose predictions are the similarities of every superpixel cross attention.
 
-    It takes the checkpoint of a classifier or a segmentor as it is: of that, what does not belong to the backbone is
-    left out. So superpixels can be judged on a dataset that the network was not trained for (arXiv 2401.02931,
-    section 4.2.2).
+    It takes of a classifier's or segmentor's checkpoint what belongs to the backbone. So superpixels can be judged on a
+    dataset that the network was not trained for (arXiv 2401.02931, section 4.2.2).
 
     Args:
-        backbone: a ``mmvit_ext.SPFormer``, or its config.
-        data_preprocessor: config of the data preprocessor, such as mmseg's ``SegDataPreProcessor``.
-        init_cfg: initialisation, mmengine style.
+        backbone: A ``mmvit_ext.SPFormer``, or its config.
+        data_preprocessor: Config of the data preprocessor, such as mmseg's ``SegDataPreProcessor``.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives for each SCA module the similarity ``(B, heads, 9, h,
+        Input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives for each SCA module the similarity ``(B, heads, 9, h,
         w)`` of each iteration; ``mode='predict'`` the data samples with a field ``superpixels``, whose ``similarity``
         is ``(modules, iterations, heads, 9, h, w)`` and which tells ``cell_size`` in pixel features and
         ``pixel_stride`` in pixels.
 
     Raises:
-        ValueError: if the backbone has no superpixels, or a loss is asked for.
+        ValueError: The backbone has no superpixels, or a loss is asked for.
     """
 
     def __init__(
         self,
-        backbone: Mapping[str, Any] | SPFormer,
+        backbone: Mapping[str, Any] | nn.Module,
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(None if data_preprocessor is None else dict(data_preprocessor), init_cfg)
-        built = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
-        if not isinstance(built, SPFormer):
+        built: Any = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
+        if not hasattr(built, 'cell_size'):
             raise ValueError(
                 f'backbone must be a mmvit_ext.SPFormer, which has superpixels, got {type(built).__name__}'
             )

@@ -13,22 +13,23 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.layers.indices import resolve_indices
 from mmvit_ext.models.layers.position_embedding import fit_position_embedding
 
-__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_settings', 'channels_last', 'checkpointed', 'token_grid']
+__all__ = [
+    'Backbone',
+    'MapInfo',
+    'Tokens',
+    'arch_settings',
+    'arch_table',
+    'channels_last',
+    'checkpointed',
+    'resolve_indices',
+    'token_grid',
+]
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
-    """Grid of tokens on an image.
-
-    Args:
-        img_size: An edge or ``(H, W)`` in pixels.
-        stride: Edge of a token in pixels.
-        cut: Whether pixels that do not fill a whole token are left out rather than padded.
-
-    Returns:
-        ``(h, w)``.
+    """Grid ``(h, w)`` of tokens on an image; ``cut`` leaves out pixels that fill no whole token, otherwise padded.
 
     Raises:
         ValueError: The size is neither an edge nor a pair, or is smaller than a token.
@@ -40,21 +41,18 @@ def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False)
     return h, w
 
 
+def arch_table(settings: Sequence[str], **rows: Sequence[Any]) -> MappingProxyType[str, Mapping[str, Any]]:
+    """A paper's table of architectures: by name, the values of ``settings`` in their order."""
+    return MappingProxyType({name: dict(zip(settings, row, strict=True)) for name, row in rows.items()})
+
+
 def arch_settings(
     arch: str | Mapping[str, Any], archs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Settings of an architecture, given by name or as a dict.
-
-    Args:
-        arch: A name, or the settings.
-        archs: The settings of those that have a name.
-        defaults: Settings that may be left out.
-
-    Returns:
-        All settings. Those that are sequences in the table have the same number of values, one for each stage.
+    """Settings of an architecture, given by name or as a dict; those in ``defaults`` may be left out of the dict.
 
     Raises:
-        ValueError: The name is unknown, the dict lacks a setting or has one too many, or the numbers of values differ.
+        ValueError: The name or a setting is unknown, one is missing, or the stages have different numbers of values.
     """
     defaults = defaults or {}
     if not isinstance(arch, Mapping):
@@ -70,6 +68,25 @@ def arch_settings(
     if len({len(arch[name]) for name in staged}) > 1 or not all(len(arch[name]) for name in staged):
         raise ValueError(f'arch: {", ".join(staged)} must have one value for each stage, got {dict(arch)}')
     return {**defaults, **arch}
+
+
+def resolve_indices(
+    indices: int | Sequence[int], count: int, what: str, *, name: str = 'out_indices', may_be_empty: bool = False
+) -> tuple[int, ...]:
+    """One or several ``indices`` into ``count`` things, counted from 0, in the order in which they were given.
+
+    Raises:
+        ValueError: None is given where ``may_be_empty`` is not set, or one lies outside or stands twice.
+    """
+    given = (indices,) if isinstance(indices, int) else tuple(indices)
+    resolved = tuple(i + count if i < 0 else i for i in given)
+    if (
+        (not resolved and not may_be_empty)
+        or any(not 0 <= i < count for i in resolved)
+        or len(set(resolved)) < len(resolved)
+    ):
+        raise ValueError(f'{name} must name distinct {what} of {count}, got {indices!r}')
+    return resolved
 
 
 def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool) -> Any:
@@ -99,7 +116,7 @@ class Tokens(NamedTuple):
     num_prefix_tokens: int = 0
 
     def to_map(self) -> Tensor:
-        """Those of the grid as ``(B, C, h, w)``, a view."""
+        """Tokens of the grid as ``(B, C, h, w)``, a view."""
         return self.x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, self.size)
 
 
@@ -112,6 +129,9 @@ class Backbone(BaseModule):
     output, for example tokens with the class token.
 
     Attributes:
+        ARCHS: Architectures by name, as the paper's table has them.
+        ARCH_DEFAULTS: Settings that an architecture may leave out.
+        UNIT: What ``out_indices`` count.
         block_names: Names of all blocks, from the input on.
         stage_names: Names that ``out_indices`` count: those of the blocks, or of the last block of each stage.
         out_names: Names of the outputs, in their order.
@@ -119,14 +139,8 @@ class Backbone(BaseModule):
     """
 
     ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """Architectures by name, as the paper's table has them."""
-
     ARCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
-    """Settings that an architecture may leave out."""
-
     UNIT = 'block'
-    """What ``out_indices`` count."""
-
     OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
 
     block_names: tuple[str, ...]
@@ -154,9 +168,10 @@ class Backbone(BaseModule):
         self._register_state_dict_hook(_tell_grids)
 
     @classmethod
-    def arch_settings(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of an architecture, given by name or as a dict; see :func:`arch_settings`."""
-        return arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
+    def arch_settings(cls, arch: str | Mapping[str, Any], **replaced: Any) -> dict[str, Any]:
+        """Settings of an architecture, see :func:`arch_settings`, with those in place that are not None."""
+        settings = arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
+        return settings | {name: value for name, value in replaced.items() if value is not None}
 
     def declare(
         self,
@@ -179,9 +194,6 @@ class Backbone(BaseModule):
             others: Further maps.
             owners: Parts of the network outside the blocks by name, and the block that they belong to.
             last: Names of the parts behind the last block.
-
-        Raises:
-            ValueError: An output or frozen stage does not exist.
         """
         self.block_names = tuple(blocks)
         self.stage_names = self.block_names if stages is None else tuple(stages)
@@ -196,17 +208,8 @@ class Backbone(BaseModule):
     def declare_position(
         self, name: str, grid: tuple[int, int], *, num_prefix_tokens: int = 0, mode: str = 'bicubic'
     ) -> None:
-        """State the grid of a position embedding, so that it can be loaded from a file with another grid.
-
-        Args:
-            name: The parameter's name.
-            grid: ``(h, w)`` in tokens.
-            num_prefix_tokens: Leading tokens without a place in the image.
-            mode: Interpolation.
-        """
+        """State the grid ``(h, w)`` of a position embedding, so that one with another grid can be loaded."""
         self._positions[name] = (grid, num_prefix_tokens, mode)
-
-    # Freezing
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
         """What ``frozen_stages`` freezes: at 0 the embedding of the image, at k the k-th stage."""
@@ -236,8 +239,6 @@ class Backbone(BaseModule):
                 part.eval()
         return self
 
-    # Weights
-
     def init_parameters(self) -> None:
         """Give all parameters their first values."""
         raise NotImplementedError
@@ -257,22 +258,16 @@ class Backbone(BaseModule):
             fit_position_embedding(
                 state_dict, prefix + name, grid, stored_grid, num_prefix_tokens=num_prefix_tokens, mode=mode
             )
-        own = self._modules
         for name in self._last:
-            if own.get(name) is None:
+            if self._modules.get(name) is None:
                 for part in ('weight', 'bias'):
                     state_dict.pop(f'{prefix}{name}.{part}', None)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning rates (mmpretrain's interface).
+        """Depth of a parameter and the number of layers, for layer-wise learning rates (mmpretrain's interface).
 
-        Args:
-            param_name: Name of the parameter in the model.
-            prefix: What comes before the backbone's own names, ``'backbone.'`` in most models.
-
-        Returns:
-            The layer: 0 for the embedding of the image, k for the k-th block and what leads to it, and the last for
-            all that follows the blocks, heads included; and the number of layers.
+        Layer 0 is the embedding of the image, k the k-th block and what leads to it; the last is all that follows the
+        blocks, heads included. ``prefix`` comes before the backbone's own names, ``'backbone.'`` in most models.
         """
         num_layers = len(self.block_names) + 2
         if not param_name.startswith(prefix):
@@ -290,8 +285,6 @@ class Backbone(BaseModule):
                 return (first + 1 if first else 0), num_layers
         return 0, num_layers
 
-    # Outputs
-
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Width of each output."""
@@ -307,15 +300,7 @@ class Backbone(BaseModule):
         return min(max(self.get_layer_depth(name)[0] for name in names), len(self.block_names))
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
-        """Run the network up to the last of the named maps.
-
-        Args:
-            img: ``(B, in_channels, H, W)``.
-            names: Of the maps that are wanted.
-
-        Returns:
-            A map ``(B, C, h, w)`` or :class:`Tokens` for each name.
-        """
+        """Run the network on ``(B, in_channels, H, W)`` up to the last of the named maps, and give each of these."""
         raise NotImplementedError
 
     def to_map(self, found: Tensor | Tokens) -> Tensor:
@@ -352,15 +337,11 @@ class Backbone(BaseModule):
 
         Args:
             img: ``(B, in_channels, H, W)``.
-            indices: Blocks by number, negative ones from the end, or maps by name; all blocks up to the highest output
-                when not given.
+            indices: Numbers of blocks, negative ones from the end, or names of maps; all blocks up to the highest
+                output when not given.
 
         Returns:
-            Maps ``(B, C, h, w)`` in the order of ``indices``. They lie on the way to the outputs where the next part
-            of the network takes a map.
-
-        Raises:
-            ValueError: A block does not exist.
+            Maps ``(B, C, h, w)``. They lie on the way to the outputs where the next part of the network takes a map.
         """
         if indices is None:
             last = self.stage_names[max(self.out_indices)]

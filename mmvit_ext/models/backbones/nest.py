@@ -24,10 +24,9 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, channels_last, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
-from mmvit_ext.models.layers.initialisation import init_linears
-from mmvit_ext.models.layers.mlp import MLP
+from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
 
@@ -37,46 +36,22 @@ MLP_RATIO = 4
 
 
 class NesTLayer(nn.Module):
-    """Pre-norm transformer layer inside blocks: ``x + Attn(LN(x))``, then ``x + MLP(LN(x))``.
-
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads; divides C.
-        block_size: edge of a block in tokens.
-        multi_query: whether the heads share their keys and values.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after the attention and in the MLP, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of both branches, a probability.
-        norm_cfg: both norms, mmcv style.
-        act_cfg: activation of the MLP, mmcv style.
-    """
+    """Pre-norm transformer layer: ``x + Attn(LN(x))`` by :class:`BlockAttention`, then ``x + MLP(LN(x))``."""
 
     def __init__(
         self,
         embed_dims: int,
         num_heads: int,
         *,
-        block_size: int,
-        multi_query: bool,
-        qkv_bias: bool,
         drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         norm_cfg: Mapping[str, Any],
         act_cfg: Mapping[str, Any],
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.attn = BlockAttention(
-            embed_dims,
-            num_heads,
-            block_size=block_size,
-            multi_query=multi_query,
-            qkv_bias=qkv_bias,
-            attn_drop=attn_drop_rate,
-            proj_drop=drop_rate,
-        )
+        self.attn = BlockAttention(embed_dims, num_heads, proj_drop=drop_rate, **attention)
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
         self.mlp = MLP(embed_dims, MLP_RATIO * embed_dims, act_cfg=act_cfg, drop=drop_rate)
         self.drop_path = DropPath(drop_path_rate)
@@ -93,11 +68,6 @@ class BlockAggregation(nn.Module):
     Both are padded as TensorFlow's "SAME" pads maps of even size: the convolution all around, the pooling at the bottom
     and right only. A map of odd size is first made even, so that window i always starts at row 2 i and what lies beyond
     the border changes nothing.
-
-    Args:
-        in_dims: width of the map.
-        embed_dims: width of the result.
-        norm_cfg: norm, mmcv style.
     """
 
     def __init__(self, in_dims: int, embed_dims: int, *, norm_cfg: Mapping[str, Any]) -> None:
@@ -115,17 +85,7 @@ class BlockAggregation(nn.Module):
 
 
 class NesTLevel(nn.Module):
-    """A level of the hierarchy: aggregation (but in the first one), position embedding, layers in blocks.
-
-    Args:
-        aggregation: from the map of the level below, or None.
-        layers: the layers.
-        grid: ``(H, W)`` of the position embedding, in tokens.
-        embed_dims: width C.
-        drop: dropout after the position embedding, a probability.
-        interpolate_mode: interpolation of the position embedding.
-        with_cp: activation checkpointing of every layer.
-    """
+    """A level of the hierarchy: aggregation (but in the first one), position embedding, layers in blocks."""
 
     def __init__(
         self,
@@ -173,39 +133,35 @@ class NesT(Backbone):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'cifar-tiny'``, ``'cifar-small'``, ``'cifar-base'``, or a dict of
-            ``embed_dims``, ``num_heads`` and ``depths``, a value per level. The next four are those of the named
-            architecture when not given (224, 4, 14, False for a dict and outside the CIFAR ones, which have 32, 1, 4,
-            True).
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grids of the position embeddings only.
-        patch_size: edge of a patch in pixels.
-        block_size: edge of a block in tokens.
-        multi_query: whether the heads of an attention share one head of keys and values.
-        in_channels: image channels.
-        out_indices: levels whose map is returned, in this order; negative values count from the top. All of them when
-            not given.
+            ``embed_dims``, ``num_heads`` and ``depths``, a value per level. The next four are 32, 1, 4, True in the
+            CIFAR ones and 224, 4, 14, False in all others when not given.
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grids of the position embeddings only.
+        patch_size: Edge of a patch in pixels.
+        block_size: Edge of a block in tokens.
+        multi_query: Whether the heads of an attention share one head of keys and values.
+        in_channels: Image channels.
+        out_indices: Levels whose map is returned, in this order; negative values count from the top. None for all.
         out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their mean ``(B, C)`` over the plane.
-        extra_dims: width of one more map on top, at twice the stride, made by an aggregation without layers; it is the
-            last level for ``out_indices``. None for no such map.
-        final_norm: whether the map of the last level that has layers is normalised when it is returned, as classifiers
-            need it. The extra map is made of the one before the norm.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after the position embeddings, the attention and in the MLP, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
-        norm_cfg: all norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
-        act_cfg: activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
-        interpolate_mode: interpolation of the position embeddings.
+        extra_dims: Width of one more level on top, an aggregation without layers. None for no such level.
+        final_norm: Whether the last level that has layers returns a normalised map; the extra level takes the one
+            before the norm.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Dropout after the position embeddings, the attention and in the MLP, a probability.
+        attn_drop_rate: Dropout of attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
+        norm_cfg: All norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
+        act_cfg: Activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
+        interpolate_mode: Interpolation of the position embeddings.
         frozen_stages: 0 freezes the patch embedding, n > 0 the first n levels, too; -1 freezes nothing.
-        with_cp: activation checkpointing of every layer.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of every layer.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
         s = 4, 8, 16 (and 32), contiguous in memory; for CIFAR s = 1, 2, 4, 8.
 
     Raises:
-        ValueError: for an unknown ``arch``, settings that are not one per level, an ``img_size`` below a patch, heads
-            that do not divide the width, an output or frozen level that does not exist.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         Levels above the highest output are not run, and what no output depends on has no gradient.
@@ -213,32 +169,18 @@ class NesT(Backbone):
 
     UNIT = 'level'
     ARCH_DEFAULTS = MappingProxyType({'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False})
-    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-        # arXiv 2105.12723, table 1 (CIFAR) and table 2 (ImageNet), with appendix A.
-        {
-            **{
-                name: MappingProxyType({'embed_dims': embed_dims, 'num_heads': num_heads, 'depths': depths})
-                for name, embed_dims, num_heads, depths in (
-                    ('tiny', (96, 192, 384), (3, 6, 12), (2, 2, 8)),
-                    ('small', (96, 192, 384), (3, 6, 12), (2, 2, 20)),
-                    ('base', (128, 256, 512), (4, 8, 16), (2, 2, 20)),
-                )
-            },
-            **{
-                f'cifar-{name}': MappingProxyType(
-                    {
-                        'embed_dims': (dims,) * 4,
-                        'num_heads': (heads,) * 4,
-                        'depths': (3,) * 4,
-                        'img_size': 32,
-                        'patch_size': 1,
-                        'block_size': 4,
-                        'multi_query': True,
-                    }
-                )
-                for name, dims, heads in (('tiny', 192, 3), ('small', 384, 6), ('base', 768, 12))
-            },
-        }
+    # arXiv 2105.12723, table 1 (CIFAR) and table 2 (ImageNet), with appendix A.
+    ARCHS = arch_table(
+        ('embed_dims', 'num_heads', 'depths'),
+        tiny=((96, 192, 384), (3, 6, 12), (2, 2, 8)),
+        small=((96, 192, 384), (3, 6, 12), (2, 2, 20)),
+        base=((128, 256, 512), (4, 8, 16), (2, 2, 20)),
+    ) | arch_table(
+        ('embed_dims', 'num_heads', 'depths', 'img_size', 'patch_size', 'block_size', 'multi_query'),
+        **{
+            f'cifar-{name}': ((dims,) * 4, (heads,) * 4, (3,) * 4, 32, 1, 4, True)
+            for name, dims, heads in (('tiny', 192, 3), ('small', 384, 6), ('base', 768, 12))
+        },
     )
 
     def __init__(
@@ -266,9 +208,9 @@ class NesT(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
-        settings = self.arch_settings(arch)
-        given = {'img_size': img_size, 'patch_size': patch_size, 'block_size': block_size, 'multi_query': multi_query}
-        settings |= {name: value for name, value in given.items() if value is not None}
+        settings = self.arch_settings(
+            arch, img_size=img_size, patch_size=patch_size, block_size=block_size, multi_query=multi_query
+        )
         if settings['block_size'] < 1 or settings['patch_size'] < 1:
             raise ValueError(
                 f'patch_size and block_size must be at least 1, got {settings["patch_size"]} and '
@@ -305,7 +247,7 @@ class NesT(Backbone):
                     multi_query=settings['multi_query'],
                     qkv_bias=qkv_bias,
                     drop_rate=drop_rate,
-                    attn_drop_rate=attn_drop_rate,
+                    attn_drop=attn_drop_rate,
                     drop_path_rate=next(rates),
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,
@@ -350,7 +292,6 @@ class NesT(Backbone):
         return [self.levels[stage - 1] if stage <= self.num_levels else self.extra_aggregation]
 
     def unused_parts(self) -> list[nn.Module | nn.Parameter]:
-        """Parts that no output depends on."""
         unused = super().unused_parts()
         return [*unused, self.norm] if self.norm is not None and self.num_levels - 1 not in self.out_indices else unused
 
@@ -361,7 +302,6 @@ class NesT(Backbone):
         init_linears(self, (nn.Linear, nn.Conv2d))
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Run the levels up to the last of the named maps; see the base class."""
         x, size = self.patch_embed(channels_last(img))  # (B, H*W, C)
         x = x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)  # (B, C, H, W)
         last = self.block_names[self.num_blocks_run(names) - 1]

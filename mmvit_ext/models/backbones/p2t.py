@@ -23,7 +23,7 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, channels_last, checkpointed
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, arch_table, channels_last, checkpointed
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
@@ -61,15 +61,6 @@ class PyramidPoolingAttention(nn.Module):
     .. math::
         P = \mathrm{LN}(\mathrm{concat}_i(P_i + \mathrm{DWConv}_i(P_i))), \qquad
         \mathrm{softmax}(X W_q (P W_k)^\top / \sqrt{C/h})\, P W_v
-
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads h; divides C.
-        pool_ratios: edge of the map over edge of a pooled map, one per pooled map.
-        pool_type: ``'avg'`` or ``'max'``.
-        qkv_bias: whether queries, keys and values have a bias.
-        attn_drop: dropout of attention weights, a probability.
-        proj_drop: dropout of the output, a probability.
     """
 
     def __init__(
@@ -96,16 +87,7 @@ class PyramidPoolingAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList | None) -> Tensor:
-        """Attend from tokens ``(B, H*W, C)`` to their pooled maps.
-
-        Args:
-            x: tokens.
-            size: ``(H, W)``.
-            rpe_convs: the stage's depthwise convolution for each ratio, or None without position encoding.
-
-        Returns:
-            ``(B, H*W, C)``.
-        """
+        """``(B, H*W, C)`` to the same; the stage's convolutions encode positions, if there are any."""
         feature = as_map(x, size)  # (B, C, H, W)
         pool = POOLINGS[self.pool_type]
         pools = [pool(feature, pooled_size(size, ratio)) for ratio in self.pool_ratios]
@@ -119,14 +101,7 @@ class PyramidPoolingAttention(nn.Module):
 
 
 class InvertedResidualFFN(nn.Module):
-    """FFN as an inverted bottleneck (IRB): 1x1 convolution, 3x3 depthwise convolution, 1x1 convolution.
-
-    Args:
-        embed_dims: width C.
-        hidden_channels: inner width r C.
-        act_cfg: activation after the first and the second convolution, mmcv style.
-        drop: dropout of the output, a probability.
-    """
+    """FFN as an inverted bottleneck (IRB): 1x1 convolution, 3x3 depthwise convolution, 1x1 convolution."""
 
     def __init__(self, embed_dims: int, hidden_channels: int, *, act_cfg: Mapping[str, Any], drop: float) -> None:
         super().__init__()
@@ -155,15 +130,7 @@ FFNS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({'irb': Inverted
 
 
 class P2TBlock(nn.Module):
-    """Pre-norm block: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``.
-
-    Args:
-        attn: the attention.
-        ffn: the feed-forward network.
-        embed_dims: width C.
-        norm_cfg: both norms, mmcv style.
-        drop_path: stochastic depth of both branches, a probability.
-    """
+    """Pre-norm block: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``."""
 
     def __init__(
         self,
@@ -188,14 +155,7 @@ class P2TBlock(nn.Module):
 
 
 class P2TStage(nn.Module):
-    """Patch embedding, blocks, and the position encoding that the blocks share.
-
-    Args:
-        patch_embed: strided convolution and norm.
-        blocks: the blocks.
-        rpe_convs: a depthwise convolution for each pooling ratio, or None.
-        with_cp: activation checkpointing of every block.
-    """
+    """Patch embedding, blocks, and the position encoding (a convolution for each ratio) that the blocks share."""
 
     def __init__(
         self, patch_embed: nn.Module, blocks: Sequence[nn.Module], rpe_convs: nn.ModuleList | None, *, with_cp: bool
@@ -227,48 +187,42 @@ class P2T(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_heads``, ``depths``
             and ``mlp_ratios``, four values each.
-        in_channels: image channels.
-        out_indices: stages whose map is returned, in this order; negative values count from the end.
-        pool_ratios: pooling ratios of each of the four stages, edge over pooled edge.
+        in_channels: Image channels.
+        out_indices: Stages whose map is returned, in this order; negative values count from the end.
+        pool_ratios: Pooling ratios of each of the four stages, edge over pooled edge.
         pool_type: ``'avg'`` or ``'max'``.
-        with_rpe: whether pooled maps get a relative position encoding.
+        with_rpe: Whether pooled maps get a relative position encoding.
         ffn_type: ``'irb'``, with a depthwise convolution between the linear maps, or ``'mlp'``, without.
-        overlapped: whether patches overlap (kernels 7, 3, 3, 3, padded) or not (kernel = stride, no padding).
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after the attention and the FFN, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability.
-        norm_cfg: norms of the blocks, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given. The norms of pooled
-            tokens and patches keep PyTorch's own eps.
-        act_cfg: activation of the FFN, mmcv style; ``dict(type='HSwish')`` when not given.
+        overlapped: Whether patches overlap (kernels 7, 3, 3, 3, padded) or not (kernel = stride, no padding).
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Dropout after the attention and the FFN, a probability.
+        attn_drop_rate: Dropout of attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability.
+        norm_cfg: Norms of the blocks (not of pooled tokens and patches); ``dict(type='LN', eps=1e-6)`` when not given.
+        act_cfg: Activation of the FFN, mmcv style; ``dict(type='HSwish')`` when not given.
         out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their means ``(B, C)``.
         frozen_stages: 0 freezes the first patch embedding, n > 0 the first n stages; -1 freezes nothing.
-        with_cp: activation checkpointing of every block.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of every block.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / s), ceil(W / s))`` with strides
         s = 4, 8, 16, 32 (rounded down where patches do not overlap), contiguous in memory.
 
     Raises:
-        ValueError: for an unknown ``arch``, ``pool_type`` or ``ffn_type``, settings that are not four per stage, heads
-            that do not divide the width, an output or frozen stage that does not exist.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         Tokens and channels-last maps are one layout, so that only the returned maps are copied.
     """
 
-    # arXiv 2106.12011, table 1; heads and FFN ratios are the same in all of them.
-    ARCHS = MappingProxyType(
-        {
-            name: {'embed_dims': embed_dims, 'num_heads': (1, 2, 5, 8), 'depths': depths, 'mlp_ratios': (8, 8, 4, 4)}
-            for name, embed_dims, depths in (
-                ('tiny', (48, 96, 240, 384), (2, 2, 6, 3)),
-                ('small', (64, 128, 320, 512), (2, 2, 9, 3)),
-                ('base', (64, 128, 320, 512), (3, 4, 18, 3)),
-                ('large', (64, 128, 320, 640), (3, 8, 27, 3)),
-            )
-        }
+    # arXiv 2106.12011, table 1.
+    ARCHS = arch_table(
+        ('embed_dims', 'num_heads', 'depths', 'mlp_ratios'),
+        tiny=((48, 96, 240, 384), (1, 2, 5, 8), (2, 2, 6, 3), (8, 8, 4, 4)),
+        small=((64, 128, 320, 512), (1, 2, 5, 8), (2, 2, 9, 3), (8, 8, 4, 4)),
+        base=((64, 128, 320, 512), (1, 2, 5, 8), (3, 4, 18, 3), (8, 8, 4, 4)),
+        large=((64, 128, 320, 640), (1, 2, 5, 8), (3, 8, 27, 3), (8, 8, 4, 4)),
     )
     UNIT = 'stage'
 
@@ -372,7 +326,6 @@ class P2T(Backbone):
                 nn.init.zeros_(module.bias)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Run the stages up to that of the last named map."""
         if not self.overlapped and min(img.shape[-2:]) < 32:
             raise ValueError(f'overlapped=False needs images of at least 32 x 32 pixels, got {tuple(img.shape[-2:])}')
         last = self.block_names[self.num_blocks_run(names) - 1]

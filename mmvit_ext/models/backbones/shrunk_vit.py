@@ -27,13 +27,8 @@ QD_MODES = ('query', 'qkv', 'conv')
 class QDLayer(ViTLayer):
     r"""Encoder layer that halves the grid: :math:`x' = x_\downarrow + \mathrm{Attn}(q=x_\downarrow, k=v=x)`, then FFN.
 
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads; divides C.
-        feedforward_channels: hidden width of the FFN.
-        qd_mode: ``'query'`` thins out the queries only, ``'qkv'`` keys and values too; ``'conv'`` takes the queries
-            from a 3x3 convolution with stride 2.
-        **kwargs: the other arguments of :class:`mmvit_ext.models.backbones.vit.ViTLayer`.
+    ``qd_mode`` ``'query'`` thins out the queries only, ``'qkv'`` keys and values too; ``'conv'`` takes the queries from
+    a 3x3 convolution with stride 2.
     """
 
     def __init__(
@@ -68,19 +63,19 @@ class ShrunkViT(ViT):
     convolution, which no checkpoint has).
 
     Args:
-        arch: as in ``ViT``.
-        shrink_index: layer that downsamples, counted from 0; the paper's is a third of the depth, 8 of 24 or 4 of 12.
+        arch: As in ``ViT``.
+        shrink_index: Layer that downsamples, counted from 0; the paper's is a third of the depth, 8 of 24 or 4 of 12.
         qd_mode: ``'query'`` (the paper's choice) thins out the queries to every second row and column; ``'qkv'`` thins
             out keys and values too; ``'conv'`` takes the queries from a convolution with stride 2.
-        with_cls_token: must be False.
-        **kwargs: the other arguments of ``ViT``.
+        with_cls_token: Must be False.
+        **kwargs: The other arguments of ``ViT``.
 
     Shape:
-        input ``(B, in_channels, H, W)``; outputs of layers before ``shrink_index``
+        Input ``(B, in_channels, H, W)``; outputs of layers before ``shrink_index``
         ``(B, C, ceil(H / patch), ceil(W / patch))``, of later ones half of that, rounded up.
 
     Raises:
-        ValueError: for a ``shrink_index`` outside the layers, an unknown ``qd_mode``, or a class token.
+        ValueError: For a ``shrink_index`` outside the layers, an unknown ``qd_mode``, or a class token.
     """
 
     OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
@@ -113,13 +108,11 @@ class ShrunkViT(ViT):
         return QDLayer(**settings, qd_mode=qd_mode) if index == shrink_index else ViTLayer(**settings)
 
     def layer_stride(self, index: int) -> int:
-        """Stride of the tokens after layer ``index`` in pixels."""
         return self.patch_size * (1 + (index >= self.shrink_index))
 
     def run_layer(
         self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens and their grid after layer ``index``."""
         if index != self.shrink_index:
             return super().run_layer(index, layer, x, size)
         return checkpointed(layer, x, size, with_cp=self.with_cp), ((size[0] + 1) // 2, (size[1] + 1) // 2)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,9 +26,17 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, channels_last, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import (
+    Backbone,
+    MapInfo,
+    Tokens,
+    arch_table,
+    channels_last,
+    checkpointed,
+    token_grid,
+)
 from mmvit_ext.models.backbones.vit import ViTLayer
-from mmvit_ext.models.layers.initialisation import init_linears
+from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
 from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
@@ -81,49 +88,42 @@ class SPFormer(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims``, ``depths``, ``num_heads`` and
             ``sca_heads``. The four keywords below replace single entries.
-        embed_dims: width C.
+        embed_dims: Width C.
         depths: ViT blocks of each stage; each stage starts with an SCA module. ``(12,)`` has SCA at the start only.
-        num_heads: heads of the self-attention; divides C.
-        sca_heads: heads of the SCA; divides C.
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embeddings only.
-        pixel_stride: stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
-        cell_size: edge p of a superpixel's own cell, in pixel features.
-        in_channels: image channels.
-        stem: ``'patchify'``, one convolution without overlap, or ``'conv'``, 3x3 convolutions of stride 2 (the
-            paper's dagger variants).
-        sca_iterations: iterations of each SCA module, at least 1.
-        pixel_qkv: the pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
+        num_heads: Heads of the self-attention; divides C.
+        sca_heads: Heads of the SCA; divides C.
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embeddings only.
+        pixel_stride: Stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
+        cell_size: Edge p of a superpixel's own cell, in pixel features.
+        in_channels: Image channels.
+        stem: ``'patchify'``, one convolution, or ``'conv'``, 3x3 ones of stride 2 (the paper's dagger variants).
+        sca_iterations: Iterations of each SCA module, at least 1.
+        pixel_qkv: The pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
             one normalised projection of them; ``'separate'``, one for each.
-        positions: how positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
-        bridge_from: the pixels that are added to between stages: ``'input'``, those that entered the stage, or
-            ``'updated'``, those after its SCA.
-        layer_scale_init: initial scale of SCA's updates.
-        mlp_ratio: hidden width of the FFN over C.
-        qkv_bias: whether the self-attention's projections have a bias.
-        drop_rate: dropout, a probability.
-        attn_drop_rate: dropout of self-attention weights, a probability.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; the
-            paper trains tiny and small with 0.1, base with 0.6.
-        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
-        stem_norm_cfg: normalisation in the stem; ``dict(type='BN')`` when not given.
-        act_cfg: activation of the FFN; ``dict(type='GELU')`` when not given.
-        interpolate_mode: interpolation of the superpixels' position embeddings.
-        out_indices: blocks whose output is returned, counted over all stages, in this order; negative values count
-            from the end.
-        out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for the normalised mean ``(B, C)`` over the superpixels of
-            one block, which a linear classifier takes as it is, without a neck.
-        out_association: whether the outputs end with the similarity ``(B, sca_heads, 9, h, w)`` of the last SCA
-            iteration that ran; see the note.
+        positions: How positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
+        bridge_from: What pixels are added to between stages: the stage's ``'input'`` or what its SCA ``'updated'``.
+        layer_scale_init: Initial scale of SCA's updates.
+        mlp_ratio: Hidden width of the FFN over C.
+        qkv_bias: Whether the self-attention's projections have a bias.
+        drop_rate: Dropout, a probability.
+        attn_drop_rate: Dropout of self-attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0; in the paper 0.1, for base 0.6.
+        norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
+        stem_norm_cfg: Normalisation in the stem; ``dict(type='BN')`` when not given.
+        act_cfg: Activation of the FFN; ``dict(type='GELU')`` when not given.
+        interpolate_mode: Interpolation of the superpixels' position embeddings.
+        out_indices: Blocks of all stages whose output is returned, in this order; negative ones from the end.
+        out_type: ``'featmap'`` for maps; ``'avg_featmap'`` for one block's normalised mean ``(B, C)`` over superpixels.
+        out_association: Whether the outputs end with the last similarity ``(B, sca_heads, 9, h, w)``; see the note.
         frozen_stages: -1 trains everything, 0 freezes the stem, k the first k stages too.
-        with_cp: activation checkpointing of SCA modules and blocks.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of SCA modules and blocks.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, sh, sw)`` each, then the similarity if wanted.
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, sh, sw)`` each, then the similarity if wanted.
 
     Raises:
-        ValueError: for unknown names, heads that do not divide C, an output index outside the blocks or twice the
-            same one, an association beside averaged outputs.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         The similarity is an ordinary last entry of the output tuple, behind the maps. Heads that choose their maps by
@@ -135,12 +135,11 @@ class SPFormer(Backbone):
     """
 
     # arXiv 2401.02931, section 4.1.
-    ARCHS = MappingProxyType(
-        {
-            'tiny': {'embed_dims': 192, 'depths': (2, 10), 'num_heads': 3, 'sca_heads': 2},
-            'small': {'embed_dims': 384, 'depths': (2, 10), 'num_heads': 6, 'sca_heads': 2},
-            'base': {'embed_dims': 768, 'depths': (2, 10), 'num_heads': 12, 'sca_heads': 3},
-        }
+    ARCHS = arch_table(
+        ('embed_dims', 'depths', 'num_heads', 'sca_heads'),
+        tiny=(192, (2, 10), 3, 2),
+        small=(384, (2, 10), 6, 2),
+        base=(768, (2, 10), 12, 3),
     )
 
     def __init__(
@@ -186,16 +185,13 @@ class SPFormer(Backbone):
         ):
             if value not in known:
                 raise ValueError(f'{name} must be one of {known}, got {value!r}')
-        for name, number in (
-            ('pixel_stride', pixel_stride),
-            ('cell_size', cell_size),
-            ('sca_iterations', sca_iterations),
-        ):
+        numbers = {'pixel_stride': pixel_stride, 'cell_size': cell_size, 'sca_iterations': sca_iterations}
+        for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
-        settings = self.arch_settings(arch)
-        replaced = {'embed_dims': embed_dims, 'depths': depths, 'num_heads': num_heads, 'sca_heads': sca_heads}
-        settings.update({name: value for name, value in replaced.items() if value is not None})
+        settings = self.arch_settings(
+            arch, embed_dims=embed_dims, depths=depths, num_heads=num_heads, sca_heads=sca_heads
+        )
         self.embed_dims, self.depths = int(settings['embed_dims']), tuple(settings['depths'])
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f'depths must name at least one block for each stage, got {self.depths}')
@@ -277,7 +273,7 @@ class SPFormer(Backbone):
         num_blocks = max(self.out_indices) + 1
         run = sum(first < num_blocks for first in self.first_blocks)
         later = [part for stage in range(run, len(self.depths)) for part in self.stage_parts(stage + 1)]
-        return [*self.layers[num_blocks:], *later, *self.sca[run - 1].pixel_update_parts()]
+        return [*self.layers[num_blocks:], *later, *self.sca[run - 1].iterations[-1].pixel_update_parts()]
 
     def init_parameters(self) -> None:
         """First values as in a plain ViT; SCA keeps torch's own."""
@@ -291,20 +287,14 @@ class SPFormer(Backbone):
     def run(
         self, img: Tensor, names: Collection[str] | None = None
     ) -> tuple[dict[str, Tokens], tuple[tuple[Tensor, ...], ...]]:
-        """Superpixels and every association.
-
-        Args:
-            img: ``(B, in_channels, H, W)``.
-            names: blocks that are wanted; those of the outputs when not given.
-
-        Returns:
-            what the named blocks give, and for each SCA module that ran the similarity ``(B, sca_heads, 9, h, w)`` of
-            each iteration.
-        """
+        """What the named blocks (by default the outputs) give, and each SCA module's similarity of every iteration."""
         names = self.out_names if names is None else names
         num_blocks = self.num_blocks_run(names)
         h, w = (-(-edge // self.pixel_stride) for edge in img.shape[-2:])
-        pixels = self.stem(self._padded(img))  # (B, C, p*sh, p*sw)
+        cell = self.pixel_stride * self.cell_size
+        padded = F.pad(img, (0, -img.shape[3] % cell, 0, -img.shape[2] % cell))
+        # Channels last in memory: what follows works on all channels of a pixel at a time.
+        pixels = self.stem(channels_last(padded))  # (B, C, p*sh, p*sw)
         superpixels = F.avg_pool2d(pixels, self.cell_size)  # (B, C, sh, sw)
         grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
         found: dict[str, Tokens] = {}
@@ -322,24 +312,11 @@ class SPFormer(Backbone):
             if first + self.depths[stage] >= num_blocks:
                 break
             base = entered if self.bridge_from == 'input' else pixels
-            pixels = base + superpixel_to_pixel(self._to_map(tokens, grid), similarities[-1].softmax(2))
-            superpixels = self._to_map(self.projections[stage](tokens), grid)
+            pixels = base + superpixel_to_pixel(Tokens(tokens, grid).to_map(), similarities[-1].softmax(2))
+            superpixels = Tokens(self.projections[stage](tokens), grid).to_map()
         return found, tuple(history)
 
-    def _padded(self, img: Tensor) -> Tensor:
-        """The image with zeros below and on the right up to whole superpixel cells."""
-        stride = self.pixel_stride * self.cell_size
-        H, W = img.shape[-2:]
-        # Channels last in memory: what follows works on all channels of a pixel at a time.
-        return channels_last(F.pad(img, (0, -W % stride, 0, -H % stride)))
-
-    @staticmethod
-    def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """``(B, sh*sw, C)`` to ``(B, C, sh, sw)``."""
-        return tokens.transpose(1, 2).unflatten(2, grid)
-
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
-        """Run the network up to the last of the named blocks; see the base class."""
         return self.run(img, names)[0]
 
     def to_output(self, found: Tokens) -> Tensor:  # type: ignore[override]
@@ -358,7 +335,7 @@ class SPFormer(Backbone):
             return (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
 
         scale = deviation(found.x) / deviation(found.x.mean(1, keepdim=True))  # (B, sh*sw, 1)
-        return self._to_map((self.norm(found.x) - offset) * scale + offset, found.size)
+        return Tokens((self.norm(found.x) - offset) * scale + offset, found.size).to_map()
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Maps of the blocks named by ``out_indices``, then the similarity if wanted; see the class."""

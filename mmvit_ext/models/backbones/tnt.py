@@ -19,7 +19,6 @@ each, c width of the words, C width of the patches.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,11 +28,17 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import (
+    Backbone,
+    MapInfo,
+    Tokens,
+    arch_table,
+    checkpointed,
+    resolve_indices,
+    token_grid,
+)
 from mmvit_ext.models.layers.attention import SelfAttention
-from mmvit_ext.models.layers.indices import resolve_indices
-from mmvit_ext.models.layers.initialisation import init_linears
-from mmvit_ext.models.layers.mlp import MLP
+from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
 
@@ -48,12 +53,7 @@ WORD_NORMS = ('sentence', 'word')
 class WordEmbedding(nn.Module):
     """Image to the words of its patches: a 7 x 7 convolution.
 
-    Args:
-        in_channels: image channels.
-        embed_dims: width c.
-        stride: edge of a word in pixels.
-        patch_size: edge of a patch in pixels.
-        padding: ``'patch'``, zeros at the border of each patch, or ``'image'``, at the border of the image only.
+    Its padding is zeros at the border of each patch (``'patch'``), or at the border of the image only (``'image'``).
     """
 
     def __init__(self, in_channels: int, embed_dims: int, *, stride: int, patch_size: int, padding: str) -> None:
@@ -77,14 +77,8 @@ class WordEmbedding(nn.Module):
 class WordProjection(nn.Module):
     """All words of a patch to one vector of the patches' width.
 
-    Args:
-        num_words: m.
-        word_dims: c.
-        embed_dims: C.
-        norm: ``'sentence'`` normalises the m c numbers of a patch together, and the result again; ``'word'``
-            normalises every word by itself and not the result.
-        bias: whether the projection has a bias.
-        norm_cfg: normalisation, mmcv style.
+    The norm ``'sentence'`` normalises the m c numbers of a patch together, and the result again; ``'word'`` normalises
+    every word by itself and not the result.
     """
 
     def __init__(
@@ -104,11 +98,7 @@ class WordProjection(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Gates the channels of all tokens by what their mean says (arXiv 1709.01507).
-
-    Args:
-        embed_dims: width C.
-    """
+    """Gates the channels of all tokens by what their mean says (arXiv 1709.01507)."""
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
@@ -121,20 +111,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class TNTLayer(nn.Module):
-    """Pre-norm transformer layer, inner or outer: ``x + MSA(LN(x))``, then ``x + MLP(LN(x))``.
-
-    Args:
-        embed_dims: width of the tokens.
-        num_heads: number of heads; divides the width.
-        hidden_channels: hidden width of the MLP.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after the attention's projection and inside the MLP, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of both branches, a probability.
-        with_se: whether the output of the MLP is gated by squeeze and excitation.
-        norm_cfg: both norms, mmcv style.
-        act_cfg: activation of the MLP, mmcv style.
-    """
+    """Pre-norm transformer layer, inner or outer: ``x + MSA(LN(x))``, then ``x + MLP(LN(x))``."""
 
     def __init__(
         self,
@@ -169,10 +146,7 @@ class TNTLayer(nn.Module):
 class TNTBlock(nn.Module):
     """Inner layer on words, their projection added to the patches' tokens, outer layer on these tokens.
 
-    Args:
-        inner: layer on words, or None for a plain ViT block.
-        projection: words to patches, or None for a plain ViT block.
-        outer: layer on patches.
+    A plain ViT block has neither inner layer nor projection.
     """
 
     def __init__(self, inner: nn.Module | None, projection: nn.Module | None, outer: nn.Module) -> None:
@@ -205,45 +179,43 @@ class TNT(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims_outer`` (C), ``embed_dims_inner`` (c),
             ``num_layers``, ``num_heads_outer`` and ``num_heads_inner``.
-        num_heads_inner: heads of the inner transformer instead of those of ``arch``; divides c.
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
-        patch_size: edge of a patch in pixels.
-        inner_stride: edge of a word in pixels; divides ``patch_size``. 2, 4 and 8 give 64, 16 and 4 words.
-        in_channels: image channels.
-        tnt_block_indices: blocks that have an inner transformer, the others being plain ViT blocks; negative values
+        num_heads_inner: Heads of the inner transformer instead of those of ``arch``; divides c.
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        patch_size: Edge of a patch in pixels.
+        inner_stride: Edge of a word in pixels; divides ``patch_size``. 2, 4 and 8 give 64, 16 and 4 words.
+        in_channels: Image channels.
+        tnt_block_indices: Blocks that have an inner transformer, the others being plain ViT blocks; negative values
             count from the end, and None means all. The paper counts from 1: its blocks 1, 4, 8, 12 are 0, 3, 7, 11.
-        with_patch_pos: whether patches have a position embedding.
-        with_word_pos: whether words have one, the same in every patch.
-        word_padding: what the embedding of words sees beyond its patch: zeros (``'patch'``) or the next patch
-            (``'image'``).
-        word_norm: before projection, words are normalised together and their projection again (``'sentence'``), or
+        with_patch_pos: Whether patches have a position embedding.
+        with_word_pos: Whether words have one, the same in every patch.
+        word_padding: What words see beyond their patch: zeros (``'patch'``) or the next patch (``'image'``).
+        word_norm: Before projection, words are normalised together and their projection again (``'sentence'``), or
             each by itself (``'word'``, with a bias in the projection).
-        with_se: whether the output of the outer MLPs is gated by squeeze and excitation.
-        with_cls_token: whether a class token takes part.
-        mlp_ratio: hidden width of both MLPs over their width.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first, a probability; drawn
+        with_se: Whether the output of the outer MLPs is gated by squeeze and excitation.
+        with_cls_token: Whether a class token takes part.
+        mlp_ratio: Hidden width of both MLPs over their width.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Dropout, a probability.
+        attn_drop_rate: Dropout of attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability; drawn
             for every image in the outer and for every patch in the inner transformer; the paper trains with 0.1.
-        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
-        act_cfg: activation of the MLPs; ``dict(type='GELU')`` when not given.
-        final_norm: whether the last block's output is normalised.
-        interpolate_mode: interpolation of the patches' position embedding.
-        out_indices: blocks whose output is returned, in this order; negative values count from the end.
+        norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
+        act_cfg: Activation of the MLPs; ``dict(type='GELU')`` when not given.
+        final_norm: Whether the last block's output is normalised.
+        interpolate_mode: Interpolation of the patches' position embedding.
+        out_indices: Blocks whose output is returned, in this order; negative values count from the end.
         out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
             ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
         frozen_stages: -1 trains everything, 0 freezes the embeddings, k the first k blocks too.
-        with_cp: activation checkpointing of every block.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of every block.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W: zeros below and on the right fill up the last patches; outputs
+        Input ``(B, in_channels, H, W)``, any H and W: zeros below and on the right fill up the last patches; outputs
         ``(B, C, ceil(H / patch), ceil(W / patch))`` each, contiguous in memory.
 
     Raises:
-        ValueError: for unknown names, heads that do not divide their width, a stride that does not divide the patch, an
-            index outside the blocks or twice the same one, ``out_type='cls_token'`` without class token.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         The inner transformers cost 6 % of the operations of TNT-S. For classification with mmpretrain take
@@ -251,24 +223,11 @@ class TNT(Backbone):
     """
 
     OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
-    ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
-        # arXiv 2103.00112, table 1.
-        {
-            name: MappingProxyType(
-                {
-                    'embed_dims_outer': outer,
-                    'embed_dims_inner': inner,
-                    'num_layers': 12,
-                    'num_heads_outer': heads_outer,
-                    'num_heads_inner': heads_inner,
-                }
-            )
-            for name, outer, inner, heads_outer, heads_inner in (
-                ('tiny', 192, 12, 3, 2),
-                ('small', 384, 24, 6, 4),
-                ('base', 640, 40, 10, 4),
-            )
-        }
+    ARCHS = arch_table(  # arXiv 2103.00112, table 1.
+        ('embed_dims_outer', 'embed_dims_inner', 'num_layers', 'num_heads_outer', 'num_heads_inner'),
+        tiny=(192, 12, 12, 3, 2),
+        small=(384, 24, 12, 6, 4),
+        base=(640, 40, 12, 10, 4),
     )
 
     def __init__(
@@ -417,7 +376,6 @@ class TNT(Backbone):
         return cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.word_dims, h * edge, w * edge)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor | Tokens]:
-        """Run the blocks up to the last of the named ones; see the base class."""
         words, tokens, grid = self.embed(img)
         found: dict[str, Tensor | Tokens] = {}
         for name, block in zip(self.block_names[: self.num_blocks_run(names)], self.blocks, strict=False):

@@ -27,7 +27,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, arch_table, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from mmvit_ext.registry import MODELS
@@ -79,20 +79,7 @@ class ViTFeedForward(nn.Module):
 
 
 class ViTLayer(BaseModule):
-    """Pre-norm encoder layer: ``x + Attn(LN(x))``, then ``x + FFN(LN(x))``.
-
-    Args:
-        embed_dims: width C.
-        num_heads: number of heads; divides C.
-        feedforward_channels: hidden width of the FFN.
-        num_fcs: number of linear layers in the FFN, at least 2.
-        qkv_bias: whether the attention's projections have a bias.
-        drop_rate: dropout after the attention's projection and inside the FFN, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of both branches, a probability.
-        norm_cfg: normalisation, mmcv style.
-        act_cfg: activation of the FFN, mmcv style.
-    """
+    """Pre-norm encoder layer: ``x + Attn(LN(x))``, then ``x + FFN(LN(x))``."""
 
     def __init__(
         self,
@@ -157,46 +144,42 @@ class ViT(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_layers``,
             ``num_heads`` and, if not 4, ``mlp_ratio``. The four keywords below replace single entries.
-        embed_dims: width C.
-        num_layers: number of layers.
-        num_heads: number of attention heads; divides C.
-        mlp_ratio: hidden width of the FFN over C.
-        img_size: training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
-        patch_size: edge of a patch in pixels.
-        patch_pad: ``'corner'`` pads the bottom and right to whole patches, ``'same'`` pads all around; a number is
-            the convolution's own padding.
-        in_channels: image channels.
-        out_origin: whether the embedded patches are returned as a first map.
-        out_indices: layers whose output is returned, in this order; negative values count from the end.
+        embed_dims: Width C.
+        num_layers: Number of layers.
+        num_heads: Number of attention heads; divides C.
+        mlp_ratio: Hidden width of the FFN over C.
+        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        patch_size: Edge of a patch in pixels.
+        patch_pad: ``'corner'`` (bottom and right, to whole patches), ``'same'`` (all around) or a padding in pixels.
+        in_channels: Image channels.
+        out_origin: Whether the embedded patches are returned as a first map.
+        out_indices: Layers whose output is returned, in this order; negative values count from the end.
         out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
             ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
-        qkv_bias: whether the attention's projections have a bias.
-        drop_rate: dropout, a probability.
-        attn_drop_rate: dropout of attention weights, a probability.
-        drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
-        with_cls_token: whether a class token takes part. Its parameter exists either way, for the checkpoints' sake.
-        output_cls_token: whether every output is ``[map, class token (B, C)]``; needs ``with_cls_token``.
-        norm_cfg: normalisation; ``dict(type='LN')`` when not given.
-        act_cfg: activation of the FFN; ``dict(type='GELU')`` when not given.
-        patch_norm: whether the patch embedding is normalised.
-        patch_bias: whether the patch embedding's convolution has a bias.
-        pre_norm: whether the tokens are normalised before the first layer.
-        final_norm: whether the last layer's output is normalised.
-        interpolate_mode: interpolation of the position embedding.
-        num_fcs: number of linear layers in an FFN.
+        qkv_bias: Whether the attention's projections have a bias.
+        drop_rate: Dropout, a probability.
+        attn_drop_rate: Dropout of attention weights, a probability.
+        drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 at the first, a probability.
+        with_cls_token: Whether a class token takes part. Its parameter exists either way, for the checkpoints' sake.
+        output_cls_token: Whether every output is ``[map, class token (B, C)]``; needs ``with_cls_token``.
+        norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
+        act_cfg: Activation of the FFN; ``dict(type='GELU')`` when not given.
+        patch_norm: Whether the patch embedding is normalised.
+        patch_bias: Whether the patch embedding's convolution has a bias.
+        pre_norm: Whether the tokens are normalised before the first layer.
+        final_norm: Whether the last layer's output is normalised.
+        interpolate_mode: Interpolation of the position embedding.
+        num_fcs: Number of linear layers in an FFN.
         frozen_stages: -1 trains everything, 0 freezes the embedding, k the first k layers too.
-        with_cp: activation checkpointing of every layer.
-        frozen_exclude: parameters stay trainable only if one of these strings is part of their name; nothing is
-            frozen when ``'all'`` is among them, which is also the default.
-        init_cfg: initialisation, mmengine style.
+        with_cp: Activation checkpointing of every layer.
+        frozen_exclude: Only parameters with one of these strings in their name stay trainable; all do with ``'all'``.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each.
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each.
 
     Raises:
-        ValueError: for an unknown ``arch``, an output index outside the layers or twice the same one, heads that do
-            not divide the width, ``output_cls_token`` without ``with_cls_token``.
-        TypeError: for arguments of a wrong type.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
         Memory of a training step grows linearly with the number of tokens, time quadratically.
@@ -205,14 +188,13 @@ class ViT(Backbone):
     UNIT = 'layer'
     OUT_TYPES: tuple[str, ...] = ('featmap', 'cls_token', 'avg_featmap')
     ARCH_DEFAULTS = MappingProxyType({'mlp_ratio': 4})
-    ARCHS: Mapping[str, Mapping[str, int]] = MappingProxyType(
-        # Tiny: DeiT (arXiv 2012.12877), table 1; the others: arXiv 2010.11929, table 1, and DeiT for Small.
-        {
-            'tiny': MappingProxyType({'embed_dims': 192, 'num_layers': 12, 'num_heads': 3}),
-            'small': MappingProxyType({'embed_dims': 384, 'num_layers': 12, 'num_heads': 6}),
-            'base': MappingProxyType({'embed_dims': 768, 'num_layers': 12, 'num_heads': 12}),
-            'large': MappingProxyType({'embed_dims': 1024, 'num_layers': 24, 'num_heads': 16}),
-        }
+    # Tiny: DeiT (arXiv 2012.12877), table 1; the others: arXiv 2010.11929, table 1, and DeiT for Small.
+    ARCHS = arch_table(
+        ('embed_dims', 'num_layers', 'num_heads'),
+        tiny=(192, 12, 3),
+        small=(384, 12, 6),
+        base=(768, 12, 12),
+        large=(1024, 24, 16),
     )
 
     def __init__(
@@ -250,18 +232,14 @@ class ViT(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
-        settings = self.arch_settings(arch)
-        replaced = {'embed_dims': embed_dims, 'num_layers': num_layers, 'num_heads': num_heads, 'mlp_ratio': mlp_ratio}
-        settings.update({name: value for name, value in replaced.items() if value is not None})
+        settings = self.arch_settings(
+            arch, embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio
+        )
         self.embed_dims, self.num_layers = int(settings['embed_dims']), int(settings['num_layers'])
         self.patch_size = patch_size
         self.grid = token_grid(img_size, patch_size, cut=True)
-        for argument, wanted in (
-            (f'out_type={out_type!r}', out_type == 'cls_token'),
-            ('output_cls_token=True', output_cls_token),
-        ):
-            if wanted and not with_cls_token:
-                raise ValueError(f'{argument} needs with_cls_token=True')
+        if not with_cls_token and (output_cls_token or out_type == 'cls_token'):
+            raise ValueError(f'{output_cls_token=} with {out_type=} needs with_cls_token=True')
         if output_cls_token and out_type != 'featmap':
             raise ValueError(f"output_cls_token=True needs out_type='featmap', got {out_type!r}")
         self.out_origin = out_origin
@@ -338,7 +316,6 @@ class ViT(Backbone):
         return [self.patch_embed, self.cls_token, self.pos_embed, self.drop_after_pos, *pre_norm]
 
     def unused_parts(self) -> list[nn.Module | nn.Parameter]:
-        """Parts that no output depends on."""
         unused = super().unused_parts()
         if self.final_norm and self.num_layers - 1 not in self.out_indices:
             unused.append(getattr(self, self.norm1_name))
@@ -377,7 +354,6 @@ class ViT(Backbone):
         return checkpointed(layer, x, with_cp=self.with_cp), size
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
-        """Run the layers up to the last of the named ones; see the base class."""
         x, size = self.embed(img)
         prefix = int(self.with_cls_token)
         found = {'patch_embed': Tokens(x, size, prefix)}

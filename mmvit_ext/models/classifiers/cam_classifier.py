@@ -24,21 +24,20 @@ class CAMClassifier(BaseModel):
     it is; it is not trained.
 
     Args:
-        backbone: config of the backbone.
-        head: config of a ``LinearClsHead``.
-        neck: config of ``GlobalAveragePooling``; none where the backbone has ``out_type='avg_featmap'``.
-        train_cfg: not used; there so that a classifier's config can be taken over.
-        data_preprocessor: config of the data preprocessor, mmpretrain's ``ClsDataPreprocessor`` when it has no type.
-        rivals: how many other classes, those with the highest logits, are subtracted from the map as a mean; 0 for the
-            class alone.
-        init_cfg: initialisation, mmengine style.
+        backbone: Config of the backbone.
+        head: Config of a ``LinearClsHead``.
+        neck: Config of ``GlobalAveragePooling``; none where the backbone has ``out_type='avg_featmap'``.
+        train_cfg: Not used; there so that a classifier's config can be taken over.
+        data_preprocessor: Config of the data preprocessor, mmpretrain's ``ClsDataPreprocessor`` when it has no type.
+        rivals: How many of the strongest other classes are subtracted from the map as a mean; 0 for none.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives logits ``(B, N)``, ``mode='predict'`` the data samples
+        Input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives logits ``(B, N)``, ``mode='predict'`` the data samples
         with ``pred_score``, ``pred_label`` and ``cam``.
 
     Raises:
-        ValueError: if ``rivals`` is negative, the classifier does not take the mean of a map, or a loss is asked for.
+        ValueError: ``rivals`` is negative, the classifier does not take the mean of a map, or a loss is asked for.
     """
 
     def __init__(
@@ -62,13 +61,7 @@ class CAMClassifier(BaseModel):
         check_class_maps(self)
 
     def forward(self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'tensor') -> Any:
-        """Classes and maps of images; see the class.
-
-        Args:
-            inputs: normalised images ``(B, 3, H, W)``.
-            data_samples: samples to complete, for ``'predict'``.
-            mode: ``'tensor'`` or ``'predict'``.
-        """
+        """Logits (``tensor``) or samples with classes and maps (``predict``) of normalised images; see the class."""
         if mode not in ('tensor', 'predict'):
             raise ValueError(f"CAMClassifier only predicts, mode must be 'tensor' or 'predict', got {mode!r}")
         logits, maps = class_maps(self, inputs)

@@ -32,14 +32,7 @@ _REMEDY = (
 
 
 def check_class_maps(model: nn.Module) -> None:
-    """Make sure that a model has class activation maps.
-
-    Args:
-        model: A classifier of mmpretrain.
-
-    Raises:
-        ValueError: It does not take the mean of a map.
-    """
+    """Make sure that a classifier of mmpretrain takes the mean of a map; a ``ValueError`` tells what it has instead."""
     parts: Any = model
     if not hasattr(parts, 'backbone') or not isinstance(getattr(getattr(parts, 'head', None), 'fc', None), nn.Linear):
         raise ValueError(f'{type(model).__name__} has no linear layer of classes to make maps of: {_REMEDY}')
@@ -53,18 +46,7 @@ def check_class_maps(model: nn.Module) -> None:
 
 
 def class_maps(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and class activation maps of a classifier.
-
-    Args:
-        model: A classifier of mmpretrain.
-        inputs: Normalised images ``(B, 3, H, W)``.
-
-    Returns:
-        logits ``(B, N)`` and maps ``(B, N, h, w)``. The mean of a map is the logit without its bias.
-
-    Raises:
-        ValueError: The classifier does not take the mean of a map.
-    """
+    """Logits ``(B, N)`` and class activation maps ``(B, N, h, w)``, whose mean is the logit without its bias."""
     check_class_maps(model)
     parts: Any = model
     backbone = parts.backbone
@@ -83,16 +65,7 @@ def _pools_itself(model: Any) -> bool:
 
 
 def strongest_rivals(logits: Tensor, label: int, count: int) -> Tensor:
-    """The other classes with the highest logits.
-
-    Args:
-        logits: Of one image ``(N,)``.
-        label: The class.
-        count: How many, fewer than N.
-
-    Returns:
-        Their indices, highest first.
-    """
+    """Indices of the ``count`` other classes with the highest of the logits ``(N,)``, highest first."""
     others = logits.detach().clone()
     others[label] = -torch.inf
     return others.topk(count).indices

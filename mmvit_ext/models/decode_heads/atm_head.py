@@ -23,8 +23,8 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
-from mmvit_ext.models.layers.initialisation import init_linears
 from mmvit_ext.models.layers.masks import fuse_masks
+from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -45,13 +45,7 @@ class FeedForward(nn.Sequential):
 
 
 class ATMDecoderLayer(nn.Module):
-    """Post-norm decoder layer: self-attention over the queries, cross-attention to the tokens, FFN.
-
-    Args:
-        embed_dims: width D.
-        num_heads: attention heads; divides D.
-        dropout: dropout of attention weights, hidden units and branch outputs, a probability.
-    """
+    """Post-norm decoder layer: self-attention over the queries, cross-attention to the tokens, FFN."""
 
     cross_attention: type[nn.Module] = SplitAttention
 
@@ -76,14 +70,10 @@ class ATMDecoderLayer(nn.Module):
 class ATMStage(nn.Module):
     """One Attention-to-Mask module: the tokens' projection and a stack of decoder layers.
 
-    Args:
-        in_channels: width C of the tokens.
-        embed_dims: width D of the queries.
-        num_heads: attention heads; divides D.
-        num_layers: decoder layers.
-        dropout: a probability.
-        project: whether tokens are projected and normalised; otherwise C must be D.
+    Without ``project`` the tokens are taken as they are and must have the width D of the queries.
     """
+
+    layer_type: type[ATMDecoderLayer] = ATMDecoderLayer
 
     def __init__(
         self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float, project: bool = True
@@ -93,7 +83,7 @@ class ATMStage(nn.Module):
             raise ValueError(f'without a projection in_channels must be channels={embed_dims}, got {in_channels}')
         self.proj = nn.Linear(in_channels, embed_dims) if project else nn.Identity()
         self.norm = nn.LayerNorm(embed_dims) if project else nn.Identity()
-        self.layers = nn.ModuleList(ATMDecoderLayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(self.layer_type(embed_dims, num_heads, dropout) for _ in range(num_layers))
 
     def tokens(self, feature: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, h*w, D)``."""
@@ -102,15 +92,10 @@ class ATMStage(nn.Module):
     def forward(
         self, queries: Tensor, tokens: Tensor, every_layer: bool = False
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Decode one map.
-
-        Args:
-            queries: ``(B, N, D)``.
-            tokens: ``(B, L, D)``.
-            every_layer: whether every layer's similarity is wanted, not the last one's alone.
+        """Decode one map: ``(B, N, D)`` queries and ``(B, L, D)`` tokens.
 
         Returns:
-            the queries after the last layer, and pairs of queries and similarity ``(B, N, L)`` of the wanted layers.
+            The last queries, and pairs of queries and similarity ``(B, N, L)`` of the last or, if wanted, every layer.
         """
         wanted = []
         for index, layer in enumerate(self.layers):
@@ -134,31 +119,27 @@ class ATMHead(BaseDecodeHead):
     sums, over the queries, class probability times the sigmoid of the last mask.
 
     Args:
-        in_channels: widths of the maps named by ``in_index``, one number where there is one map.
-        channels: width D of the queries.
-        num_classes: number of classes N.
-        in_index: which maps of the backbone are decoded, low to high layer.
-        num_heads: attention heads; divides D.
-        num_layers: decoder layers of a stage.
-        num_stages: number of maps, for a check; it follows from ``in_index``.
-        dropout_ratio: dropout in the decoder, attention weights included, a probability.
+        in_channels: Widths of the maps named by ``in_index``, one number where there is one map.
+        channels: Width D of the queries.
+        num_classes: Number of classes N.
+        in_index: Which maps of the backbone are decoded, low to high layer.
+        num_heads: Attention heads; divides D.
+        num_layers: Decoder layers of a stage.
+        num_stages: Number of maps, for a check; it follows from ``in_index``.
+        dropout_ratio: Dropout in the decoder, attention weights included, a probability.
         deep_supervision: ``'stage'`` supervises the accumulated mask of every stage; ``'layer'`` needs a single stage
             and supervises every decoder layer with its own mask, which is not accumulated.
-        use_projection: whether tokens are projected to D and normalised; otherwise the maps must have width D.
-        fuse_inputs: whether every map is added, resized, to the next lower one before decoding (top-down).
-        loss: ``'atm'`` trains classes and masks; ``'ce'`` trains the fused map with cross entropy (the paper's
-            ablation).
-        loss_decode: replaces the loss that ``loss`` stands for: an ``ATMLoss``, or a loss of mmseg with ``'ce'``.
-        init_cfg: initialisation, mmengine style; linear layers get a truncated normal when not given.
-        **kwargs: passed to mmseg's ``BaseDecodeHead`` (``ignore_index``, ``align_corners`` is always False, ...).
+        use_projection: Whether tokens are projected to D and normalised; otherwise the maps must have width D.
+        fuse_inputs: Whether every map is added, resized, to the next lower one before decoding (top-down).
+        loss: ``'atm'`` trains classes and masks; ``'ce'`` the fused map with cross entropy (the paper's ablation).
+        loss_decode: Replaces the loss that ``loss`` stands for: an ``ATMLoss``, or a loss of mmseg with ``'ce'``.
+        init_cfg: Initialisation, mmengine style; linear layers get a truncated normal when not given.
+        **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``ignore_index``, ``align_corners`` is always False, ...).
 
     Shape:
-        inputs: maps ``(B, C_i, h_i, w_i)``; :meth:`forward` gives ``(B, N, h, w)`` at the size of the map decoded
+        Inputs: maps ``(B, C_i, h_i, w_i)``; :meth:`forward` gives ``(B, N, h, w)`` at the size of the map decoded
         last; :meth:`predict` gives ``(B, N, H, W)``. Both are scores in [0, N], not logits: argmax and averaging of
         several predictions work on them as usual.
-
-    Raises:
-        ValueError: where arguments contradict each other.
 
     Note:
         The training step upsamples matched masks only, and no image-sized map of all queries is ever built

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead
+from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead, ATMStage
 from mmvit_ext.models.layers.attention import PackedAttention
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
 from mmvit_ext.models.losses.atm_loss import StageOutput
@@ -40,26 +40,14 @@ class QULayer(ATMDecoderLayer):
         return self.norm3(queries + self.dropout(self.ffn(queries)))
 
 
-class QULevel(nn.Module):
-    """One level of query-based upsampling: the tokens' projection and a stack of decoder layers.
+class QULevel(ATMStage):
+    """One level of query-based upsampling: the tokens' projection and a stack of decoder layers."""
 
-    Args:
-        in_channels: width C of the tokens.
-        embed_dims: width D of the queries.
-        num_heads: attention heads; divides D.
-        num_layers: decoder layers.
-        dropout: a probability.
-    """
+    layer_type = QULayer
 
-    def __init__(self, in_channels: int, embed_dims: int, num_heads: int, num_layers: int, dropout: float) -> None:
-        super().__init__()
-        self.proj = nn.Linear(in_channels, embed_dims)
-        self.norm = nn.LayerNorm(embed_dims)
-        self.layers = nn.ModuleList(QULayer(embed_dims, num_heads, dropout) for _ in range(num_layers))
-
-    def forward(self, queries: Tensor, feature: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, feature: Tensor) -> Tensor:  # type: ignore[override]
         """Queries ``(B, h*w, D)`` and a map ``(B, C, ...)`` to queries."""
-        tokens = self.norm(self.proj(feature.flatten(2).transpose(1, 2)))  # (B, L, D)
+        tokens = self.tokens(feature)  # (B, L, D)
         for layer in self.layers:
             queries = layer(queries, tokens)
         return queries
@@ -76,22 +64,19 @@ class ShrunkATMHead(ATMHead):
     ATM layer is supervised with its own mask.
 
     Args:
-        in_channels: widths of the fine and the coarse map.
-        channels: width D of all queries.
-        num_classes: number of classes.
-        img_size: training crop in pixels, an edge or ``(H, W)``; fixes the grid of the learned queries only.
-        query_stride: stride of that grid in pixels, the fine map's.
-        in_index: which maps of the backbone are the fine and the coarse one.
-        num_heads: attention heads; divides D.
-        num_layers: decoder layers of each level and of the ATM stage.
-        dropout_ratio: dropout in all decoder layers, a probability.
-        **kwargs: passed to ``ATMHead``: ``loss``, ``loss_decode``, ``ignore_index``, ``init_cfg``, ...
+        in_channels: Widths of the fine and the coarse map.
+        channels: Width D of all queries.
+        num_classes: Number of classes.
+        img_size: Training crop in pixels, an edge or ``(H, W)``; fixes the grid of the learned queries only.
+        query_stride: Stride of that grid in pixels, the fine map's.
+        in_index: Which maps of the backbone are the fine and the coarse one.
+        num_heads: Attention heads; divides D.
+        num_layers: Decoder layers of each level and of the ATM stage.
+        dropout_ratio: Dropout in all decoder layers, a probability.
+        **kwargs: Passed to ``ATMHead``: ``loss``, ``loss_decode``, ``ignore_index``, ``init_cfg``, ...
 
     Shape:
-        inputs: a fine map ``(B, C, h, w)`` and a coarse one; outputs as in ``ATMHead``, the masks being ``(h, w)``.
-
-    Raises:
-        ValueError: where arguments contradict each other.
+        Inputs: a fine map ``(B, C, h, w)`` and a coarse one; outputs as in ``ATMHead``, the masks being ``(h, w)``.
     """
 
     def __init__(

@@ -19,7 +19,8 @@ from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mmvit_ext.models.superpixels.grid import superpixel_to_pixel, upsample_similarity
+from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
+from mmvit_ext.models.superpixels.maps import fine_association
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelHead', 'merged_association']
@@ -28,36 +29,23 @@ MERGES = ('similarity', 'average')
 
 
 def merged_association(
-    similarity: Tensor,
-    grid: tuple[int, int],
-    cell_size: int,
-    *,
-    merge: str = 'similarity',
-    factor: int = 1,
+    similarity: Tensor, grid: tuple[int, int], cell_size: int, *, merge: str = 'similarity', factor: int = 1
 ) -> Tensor:
-    """One association for all heads, on whole cells, from the similarity that a backbone returns.
+    """One association of all heads on whole cells, ``(B, 1, 9, p * sh * factor, p * sw * factor)``, 0 in what was cut.
 
     Args:
         similarity: ``(B, heads, 9, h, w)`` of ``mmvit_ext.SPFormer``; its last cells may be cut.
         grid: ``(sh, sw)`` of the superpixels.
-        cell_size: edge p of a cell in pixel features.
+        cell_size: Edge p of a cell in pixel features.
         merge: ``'similarity'`` merges the heads before the softmax, ``'average'`` their associations.
-        factor: how many times finer the pixels shall be.
-
-    Returns:
-        ``(B, 1, 9, p * sh * factor, p * sw * factor)``; 0 in what had been cut.
+        factor: How many times finer the pixels shall be.
     """
     h, w = similarity.shape[-2:]
     cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
-    if similarity.dtype in (torch.float16, torch.bfloat16):
-        similarity = similarity.float()
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     if merge == 'similarity':
         similarity = similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5
-    if factor > 1:
-        # What was cut is no pixel: its similarity must not leak into the last ones that are.
-        whole = F.pad(similarity, cut, value=float('-inf'))
-        similarity = upsample_similarity(whole, grid, factor)[..., : h * factor, : w * factor]
-    association = similarity.softmax(2).mean(1, keepdim=True)
+    association = fine_association(similarity, cell_size, factor).mean(1, keepdim=True)
     return F.pad(association, tuple(edge * factor for edge in cut))
 
 
@@ -73,30 +61,25 @@ class SuperpixelHead(BaseDecodeHead):
     and the logits are resized to the label's or the image's size (bilinear).
 
     Args:
-        in_channels: width C of the superpixel map.
-        channels: as in mmseg's heads; the normalised superpixels are classified as they are, so it must be
-            ``in_channels``, which it is when not given.
-        num_classes: number of classes K.
-        in_index: which output of the backbone is the superpixel map; the one before the association when not given.
-        association_index: which output of the backbone is the similarity; ``mmvit_ext.SPFormer`` gives it last with
-            ``out_association=True``.
-        cell_size: edge of a superpixel's cell in pixel features, the backbone's ``cell_size``.
-        pixel_stride: stride of the pixel features in pixels, the backbone's ``pixel_stride``.
-        lift_stride: stride in pixels of the lifted logits; divides ``pixel_stride``, which it is when not given.
+        in_channels: Width C of the superpixel map.
+        channels: As in mmseg's heads; it must be ``in_channels``, which it is when not given.
+        num_classes: Number of classes K.
+        in_index: Which output of the backbone is the superpixel map; the one before the association when not given.
+        association_index: Which output of the backbone is the similarity, SPFormer's last (``out_association=True``).
+        cell_size: Edge of a superpixel's cell in pixel features, the backbone's ``cell_size``.
+        pixel_stride: Stride of the pixel features in pixels, the backbone's ``pixel_stride``.
+        lift_stride: Stride in pixels of the lifted logits; divides ``pixel_stride``, which it is when not given.
             Below it, each superpixel's similarity is interpolated inside its window first.
-        merge: how the association's heads are merged: ``'similarity'``, their sum over the square root of their
-            number, before the softmax; ``'average'``, the mean after it.
-        dropout_ratio: dropout of whole channels before the classifier, a probability.
-        norm_cfg: normalisation of the superpixels; ``dict(type='LN', eps=1e-6)`` when not given.
-        init_cfg: initialisation, mmengine style; mmseg's for the classifier when not given.
-        **kwargs: passed to mmseg's ``BaseDecodeHead`` (``loss_decode``, ``ignore_index``, ``align_corners``, ...).
+        merge: Of heads: ``'similarity'``, their sum over the root of their number before the softmax; ``'average'``,
+            the mean after it.
+        dropout_ratio: Dropout of whole channels before the classifier, a probability.
+        norm_cfg: Normalisation of the superpixels; ``dict(type='LN', eps=1e-6)`` when not given.
+        init_cfg: Initialisation, mmengine style; mmseg's for the classifier when not given.
+        **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``loss_decode``, ``ignore_index``, ``align_corners``, ...).
 
     Shape:
-        inputs: the superpixel map ``(B, C, sh, sw)`` and the similarity ``(B, heads, 9, h, w)`` among the backbone's
+        Inputs: the superpixel map ``(B, C, sh, sw)`` and the similarity ``(B, heads, 9, h, w)`` among the backbone's
         outputs; :meth:`forward` gives logits ``(B, K, h * f, w * f)``, f = pixel_stride / lift_stride.
-
-    Raises:
-        ValueError: where arguments contradict each other or the backbone gives no similarity.
     """
 
     def __init__(

@@ -28,15 +28,9 @@ HALF = 127.5
 
 
 def noise_of(seed: int, indices: Sequence[int], dims: int) -> Tensor:
-    """Noise that depends on nothing but a seed and the number of the image: not on batches, devices or other images.
+    """Standard normal noise ``(len(indices), dims)`` on the CPU.
 
-    Args:
-        seed: at least 0.
-        indices: number of each image, at least 0.
-        dims: numbers of a vector.
-
-    Returns:
-        ``(len(indices), dims)``, standard normal, on the CPU.
+    It depends on nothing but the seed and the number of the image: not on batches, devices or other images.
     """
     rows = [np.random.default_rng((seed, index)).standard_normal(dims, dtype=np.float32) for index in indices]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, dims)
@@ -50,12 +44,7 @@ def to_pixels(images: Tensor) -> Tensor:
 def r1_penalty(scores: Tensor, images: Tensor) -> Tensor:
     """Mean over the images of the squared length of the score's gradient (arXiv 1801.04406, equation 9, without γ / 2).
 
-    Args:
-        scores: ``(B,)``, each computed from its own image.
-        images: ``(B, ...)``, requiring a gradient.
-
-    Returns:
-        a scalar that can be differentiated again.
+    Each of the scores ``(B,)`` comes from its own image; the result can be differentiated again.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
@@ -82,21 +71,15 @@ class AdversarialModel(BaseModel):
     ``generator`` and ``discriminator`` and ``constructor='mmvit_ext.MultiOptimWrapperConstructor'``.
 
     Args:
-        generator: config of the generator, which has ``noise_dims`` and ``img_size`` and maps noise to images with
-            values from -1 to 1.
-        discriminator: config of the discriminator, which gives each image a score.
+        generator: Config of the generator from noise (``noise_dims``) to images (``img_size``) between -1 and 1.
+        discriminator: Config of the discriminator, which gives each image a score.
         r1_weight: γ of the gradient penalty; 0 for none.
-        r1_interval: iterations from one penalty to the next, which then counts as many times; at least 1.
-        average_momentum: how far the running mean of the generator's weights goes towards the present ones in each
-            iteration, a fraction above 0 and below 1.
-        fakes_per_image: generated images for each real one of an evaluation, at least 1.
-        seed: of the noise of evaluations.
-        data_preprocessor: what makes real images values from -1 to 1, RGB; mmengine's ``ImgDataPreprocessor`` with
-            mean and standard deviation 127.5, from BGR, when not given.
-        init_cfg: initialisation, mmengine style.
-
-    Raises:
-        ValueError: for a number out of range.
+        r1_interval: Iterations from one penalty to the next, which then counts as many times; at least 1.
+        average_momentum: Step of the running mean of the generator's weights in each iteration, between 0 and 1.
+        fakes_per_image: Generated images for each real one of an evaluation, at least 1.
+        seed: Of the noise of evaluations.
+        data_preprocessor: Brings real images to -1 to 1, RGB; mmengine's ``ImgDataPreprocessor`` on BGR by default.
+        init_cfg: Initialisation, mmengine style.
     """
 
     def __init__(
@@ -157,15 +140,7 @@ class AdversarialModel(BaseModel):
     def train_step(
         self, data: dict | tuple | list, optim_wrapper: OptimWrapperDict | Mapping[str, OptimWrapper]
     ) -> dict[str, Tensor]:
-        """Update the discriminator, the generator and its mean.
-
-        Args:
-            data: a batch of the data loader, with real images as ``inputs``.
-            optim_wrapper: that of ``generator`` and that of ``discriminator``.
-
-        Returns:
-            losses by name, for the log.
-        """
+        """Update the discriminator, the generator and its mean with a batch of real ``inputs``; give losses by name."""
         real = self.data_preprocessor(data, True)['inputs']
         penalised = self.r1_weight > 0 and int(self.average.steps) % self.r1_interval == 0
         losses = self._train_discriminator(real, optim_wrapper['discriminator'], penalised)
@@ -213,16 +188,13 @@ class AdversarialModel(BaseModel):
         """Generate.
 
         Args:
-            inputs: noise ``(B, Z)`` in mode ``'tensor'``, real images ``(B, 3, S, S)`` in mode ``'predict'``.
-            data_samples: those of the real images; their ``sample_idx`` chooses the noise.
+            inputs: Noise ``(B, Z)`` in mode ``'tensor'``, real images ``(B, 3, S, S)`` in mode ``'predict'``.
+            data_samples: Those of the real images; their ``sample_idx`` chooses the noise.
             mode: ``'tensor'`` or ``'predict'``; the losses of training are computed in :meth:`train_step`.
 
         Returns:
-            generated images with values from -1 to 1 in mode ``'tensor'``; in mode ``'predict'``, for each real image,
+            Generated images with values from -1 to 1 in mode ``'tensor'``; in mode ``'predict'``, for each real image,
             ``real_img`` ``(3, S, S)`` and ``fake_imgs`` ``(fakes_per_image, 3, S, S)``, RGB, ``uint8``.
-
-        Raises:
-            ValueError: for another mode.
         """
         if mode == 'tensor':
             return self.average.module(inputs)

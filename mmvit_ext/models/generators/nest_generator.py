@@ -27,20 +27,14 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import arch_settings, checkpointed
 from mmvit_ext.models.backbones.nest import NesTLayer
 from mmvit_ext.models.layers.blocks import register_layout
-from mmvit_ext.models.layers.initialisation import init_linears
+from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesTGenerator']
 
 
 class BlockDeaggregation(nn.Module):
-    """Double a map on the image plane: PixelShuffle, 3x3 convolution, norm. A block becomes four.
-
-    Args:
-        in_dims: width of the map, a multiple of 4.
-        embed_dims: width of the result.
-        norm_cfg: norm, mmcv style.
-    """
+    """Double a map on the image plane: PixelShuffle, 3x3 convolution, norm. A block becomes four."""
 
     def __init__(self, in_dims: int, embed_dims: int, *, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
@@ -55,15 +49,7 @@ class BlockDeaggregation(nn.Module):
 
 
 class GeneratorLevel(nn.Module):
-    """A level of the hierarchy: de-aggregation (but in the first one), position embedding, layers in blocks.
-
-    Args:
-        deaggregation: from the map of the level above, or None.
-        layers: the layers.
-        edge: of the map in tokens.
-        embed_dims: width C.
-        with_cp: activation checkpointing of every layer.
-    """
+    """A level of the hierarchy: de-aggregation (but in the first one), position embedding, layers in blocks."""
 
     def __init__(
         self,
@@ -99,34 +85,30 @@ class NesTGenerator(BaseModule):
     in the number of pixels.
 
     Args:
-        arch: ``'32'``, ``'64'``, named by the edge of their images in pixels, or a dict of ``embed_dims``,
-            ``num_heads`` and ``depths``, a value per level from the first block on. Widths before the last one are
-            multiples of 4.
-        noise_dims: numbers of a noise vector, Z.
-        block_size: edge of a block in tokens.
-        out_channels: image channels.
-        multi_query: whether the heads of an attention share one head of keys and values.
-        qkv_bias: whether queries, keys and values have a bias.
-        norm_cfg: all norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
-        act_cfg: activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
-        with_cp: activation checkpointing of every layer.
-        init_cfg: initialisation, mmengine style.
+        arch: ``'32'``, ``'64'``, the edge of the images in pixels, or a dict of ``embed_dims``, ``num_heads`` and
+            ``depths``, a value per level. Widths before the last one are multiples of 4.
+        noise_dims: Numbers of a noise vector, Z.
+        block_size: Edge of a block in tokens.
+        out_channels: Image channels.
+        multi_query: Whether the heads of an attention share one head of keys and values.
+        qkv_bias: Whether queries, keys and values have a bias.
+        norm_cfg: All norms, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
+        act_cfg: Activation of the MLP, mmcv style; ``dict(type='GELU')`` when not given.
+        with_cp: Activation checkpointing of every layer.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
+        Input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
         ``block_size * 2 ** (levels - 1)`` pixels.
 
     Raises:
-        ValueError: for an unknown ``arch``, settings that are not one per level, a width that PixelShuffle cannot
-            share out, heads that do not divide the width, a number below 1.
+        ValueError: An argument is unknown, out of range, or contradicts another one.
     """
 
     ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
-            '32': MappingProxyType({'embed_dims': (512, 256, 128, 64), 'num_heads': (8, 4, 2, 1), 'depths': (2,) * 4}),
-            '64': MappingProxyType(
-                {'embed_dims': (1024, 512, 256, 128, 64), 'num_heads': (16, 8, 4, 2, 1), 'depths': (2,) * 5}
-            ),
+            '32': {'embed_dims': (512, 256, 128, 64), 'num_heads': (8, 4, 2, 1), 'depths': (2,) * 4},
+            '64': {'embed_dims': (1024, 512, 256, 128, 64), 'num_heads': (16, 8, 4, 2, 1), 'depths': (2,) * 5},
         }
     )
 
@@ -160,20 +142,18 @@ class NesTGenerator(BaseModule):
 
         self.stem = nn.Linear(noise_dims, block_size * block_size * dims[0])
         self.levels = nn.ModuleList()
-        for level, (width, heads, depth) in enumerate(
-            zip(dims, settings['num_heads'], settings['depths'], strict=True)
-        ):
+        for level, width in enumerate(dims):
             layers = [
                 NesTLayer(
                     width,
-                    heads,
+                    settings['num_heads'][level],
                     block_size=block_size,
                     multi_query=multi_query,
                     qkv_bias=qkv_bias,
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,
                 )
-                for _ in range(depth)
+                for _ in range(settings['depths'][level])
             ]
             self.levels.append(
                 GeneratorLevel(

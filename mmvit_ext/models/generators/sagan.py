@@ -50,12 +50,9 @@ def conv1x1(in_dims: int, out_dims: int, bias: bool = True) -> nn.Module:
 
 
 class PlaneAttention(nn.Module):
-    r"""``x + g o(softmax(q k^T) v)`` on the image plane (arXiv 1805.08318, equations 1 to 3), g learned from 0.
+    """``x + g o(softmax(q k^T) v)`` on the image plane (arXiv 1805.08318, equations 1 to 3), g learned from 0.
 
     Queries and keys have an eighth of the width, values half of it; keys and values are pooled 2x2.
-
-    Args:
-        embed_dims: width C, a multiple of 8.
     """
 
     def __init__(self, embed_dims: int) -> None:
@@ -77,12 +74,7 @@ class PlaneAttention(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual block that doubles the map: norm, ReLU, nearest neighbours, convolution; norm, ReLU, convolution.
-
-    Args:
-        in_dims: width of the input.
-        embed_dims: width of the output.
-    """
+    """Residual block that doubles the map: norm, ReLU, nearest neighbours, convolution; norm, ReLU, convolution."""
 
     def __init__(self, in_dims: int, embed_dims: int) -> None:
         super().__init__()
@@ -102,10 +94,7 @@ class UpBlock(nn.Module):
 class DownBlock(nn.Module):
     """Residual block that halves the map: convolution, ReLU, convolution, mean over 2x2.
 
-    Args:
-        in_dims: width of the input.
-        embed_dims: width of the output.
-        first: whether the input is the image, which no ReLU may cut.
+    The ReLU before it is left out in the first block, whose input is the image.
     """
 
     def __init__(self, in_dims: int, embed_dims: int, *, first: bool) -> None:
@@ -126,19 +115,15 @@ class ConvGenerator(BaseModule):
     """Images from noise by residual convolutions and one self-attention, as in SAGAN (arXiv 1805.08318).
 
     Args:
-        embed_dims: width of each level; the first one is 4x4 pixels, each further one has twice the edge. Multiples
-            of 8.
-        noise_dims: numbers of a noise vector, Z.
-        attention_level: level after which the self-attention acts, from 0; None for no attention.
-        out_channels: image channels.
-        init_cfg: initialisation, mmengine style.
+        embed_dims: Width of each level, multiples of 8; the first one is 4x4 pixels, each further one twice the edge.
+        noise_dims: Numbers of a noise vector, Z.
+        attention_level: Level after which the self-attention acts, from 0; None for no attention.
+        out_channels: Image channels.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
+        Input ``(B, noise_dims)``; output ``(B, out_channels, S, S)`` with values from -1 to 1, where S is
         ``4 * 2 ** (levels - 1)`` pixels.
-
-    Raises:
-        ValueError: for widths that are no multiples of 8, an attention level that does not exist, a number below 1.
     """
 
     def __init__(
@@ -180,17 +165,14 @@ class ConvDiscriminator(BaseModule):
     """One score per image, high for real ones, by residual convolutions and one self-attention (arXiv 1805.08318).
 
     Args:
-        embed_dims: width of each level; the map is halved at each. Multiples of 8.
-        attention_level: level after which the self-attention acts, from 0; None for no attention.
-        in_channels: image channels.
-        init_cfg: initialisation, mmengine style.
+        embed_dims: Width of each level; the map is halved at each. Multiples of 8.
+        attention_level: Level after which the self-attention acts, from 0; None for no attention.
+        in_channels: Image channels.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        input ``(B, in_channels, H, W)``, multiples of ``2 ** levels`` pixels (twice that with an attention at the last
+        Input ``(B, in_channels, H, W)``, multiples of ``2 ** levels`` pixels (twice that with an attention at the last
         level); output ``(B,)``.
-
-    Raises:
-        ValueError: for widths that are no multiples of 8, an attention level that does not exist, an image too small.
 
     Note:
         It can be differentiated twice, as a gradient penalty needs.

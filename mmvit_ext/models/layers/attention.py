@@ -20,18 +20,7 @@ def check_heads(embed_dims: int, num_heads: int) -> None:
 
 
 def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
-    r"""Scaled dot-product attention of all heads, ``softmax(q k^T / sqrt(C / h)) v`` per head.
-
-    Args:
-        q: Projected queries ``(B, N, C)``.
-        k: Projected keys ``(B, L, C)``.
-        v: Projected values ``(B, L, C)``.
-        num_heads: Number of heads h; divides C.
-        dropout: Probability with which an attention weight is zeroed; 0 outside training.
-
-    Returns:
-        ``(B, N, C)``, heads concatenated.
-    """
+    r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads, ``(B, N, C)`` to ``(B, L, C)``."""
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, *, C/h)
     attend = F.scaled_dot_product_attention
     if dropout > 0 and q.device.type == 'cpu':
@@ -43,27 +32,10 @@ def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one linear layer for queries, keys and values.
-
-    Args:
-        embed_dims: Width C.
-        num_heads: Number of heads; divides C.
-        qkv_bias: Whether queries, keys and values have a bias.
-        attn_drop: Dropout of attention weights, a probability.
-        proj_drop: Dropout of the output, a probability.
-
-    Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dims``.
-    """
+    """Multi-head self-attention with one linear layer for queries, keys and values."""
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool = False,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        self, embed_dims: int, num_heads: int, *, qkv_bias: bool = False, attn_drop: float = 0.0, proj_drop: float = 0.0
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
@@ -83,15 +55,6 @@ class SelfAttention(nn.Module):
 class PackedAttention(nn.Module):
     """Multi-head attention with one packed projection, in the parameter names of ``torch.nn.MultiheadAttention``.
 
-    Args:
-        embed_dims: Width C of queries, keys, values and output.
-        num_heads: Number of heads; divides ``embed_dims``.
-        bias: Whether the input and output projections have a bias.
-        dropout: Probability with which an attention weight is zeroed in training.
-
-    Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dims``.
-
     Note:
         The packed projection is a parameter of this module, as its name in released files demands, and not a linear
         layer inside it. To adapt or quantise it, register a parametrisation
@@ -109,15 +72,7 @@ class PackedAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, query: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Attend from ``query`` to ``memory``, or to itself when there is none.
-
-        Args:
-            query: ``(B, N, C)``.
-            memory: ``(B, L, C)``, source of keys and values.
-
-        Returns:
-            ``(B, N, C)``.
-        """
+        """Attend from ``(B, N, C)`` to ``memory`` ``(B, L, C)``, or to itself when there is none."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if memory is None:
             q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
@@ -135,14 +90,6 @@ class SplitAttention(nn.Module):
     is the full-width product, so it costs one matrix product and no ``(B, h, N, L)`` tensor:
 
     .. math:: S = \frac1h \sum_i \frac{q_i k_i^\top}{\sqrt{C/h}} = \frac{q k^\top}{h \sqrt{C/h}}
-
-    Args:
-        embed_dims: Width C.
-        num_heads: Number of heads h; divides ``embed_dims``.
-        dropout: Probability with which an attention weight is zeroed in training.
-
-    Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dims``.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -157,16 +104,7 @@ class SplitAttention(nn.Module):
         self.similarity_scale = 1.0 / (num_heads * (embed_dims / num_heads) ** 0.5)
 
     def forward(self, query: Tensor, memory: Tensor, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Attend from ``query`` to ``memory``.
-
-        Args:
-            query: ``(B, N, C)``.
-            memory: ``(B, L, C)``.
-            need_similarity: Whether the similarity map is wanted.
-
-        Returns:
-            The attended queries ``(B, N, C)`` and the similarity ``(B, N, L)`` or ``None``.
-        """
+        """Attend from ``(B, N, C)`` to ``(B, L, C)``, and give the similarity ``(B, N, L)`` if it is wanted."""
         q, k, v = self.q(query), self.k(memory), self.v(memory)
         out = self.proj(multihead_attention(q, k, v, self.num_heads, self.dropout if self.training else 0.0))
         similarity = torch.matmul(q * self.similarity_scale, k.transpose(1, 2)) if need_similarity else None

@@ -60,15 +60,7 @@ class BlockGroup(NamedTuple):
 
 
 def block_groups(size: tuple[int, int], edge: int) -> tuple[BlockGroup, ...]:
-    """Cut a map into blocks from its upper left corner on.
-
-    Args:
-        size: ``(H, W)`` of the map in tokens.
-        edge: Edge of a block in tokens.
-
-    Returns:
-        One group where the edge divides both sides, up to four otherwise. Every token is in one block of one group.
-    """
+    """Cut a map ``(H, W)`` into up to four groups of blocks; every token is in one block of one group."""
 
     def spans(length: int) -> list[Span]:
         whole, rest = divmod(length, edge)
@@ -103,15 +95,6 @@ class BlockAttention(nn.Module):
 
     Per block, :math:`\mathrm{softmax}(Q K^\top / \sqrt{C/h}) V` of every head (arXiv 2105.12723, equation 1); with
     multi-query attention all heads share one head of keys and values, as in the paper's networks for CIFAR.
-
-    Args:
-        embed_dims: Width C.
-        num_heads: Number of heads h; divides C.
-        block_size: Edge of a block in tokens.
-        multi_query: Whether the heads share their keys and values.
-        qkv_bias: Whether queries, keys and values have a bias.
-        attn_drop: Dropout of attention weights, a probability.
-        proj_drop: Dropout of the output, a probability.
     """
 
     def __init__(
@@ -167,9 +150,6 @@ def register_layout(network: nn.Module) -> None:
     In the first layout, which is also that of the released weights, the columns of ``attn.proj.weight`` have the heads
     innermost. The number is a buffer, not the version in a state dict's metadata, because metadata gets lost wherever
     a checkpoint is filtered by prefix or copied into a plain dict, and without it the layouts look alike.
-
-    Args:
-        network: Gets the buffer ``layout_version``.
     """
     network.register_buffer('layout_version', torch.tensor(LAYOUT_VERSION))
     network._register_load_state_dict_pre_hook(_upgrade, with_module=True)
@@ -177,7 +157,7 @@ def register_layout(network: nn.Module) -> None:
 
 def _upgrade(network: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Before any load: bring a file of the first layout to the second."""
-    if f'{prefix}layout_version' in state_dict:
+    if f'{prefix}layout_version' in state_dict or not any(key.startswith(prefix) for key in state_dict):
         return
     for name, module in network.named_modules():
         key = f'{prefix}{name}.proj.weight'

@@ -28,16 +28,7 @@ CHUNK = {'cpu': 2**18, 'cuda': 2**24}
 
 
 def bilinear_matrix(source: int, target: int, like: Tensor) -> Tensor:
-    """Matrix of the one-dimensional linear interpolation that ``F.interpolate(align_corners=False)`` performs.
-
-    Args:
-        source: number of samples given.
-        target: number of samples wanted.
-        like: tensor whose dtype and device are taken.
-
-    Returns:
-        ``(target, source)``, at most two entries in a row, each row summing to 1.
-    """
+    """Matrix ``(target, source)`` of the linear ``F.interpolate(align_corners=False)`` in one dimension."""
     identity = torch.eye(source, dtype=like.dtype, device=like.device)
     return F.interpolate(identity[None], size=target, mode='linear', align_corners=False)[0].T.contiguous()
 
@@ -52,14 +43,12 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
 
     .. math:: \mathrm{score}[c] = \sum_q p[q, c] \cdot \sigma(\mathrm{upsample}(m))[q]
 
-    Args:
-        probabilities: ``(B, Q, K)``.
-        masks: mask logits ``(B, Q, h, w)``.
-        size: ``(H, W)`` in pixels.
+    Shape:
+        Probabilities ``(B, Q, K)`` and mask logits ``(B, Q, h, w)`` to ``(B, K, H, W)``, between 0 and Q.
 
-    Returns:
-        ``(B, K, H, W)``, between 0 and Q. Differentiable; without gradients it is built in row strips, so that no
-        image-sized map of the queries exists, and lies in memory with the classes last.
+    Note:
+        Without gradients it is built in row strips, so that no image-sized map of the queries exists, and lies in
+        memory with the classes last.
     """
     H, W = size
     B, Q, h, w = masks.shape
@@ -90,20 +79,10 @@ def _is_traced() -> bool:
 
 
 def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """Share of labelled pixels whose highest fused score is their class, in per cent.
+    """Share in per cent of labelled pixels whose highest fused score is their class; 0 when none is labelled.
 
-    Args:
-        probabilities: ``(B, Q, K)``.
-        masks: mask logits ``(B, Q, h, w)``.
-        label: ``(B, H, W)``.
-        ignore_index: label value that is left out.
-
-    Returns:
-        a scalar; 0 when no pixel is labelled.
-
-    Note:
-        Labels of at most :data:`ACCURACY_POINTS` rows and columns are evaluated at every pixel; larger ones at the
-        pixels of a regular grid of that size at most, which makes the figure an estimate at a fraction of the cost.
+    Labels of at most :data:`ACCURACY_POINTS` rows and columns are evaluated at every pixel; larger ones at the pixels
+    of a regular grid of that size at most, which makes the figure an estimate at a fraction of the cost.
     """
     H, W = label.shape[-2:]
     step_h, step_w = -(-H // ACCURACY_POINTS), -(-W // ACCURACY_POINTS)
@@ -132,14 +111,14 @@ def mask_losses(
         \mathrm{dice} = 1 - \frac{2 \sum p t + 1}{\sum p + \sum t + 1}
 
     Args:
-        masks: mask logits of S stages ``(S, M, h, w)``.
+        masks: Mask logits of S stages ``(S, M, h, w)``.
         label: ``(B, H, W)``.
-        image_index: image of each mask ``(M,)``.
-        class_index: class of each mask ``(M,)``; its target is where the image's label has this value.
-        ignore_index: label value whose pixels are left out of both losses; None keeps them, as negatives.
+        image_index: Image of each mask ``(M,)``.
+        class_index: Class of each mask ``(M,)``; its target is where the image's label has this value.
+        ignore_index: Label value whose pixels are left out of both losses; None keeps them, as negatives.
 
     Returns:
-        both losses summed over the masks, ``(S,)`` each.
+        Both losses summed over the masks, ``(S,)`` each.
 
     Note:
         Value and gradient come from the same pass over the upsampled masks. Kept for the backward pass are two maps

@@ -19,20 +19,10 @@ def resize_position_embedding(
     num_prefix_tokens: int = 0,
     mode: str = 'bicubic',
 ) -> Tensor:
-    """Resize a learned position embedding to another token grid.
-
-    Args:
-        embedding: ``(1, P + h*w, C)`` with P leading tokens that have no place in the image (class token).
-        grid: ``(h, w)`` the embedding stands on, in tokens.
-        size: ``(H, W)`` wanted, in tokens.
-        num_prefix_tokens: P, kept as they are.
-        mode: interpolation, ``'bicubic'``, ``'bilinear'`` or ``'nearest'``.
-
-    Returns:
-        ``(1, P + H*W, C)``; the argument itself when the grid already fits.
+    """Resize ``(1, P + h*w, C)`` from ``grid`` to ``size``; the P prefix tokens have no place in the image and stay.
 
     Raises:
-        ValueError: if the number of tokens is not ``P + h*w``.
+        ValueError: The number of tokens is not ``P + h*w``.
     """
     _, num_tokens, C = embedding.shape
     if num_tokens != num_prefix_tokens + grid[0] * grid[1]:
@@ -48,18 +38,7 @@ def resize_position_embedding(
 
 
 def square_grid(num_tokens: int, name: str) -> tuple[int, int]:
-    """The square grid of a stored embedding that does not tell its grid.
-
-    Args:
-        num_tokens: tokens on the image plane.
-        name: the parameter's name, for the message.
-
-    Returns:
-        ``(edge, edge)``.
-
-    Raises:
-        ValueError: if the count is no square number.
-    """
+    """The square grid of a stored embedding that does not tell its grid; ``name`` is for the message."""
     edge = math.isqrt(num_tokens)
     if edge * edge != num_tokens:
         raise ValueError(
@@ -80,17 +59,8 @@ def fit_position_embedding(
 ) -> None:
     """Resize a position embedding that is about to be loaded, in place of the one in the state dict.
 
-    Args:
-        state_dict: What is loaded.
-        key: The embedding's; nothing happens where it is missing.
-        grid: ``(h, w)`` of the network.
-        stored_grid: ``(h, w)`` of the file, None where it does not tell: then a number of tokens like the network's
-            means the network's grid, and any other one a square.
-        num_prefix_tokens: Leading tokens without a place in the image.
-        mode: Interpolation.
-
-    Raises:
-        ValueError: The grid of the file cannot be known.
+    A file that does not tell its grid (``stored_grid`` is None) has the network's grid if it has as many tokens, and a
+    square one otherwise. Nothing happens where the key is missing.
     """
     stored = state_dict.get(key)
     if stored is None or stored.ndim != 3:

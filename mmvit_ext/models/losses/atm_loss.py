@@ -25,12 +25,7 @@ __all__ = ['ATMLoss', 'StageOutput']
 
 
 class StageOutput(NamedTuple):
-    """What one supervised stage of the decoder says.
-
-    Attributes:
-        logits: class logits of the queries ``(B, N, N + 1)``; the last class is "no object".
-        masks: mask logits of the queries ``(B, N, h, w)``.
-    """
+    """Class logits ``(B, N, N + 1)`` (the last class is "no object") and mask logits ``(B, N, h, w)`` of a stage."""
 
     logits: Tensor
     masks: Tensor
@@ -45,15 +40,12 @@ class ATMLoss(nn.Module):
     .. math:: L = \lambda_{ce} L_{ce} + \lambda_{mask} L_{focal} + \lambda_{dice} L_{dice}
 
     Args:
-        ce_weight: weight of the classification loss.
-        mask_weight: weight of the focal loss of the masks.
-        dice_weight: weight of the dice loss of the masks.
-        no_object_weight: weight of queries whose class is absent, relative to 1 for present classes.
-        ignore_as_negative: whether pixels of ``ignore_index`` count as background of every mask, as in the published
+        ce_weight: Weight of the classification loss.
+        mask_weight: Weight of the focal loss of the masks.
+        dice_weight: Weight of the dice loss of the masks.
+        no_object_weight: Weight of queries whose class is absent, relative to 1 for present classes.
+        ignore_as_negative: Whether pixels of ``ignore_index`` count as background of every mask, as in the published
             training; otherwise they are left out of the mask losses.
-
-    Shape:
-        see :meth:`forward`.
 
     Note:
         With no labelled pixel in the batch the mask losses are 0 and everything stays finite. Because both counts are
@@ -78,31 +70,31 @@ class ATMLoss(nn.Module):
         self.ignore_as_negative = ignore_as_negative
 
     def forward(self, stages: Sequence[StageOutput], label: Tensor, ignore_index: int = 255) -> dict[str, Tensor]:
-        """Losses of all stages.
-
-        Args:
-            stages: outputs from the first stage to the last.
-            label: ``(B, H, W)``, class ids and ``ignore_index``.
-            ignore_index: label value of unlabelled pixels.
+        """Losses of all stages, from the first to the last.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last stage, the same with suffix ``_0``, ``_1``, ... of
             the stages before it, and ``acc_seg``, the pixel accuracy of the fused map in per cent.
 
         Raises:
-            ValueError: if a label is neither a class nor ``ignore_index``.
+            ValueError: A value of the label ``(B, H, W)`` is neither a class nor ``ignore_index``.
         """
         num_classes = stages[-1].logits.shape[1]
         image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
         num_masks, total_weight = self._counts(present)
-        focal, dice = self._mask_losses(stages, label, image_index, class_index, ignore_index)
+        matched = _at_least_float32(torch.stack([stage.masks[image_index, class_index] for stage in stages]))
+        ignored = None if self.ignore_as_negative else ignore_index
+        with torch.autocast(label.device.type, enabled=False):
+            focal, dice = mask_losses(matched, label, image_index, class_index, ignored)
         losses: dict[str, Tensor] = {}
         for index, stage in enumerate(stages):
             suffix = '' if index == len(stages) - 1 else f'_{index}'
             losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present, total_weight)
             losses[f'loss_mask{suffix}'] = self.mask_weight * focal[index] / num_masks
             losses[f'loss_dice{suffix}'] = self.dice_weight * dice[index] / num_masks
-        losses['acc_seg'] = self._accuracy(stages[-1], label, ignore_index)
+        with torch.no_grad(), torch.autocast(label.device.type, enabled=False):
+            probabilities = _at_least_float32(stages[-1].logits).softmax(-1)[..., :-1]
+            losses['acc_seg'] = fused_accuracy(probabilities, _at_least_float32(stages[-1].masks), label, ignore_index)
         return losses
 
     @staticmethod
@@ -129,20 +121,6 @@ class ATMLoss(nn.Module):
         # At least one in all processes, not in each: otherwise a single mask would count less with more of them.
         return num_masks.clamp(min=1) / get_world_size(), total_weight / get_world_size()
 
-    def _mask_losses(
-        self, stages: Sequence[StageOutput], label: Tensor, image_index: Tensor, class_index: Tensor, ignore_index: int
-    ) -> tuple[Tensor, Tensor]:
-        """Focal and dice loss of every stage, summed over its matched masks, ``(S,)`` each."""
-        matched = torch.stack([stage.masks[image_index, class_index] for stage in stages])
-        with torch.autocast(label.device.type, enabled=False):
-            return mask_losses(
-                _at_least_float32(matched),
-                label,
-                image_index,
-                class_index,
-                None if self.ignore_as_negative else ignore_index,
-            )
-
     def _classification_loss(self, logits: Tensor, present: Tensor, total_weight: Tensor) -> Tensor:
         num_classes = logits.shape[1]
         target = torch.arange(num_classes, device=logits.device).expand_as(present)
@@ -151,13 +129,6 @@ class ATMLoss(nn.Module):
         weight[-1] = self.no_object_weight
         return F.cross_entropy(logits.transpose(1, 2), target, weight=weight, reduction='sum') / total_weight
 
-    @staticmethod
-    @torch.no_grad()
-    def _accuracy(stage: StageOutput, label: Tensor, ignore_index: int) -> Tensor:
-        probabilities = _at_least_float32(stage.logits).softmax(-1)[..., :-1]
-        with torch.autocast(label.device.type, enabled=False):
-            return fused_accuracy(probabilities, _at_least_float32(stage.masks), label, ignore_index)
-
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -26,12 +26,7 @@ UPSAMPLINGS: Mapping[float, int] = {4: 2, 2: 1, 1: 0}
 
 
 class MapNorm(nn.Module):
-    """A norm over the channels of every pixel of a map.
-
-    Args:
-        embed_dims: channels.
-        norm_cfg: norm of the last axis, mmcv style.
-    """
+    """A norm over the channels of every pixel of a map."""
 
     def __init__(self, embed_dims: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
@@ -51,23 +46,19 @@ class PlainPyramid(BaseModule):
     on (arXiv 2203.16527, section 3; arXiv 2103.00112).
 
     Args:
-        in_channels: width of each input map: as many as ``scales``, or a single one, whose map (the last input) then
-            makes all levels.
-        scales: size of each level over the size of its input: 4, 2, 1 or 0.5.
-        out_channels: width of the levels, reached by a 1x1 and a 3x3 convolution with a norm each, as in ViTDet; None
+        in_channels: Widths of the input maps, one for each scale, or a single one: the last input makes all levels.
+        scales: Size of each level over the size of its input: 4, 2, 1 or 0.5.
+        out_channels: Width of the levels, reached by a 1x1 and a 3x3 convolution with a norm each, as in ViTDet; None
             keeps the widths and adds nothing, as is right in front of a feature pyramid network.
-        num_outs: number of levels; those beyond ``scales`` are every other pixel of the level below. None for as many
-            as ``scales``.
-        norm_cfg: norms over the channels, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
-        init_cfg: initialisation, mmengine style.
+        num_outs: Number of levels; those beyond ``scales`` (none by default) are every other pixel of the one below.
+        norm_cfg: Norms over the channels, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
-        inputs ``(B, C, H, W)`` of equal size; outputs ``(B, C', ceil(s H), ceil(s W))`` for each scale s, contiguous in
-        memory.
+        Inputs ``(B, C, H, W)`` of equal size; outputs ``(B, C', ceil(s H), ceil(s W))`` for each scale s, contiguous.
 
     Raises:
-        ValueError: for another scale, widths that are neither one nor one per scale, fewer ``num_outs`` than scales, or
-            a number of input maps other than that of the widths.
+        ValueError: An argument is out of range, or the maps are not as many as the widths.
     """
 
     def __init__(

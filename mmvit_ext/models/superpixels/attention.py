@@ -16,7 +16,7 @@ Shapes: B batch, C channels, (h, w) pixels, (sh, sw) superpixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -36,11 +36,7 @@ POSITIONS = ('cpe', 'learnable')
 
 
 class ConvPosition(nn.Module):
-    """Convolutional position embedding ``x + DWConv3x3(x)``.
-
-    Args:
-        embed_dims: width C.
-    """
+    """Convolutional position embedding ``x + DWConv3x3(x)``."""
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
@@ -52,13 +48,7 @@ class ConvPosition(nn.Module):
 
 
 class LearnedPosition(nn.Module):
-    """Learned position embedding ``x + E``, resized where the map has another size.
-
-    Args:
-        embed_dims: width C.
-        grid: ``(h, w)`` that the embedding stands on.
-        mode: interpolation.
-    """
+    """Learned position embedding ``x + E``, resized where the map has another size than ``grid``."""
 
     def __init__(self, embed_dims: int, grid: tuple[int, int], mode: str = 'bicubic') -> None:
         super().__init__()
@@ -77,13 +67,7 @@ class LearnedPosition(nn.Module):
 
 
 class Projection(nn.Module):
-    """Linear projection of every position to several parts of width C, each normalised over its channels.
-
-    Args:
-        embed_dims: width C.
-        parts: number of parts.
-        norm_cfg: normalisation, mmcv style.
-    """
+    """Linear projection of every position to several parts of width C, each normalised over its channels."""
 
     def __init__(self, embed_dims: int, parts: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
@@ -99,16 +83,8 @@ class Projection(nn.Module):
 class SCAIteration(nn.Module):
     """One iteration of superpixel cross attention.
 
-    Args:
-        embed_dims: width C.
-        num_heads: heads; divides C.
-        pixel_qkv: ``'identity'`` takes the pixels with their position as queries, keys and values; ``'shared'`` one
-            normalised projection of them; ``'separate'`` one for each.
-        positions: ``'cpe'`` or ``'learnable'``.
-        grids: ``(h, w)`` of the pixels and of the superpixels at training size, for learnable positions.
-        norm_cfg: normalisation of projections.
-        layer_scale_init: initial value of both gammas.
-        update_pixels: whether the iteration has what updates the pixels.
+    ``pixel_qkv`` and ``positions`` are those of ``mmvit_ext.SPFormer``; ``grids`` holds ``(h, w)`` of the pixels and of
+    the superpixels at training size, for learnable positions.
     """
 
     def __init__(
@@ -149,14 +125,10 @@ class SCAIteration(nn.Module):
         return x.unflatten(1, (self.num_heads, x.shape[1] // self.num_heads))
 
     def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Update both sides.
-
-        Args:
-            pixels: ``(B, C, h, w)``.
-            superpixels: ``(B, C, sh, sw)``; the grid divides the map.
+        """Update pixels ``(B, C, h, w)`` and superpixels ``(B, C, sh, sw)``, whose grid divides the map.
 
         Returns:
-            pixels, superpixels, and the similarity ``(B, heads, 9, h, w)`` by which superpixels were updated.
+            Both, and the similarity ``(B, heads, 9, h, w)`` by which superpixels were updated.
         """
         grid = superpixels.shape[-2:]
         cell = cell_size(pixels.shape[-2:], grid)
@@ -179,49 +151,18 @@ class SCAIteration(nn.Module):
 class SuperpixelCrossAttention(nn.Module):
     """One SCA module: several iterations, each with weights of its own.
 
-    Args:
-        embed_dims: width C.
-        num_heads: heads; divides C.
-        iterations: number of iterations.
-        update_pixels: whether the last iteration updates the pixels; the others do.
-        pixel_qkv: see :class:`SCAIteration`.
-        positions: see :class:`SCAIteration`.
-        grids: see :class:`SCAIteration`.
-        norm_cfg: see :class:`SCAIteration`.
-        layer_scale_init: see :class:`SCAIteration`.
+    All iterations but the last update the pixels; ``update_pixels`` says whether the last does. The other settings
+    are those of :class:`SCAIteration`.
     """
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        iterations: int,
-        update_pixels: bool,
-        pixel_qkv: str,
-        positions: str,
-        grids: tuple[tuple[int, int], tuple[int, int]],
-        norm_cfg: Mapping[str, Any],
-        layer_scale_init: float,
+        self, embed_dims: int, num_heads: int, *, iterations: int, update_pixels: bool, **settings: Any
     ) -> None:
         super().__init__()
         self.iterations = nn.ModuleList(
-            SCAIteration(
-                embed_dims,
-                num_heads,
-                pixel_qkv=pixel_qkv,
-                positions=positions,
-                grids=grids,
-                norm_cfg=norm_cfg,
-                layer_scale_init=layer_scale_init,
-                update_pixels=update_pixels or index < iterations - 1,
-            )
+            SCAIteration(embed_dims, num_heads, update_pixels=update_pixels or index < iterations - 1, **settings)
             for index in range(iterations)
         )
-
-    def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
-        """Parts that only the pixels' update in the last iteration uses; without effect where nobody reads these."""
-        return cast('SCAIteration', self.iterations[-1]).pixel_update_parts()
 
     def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """``(B, C, h, w)`` and ``(B, C, sh, sw)`` to both updated, and the similarity of each iteration."""

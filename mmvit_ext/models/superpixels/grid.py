@@ -22,20 +22,12 @@ from torch import Tensor
 __all__ = [
     'cell_similarity',
     'cell_size',
-    'from_cells',
-    'from_small_cells',
-    'neighbour_sum',
-    'neighbours',
-    'outside_grid',
     'pixel_superpixel_similarity',
     'pixel_to_superpixel',
     'pool_cells',
-    'shift',
     'superpixel_to_pixel',
     'to_cells',
-    'to_small_cells',
     'upsample_similarity',
-    'window_softmax',
 ]
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -43,18 +35,7 @@ NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 
 
 def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
-    """Pixels of a cell.
-
-    Args:
-        size: ``(h, w)`` of the pixel map.
-        grid: ``(sh, sw)`` of the superpixels.
-
-    Returns:
-        ``(ph, pw)``.
-
-    Raises:
-        ValueError: if the grid does not divide the map.
-    """
+    """Pixels ``(ph, pw)`` of a cell; the grid has to divide the map."""
     (h, w), (sh, sw) = size, grid
     if min(sh, sw) < 1 or min(h, w) < 1 or h % sh or w % sw:
         raise ValueError(
@@ -66,14 +47,11 @@ def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
 def shift(x: Tensor, sign: int, fill: float) -> Tensor:
     """Move the map of neighbour n by its offset: ``y[n, i] = x[n, i + sign * offset(n)]``.
 
-    Args:
-        x: ``(..., 9, sh, sw)``, or ``(..., 1, sh, sw)`` for the same map under every n.
-        sign: +1 takes a superpixel's value to the cells that see it as neighbour n; -1 takes what cells hold about
-            their neighbour n to that superpixel.
-        fill: value where ``i + sign * offset(n)`` lies outside the grid.
+    With sign +1 a superpixel's value goes to the cells that see it as neighbour n; with -1 what cells hold about their
+    neighbour n goes to that superpixel. What lies outside the grid is ``fill``.
 
-    Returns:
-        ``(..., 9, sh, sw)``.
+    Shape:
+        ``(..., 9, sh, sw)``, or ``(..., 1, sh, sw)`` for the same map under every n, to ``(..., 9, sh, sw)``.
     """
     sh, sw = x.shape[-2:]
     padded = F.pad(x, (1, 1, 1, 1), value=fill)
@@ -86,25 +64,12 @@ def shift(x: Tensor, sign: int, fill: float) -> Tensor:
 
 
 def outside_grid(grid: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which neighbours of which cells do not exist, ``(9, sh, sw)`` of booleans.
-
-    Args:
-        grid: ``(sh, sw)``.
-        device: where the answer is wanted.
-    """
+    """Which neighbours of which cells do not exist, ``(9, sh, sw)`` of booleans."""
     return shift(torch.ones(1, *grid, device=device), 1, 0.0) == 0
 
 
 def to_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Sort a map into cells.
-
-    Args:
-        x: ``(B, heads, d, h, w)``; quickest with d last in memory.
-        grid: ``(sh, sw)``.
-
-    Returns:
-        ``(B, sh, sw, heads, ph * pw, d)``, contiguous.
-    """
+    """Sort a map ``(B, heads, d, h, w)``, quickest with d last in memory, into ``(B, sh, sw, heads, ph * pw, d)``."""
     B, heads, d, h, w = x.shape
     (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
     x = x.reshape(B, heads, d, sh, ph, sw, pw)
@@ -112,28 +77,14 @@ def to_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def neighbours(x: Tensor) -> Tensor:
-    """The 9 superpixels around each cell.
-
-    Args:
-        x: ``(B, sh, sw, heads, d)``.
-
-    Returns:
-        ``(B, sh, sw, heads, 9, d)``; zeros outside the grid.
-    """
+    """``(B, sh, sw, heads, d)`` to the 9 superpixels around each cell ``(B, sh, sw, heads, 9, d)``, zeros outside."""
     padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
     windows = padded.unfold(1, 3, 1).unfold(2, 3, 1)  # (B, sh, sw, heads, d, 3, 3)
     return windows.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5)
 
 
 def neighbour_sum(x: Tensor) -> Tensor:
-    """Transpose of :func:`neighbours`: what each cell holds about its neighbours, summed at these.
-
-    Args:
-        x: ``(B, sh, sw, heads, 9, d)``.
-
-    Returns:
-        ``(B, sh, sw, heads, d)``.
-    """
+    """Transpose of :func:`neighbours`: what each cell holds about its neighbours, summed at these."""
     moved = (
         F.pad(part, (0, 0, 0, 0, dx, -dx, dy, -dy)) for part, (dy, dx) in zip(x.unbind(4), NEIGHBOURS, strict=True)
     )
@@ -141,18 +92,12 @@ def neighbour_sum(x: Tensor) -> Tensor:
 
 
 def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Softmax over the pixels of each superpixel's window, seen from the pixels.
+    """Softmax of ``(B, heads, 9, h, w)`` over the pixels of each superpixel's window, seen from the pixels.
 
-    Args:
-        similarity: ``(B, heads, 9, h, w)``, -inf where there is no neighbour.
-        grid: ``(sh, sw)``.
-
-    Returns:
-        weights of the same shape, at least in float32; those of the pixels of one window sum to 1. Exactly 0 where
-        the similarity is -inf, also if it is so in a whole window.
+    The weights are at least in float32; those of the pixels of one window sum to 1. They are exactly 0 where the
+    similarity is -inf, also if it is so in a whole window.
     """
-    if similarity.dtype in (torch.float16, torch.bfloat16):
-        similarity = similarity.float()
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     cells = _by_cell(similarity, grid)
     peak = shift(cells.detach().amax(4).amax(5), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
     peak = peak.masked_fill(peak == float('-inf'), 0)
@@ -184,15 +129,9 @@ def from_small_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
 def pixel_superpixel_similarity(pixels: Tensor, superpixels: Tensor) -> Tensor:
     r"""Scaled products of every pixel with its 9 neighbour superpixels, :math:`p_i^\top s_{n(i)} / \sqrt d`.
 
-    Args:
-        pixels: ``(B, heads, d, h, w)``.
-        superpixels: ``(B, heads, d, sh, sw)``; the grid divides the map.
-
-    Returns:
-        ``(B, heads, 9, h, w)``; -inf where the neighbour is outside the grid.
-
-    Raises:
-        ValueError: if the shapes do not go together.
+    Shape:
+        ``(B, heads, d, h, w)`` and ``(B, heads, d, sh, sw)``, whose grid divides the map, to ``(B, heads, 9, h, w)``,
+        which is -inf where the neighbour is outside the grid.
     """
     if pixels.ndim != 5 or superpixels.ndim != 5 or pixels.shape[:3] != superpixels.shape[:3]:
         raise ValueError(
@@ -204,16 +143,7 @@ def pixel_superpixel_similarity(pixels: Tensor, superpixels: Tensor) -> Tensor:
 
 
 def cell_similarity(cells: Tensor, superpixels: Tensor, cell: tuple[int, int]) -> Tensor:
-    """:func:`pixel_superpixel_similarity` of pixels that :func:`to_cells` has sorted.
-
-    Args:
-        cells: ``(B, sh, sw, heads, ph * pw, d)``.
-        superpixels: ``(B, heads, d, sh, sw)``.
-        cell: ``(ph, pw)``.
-
-    Returns:
-        ``(B, heads, 9, h, w)``.
-    """
+    """:func:`pixel_superpixel_similarity` of pixels that :func:`to_cells` has sorted."""
     around = neighbours(superpixels.permute(0, 3, 4, 1, 2) * cells.shape[5] ** -0.5)
     products = torch.matmul(cells, around.transpose(-1, -2))  # (B, sh, sw, heads, ph*pw, 9)
     outside = outside_grid(superpixels.shape[-2:], cells.device).permute(1, 2, 0)[None, :, :, None, None]
@@ -228,15 +158,12 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
     Args:
         similarity: ``(B, heads, 9, h, w)``, -inf where the neighbour is outside the grid.
         values: ``(B, heads, d, h, w)``.
-        cell: pixels of a cell, an edge or ``(ph, pw)``. When not given it is read off the similarity, whose first row
+        cell: Pixels of a cell, an edge or ``(ph, pw)``. When not given it is read off the similarity, whose first row
             and column of cells have no neighbours above and on the left; that looks at values, so a traced graph
             should be told.
 
     Returns:
         ``(B, heads, d, sh, sw)``; 0 for a superpixel whose whole window has similarity -inf.
-
-    Raises:
-        ValueError: if the shapes do not go together.
     """
     if (
         similarity.ndim != 5
@@ -253,20 +180,11 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
     ph, pw = (cell, cell) if isinstance(cell, int) else cell
     if min(ph, pw) < 1 or h % ph or w % pw:
         raise ValueError(f'cells of {ph}x{pw} pixels do not divide a map of {h}x{w}; pad it to whole cells first')
-    grid = (h // ph, w // pw)
-    return pool_cells(similarity, to_cells(values, grid))
+    return pool_cells(similarity, to_cells(values, (h // ph, w // pw)))
 
 
 def pool_cells(similarity: Tensor, cells: Tensor) -> Tensor:
-    """:func:`pixel_to_superpixel` of values that :func:`to_cells` has sorted.
-
-    Args:
-        similarity: ``(B, heads, 9, h, w)``.
-        cells: ``(B, sh, sw, heads, ph * pw, d)``.
-
-    Returns:
-        ``(B, heads, d, sh, sw)``.
-    """
+    """:func:`pixel_to_superpixel` of values that :func:`to_cells` has sorted."""
     grid = cells.shape[1:3]
     weights = to_small_cells(window_softmax(similarity, grid).to(cells.dtype), grid)
     pooled = torch.matmul(weights, cells)  # (B, sh, sw, heads, 9, d)
@@ -283,15 +201,9 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
 
     .. math:: \mathrm{pixel}_i = \sum_{n=0}^{8} A_{n, i} \, S_{n(i)}
 
-    Args:
-        superpixels: ``(B, C, sh, sw)``; C is split over the heads.
-        association: ``(B, heads, 9, h, w)``, softmax over the 9 already applied. The grid divides the map.
-
-    Returns:
-        ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
-
-    Raises:
-        ValueError: if the shapes do not go together.
+    Shape:
+        ``(B, C, sh, sw)``, whose channels are split over the heads, and ``(B, heads, 9, h, w)``, softmax over the 9
+        already applied, to ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
     """
     if superpixels.ndim != 4 or association.ndim != 5 or association.shape[2] != 9:
         raise ValueError(
@@ -304,10 +216,9 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
             f'{heads} heads must divide the {C} channels and the batch be the same, '
             f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
         )
-    ph, pw = cell_size(size, tuple(grid))
     around = neighbours(superpixels.permute(0, 2, 3, 1).unflatten(3, (heads, C // heads)))
     weights = to_small_cells(association.to(superpixels.dtype), tuple(grid)).transpose(-1, -2)
-    return from_cells(torch.matmul(weights, around), (ph, pw))
+    return from_cells(torch.matmul(weights, around), cell_size(size, tuple(grid)))
 
 
 def from_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
@@ -318,25 +229,15 @@ def from_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
 
 
 def upsample_similarity(similarity: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
-    """Bilinear upsampling of the similarity of each superpixel inside its own window.
+    """Bilinear upsampling of the similarity ``(B, heads, 9, h, w)`` of each superpixel inside its own window.
 
     Neighbour n of two pixels in different cells is not the same superpixel, so the 9 channels cannot be resized as
     they are. Here every superpixel's similarity to the pixels of its window is resized; pixels that do not exist or
     are masked (-inf) take no part.
-
-    Args:
-        similarity: ``(B, heads, 9, h, w)``, -inf where there is no neighbour.
-        grid: ``(sh, sw)``.
-        factor: how many times finer the pixels get, at least 1.
-
-    Returns:
-        ``(B, heads, 9, h * factor, w * factor)``.
     """
     B, heads, _, h, w = similarity.shape
     (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
-    cells = similarity.reshape(B, heads, 9, sh, ph, sw, pw).permute(
-        0, 1, 4, 6, 2, 3, 5
-    )  # (B, heads, ph, pw, 9, sh, sw)
+    cells = _by_cell(similarity, grid).permute(0, 1, 4, 6, 2, 3, 5)  # (B, heads, ph, pw, 9, sh, sw)
     # A superpixel sees the cell that calls it neighbour n at the opposite place of its window, 8 - n.
     windows = shift(cells, -1, float('-inf')).flip(4).unflatten(4, (3, 3))  # (B, heads, ph, pw, 3, 3, sh, sw)
     windows = windows.permute(0, 1, 6, 7, 4, 2, 5, 3).reshape(-1, 1, 3 * ph, 3 * pw)

@@ -20,43 +20,23 @@ __all__ = ['fine_association', 'grid_of', 'hard_superpixels', 'neighbour_ids', '
 
 
 def with_merged_head(similarity: Tensor) -> Tensor:
-    """Append the similarity of all heads together, their sum over the square root of their number.
-
-    Args:
-        similarity: ``(B, heads, 9, h, w)``.
-
-    Returns:
-        ``(B, heads + 1, 9, h, w)``, at least in float32.
-    """
-    if similarity.dtype in (torch.float16, torch.bfloat16):
-        similarity = similarity.float()
+    """Append the similarity of all heads together, their sum over the square root of their number; at least float32."""
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     return torch.cat([similarity, similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5], 1)
 
 
 def grid_of(similarity: Tensor, cell_size: int) -> tuple[int, int]:
-    """Rows and columns of the superpixels.
-
-    Args:
-        similarity: ``(..., h, w)``; its last cells may be cut.
-        cell_size: edge p of a cell in pixel features.
-
-    Returns:
-        ``(sh, sw)``.
-    """
+    """Rows and columns of the superpixels of a similarity ``(..., h, w)``, whose last cells may be cut."""
     h, w = similarity.shape[-2:]
     return -(-h // cell_size), -(-w // cell_size)
 
 
 def fine_association(similarity: Tensor, cell_size: int, factor: int = 1) -> Tensor:
-    """Softmax over the 9 neighbours of the upsampled similarity.
+    """Softmax over the 9 neighbours of the similarity, made ``factor`` times finer.
 
-    Args:
-        similarity: ``(B, heads, 9, h, w)``, -inf where there is no neighbour; its last cells may be cut.
-        cell_size: edge p of a cell in pixel features.
-        factor: how many times finer the maps get, at least 1.
-
-    Returns:
-        ``(B, heads, 9, h * factor, w * factor)``; sums to 1 over the 9.
+    Shape:
+        ``(B, heads, 9, h, w)``, -inf where there is no neighbour, to ``(B, heads, 9, h * factor, w * factor)``; the
+        last cells may be cut.
     """
     h, w = similarity.shape[-2:]
     if factor > 1:
@@ -71,17 +51,7 @@ def fine_association(similarity: Tensor, cell_size: int, factor: int = 1) -> Ten
 def neighbour_ids(
     size: tuple[int, int], grid: tuple[int, int], cell: int, device: torch.device | None = None
 ) -> Tensor:
-    """Which superpixel is neighbour n of each pixel.
-
-    Args:
-        size: ``(H, W)`` of the map.
-        grid: ``(sh, sw)``.
-        cell: edge of a cell in pixels of the map.
-        device: where the answer is wanted.
-
-    Returns:
-        ``(9, H, W)``, the index ``row * sw + column`` from 0; -1 where there is no neighbour.
-    """
+    """Index ``row * sw + column`` of neighbour n of each pixel, ``(9, H, W)``; -1 where there is none."""
     rows, columns = (torch.arange(edge, device=device) // cell for edge in size)
     offsets = torch.arange(-1, 2, device=device)
     y = rows[None, :] + offsets[:, None]  # (3, H)
@@ -92,16 +62,7 @@ def neighbour_ids(
 
 
 def hard_superpixels(association: Tensor, cell_size: int, factor: int = 1) -> Tensor:
-    """The superpixel of each pixel, the one with the largest association.
-
-    Args:
-        association: ``(B, heads, 9, H, W)`` of :func:`fine_association`.
-        cell_size: edge p of a cell in pixel features.
-        factor: what the association was upsampled by.
-
-    Returns:
-        ``(B, heads, H, W)``, the index ``row * sw + column`` from 0.
-    """
+    """Index ``row * sw + column`` of each pixel's superpixel with the largest association, ``(B, heads, H, W)``."""
     cell = cell_size * factor
     size = (int(association.shape[-2]), int(association.shape[-1]))
     ids = neighbour_ids(size, grid_of(association, cell), cell, association.device)
