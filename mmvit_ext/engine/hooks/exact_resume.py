@@ -12,7 +12,7 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.engine.hooks import random_state
 from mmvit_ext.registry import HOOKS
 
-from .seeded_loading import BatchStream, PlacedBatchSampler, build_sampler, seeded_loader
+from .seeded_loading import BatchStream, PlacedBatchSampler, seeded_loader
 
 __all__ = ['ExactResumeHook']
 
@@ -81,9 +81,8 @@ class ExactResumeHook(Hook):
         sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed') else seed
         if self._saved and self._saved.get('sampler_seed') is not None:
             sampler_seed = int(self._saved['sampler_seed'])
-        sampler = build_sampler(config, loop.dataloader.dataset, sampler_seed)
-        self._sampler_seed = getattr(sampler, 'seed', None)
-        loader, self._placed = seeded_loader(loop.dataloader, config, sampler, seed, self._iterative)
+        loader, self._placed = seeded_loader(loop.dataloader, config, seed, sampler_seed, self._iterative)
+        self._sampler_seed = getattr(getattr(self._placed, 'sampler', None), 'seed', None)
         loop.dataloader = loader
         if self._iterative:
             skips = hasattr(loop.dataloader_iterator, 'skip_iter')

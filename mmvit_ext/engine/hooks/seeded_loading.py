@@ -6,7 +6,7 @@ the same whether it is loaded in the main process or in a worker, and whether th
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, get_worker_info
 
-from .random_state import capture_cpu, restore_cpu
+from . import random_state
 
-__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'build_sampler', 'seeded_loader']
-
+__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'seeded_loader']
 
 KEPT_OPTIONS = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context']
 KEPT_OPTIONS += ['prefetch_factor', 'persistent_workers', 'pin_memory_device']
@@ -93,10 +92,7 @@ class SeededDataset:
     Attributes are read from and set on the dataset. A transform with a generator of its own, as those of newer
     versions of Albumentations, is not reached.
 
-    Args:
-        dataset: The dataset.
-        seed: The run's seed.
-        rank: The process, so that processes do not augment alike.
+    The process's rank is in its seeds, so that processes do not augment alike.
     """
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
@@ -116,48 +112,35 @@ class SeededDataset:
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, PlacedIndex):
             return self.dataset[index]
-        state = capture_cpu() if get_worker_info() is None else None
+        state = random_state.capture(gpu=False) if get_worker_info() is None else None
         try:
-            _seed_cpu((self._seed, self._rank, *index.place))
+            words = np.random.SeedSequence((self._seed, self._rank, *index.place)).generate_state(4)
+            random.seed(int(words[0]))
+            np.random.seed(int(words[1]))  # noqa: NPY002, what the libraries' transforms draw from
+            # torch.manual_seed would seed the GPUs, too, and in the main process those belong to the model
+            torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
             return self.dataset[int(index)]
         finally:
             if state is not None:
-                restore_cpu(state)
-
-
-def _seed_cpu(place: Sequence[int]) -> None:
-    words = np.random.SeedSequence(place).generate_state(4)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002, what the libraries' transforms draw from
-    # torch.manual_seed would seed the GPUs, too, and in the main process those belong to the model
-    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
-
-
-def build_sampler(config: dict[str, Any], dataset: Any, seed: int | None) -> Any:
-    """The sampler of a data loader's config, as the runner builds it; without a seed all processes draw one."""
-    sampler = config['sampler']
-    if not isinstance(sampler, dict):
-        return sampler
-    return DATA_SAMPLERS.build(dict(sampler), default_args={'dataset': dataset, 'seed': seed})
+                random_state.restore(state)
 
 
 def seeded_loader(
-    loader: DataLoader, config: dict[str, Any], sampler: Any, seed: int, endless: bool
+    loader: DataLoader, config: Mapping[str, Any], seed: int, sampler_seed: int | None, endless: bool
 ) -> tuple[DataLoader, PlacedBatchSampler]:
-    """A data loader as the given one, with order and augmentation tied to the place in the run.
+    """A data loader as the given one, with order and augmentation tied to the place in the run, and its batch sampler.
 
     Args:
-        loader: A data loader that the runner built.
+        loader: A data loader that the runner built. Its sampler is built anew: from this one samples may be taken.
         config: The config from which it was built.
-        sampler: A sampler from which nothing has been taken, see :func:`build_sampler`.
         seed: The run's seed.
+        sampler_seed: The sampler's seed; without one all processes draw one.
         endless: See :class:`PlacedBatchSampler`.
-
-    Returns:
-        The data loader and its batch sampler.
     """
+    defaults = {'dataset': loader.dataset, 'seed': sampler_seed}
+    sampler = DATA_SAMPLERS.build(dict(config['sampler']), default_args=defaults)
     batches = config.get('batch_sampler')
-    if isinstance(batches, dict):
+    if isinstance(batches, Mapping):
         defaults = {'sampler': sampler, 'batch_size': config['batch_size']}
         batches = DATA_SAMPLERS.build(dict(batches), default_args=defaults)
     elif batches is None:
