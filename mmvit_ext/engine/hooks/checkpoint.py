@@ -162,3 +162,8 @@ def write_last_checkpoint(runner: Runner, path: str) -> None:
     """Note in the work folder which checkpoint is the last one, where mmengine looks for it."""
     with atomic_path(Path(runner.work_dir) / 'last_checkpoint', durable=True) as temporary:
         temporary.write_text(path)
+
+
+def accumulated_iterations(runner: Runner) -> int:
+    """Over how many iterations a run accumulates gradients; they are not in a checkpoint of an iteration between."""
+    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))

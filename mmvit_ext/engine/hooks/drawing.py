@@ -24,15 +24,7 @@ __all__ = ['DrawingHook', 'SampleHook', 'SuperpixelVisualizationHook']
 
 
 class DrawingHook(Hook):
-    """Decides when to draw; :meth:`draw` says what.
-
-    Args:
-        interval: Iterations between pictures, or epochs, at least 1.
-        by_epoch: Whether the interval counts epochs.
-
-    Raises:
-        ValueError: The interval is below 1.
-    """
+    """Decides when to draw; :meth:`draw` says what."""
 
     priority = 'LOW'
 
@@ -179,13 +171,10 @@ class SuperpixelVisualizationHook(DrawingHook):
         seen = sample['inputs']
         name = f'{index}_{Path(str(sample["data_samples"].metainfo.get("img_path", ""))).stem}'
         inputs = model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
-        size = (int(seen.shape[-2]), int(seen.shape[-1]))
         try:
-            found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), size)
+            found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), tuple(seen.shape[-2:]))
         except UserError as error:  # a picture is no reason to end a run
             runner.logger.warning(f'SuperpixelVisualizationHook, image {name}: {error}')
             return
-        title = f'{"epoch" if self.by_epoch else "iteration"} {step}'
-        runner.visualizer.add_image(
-            f'superpixels_{name}', np.array(draw_montage(found, edge=self.edge, title=title)), step=step
-        )
+        montage = draw_montage(found, edge=self.edge, title=f'{"epoch" if self.by_epoch else "iteration"} {step}')
+        runner.visualizer.add_image(f'superpixels_{name}', np.array(montage), step=step)

@@ -12,6 +12,7 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.engine.hooks import random_state
 from mmvit_ext.registry import HOOKS
 
+from .checkpoint import accumulated_iterations
 from .seeded_loading import BatchStream, PlacedBatchSampler, seeded_loader
 
 __all__ = ['ExactResumeHook']
@@ -70,11 +71,18 @@ class ExactResumeHook(Hook):
         """Tie the training data to the place in the run."""
         loop = runner.train_loop
         self._iterative = hasattr(loop, 'dataloader_iterator')
-        if self._saved is not None:
-            self._check_saved(runner)
+        count = runner.world_size if self._saved is None else len(self._saved.get('generators') or [])
+        if count != runner.world_size:
+            found = (
+                f'the states of the random generators of {count} processes, now there are {runner.world_size}'
+                if count
+                else 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
+            )
+            runner.logger.warning(
+                f'the checkpoint has {found}: the run continues, but not as it would have without the interruption'
+            )
         config = runner._train_dataloader
-        reason = _unsupported(loop.dataloader, config)
-        if reason:
+        if reason := _unsupported(loop.dataloader, config):
             runner.logger.warning(f'the order of the training data is not restored by a resumed run: {reason}')
             return
         seed = int(runner.seed)
@@ -87,7 +95,7 @@ class ExactResumeHook(Hook):
         if self._iterative:
             skips = hasattr(loop.dataloader_iterator, 'skip_iter')
             self._placed.begin(0, runner.iter)
-            loop.dataloader_iterator = BatchStream(lambda: iter(loader), 0 if skips else runner.iter)
+            loop.dataloader_iterator = BatchStream(loader, 0 if skips else runner.iter)
         else:
             self._offset = runner.iter - runner.epoch * len(loader)
             if not 0 <= self._offset <= len(loader):
@@ -111,20 +119,6 @@ class ExactResumeHook(Hook):
         self._saved = None
         if states:
             random_state.restore(states[runner.rank if runner.rank < len(states) else 0])
-
-    def _check_saved(self, runner: Runner) -> None:
-        assert self._saved is not None
-        count = len(self._saved.get('generators') or [])
-        if count == runner.world_size:
-            return
-        found = (
-            f'the states of the random generators of {count} processes, now there are {runner.world_size}'
-            if count
-            else 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
-        )
-        runner.logger.warning(
-            f'the checkpoint has {found}: the run continues, but not as it would have without the interruption'
-        )
 
     def before_val(self, runner: Runner) -> None:
         """Keep the states of the generators in a validation of a training run."""
@@ -152,7 +146,7 @@ class ExactResumeHook(Hook):
                 'only the first process saves the states of its random generators: use mmvit_ext.AtomicCheckpointHook '
                 'as default_hooks.checkpoint for an exact resume of distributed training'
             )
-        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        accumulated = accumulated_iterations(runner)
         if int(checkpoint['meta']['iter']) % accumulated and not self._warned:
             self._warned = True
             runner.logger.warning(

@@ -11,10 +11,11 @@ __all__ = ['capture', 'restore']
 
 def capture(gpu: bool = True) -> dict[str, Any]:
     """The states of this process's generators, if wanted its GPU's too, in values that ``weights_only=True`` loads."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = numpy_state
     cuda = torch.cuda.get_rng_state() if gpu and torch.cuda.is_available() else None
-    numpy_state = (name, keys.tolist(), *rest)
-    return {'python': random.getstate(), 'numpy': numpy_state, 'torch': torch.get_rng_state(), 'cuda': cuda}
+    words = (name, keys.tolist(), *rest)
+    return {'python': random.getstate(), 'numpy': words, 'torch': torch.get_rng_state(), 'cuda': cuda}
 
 
 def restore(state: dict[str, Any]) -> None:

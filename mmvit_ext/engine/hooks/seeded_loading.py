@@ -6,7 +6,7 @@ the same whether it is loaded in the main process or in a worker, and whether th
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,18 +39,14 @@ class PlacedIndex(int):
 
 
 class PlacedBatchSampler:
-    """Batches of a batch sampler with their places, from any batch of the run on.
+    """Batches of a batch sampler with their places, from any batch of the run on; skipped ones are not loaded.
 
-    Args:
-        batches: A batch sampler from which nothing has been taken. Skipped batches are drawn from it, not loaded.
-        endless: Begin the next pass when one is over, as iteration-based training does.
+    Nothing has been taken from the batch sampler yet. If ``endless``, the next pass begins when one is over.
     """
 
     def __init__(self, batches: Any, endless: bool) -> None:
-        self.batches = batches
-        self.endless = endless
-        self._epoch = 0
-        self._start = 0
+        self.batches, self.endless = batches, endless
+        self._epoch = self._start = 0
 
     @property
     def sampler(self) -> Any:
@@ -130,12 +126,8 @@ def seeded_loader(
 ) -> tuple[DataLoader, PlacedBatchSampler]:
     """A data loader as the given one, with order and augmentation tied to the place in the run, and its batch sampler.
 
-    Args:
-        loader: A data loader that the runner built. Its sampler is built anew: from this one samples may be taken.
-        config: The config from which it was built.
-        seed: The run's seed.
-        sampler_seed: The sampler's seed; without one all processes draw one.
-        endless: See :class:`PlacedBatchSampler`.
+    The sampler is built anew from the loader's config, because from the given one samples may have been taken. Without
+    ``sampler_seed`` all processes draw one.
     """
     defaults = {'dataset': loader.dataset, 'seed': sampler_seed}
     sampler = DATA_SAMPLERS.build(dict(config['sampler']), default_args=defaults)
@@ -156,14 +148,12 @@ def seeded_loader(
 class BatchStream:
     """The iterator of an iteration-based loop over a loader that begins at the right batch by itself.
 
-    Args:
-        make: Gives the iterator; called at the first batch, so that no worker starts before.
-        skipped: How many batches a resumed loop takes and drops, because its version of mmengine cannot skip them.
+    The loader starts at the first batch, so that no worker starts before. ``skipped`` is how many batches a resumed
+    loop takes and drops, because its version of mmengine cannot skip them.
     """
 
-    def __init__(self, make: Callable[[], Iterator[Any]], skipped: int) -> None:
-        self._make = make
-        self._skipped = skipped
+    def __init__(self, loader: DataLoader, skipped: int) -> None:
+        self._loader, self._skipped = loader, skipped
         self._iterator: Iterator[Any] | None = None
 
     def __iter__(self) -> 'BatchStream':
@@ -174,7 +164,7 @@ class BatchStream:
             self._skipped -= 1
             return None
         if self._iterator is None:
-            self._iterator = self._make()
+            self._iterator = iter(self._loader)
         return next(self._iterator)
 
     def skip_iter(self, count: int) -> None:
