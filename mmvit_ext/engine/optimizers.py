@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from torch import nn
 
+from mmvit_ext.engine.hooks.reports import bare_model
 from mmvit_ext.errors import UserError
 from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
@@ -19,8 +19,8 @@ __all__ = ['CPUAmpOptimWrapper', 'LearningRateDecayOptimizerConstructor', 'Multi
 class CPUAmpOptimWrapper(OptimWrapper):
     """An optimizer wrapper that runs the forward pass in bfloat16 on the CPU, where ``AmpOptimWrapper`` refuses to.
 
-    bfloat16 has the exponent range of float32, so unlike float16 it needs no loss scaling. Weights, gradients and the
-    optimizer stay in float32. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
+    bfloat16 has the exponent range of float32, so it needs no loss scaling. Weights, gradients and the optimizer stay
+    in float32. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
     @contextmanager
@@ -58,8 +58,7 @@ class MultiOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         """Build the optimizers by name."""
-        if is_model_wrapper(model):
-            model = cast('nn.Module', model.module)
+        model = bare_model(model)
         parts = dict(model.named_children())
         for name in self.optim_wrapper_cfg:
             if name not in parts:
@@ -93,7 +92,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         """Add the groups of a model's parameters to ``params``."""
-        model: Any = module.module if is_model_wrapper(module) else module
+        model = bare_model(module)
         get_depth = getattr(getattr(model, 'backbone', None), 'get_layer_depth', None)
         if get_depth is None:
             raise UserError(

@@ -78,11 +78,10 @@ class SampleHook(DrawingHook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the model on every process, and draw."""
-        model = bare_model(runner.model)
-        if not hasattr(model, 'sample'):
+        if not hasattr(bare_model(runner.model), 'sample'):
             raise UserError(
-                f'SampleHook draws what a generator makes and {type(model).__name__} generates nothing: '
-                'use it with mmvit_ext.AdversarialModel, or take the hook out'
+                f'SampleHook draws what a generator makes and {type(bare_model(runner.model)).__name__} generates '
+                'nothing: use it with mmvit_ext.AdversarialModel, or take the hook out'
             )
         super().before_train(runner)
 
@@ -130,13 +129,12 @@ class SuperpixelVisualizationHook(DrawingHook):
         from mmvit_ext.interpret.superpixels import find_superpixels
 
         find_superpixels(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
-        loop = runner.val_loop
-        if loop is None:
+        if runner.val_loop is None:
             raise UserError(
                 'SuperpixelVisualizationHook draws validation images and this run has none: add val_dataloader, '
                 'val_cfg and val_evaluator to the config, or take the hook out'
             )
-        number = len(loop.dataloader.dataset)
+        number = len(runner.val_loop.dataloader.dataset)
         if max(self.indices) >= number:
             raise UserError(
                 f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has {number} images, '

@@ -47,12 +47,11 @@ class ExactResumeHook(Hook):
     def __init__(self) -> None:
         self._placed: PlacedBatchSampler | None = None
         self._sampler_seed: int | None = None
-        self._iterative = False
+        self._iterative = self._warned = False
         self._before_val: dict[str, Any] | None = None
         self._gathered: list[dict[str, Any]] | None = None
         self._saved: Mapping[str, Any] | None = None
         self._offset = 0
-        self._warned = False
 
     def before_run(self, runner: Runner) -> None:
         """Name the newest loadable checkpoint where mmengine would take what ``last_checkpoint`` says."""
@@ -115,7 +114,7 @@ class ExactResumeHook(Hook):
         """Restore the random generators, once: nothing in a run is later than this and before the model's step."""
         if self._saved is None:
             return
-        states = self._saved.get('generators') or []
+        states = self._saved.get('generators')
         self._saved = None
         if states:
             random_state.restore(states[runner.rank if runner.rank < len(states) else 0])

@@ -1,9 +1,8 @@
 """Stop a run whose losses or gradients are no longer finite, or leave such updates out.
 
-mmengine continues after a NaN: one update with it makes every parameter NaN, and the run trains on to its end. The
-gradients are checked right before the optimizer's step, through the hooks that PyTorch has there: that is cheap, and
-early enough to save the parameters. A gradient scaler does not call the step of an iteration in which the scaled
-gradients overflowed, so an overflow is not mistaken for a fault of the model.
+mmengine continues after a NaN, and one update with it makes every parameter NaN. The gradients are checked right before
+the optimizer's step, through PyTorch's hooks for it. A gradient scaler does not call the step of an iteration in which
+the scaled gradients overflowed, so an overflow is not mistaken for a fault of the model.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,13 +70,13 @@ class NonFiniteHook(Hook):
     Args:
         max_skips: Number of updates that are left out before the run stops, at least 0.
 
-    Note:
-        Costs one pass over the gradients. Without ``max_skips`` the outcome is read at the end of the iteration, where
-        mmengine waits for the device anyway to log the losses; with it, before the step. Running statistics of a
-        batch norm that have become NaN cannot be restored, so they stop the run even with ``max_skips``.
-
     Raises:
         NonFiniteError: From ``after_train_iter``.
+
+    Note:
+        Without ``max_skips`` the outcome is read at the end of the iteration, where mmengine waits for the device to
+        log the losses; with it, before the step. Running statistics of a batch norm that have become NaN cannot be
+        restored, so they stop the run even with ``max_skips``.
     """
 
     # After RuntimeInfoHook has read the losses; before anything is averaged, logged or saved.
@@ -91,8 +90,7 @@ class NonFiniteHook(Hook):
         self._handles: list[Any] = []
         self._paths: list[str] = []  # of the batches since the last update
         self._losses: list[tuple[str, torch.Tensor]] = []
-        self._overflows = 0
-        self._skipped = 0
+        self._overflows = self._skipped = 0
 
     def before_train(self, runner: Runner) -> None:
         """Start watching the optimizers, which exist from now on."""
@@ -184,14 +182,12 @@ class NonFiniteHook(Hook):
         if named_gradients:
             parts.append(f'gradients that are not finite: {len(named_gradients)} of {total} ({_some(named_gradients)})')
         if overflowed and not parts:
-            parts.append(
-                f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale'
-            )
+            parts = [f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale']
         message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
         buffers = [
             name
             for name, buffer in bare_model(runner.model).named_buffers()
-            if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all())
+            if buffer.is_floating_point() and not torch.isfinite(buffer).all()
         ]
         # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
         unseen = [
