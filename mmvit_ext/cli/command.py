@@ -14,7 +14,6 @@ from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED
 __all__ = ['end_process', 'run_command', 'tell_launcher']
 
 TRACEBACK_VARIABLE = 'MMVIT_EXT_TRACEBACK'
-
 FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
 
 
@@ -28,15 +27,9 @@ def run_command(
 ) -> int:
     """Run a command and turn what it raises into an exit code.
 
-    Args:
-        command: Takes the argument list and returns an exit code, ``None`` for 0.
-        argv: The argument list. ``--traceback`` or a non-empty ``MMVIT_EXT_TRACEBACK`` shows every traceback.
-        name: The command's name, written before an error.
-        after_interrupt: What to do after an interrupt, told to the user.
-
-    Returns:
-        The command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted; 1 for an unknown
-        failure, with its traceback.
+    That is the command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted, which is told
+    with ``after_interrupt``; 1 for an unknown failure, with its traceback. ``--traceback`` or a non-empty
+    ``MMVIT_EXT_TRACEBACK`` shows every traceback.
     """
     try:
         return int(command(argv) or 0)

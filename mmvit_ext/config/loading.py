@@ -16,11 +16,7 @@ __all__ = ['load_config', 'prepare_scope']
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, ``.py``, ``.yaml`` or ``.json``, and apply overrides by dotted key to it.
-
-    Raises:
-        UserError: There is no such file, it does not run, or an override changes nothing.
-    """
+    """Read a config file, ``.py``, ``.yaml`` or ``.json``, and apply overrides by dotted key to it."""
     path = Path(path)
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
@@ -47,11 +43,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def prepare_scope(cfg: Config) -> str:
-    """Import the library that the config's ``default_scope`` names, look types up there from now on, and return it.
-
-    Raises:
-        UserError: The config names no scope, or its package cannot be imported.
-    """
+    """Import the library that the config's ``default_scope`` names, look types up there from now on, and return it."""
     scope = cfg.get('default_scope')
     if not scope:
         raise UserError(

@@ -29,10 +29,8 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
 
     ``data_root`` is a variable of the config file, already copied into the datasets when the file has been read. It is
-    set in every dataset that had the old value, because that is what is meant by it. ``path`` is for messages.
-
-    Raises:
-        UserError: A key does not exist and nothing reads it; names the nearest key or the keys to set instead.
+    set in every dataset that had the old value, because that is what is meant by it. ``path`` is for messages, which
+    name the nearest key or the keys to set instead.
     """
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
@@ -116,12 +114,10 @@ def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] 
     name = node.get('type')
     if not isinstance(name, str):
         return None
-    for registry in vars(root_registries).values():
-        if isinstance(registry, Registry):
-            cls = find_type(name, registry, cfg.get('default_scope') or 'mmengine')
-            if inspect.isclass(cls):
-                return _init_parameters(cls)
-    return None
+    scope = cfg.get('default_scope') or 'mmengine'
+    registries = [registry for registry in vars(root_registries).values() if isinstance(registry, Registry)]
+    found = (find_type(name, registry, scope) for registry in registries)
+    return next((_init_parameters(cls) for cls in found if inspect.isclass(cls)), None)
 
 
 def _init_parameters(cls: type) -> list[str] | None:

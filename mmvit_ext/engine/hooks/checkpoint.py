@@ -82,7 +82,11 @@ class AtomicCheckpointHook(CheckpointHook):
     DeepSpeed and FSDP write their files themselves and not whole.
 
     Before it saves, it calls the hooks' ``before_collective_save`` in every process, where mmengine's
-    ``before_save_checkpoint`` reaches the first process only. Its arguments are those of mmengine's hook.
+    ``before_save_checkpoint`` reaches the first process only.
+
+    Args:
+        *args: As those of mmengine's ``CheckpointHook``.
+        **kwargs: As those of mmengine's ``CheckpointHook``.
     """
 
     backend_args: dict[str, Any] | None

@@ -2,7 +2,7 @@
 
 Every index that the sampler yields is given its place: which batch of the run (or of the epoch), which sample of the
 batch. The dataset seeds the random generators with that place before it loads the sample. So the sample of a place is
-the same whether it is loaded in the main process or in a worker, and whether the run came there in one go or resumed.
+the same in the main process and in a worker, in a run in one go and in a resumed one.
 """
 
 import random
