@@ -5,13 +5,15 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['atomic_path', 'is_remote', 'named_hash', 'sha256_of', 'verify_hash', 'writable_folder']
+__all__ = ['PARTIAL_SUFFIX', 'atomic_path', 'is_remote', 'named_hash', 'sha256_of', 'verify_hash', 'writable_folder']
+
+PARTIAL_SUFFIX = '.partial'
 
 
 def writable_folder(path: str | Path, option: str) -> Path:
@@ -109,14 +111,13 @@ def _sha256(path: str, size: int, modified: int) -> str:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside ``path`` that becomes ``path`` if the block succeeds and is removed if it fails.
 
     Args:
         path: Where the finished file belongs. Its folder is created.
-
-    Returns:
-        The path to write to; it has the same suffix.
+        durable: Reach the disk before the name does, so that a machine that stops leaves a whole file, too. What a
+            kill leaves behind is named ``.NAME*.partial`` then; otherwise it has the suffix of ``path``.
 
     Raises:
         UserError: The folder cannot be written to.
@@ -124,16 +125,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
+        suffix = PARTIAL_SUFFIX if durable else path.suffix
+        descriptor, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=suffix, dir=path.parent)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}; choose another place') from error
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
+        if durable:
+            _sync(temporary, os.O_RDWR)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private to their owner
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if durable and os.name == 'posix':
+        with suppress(OSError):  # some network file systems refuse it; the rename is as atomic as they make it
+            _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -25,7 +25,6 @@ TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs'
 PHOTOGRAPHS = ('chelsea.png', 'coffee.png')
 ABSENT_CLASS = re.compile(r'\|\s*nan\s*\|\s*nan\s*\|')
-GAP = 6
 
 
 def run(step: str, tool: str, *arguments: object) -> list[str]:
@@ -55,22 +54,20 @@ def write_photographs(folder: Path) -> None:
             photograph.convert('RGB').save((folder / name).with_suffix('.jpg'), quality=92)
 
 
-def write_sheet(columns: Sequence[Sequence[Image.Image]], width: int, target: Path) -> None:
-    """One picture: the columns side by side, each picture ``width`` pixels wide."""
-    columns = [
+def write_overview(columns: Sequence[Sequence[Image.Image]], titles: Sequence[str], target: Path) -> None:
+    """A table with a column of pictures for each image, and a title for each row."""
+    from mmvit_ext.inference.sheets import draw_table
+
+    width = 660 // len(titles)
+    shown = [
         [picture.resize((width, round(picture.height * width / picture.width))) for picture in column]
         for column in columns
     ]
-    height = max(picture.height for column in columns for picture in column)
-    rows = max(map(len, columns))
-    sheet = Image.new('RGB', (len(columns) * (width + GAP) - GAP, rows * (height + GAP) - GAP), 'white')
-    for x, column in enumerate(columns):
-        for y, picture in enumerate(column):
-            sheet.paste(picture, (x * (width + GAP), y * (height + GAP) + (height - picture.height) // 2))
-    sheet.save(target)
+    rows = [(title, [column[index] for column in shown]) for index, title in enumerate(titles)]
+    draw_table(rows, [''] * len(columns)).save(target)
 
 
-def segmentation_overview(data_root: Path, images: Sequence[Path], predictions: Path, target: Path) -> None:
+def segmentation_overview(data_root: Path, images: Sequence[Path], predictions: Path) -> list[list[Image.Image]]:
     """A column for each image: the image, its labels and what the network says."""
     import numpy as np
     from mmseg.datasets import ADE20KDataset
@@ -87,10 +84,10 @@ def segmentation_overview(data_root: Path, images: Sequence[Path], predictions: 
         for labels in (truth, prediction):
             column.append(draw_overlay(image, labels, meta['classes'], meta['palette'], legend=False, opacity=0.6))
         columns.append(column)
-    write_sheet(columns, 220, target)
+    return columns
 
 
-def detection_overview(data_root: Path, images: Sequence[Path], predictions: Path, target: Path) -> None:
+def detection_overview(data_root: Path, images: Sequence[Path], predictions: Path) -> list[list[Image.Image]]:
     """A column for each image: its labelled objects and what the network says."""
     import numpy as np
     from mmdet.datasets import CocoDataset
@@ -121,7 +118,7 @@ def detection_overview(data_root: Path, images: Sequence[Path], predictions: Pat
             masks=np.stack(masks),
         )
         columns.append([truth, Image.open(predictions / 'overlays' / f'{path.stem}.png').convert('RGB')])
-    write_sheet(columns, 330, target)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -140,8 +137,8 @@ class Task:
         goal: In per cent.
         remark: What the goal is to be compared with.
         predict_options: Further arguments for the predictions.
-        overview: Writes one picture of all.
-        rows: What its rows show.
+        overview: The pictures of each image.
+        rows: What they show.
     """
 
     config: str
@@ -155,8 +152,8 @@ class Task:
     goal: float
     remark: str
     predict_options: tuple[str, ...]
-    overview: Callable[[Path, Sequence[Path], Path, Path], None]
-    rows: str
+    overview: Callable[[Path, Sequence[Path], Path], list[list[Image.Image]]]
+    rows: Sequence[str]
 
 
 TASKS = {
@@ -173,7 +170,7 @@ TASKS = {
         remark='chance is below 15',
         predict_options=('--save-mask',),
         overview=segmentation_overview,
-        rows='image, labels, prediction',
+        rows=('image', 'labels', 'prediction'),
     ),
     'det': Task(
         config='p2t/mask-rcnn_p2t-mini_fpn_1xb8-20e_mini-coco.py',
@@ -193,7 +190,7 @@ TASKS = {
         remark='a network that has learnt nothing is at 0',
         predict_options=('--score-threshold', '0.5'),
         overview=detection_overview,
-        rows='labels, prediction',
+        rows=('labels', 'prediction'),
     ),
 }
 
@@ -254,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'Predict held-out images', 'predict.py', config, checkpoint, *held_out,
         '--out', pictures / 'held_out', *task.predict_options,
     )  # fmt: skip
-    task.overview(data_root, held_out, pictures / 'held_out', pictures / 'overview.png')
+    write_overview(task.overview(data_root, held_out, pictures / 'held_out'), task.rows, pictures / 'overview.png')
     write_photographs(args.out / 'photographs')
     run(
         'Predict real photographs', 'predict.py', config, checkpoint, args.out / 'photographs',
@@ -271,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f'  dataset      {args.data}\n'
         f'  checkpoint   {checkpoint}\n'
         f'  logs         {work_dir}\n'
-        f'  pictures     {pictures / "overview.png"} (from top: {task.rows}), and in\n'
+        f'  pictures     {pictures / "overview.png"} (from top: {", ".join(task.rows)}), and in\n'
         f'               {pictures / "held_out"} and {pictures / "photographs"}'
     )
     return 0 if figures[first] >= task.goal or args.length else 1

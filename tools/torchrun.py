@@ -15,7 +15,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # as in mmvit_ext.cli.process_end, which takes seconds to import
+FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # as in mmvit_ext.cli.command, which takes seconds to import
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
-from mmvit_ext.config.pipelines import label_steps
+from mmvit_ext.config.walking import label_steps
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
 from mmvit_ext.datasets.transforms import LoadImageFromFile
 from mmvit_ext.errors.user_error import UserError

@@ -1,7 +1,5 @@
 """Arguments that several commands share, and what the package's functions call them."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from typing import Any
@@ -10,7 +8,7 @@ from mmengine.config import DictAction
 
 from mmvit_ext.errors import UserError
 
-__all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'add_arguments', 'model_options', 'run_options']
+__all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'add_shared', 'keywords']
 
 MODEL_ARGUMENTS = ('--device', '--cfg-options', '--allow-partial-weights', '--trust', '--traceback')
 """How a trained model is read and run."""
@@ -20,19 +18,9 @@ RUN_ARGUMENTS = ('--work-dir', '--cfg-options', '--launcher', '--allow-partial-w
 
 
 class ConfigOptions(DictAction):
-    """mmengine's action for ``--cfg-options KEY=VALUE ...``, with a sentence for what it cannot read.
+    """mmengine's action for ``--cfg-options KEY=VALUE ...``, with a sentence for what it cannot read."""
 
-    Raises:
-        UserError: A word is no ``KEY=VALUE``, or brackets are left open.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Parse the words behind the option."""
         try:
             super().__call__(parser, namespace, values, option_string)
@@ -62,7 +50,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='how distributed processes were started'
     ),
     '--allow-partial-weights': dict(
-        action='store_true', help='go on when a checkpoint does not fit the model; only report'
+        dest='allow_partial', action='store_true', help='go on when a checkpoint does not fit the model; only report'
     ),
     '--amp': dict(action='store_true', help='mixed precision (float16 on a GPU, bfloat16 on a CPU)'),
     '--seed': dict(type=int, help='seed of every random generator'),
@@ -75,38 +63,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def add_arguments(parser: Any, *names: str, **changes: Any) -> None:
-    """Add shared arguments to a parser.
-
-    Args:
-        parser: A command's parser or a group of its arguments.
-        names: Of :data:`ARGUMENTS`.
-        changes: Settings of ``add_argument`` that differ from the shared ones, for each of the arguments.
-    """
+def add_shared(parser: Any, *names: str, **changes: Any) -> None:
+    """Add entries of :data:`ARGUMENTS` to a parser or a group of its arguments, each with these changes."""
     for name in names:
         parser.add_argument(name, **{**ARGUMENTS[name], **changes})
     if '--launcher' in names:  # old launchers pass the rank as an argument
         parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
-def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of :data:`MODEL_ARGUMENTS` under the names that the package's functions have for them."""
-    return {
-        'device': args.device,
-        'cfg_options': args.cfg_options,
-        'allow_partial': args.allow_partial_weights,
-        'trust': args.trust,
-    }
-
-
-def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of :data:`RUN_ARGUMENTS` under the names that the package's functions have for them."""
-    if args.local_rank is not None:
+def keywords(args: argparse.Namespace, *without: str) -> dict[str, Any]:
+    """A command's arguments as keywords of the package's function, but for those named and those of any command."""
+    if getattr(args, 'local_rank', None) is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return {
-        'work_dir': args.work_dir,
-        'cfg_options': args.cfg_options,
-        'launcher': args.launcher,
-        'allow_partial': args.allow_partial_weights,
-        'trust': args.trust,
+        name: value for name, value in vars(args).items() if name not in ('traceback', 'local_rank', 'typed', *without)
     }

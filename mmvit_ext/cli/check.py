@@ -13,7 +13,7 @@ import argparse
 
 from mmvit_ext.checks.every_sample import SPLITS, check_every_file
 from mmvit_ext.checks.report import write_fix_list
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.config.loading import load_config, prepare_scope
 
 SHOWN = 20  # findings of each dataset on the screen when all of them are written to a file

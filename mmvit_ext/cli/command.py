@@ -1,15 +1,20 @@
-"""Run a command: what it raises becomes one sentence on stderr and an exit code."""
+"""Run a command: what it raises becomes one sentence on stderr and an exit code, which its launcher is told."""
 
+import atexit
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED
 
-__all__ = ['run_command']
+__all__ = ['end_process', 'run_command', 'tell_launcher']
 
 TRACEBACK_VARIABLE = 'MMVIT_EXT_TRACEBACK'
+FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
 
 
 def _is_first_process() -> bool:
@@ -18,25 +23,14 @@ def _is_first_process() -> bool:
 
 
 def run_command(
-    command: Callable[[Sequence[str] | None], int | None],
-    argv: Sequence[str] | None = None,
-    *,
-    name: str,
-    after_interrupt: str = '',
+    command: Callable[[Sequence[str]], int | None], argv: Sequence[str], *, name: str, after_interrupt: str = ''
 ) -> int:
     """Run a command and turn what it raises into an exit code.
 
-    Args:
-        command: Takes the argument list (``None``: ``sys.argv[1:]``) and returns an exit code, ``None`` for 0.
-        argv: The argument list.
-        name: The command's name, written before an error.
-        after_interrupt: What to do after an interrupt, told to the user.
-
-    Returns:
-        The command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted; 1 for an unknown
-        failure, with its traceback. ``--traceback`` or a non-empty ``MMVIT_EXT_TRACEBACK`` shows every traceback.
+    That is the command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted, which is told
+    with ``after_interrupt``; 1 for an unknown failure, with its traceback. ``--traceback`` or a non-empty
+    ``MMVIT_EXT_TRACEBACK`` shows every traceback.
     """
-    words = sys.argv[1:] if argv is None else argv
     try:
         return int(command(argv) or 0)
     except KeyboardInterrupt:
@@ -48,7 +42,7 @@ def run_command(
         from mmvit_ext.errors.failures import describe_failure  # mmengine, which `mmvit --help` should not wait for
 
         sentence = describe_failure(error)
-        if sentence is None or '--traceback' in words or os.environ.get(TRACEBACK_VARIABLE):
+        if sentence is None or '--traceback' in argv or os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
         if sentence is None:
             return 1
@@ -58,3 +52,42 @@ def run_command(
             rank = f' [rank {os.environ["RANK"]}]' if int(os.environ.get('WORLD_SIZE', '1')) > 1 else ''
             print(f'{name}{rank}: error: {sentence}', file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
+
+
+def tell_launcher(code: int) -> None:
+    """Tell ``tools/torchrun.py``, through a file, with which exit code the whole run ends.
+
+    Bad input ends the launcher at once: it would otherwise start the processes again, which find the same input.
+    """
+    path = os.environ.get(FINAL_CODE_VARIABLE)
+    if not path or code not in (EXIT_BAD_INPUT, EXIT_PREEMPTED):
+        return
+    try:
+        Path(path).write_text(str(code))
+    except OSError as error:
+        print(f'cannot write {path}: {error}', file=sys.stderr)
+        return
+    if code == EXIT_BAD_INPUT and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')):
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+def end_process(main: Callable[[], int]) -> NoReturn:
+    """Run a command and end the process with its exit code.
+
+    A process of a distributed run skips Python's finalisation, though not the functions registered for its exit. A
+    thread of the gloo backend may still be releasing the last reduced tensors; if it asks for Python's lock during the
+    finalisation, the process aborts ("terminate called without an active exception") after all its work is done.
+    """
+    try:
+        code = main()
+    except SystemExit as end:  # of the argument parser, or of a preemption
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    tell_launcher(code)
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

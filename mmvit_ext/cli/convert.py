@@ -12,7 +12,7 @@ import torch
 
 from mmvit_ext.checkpoints import convert
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.version import __version__

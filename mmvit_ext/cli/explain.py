@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors import UserError
 from mmvit_ext.inference.images import report_failures
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         options['region'] = _region(options['region'])
     module, _, function = path.partition('.')
     explain = getattr(importlib.import_module(f'mmvit_ext.interpret.{module}'), function)
-    model = model_options(args)
+    model = {name: getattr(args, name) for name in ('device', 'cfg_options', 'allow_partial', 'trust')}
 
     def make(predictor: Predictor, folder: Path, count: int) -> Explainer:
         if 'beside' in options:

@@ -10,7 +10,7 @@ import argparse
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.types import check_types
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import UserError

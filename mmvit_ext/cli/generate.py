@@ -8,8 +8,7 @@ their number.
 
 import argparse
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.inference.generate import generate_images
 from mmvit_ext.inference.images import report_failures
 
@@ -23,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    shape = {'num': args.num, 'seed': args.seed, 'columns': args.columns}
-    outcome = generate_images(args.config, args.checkpoint, args.out, **shape, **model_options(args))
+    outcome = generate_images(**keywords(args))
     print(f'{len(outcome.written)} images generated, results in {args.out}')
     return report_failures(outcome, 'generate')

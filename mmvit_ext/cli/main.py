@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
-from mmvit_ext.cli.command import run_command
-from mmvit_ext.cli.process_end import end_process
+from mmvit_ext.cli.command import end_process, run_command
 from mmvit_ext.errors import EXIT_BAD_INPUT
 from mmvit_ext.version import __version__
 
@@ -71,21 +70,14 @@ def run_tool(verb: str) -> NoReturn:
 
 
 def run_verb(verb: str, argv: Sequence[str], name: str | None = None) -> int:
-    """Run a verb.
+    """Run a verb of :data:`VERBS` with the arguments behind it; returns the exit code.
 
-    Args:
-        verb: One of :data:`VERBS`. The module of this name has ``add_arguments(parser)`` and ``run(args)``, and its
-            docstring is the help; it is imported here and not before.
-        argv: The arguments behind the verb.
-        name: How the command was called; by default as the script in ``tools/``.
-
-    Returns:
-        The exit code.
+    The module of this name has ``add_arguments(parser)`` and ``run(args)``, and its docstring is the help; it is
+    imported here and not before. ``name`` is how the command was called, by default as the script in ``tools/``.
     """
     script = SCRIPTS.get(verb, verb)
-    typed = name or f'python tools/{script}.py'
 
-    def command(_: Sequence[str] | None) -> int | None:
+    def command(words: Sequence[str]) -> int | None:
         module = importlib.import_module(f'mmvit_ext.cli.{verb}')
         description, _, details = (module.__doc__ or '').partition('\n\n')
         parser = argparse.ArgumentParser(
@@ -95,8 +87,8 @@ def run_verb(verb: str, argv: Sequence[str], name: str | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        args = parser.parse_args(argv)
-        args.typed = f'{typed} {shlex.join(argv)}'
+        args = parser.parse_args(words)
+        args.typed = f'{name or f"python tools/{script}.py"} {shlex.join(words)}'
         return module.run(args)
 
     return run_command(command, argv, name=name or script, after_interrupt=AFTER_INTERRUPT.get(verb, ''))

@@ -12,8 +12,7 @@ library draws. An image that cannot be read is reported at the end; the others a
 
 import argparse
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.inference.predict import predict_images
 
@@ -21,7 +20,9 @@ from mmvit_ext.inference.predict import predict_images
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, 'config', 'checkpoint', 'images', '--out')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the class colours, 0 to 1 (default: 0.5)')
-    parser.add_argument('--no-legend', action='store_true', help='pictures of exactly the size of the images')
+    parser.add_argument(
+        '--no-legend', dest='legend', action='store_false', help='pictures of exactly the size of the images'
+    )
     parser.add_argument('--save-mask', action='store_true', help='write label maps, too')
     parser.add_argument(
         '--score-threshold', type=float, default=0.3, help='least score of the objects drawn, 0 to 1 (default: 0.3)'
@@ -30,16 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    outcome = predict_images(
-        args.config,
-        args.checkpoint,
-        args.images,
-        args.out,
-        opacity=args.opacity,
-        legend=not args.no_legend,
-        save_mask=args.save_mask,
-        score_threshold=args.score_threshold,
-        **model_options(args),
-    )
+    outcome = predict_images(inputs=args.images, **keywords(args, 'images'))
     print(f'{len(outcome.written)} images predicted, results in {args.out}')
     return report_failures(outcome, 'predict')

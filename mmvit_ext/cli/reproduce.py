@@ -13,7 +13,7 @@ import argparse
 
 from rich.console import Console
 
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.errors import UserError
 from mmvit_ext.reproduce.estimate import ITERATIONS, estimate_row
 from mmvit_ext.reproduce.ledger import Ledger, Row, read_ledger

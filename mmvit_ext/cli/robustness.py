@@ -13,8 +13,7 @@ occluder and outside the turned image do not count.
 import argparse
 from pathlib import Path
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
 VALUES = {
@@ -54,15 +53,6 @@ def _named(config: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     models = [(*_named(config), checkpoint) for config, checkpoint in [(args.config, args.checkpoint), *args.compare]]
-    curves = measure_robustness(
-        args.kind,
-        models,
-        args.out,
-        values=args.values,
-        metric=args.metric,
-        images=args.images,
-        pictures=args.pictures,
-        **model_options(args),
-    )
+    curves = measure_robustness(models=models, **keywords(args, 'config', 'checkpoint', 'compare'))
     print(curves_table(curves))
     print(f'results in {args.out}')

@@ -12,8 +12,7 @@ when it is complete, and is checked then. The exit code is 0 for an archive with
 import argparse
 from pathlib import Path
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import EXIT_BAD_INPUT
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.submission.ade20k import submit_ade20k
@@ -37,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help='image list of the split, such as image_info_test-dev2017.json (default: every image of the '
                 'folder, with the id that is its name)',
             )
-            task.add_argument(
-                '--type', choices=KINDS, help='only this test type (default: all that the model predicts)'
-            )
+            kinds_help = 'only this test type (default: all that the model predicts)'
+            task.add_argument('--type', dest='kind', choices=KINDS, help=kinds_help)
         add_shared(task, *MODEL_ARGUMENTS)
     check = tasks.add_parser('check', help='check an archive', description='Open an archive as its server would.')
     check.add_argument('archive', metavar='FILE.zip', help='the archive')
@@ -59,15 +57,13 @@ def _check(archive: str | Path, *, complete: bool = False, **known: str | None) 
 def run(args: argparse.Namespace) -> int:
     if args.task == 'check':
         return _check(args.archive, complete=args.all, images=args.images, annotations=args.annotations)
-    what = (args.config, args.checkpoint, args.images, args.out)
-    options = {'tta': args.tta, **model_options(args)}
     known = {'images': args.images}
     if args.task == 'coco':
-        archives, outcome = submit_coco(*what, annotations=args.annotations, kind=args.type, **options)
+        archives, outcome = submit_coco(**keywords(args, 'task'))
         written = list(archives.values())
         known = {'annotations': args.annotations} if args.annotations else known
     else:
-        archive, outcome = submit_ade20k(*what, **options)
+        archive, outcome = submit_ade20k(**keywords(args, 'task'))
         written = [archive]
     if outcome.failed:
         print('no archive written; the finished images are kept, run the same command again for the others')

@@ -11,8 +11,7 @@ have; the mIoU of that is the best that a classifier of these regions could reac
 import argparse
 import json
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, model_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import UserError
 from mmvit_ext.evaluation.quality_table import quality_table, superpixel_quality
 from mmvit_ext.files import atomic_path
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out {args.out}: expected a file name that ends in .json')
-    rows = superpixel_quality(args.config, args.checkpoint, images=args.images, **model_options(args))
+    rows = superpixel_quality(**keywords(args, 'out'))
     print(quality_table(rows))
     if args.out:
         with atomic_path(args.out) as file:

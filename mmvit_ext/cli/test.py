@@ -7,8 +7,7 @@ bash tools/dist_test.sh CONFIG CHECKPOINT 8       # on 8 GPUs
 
 import argparse
 
-from mmvit_ext.cli.arguments import RUN_ARGUMENTS, run_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import RUN_ARGUMENTS, add_shared, keywords
 from mmvit_ext.engine.testing import test
 
 
@@ -22,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    test(args.config, args.checkpoint, tta=args.tta, out=args.out, show_dir=args.show_dir, **run_options(args))
+    test(**keywords(args))

@@ -10,8 +10,7 @@ weights reached the model and whether the learning rate fits the total batch siz
 
 import argparse
 
-from mmvit_ext.cli.arguments import RUN_ARGUMENTS, run_options
-from mmvit_ext.cli.arguments import add_arguments as add_shared
+from mmvit_ext.cli.arguments import RUN_ARGUMENTS, add_shared, keywords
 from mmvit_ext.engine.training import train
 
 
@@ -48,14 +47,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    train(
-        args.config,
-        resume=args.resume,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        compile=args.compile,
-        seed=args.seed,
-        skip_nonfinite=args.skip_nonfinite,
-        skip_bad_samples=args.skip_bad_samples,
-        **run_options(args),
-    )
+    train(**keywords(args))

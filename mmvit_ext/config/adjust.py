@@ -13,16 +13,8 @@ from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import writable_folder
 
-__all__ = [
-    'complete_mmpretrain_loaders',
-    'set_lr_scaling',
-    'set_precision',
-    'set_show_dir',
-    'set_tolerance',
-    'set_tta',
-    'set_tta_pipeline',
-    'set_work_dir',
-]
+__all__ = ['complete_mmpretrain_loaders', 'set_lr_scaling', 'set_precision', 'set_show_dir', 'set_tolerance', 'set_tta']
+__all__ += ['set_tta_pipeline', 'set_work_dir']
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -51,14 +43,7 @@ def set_lr_scaling(cfg: Config) -> None:
 
 
 def set_precision(cfg: Config, amp: bool) -> list[str]:
-    """Choose mixed precision if ``amp`` or the config asks for it, in the form that the device supports.
-
-    Returns:
-        Lines worth logging.
-
-    Raises:
-        UserError: The config has several optimizers, or another wrapper for them.
-    """
+    """Choose mixed precision if ``amp`` or the config asks for it, as the device supports it; returns lines to log."""
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
@@ -83,10 +68,7 @@ def set_precision(cfg: Config, amp: bool) -> list[str]:
 def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
     """Set how many faults a training run skips before it stops; ``None`` leaves what the config says.
 
-    Args:
-        cfg: A training config.
-        updates: Updates with losses or gradients that are not finite.
-        samples: Training samples that cannot be read; below 1 a fraction of all.
+    They are updates that are not finite, and samples that cannot be read: their number, or below 1 a fraction of all.
     """
     if updates is not None:
         if updates < 0:

@@ -17,11 +17,7 @@ __all__ = ['build_model', 'discard_pretrained', 'resolve_device']
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device of a name such as 'cpu', 'cuda' or 'cuda:1'; ``None`` takes a GPU if there is one.
-
-    Raises:
-        UserError: There is no such device.
-    """
+    """The device of a name such as 'cpu', 'cuda' or 'cuda:1'; ``None`` takes a GPU if there is one."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
         return torch.device('cuda' if gpus else 'cpu')
@@ -42,13 +38,12 @@ def resolve_device(name: str | None) -> torch.device:
 def build_model(cfg: Config, *, device: str | torch.device | None = None, training: bool = False) -> nn.Module:
     """Build a config's model with random weights, in single-process form.
 
+    The data preprocessor that the config has beside it becomes part of it. The config stays as it is.
+
     Args:
-        cfg: The config; it stays as it is.
+        cfg: The config.
         device: Where the parameters are made, ``'meta'`` for names and shapes alone; by default on the CPU.
         training: Whether the model is to be trained, so that its ``train_cfg`` is kept in every library.
-
-    Returns:
-        The model, with the data preprocessor that the config has beside it.
     """
     scope = prepare_scope(cfg)
     config = copy.deepcopy(cfg.model)

@@ -16,18 +16,7 @@ __all__ = ['load_config', 'prepare_scope']
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file and apply overrides to it.
-
-    Args:
-        path: The config file, ``.py``, ``.yaml`` or ``.json``.
-        options: Overrides by dotted key, as ``--cfg-options`` gives them.
-
-    Returns:
-        The config.
-
-    Raises:
-        UserError: There is no such file, it does not run, or an override changes nothing.
-    """
+    """Read a config file, ``.py``, ``.yaml`` or ``.json``, and apply overrides by dotted key to it."""
     path = Path(path)
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
@@ -54,14 +43,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def prepare_scope(cfg: Config) -> str:
-    """Import the library that the config's ``default_scope`` names and look its types up there from now on.
-
-    Returns:
-        The scope: 'mmseg', 'mmdet', 'mmpretrain' or another package's name.
-
-    Raises:
-        UserError: The config names no scope, or its package cannot be imported.
-    """
+    """Import the library that the config's ``default_scope`` names, look types up there from now on, and return it."""
     scope = cfg.get('default_scope')
     if not scope:
         raise UserError(

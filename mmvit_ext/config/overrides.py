@@ -19,10 +19,8 @@ __all__ = ['apply_cfg_options']
 _EXTRA_KEYS = """activation_checkpointing backend_args compile custom_imports detect_anomalous_params
     efficient_conv_bn_eval find_unused_parameters gpu_ids model_wrapper_cfg runner_type strategy sync_bn test_pipeline
     tta_model tta_pipeline"""
-
+# Top-level keys that something reads: Runner's arguments, and what others take from the config.
 _CONSUMED = {*_EXTRA_KEYS.split(), *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
-"""Top-level keys that something reads: Runner's arguments, and what others take from the config."""
-
 _OPTIM_WRAPPER_KEYS = ['type', 'optimizer', 'constructor', 'paramwise_cfg']
 _OPTIM_WRAPPER_KEYS += ['accumulative_counts', 'clip_grad', 'dtype', 'loss_scale']
 
@@ -31,15 +29,8 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
 
     ``data_root`` is a variable of the config file, already copied into the datasets when the file has been read. It is
-    set in every dataset that had the old value, because that is what is meant by it.
-
-    Args:
-        cfg: The config.
-        options: Values by dotted key.
-        path: The config's file name, for messages.
-
-    Raises:
-        UserError: A key does not exist and nothing reads it; names the nearest key or the keys to set instead.
+    set in every dataset that had the old value, because that is what is meant by it. ``path`` is for messages, which
+    name the nearest key or the keys to set instead.
     """
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
@@ -123,12 +114,10 @@ def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] 
     name = node.get('type')
     if not isinstance(name, str):
         return None
-    for registry in vars(root_registries).values():
-        if isinstance(registry, Registry):
-            cls = find_type(name, registry, cfg.get('default_scope') or 'mmengine')
-            if inspect.isclass(cls):
-                return _init_parameters(cls)
-    return None
+    scope = cfg.get('default_scope') or 'mmengine'
+    registries = [registry for registry in vars(root_registries).values() if isinstance(registry, Registry)]
+    found = (find_type(name, registry, scope) for registry in registries)
+    return next((_init_parameters(cls) for cls in found if inspect.isclass(cls)), None)
 
 
 def _init_parameters(cls: type) -> list[str] | None:

@@ -1,11 +1,11 @@
-"""Walk over the parts of a config: datasets, heads, nodes by dotted key."""
+"""Walk over the parts of a config: datasets, heads, steps of pipelines, nodes by dotted key."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['iter_dataset_cfgs', 'iter_heads', 'walk']
+__all__ = ['iter_dataset_cfgs', 'iter_heads', 'label_steps', 'step_name', 'walk', 'without_labels']
 
 _HEAD_PATHS = {
     'mmseg': ('decode_head', 'auxiliary_head'),
@@ -13,17 +13,13 @@ _HEAD_PATHS = {
     'mmpretrain': ('head',),
 }
 
+_LABEL_LOADERS = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
+
 
 def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tuple[str, Any]]:
-    """The dataset configs in a dataloader's ``dataset``, through wrappers such as RepeatDataset and ConcatDataset.
+    """The dataset configs in a dataloader's ``dataset`` with their dotted keys, through wrappers such as RepeatDataset.
 
-    Args:
-        node: The ``dataset`` entry of a dataloader config.
-        key: Its dotted key.
-        leaves: Whether to leave out the wrappers.
-
-    Yields:
-        Pairs of dotted key and dataset config.
+    ``key`` is the dotted key of ``node``; with ``leaves`` the wrappers are left out.
     """
     if isinstance(node, list | tuple):
         for index, entry in enumerate(node):
@@ -62,3 +58,28 @@ def walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
         yield dotted, entry
         if isinstance(entry, Mapping | list | tuple):
             yield from walk(entry, f'{dotted}.')
+
+
+def step_name(step: Mapping[str, Any]) -> str:
+    """The type of a step as text, with its scope where it has one."""
+    kind = step.get('type')
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def _loads_labels(step: Any) -> bool:
+    return isinstance(step, Mapping) and any(loader in step_name(step) for loader in _LABEL_LOADERS)
+
+
+def label_steps(pipeline: Any) -> list[Mapping[str, Any]]:
+    """The steps of a pipeline that load labels, those of several views left aside."""
+    return [step for step in pipeline or [] if _loads_labels(step)]
+
+
+def without_labels(pipeline: Any) -> Any:
+    """A pipeline without the steps that load labels, at any depth: several views have pipelines of their own."""
+    if isinstance(pipeline, Mapping):
+        return {key: without_labels(value) for key, value in pipeline.items()}
+    if isinstance(pipeline, list | tuple):
+        kept = [without_labels(step) for step in pipeline if not _loads_labels(step)]
+        return type(pipeline)(step for step in kept if not (isinstance(step, list) and not step))
+    return pipeline

@@ -8,8 +8,7 @@ from .hooks.exact_resume import ExactResumeHook
 from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
 from .hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
-from .layer_decay import LearningRateDecayOptimizerConstructor
-from .optimizers import CPUAmpOptimWrapper, MultiOptimWrapperConstructor
+from .optimizers import CPUAmpOptimWrapper, LearningRateDecayOptimizerConstructor, MultiOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',

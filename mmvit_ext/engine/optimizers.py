@@ -1,26 +1,26 @@
-"""Optimizer wrappers beyond mmengine's: mixed precision on a CPU, and an optimizer for each part of a model."""
+"""Optimizers beyond mmengine's: mixed precision on a CPU, one for each part of a model, rates by depth."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from torch import nn
 
+from mmvit_ext.engine.hooks.reports import bare_model
 from mmvit_ext.errors import UserError
 from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
-__all__ = ['CPUAmpOptimWrapper', 'MultiOptimWrapperConstructor']
+__all__ = ['CPUAmpOptimWrapper', 'LearningRateDecayOptimizerConstructor', 'MultiOptimWrapperConstructor']
 
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
     """An optimizer wrapper that runs the forward pass in bfloat16 on the CPU, where ``AmpOptimWrapper`` refuses to.
 
-    bfloat16 has the exponent range of float32, so unlike float16 it needs no loss scaling. Weights, gradients and the
-    optimizer stay in float32. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
+    bfloat16 has the exponent range of float32, so it needs no loss scaling. Weights, gradients and the optimizer stay
+    in float32. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
     @contextmanager
@@ -39,7 +39,7 @@ class MultiOptimWrapperConstructor:
         paramwise_cfg: Must be left out here; it belongs into the entry of a part.
 
     Raises:
-        UserError: An entry is no ``optim_wrapper``, or there is a ``paramwise_cfg`` beside the entries.
+        UserError: An entry is no ``optim_wrapper``, the model has no such part, or ``paramwise_cfg`` is here.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
@@ -57,13 +57,8 @@ class MultiOptimWrapperConstructor:
         self.optim_wrapper_cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
-        """Build the optimizers by name.
-
-        Raises:
-            UserError: The model has no such part.
-        """
-        if is_model_wrapper(model):
-            model = cast('nn.Module', model.module)
+        """Build the optimizers by name."""
+        model = bare_model(model)
         parts = dict(model.named_children())
         for name in self.optim_wrapper_cfg:
             if name not in parts:
@@ -74,3 +69,57 @@ class MultiOptimWrapperConstructor:
         return OptimWrapperDict(
             **{name: build_optim_wrapper(parts[name], dict(entry)) for name, entry in self.optim_wrapper_cfg.items()}
         )
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
+    """The constructor of the same name in mmseg and mmdet, for any backbone with ``get_layer_depth``.
+
+    Theirs decides by the name of the backbone's class and knows ConvNeXt, BEiT and MAE only. This one asks the
+    backbone. A parameter of layer i of n gets ``decay_rate ** (n - 1 - i)`` of the learning rate, so that heads keep it
+    whole; parameters with one dimension and biases have no weight decay. There is one parameter group for each layer
+    with and one without weight decay.
+
+    Args:
+        optim_wrapper_cfg: The ``optim_wrapper`` of the config.
+        paramwise_cfg: ``decay_rate``, or ``layer_decay_rate`` as mmpretrain calls it; ``num_layers``, which may be left
+            out, is compared with the backbone's number of blocks; ``custom_keys`` with a ``decay_mult`` for parameters
+            whose name holds the key.
+
+    Raises:
+        UserError: There is no decay rate, or the backbone has another number of layers or does not know their depth.
+    """
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
+        """Add the groups of a model's parameters to ``params``."""
+        model = bare_model(module)
+        get_depth = getattr(getattr(model, 'backbone', None), 'get_layer_depth', None)
+        if get_depth is None:
+            raise UserError(
+                f'optim_wrapper.constructor needs a backbone with get_layer_depth, such as those of mmvit_ext; '
+                f'{type(model).__name__} has {type(getattr(model, "backbone", None)).__name__}'
+            )
+        rate = self.paramwise_cfg.get('decay_rate', self.paramwise_cfg.get('layer_decay_rate'))
+        if rate is None:
+            raise UserError('optim_wrapper.paramwise_cfg needs decay_rate, for example decay_rate=0.9')
+        wanted, custom = self.paramwise_cfg.get('num_layers'), self.paramwise_cfg.get('custom_keys', {})
+        groups: dict[tuple[int, float], dict[str, Any]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer, num_layers = get_depth(name, 'backbone.')
+            if wanted is not None and wanted != num_layers - 2:
+                raise UserError(
+                    f'optim_wrapper.paramwise_cfg.num_layers is {wanted}, but the backbone has '
+                    f'{num_layers - 2} blocks: set that number or leave num_layers out'
+                )
+            matching = max((key for key in custom if key in name), key=len, default=None)
+            decay = 0.0 if parameter.ndim == 1 or name.endswith('bias') else self.base_wd or 0.0
+            if matching is not None:
+                decay = (self.base_wd or 0.0) * custom[matching].get('decay_mult', 1.0)
+            scale = rate ** (num_layers - 1 - layer)
+            group = groups.setdefault(
+                (layer, decay), {'params': [], 'lr': scale * self.base_lr, 'lr_scale': scale, 'weight_decay': decay}
+            )
+            group['params'].append(parameter)
+        params.extend(groups[key] for key in sorted(groups))

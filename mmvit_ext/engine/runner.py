@@ -16,7 +16,7 @@ from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.engine.hooks.reports import LabelRangeHook
 from mmvit_ext.errors import UserError
 
-__all__ = ['build_runner', 'join_processes', 'leave_processes', 'load_run']
+__all__ = ['build_runner', 'leave_processes', 'load_run']
 
 
 def load_run(
@@ -30,31 +30,21 @@ def load_run(
 ) -> Config:
     """Read the config of a run, import its library, and set where the run writes and with which processes it runs.
 
-    Args:
-        config: The config file.
-        cfg_options: Overrides by dotted key.
-        kind: Kind of the run, for messages.
-        sections: What the config must have for it.
-        work_dir: Folder of logs and checkpoints.
-        launcher: How the processes were started, ``'none'`` for a single one.
+    ``kind`` names the kind of run in messages, ``sections`` what the config must have for it.
     """
     cfg = load_config(config, cfg_options)
     if prepare_scope(cfg) == 'mmpretrain':
         complete_mmpretrain_loaders(cfg)
     set_work_dir(cfg, work_dir)
-    join_processes(cfg, launcher)
+    _join_processes(cfg, launcher)
     for key in sections:
         if cfg.get(key) is None:  # an empty section, as in mmpretrain, is a complete one
             raise UserError(f'{config} has no {key}: it is no {kind} config, or lacks a base file')
     return cfg
 
 
-def join_processes(cfg: Config, launcher: str) -> None:
-    """Prepare a config for distributed processes, and join them where mmengine cannot: on a CPU.
-
-    Raises:
-        UserError: The launcher's variables or a GPU are missing.
-    """
+def _join_processes(cfg: Config, launcher: str) -> None:
+    """Prepare a config for distributed processes, and join them where mmengine cannot: on a CPU."""
     cfg.launcher = launcher
     if launcher == 'none':
         return
@@ -77,20 +67,13 @@ def join_processes(cfg: Config, launcher: str) -> None:
 
 
 def leave_processes() -> None:
-    """Leave the group of processes that :func:`join_processes` has joined; mmengine's own is left to mmengine."""
+    """Leave the group of processes that :func:`load_run` has joined; mmengine's own is left to mmengine."""
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
         torch.distributed.destroy_process_group()
 
 
 def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), *, trust: bool = False) -> Runner:
-    """Build the runner of a config, with hooks that the config does not name.
-
-    Args:
-        cfg: The config.
-        hooks: Registered unless the config has one of the same class.
-        notes: Lines for the log.
-        trust: Read checkpoints that hold more than tensors and plain values, which runs code from them.
-    """
+    """Build the runner of a config with these hooks, unless the config has one of their class, and log the notes."""
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
     hooks = [*hooks, SafeFilesHook(trust=trust)]

@@ -1,12 +1,13 @@
 """Test a checkpoint with the metrics of a config."""
 
+import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.fileio import dump
 
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_show_dir, set_tta
@@ -18,9 +19,11 @@ from mmvit_ext.files import atomic_path, writable_folder
 
 __all__ = ['test']
 
-TRAINING_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
-VALIDATION_KEYS = ('val_dataloader', 'val_cfg', 'val_evaluator')
 PICKLES = ('.pkl', '.pickle')
+
+# A test needs no training parts, and building their datasets would ask for data that may not be there.
+UNUSED = ['train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr']
+UNUSED += ['val_dataloader', 'val_cfg', 'val_evaluator']
 
 
 def test(
@@ -68,17 +71,19 @@ def test(
         notes = check_before_run(cfg, cfg.default_scope, ['test'])
         if tta:
             set_tta(cfg)
-        # A test needs no training parts, and building their datasets would ask for data that may not be there.
-        for key in (*TRAINING_KEYS, *VALIDATION_KEYS):
+        for key in UNUSED:
             cfg.pop(key, None)
     runner = build_runner(cfg, [WeightsReportHook(allow_partial)], notes, trust=trust)
     if out and out.endswith(PICKLES):
-        runner.test_evaluator.metrics.append(_dumper(cfg.default_scope)(out_file_path=out))
+        dumper = (
+            importlib.import_module('mmdet.evaluation').DumpDetResults if cfg.default_scope == 'mmdet' else DumpResults
+        )
+        runner.test_evaluator.metrics.append(dumper(out_file_path=out))
     metrics = runner.test()
     if out and out.endswith('.json') and runner.rank == 0:
         plain = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
         with atomic_path(out) as file:
-            dump(plain, file, indent=2)
+            file.write_text(json.dumps(plain, indent=2))
     leave_processes()
     return metrics
 
@@ -96,11 +101,3 @@ def _set_out(cfg: Config, path: Path) -> None:
     else:
         folder = ', or a folder for label maps' if scope == 'mmseg' else ''
         raise UserError(f'--out {path}: expected .json for metrics or .pkl for predictions{folder}')
-
-
-def _dumper(scope: str) -> type:
-    if scope == 'mmdet':
-        from mmdet.evaluation import DumpDetResults
-
-        return DumpDetResults
-    return DumpResults

@@ -19,7 +19,7 @@ from mmvit_ext.engine.hooks.reports import BatchSizeHook, SkippedSamplesHook, We
 from mmvit_ext.engine.runner import build_runner, leave_processes, load_run
 from mmvit_ext.errors import same_on_every_process
 
-__all__ = ['set_resume', 'train']
+__all__ = ['train']
 
 
 def train(
@@ -61,7 +61,7 @@ def train(
     with same_on_every_process():
         sections = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
         cfg = load_run(config, cfg_options, 'training', sections, work_dir=work_dir, launcher=launcher)
-        notes = set_resume(cfg, resume)
+        notes = _set_resume(cfg, resume)
         notes += set_precision(cfg, amp)
         set_tolerance(cfg, skip_nonfinite, skip_bad_samples)
         if seed is not None:
@@ -79,17 +79,11 @@ def train(
     leave_processes()
 
 
-def set_resume(cfg: Config, resume: str | None) -> list[str]:
+def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     """Set in a config from which checkpoint its run continues.
 
-    A run that a launcher has started again continues from its newest checkpoint, whatever it began with.
-
-    Args:
-        cfg: A training config with its ``work_dir``; changed in place.
-        resume: The checkpoint, ``'auto'`` for the newest one in the folder that can be loaded.
-
-    Returns:
-        Lines worth logging.
+    ``'auto'`` is the newest one in its ``work_dir`` that can be loaded. A run that a launcher has started again
+    continues from that one, whatever it began with. Returns lines worth logging.
     """
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
     if resume is None and (restarts or (cfg.get('resume') and not cfg.get('load_from'))):

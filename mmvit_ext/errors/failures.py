@@ -74,23 +74,13 @@ def _raised_on_purpose(error: BaseException) -> bool:
     return linecache.getline(frames[-1].filename, frames[-1].lineno or 0).lstrip().startswith('raise ')
 
 
-def _describe_os_error(error: OSError) -> str | None:
-    if error.errno == errno.ENOSPC:
-        return f'the disk is full ({error.filename or "unknown file"}): free some space and run the command again'
-    if error.errno is None or not error.filename:
-        return None
-    return f'cannot open {error.filename}: {(error.strerror or str(error)).lower()}; check the path and its permissions'
-
-
 def _describe_by_text(name: str, message: str) -> str | None:
-    match = _NOT_REGISTERED.search(message)
-    if match:
+    if match := _NOT_REGISTERED.search(message):
         return unknown_type_message(match['name'].strip('\'"'), match['registry'], scope=match['scope'])
     if name == 'RuntimeError' and message.startswith('Failed to get '):
         return unknown_type_message(message.removeprefix('Failed to get ').strip(), None)
     for pattern, sentence in _KNOWN:
-        match = re.match(pattern, f'{name}: {message}')
-        if match:
+        if match := re.match(pattern, f'{name}: {message}'):
             return sentence.format(message=message, **match.groupdict())
     return None
 
@@ -100,18 +90,18 @@ def describe_failure(error: BaseException) -> str | None:
     for candidate in (error, error.__cause__):
         if isinstance(candidate, UserError):
             return str(candidate)
-    if isinstance(error, OSError):
-        sentence = _describe_os_error(error)
-        if sentence:
-            return sentence
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f'the disk is full ({error.filename or "unknown file"}): free some space and run the command again'
+    if isinstance(error, OSError) and error.errno is not None and error.filename:
+        reason = (error.strerror or str(error)).lower()
+        return f'cannot open {error.filename}: {reason}; check the path and its permissions'
     # str() of a KeyError is the repr of its argument.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     name, message = worker_message(text) or (type(error).__name__, text)
     message = ' '.join(message.split())
     if name == 'UserError':
         return message
-    sentence = _describe_by_text(name, message)
-    if sentence:
+    if sentence := _describe_by_text(name, message):
         return sentence
     if isinstance(error, ValueError | TypeError) and _raised_on_purpose(error):
         return message

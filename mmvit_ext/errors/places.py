@@ -4,30 +4,21 @@ Broken input makes the libraries fail with any kind of error: a polygon of three
 of -1 in PyTorch. The error says little, but the call stack shows which file or which entry of the config was at work.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ['describe_place']
 
 _TRACEBACK = '--traceback shows where it comes from'
-
 _SAMPLE_IN_A_WORKER = re.compile(r'mmengine[\\/]dataset[\\/]base_dataset\.py", line \d+, in __call__')
-
 _NOT_THE_CONFIG = re.compile(r'^Dist\w*Error|NCCL|gloo|ProcessGroup|[Cc]onnection|CUDA error')
-
 _LONGEST = 300
 
 
 def describe_place(error: BaseException) -> str | None:
-    """The sentence for an error raised while something was built, a sample prepared or the first iteration run.
-
-    Returns:
-        One sentence, ``None`` for an error that happened elsewhere.
-    """
+    """The sentence for an error while something was built, a sample prepared or the first iteration run."""
     if _SAMPLE_IN_A_WORKER.search(str(error)):
         final = [line for line in str(error).splitlines() if line.strip()][-1]
         return (
@@ -35,7 +26,7 @@ def describe_place(error: BaseException) -> str | None:
             'tools/check_dataset.py names its file'
         )
     reason = _shorten(f'{type(error).__name__}: {error}')
-    frames = list(_frames(error))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]  # from the command to where it was raised
     for places in (_PLACES, _OUTER_PLACES):
         for frame in frames:
             for name, file, describe in places:
@@ -44,14 +35,6 @@ def describe_place(error: BaseException) -> str | None:
                     if sentence:
                         return sentence
     return None
-
-
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    """The call stack of an error, from the command to where it was raised."""
-    entry = error.__traceback__
-    while entry is not None:
-        yield entry.tb_frame
-        entry = entry.tb_next
 
 
 def _shorten(text: str) -> str:

@@ -35,10 +35,7 @@ def missing_library(scope: str, wanted_by: str) -> str:
 
 def root_registry(name: str) -> Registry | None:
     """The root registry of the given name ('model', 'dataset', ...)."""
-    for candidate in vars(root_registries).values():
-        if isinstance(candidate, Registry) and candidate.name == name:
-            return candidate
-    return None
+    return next((entry for entry in vars(root_registries).values() if getattr(entry, 'name', None) == name), None)
 
 
 def _scoped(root: Registry, scope: str) -> Registry:
@@ -76,11 +73,7 @@ def _registered_names(root: Registry, scope: str) -> list[str]:
 def unknown_type_message(name: str, registry_name: str | None, scope: str | None = None, where: str = '') -> str:
     """The sentence for a type name that no registry knows: the nearest registered names, or the missing library.
 
-    Args:
-        name: The type name as the config has it.
-        registry_name: Name of the registry in which it was looked up, ``None`` when unknown.
-        scope: The default scope of the look-up.
-        where: The dotted key at which the config has it, where known.
+    ``scope`` is the default scope of the look-up, ``where`` the dotted key at which the config has the name.
     """
     place = f' (at {where})' if where else ''
     prefix, _, short = name.rpartition('.')

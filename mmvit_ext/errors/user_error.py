@@ -7,7 +7,6 @@ from contextlib import contextmanager
 __all__ = ['UserError', 'same_on_every_process', 'worker_message']
 
 _WORKER_ERROR = re.compile(r'^Caught \w+ in (?:DataLoader worker|pin memory thread)')
-
 _FINAL_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*?(?:Error|Exception|Interrupt)): (?P<message>.*)$')
 
 
@@ -17,8 +16,7 @@ class UserError(ValueError):
     A data loader worker sends its exceptions as a traceback text; the constructor finds the sentence in it again, so
     that the main process sees the same error whatever ``num_workers`` is.
 
-    Args:
-        message: The sentence. Line breaks are replaced by spaces.
+    Line breaks in the sentence are replaced by spaces.
     """
 
     def __init__(self, message: str) -> None:
@@ -33,8 +31,7 @@ def worker_message(text: str) -> tuple[str, str] | None:
     if not _WORKER_ERROR.match(text):
         return None
     for line in reversed(text.splitlines()):
-        match = _FINAL_LINE.match(line)
-        if match:
+        if match := _FINAL_LINE.match(line):
             return match['type'].rsplit('.', 1)[-1], match['message']
     return 'Exception', text.strip().splitlines()[-1]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmvit_ext.errors.exit_codes import EXIT_BAD_INPUT
+from mmvit_ext.errors import EXIT_BAD_INPUT
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.machine import progress_bar

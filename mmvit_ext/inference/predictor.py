@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, VISUALIZERS
 from PIL import Image
 from torch import nn
 
@@ -19,8 +19,7 @@ from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.types import check_types
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
-from mmvit_ext.config.pipelines import step_name, without_labels
-from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, step_name, without_labels
 from mmvit_ext.errors.user_error import UserError
 
 from .drawing import draw_instances, draw_overlay, label_image, make_palette
@@ -56,7 +55,6 @@ class Predictor:
         trust: bool = False,
     ) -> None:
         self.scope = prepare_scope(cfg)
-        init_default_scope(self.scope)
         check_types(cfg, self.scope)
         self.device = device or resolve_device(None)
         content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))

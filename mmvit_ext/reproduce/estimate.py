@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
 from mmvit_ext.checks.layouts import LAYOUTS
@@ -139,7 +138,7 @@ def estimate_row(
         raise UserError(f'--iterations {iterations}: expected 1 or more')
     where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     cfg = load_config(ledger.root / str(row.config), cfg_options or {})
-    init_default_scope(prepare_scope(cfg))
+    prepare_scope(cfg)
     plan = plan_training(cfg, process_count(gpus), images_per_gpu)
     name = torch.cuda.get_device_name(where) if where.type == 'cuda' else 'the CPU'
     size, images, limit = image_size(cfg), _images_of_schedule(cfg, row, plan), memory_limit(where)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmvit_ext.checks.layouts import draw_mini_data
 from mmvit_ext.config.loading import load_config, prepare_scope
@@ -36,7 +35,7 @@ def load_row_config(
     cfg = load_config(ledger.root / str(row.config), options)
     if row.mini and draw_mini_data(cfg.data_root):
         print(f'The mini dataset was not there and has been drawn; it contains {cfg.data_root}.')
-    init_default_scope(prepare_scope(cfg))
+    prepare_scope(cfg)
     return cfg, options
 
 

@@ -19,7 +19,6 @@ from mmvit_ext.engine.hooks.checkpoint import (
     PREEMPTED_NAME,
     AtomicCheckpointHook,
     AtomicLocalBackend,
-    write_atomically,
 )
 from tests.engine import toy_run
 
@@ -138,7 +137,7 @@ def test_the_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, 'fsync', synced)
     monkeypatch.setattr(os, 'replace', lambda *paths: (calls.append('replace'), replace(*paths)))
-    write_atomically(tmp_path / 'new' / 'file', b'content')
+    AtomicLocalBackend().put(b'content', tmp_path / 'new' / 'file')
     assert calls == ['fsync', 'replace', 'fsync']
     assert folders == [False, True]
     assert (tmp_path / 'new' / 'file').read_bytes() == b'content'
@@ -146,14 +145,14 @@ def test_the_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch:
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / 'file'
-    write_atomically(path, b'old')
+    AtomicLocalBackend().put(b'old', path)
 
     def no_space(_: int) -> None:
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'fsync', no_space)
     with pytest.raises(OSError, match='No space'):
-        write_atomically(path, b'new')
+        AtomicLocalBackend().put(b'new', path)
     assert path.read_bytes() == b'old'
     assert [entry.name for entry in tmp_path.iterdir()] == ['file']
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmvit_ext.cli import process_end
-from mmvit_ext.cli.process_end import end_process, tell_launcher
+from mmvit_ext.cli import command
+from mmvit_ext.cli.command import end_process, tell_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,7 @@ def test_a_process_of_a_distributed_run_ends_without_finalisation_but_with_its_e
     script = '\n'.join(
         [
             'import atexit, os',
-            'from mmvit_ext.cli.process_end import end_process',
+            'from mmvit_ext.cli.command import end_process',
             'class Late:',
             '    def __del__(self, write=os.write): write(2, b"finalised")',
             'late = Late()',
@@ -57,7 +57,7 @@ def test_only_bad_input_ends_the_launcher(
     code: int, restarts: str, word: str | None, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr(process_end.os, 'kill', lambda *arguments: killed.append(arguments))
+    monkeypatch.setattr(command.os, 'kill', lambda *arguments: killed.append(arguments))
     monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', restarts)
     monkeypatch.setenv('MMVIT_EXT_FINAL_CODE', str(tmp_path / 'code'))
     tell_launcher(code)

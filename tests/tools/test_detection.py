@@ -141,7 +141,8 @@ def test_the_demos_overview_shows_labels_above_predictions(mini: Path, tmp_path:
         (tmp_path / 'overlays').mkdir(exist_ok=True)
         Image.new('RGB', (400, 300), (0, 0, 250)).save(tmp_path / 'overlays' / f'{path.stem}.png')
     target = tmp_path / 'overview.png'
-    load_demo().detection_overview(data_root, images, tmp_path, target)
+    demo = load_demo()
+    demo.write_overview(demo.detection_overview(data_root, images, tmp_path), demo.TASKS['det'].rows, target)
     sheet = np.asarray(Image.open(target))
     blue = (sheet == (0, 0, 250)).all(axis=-1)
     half = sheet.shape[0] // 2

@@ -4,10 +4,9 @@ mmengine opens the final file and writes into it, and deletes the oldest checkpo
 the content goes to a temporary file, which is synced and renamed, and an outdated file is removed only afterwards.
 """
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +15,13 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from mmvit_ext.files import is_remote
+from mmvit_ext.files import PARTIAL_SUFFIX, atomic_path, is_remote
 from mmvit_ext.registry import HOOKS
 
-__all__ = ['ATOMIC_BACKEND', 'PREEMPTED_NAME', 'AtomicCheckpointHook', 'AtomicLocalBackend', 'write_atomically']
+__all__ = ['ATOMIC_BACKEND', 'PREEMPTED_NAME', 'AtomicCheckpointHook', 'AtomicLocalBackend']
 
 ATOMIC_BACKEND = 'mmvit_ext.atomic'
-
 PREEMPTED_NAME = 'preempted.pth'
-
-PARTIAL_SUFFIX = '.partial'
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that at any moment its name stands for the old content or for the new one, both whole.
-
-    A file cut off by a kill stays behind as ``.<name>.partial`` and is overwritten by the next attempt.
-
-    Raises:
-        OSError: It cannot be written; the old file is as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}{PARTIAL_SUFFIX}')
-    try:
-        with partial.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != 'posix':
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # some network file systems refuse it; the rename is as atomic as they make it
-        os.fsync(descriptor)
-    os.close(descriptor)
 
 
 @register_backend(ATOMIC_BACKEND)
@@ -69,32 +33,28 @@ class AtomicLocalBackend(LocalBackend):
         self._postponed: list[str] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file, see :func:`write_atomically`."""
-        write_atomically(filepath, obj)
+        """Write a file, see :func:`mmvit_ext.files.atomic_path`."""
+        with atomic_path(filepath, durable=True) as temporary:
+            temporary.write_bytes(obj)
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file, now or at the end of :meth:`removal_postponed`."""
-        self._remove(super().remove, filepath)
+        if self._postponed is None:
+            super().remove(filepath)
+        else:
+            self._postponed.append(str(filepath))
 
     def rmtree(self, dir_path: str | Path) -> None:
         """Remove a folder, now or at the end of :meth:`removal_postponed`."""
-        self._remove(super().rmtree, dir_path)
-
-    def _remove(self, remove: Callable[[str], None], path: str | Path) -> None:
         if self._postponed is None:
-            remove(str(path))
+            super().rmtree(dir_path)
         else:
-            self._postponed.append(str(path))
+            self._postponed.append(str(dir_path))
 
     @contextmanager
     def removal_postponed(self) -> Iterator[list[str]]:
-        """Collect what the block removes and remove it when the block has succeeded.
-
-        Yields:
-            The collected paths; what is taken out of the list stays.
-        """
-        paths: list[str] = []
-        self._postponed = paths
+        """Collect the paths that the block removes, and remove those in the list when the block has succeeded."""
+        self._postponed = paths = list[str]()
         try:
             yield paths
         finally:
@@ -126,7 +86,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     Args:
         *args: As those of mmengine's ``CheckpointHook``.
-        **kwargs: As those of mmengine's ``CheckpointHook``; ``backend_args`` takes the place of whole local files.
+        **kwargs: As those of mmengine's ``CheckpointHook``.
     """
 
     backend_args: dict[str, Any] | None
@@ -178,12 +138,15 @@ class AtomicCheckpointHook(CheckpointHook):
         self.saved_iteration = iteration
         if is_main_process():
             write_last_checkpoint(runner, self.last_ckpt)
-            remove_checkpoint(self.file_backend, self.file_backend.join_path(self.out_dir, PREEMPTED_NAME))
+        self._remove(PREEMPTED_NAME)
         while keep and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
             outdated = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-            if is_main_process():
-                remove_checkpoint(self.file_backend, self.file_backend.join_path(self.out_dir, outdated))
+            self._remove(outdated)
+
+    def _remove(self, name: str) -> None:
+        if is_main_process():
+            remove_checkpoint(self.file_backend, self.file_backend.join_path(self.out_dir, name))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
         if not self.save_best or not self._is_atomic:
@@ -197,4 +160,10 @@ class AtomicCheckpointHook(CheckpointHook):
 
 def write_last_checkpoint(runner: Runner, path: str) -> None:
     """Note in the work folder which checkpoint is the last one, where mmengine looks for it."""
-    write_atomically(Path(runner.work_dir) / 'last_checkpoint', str(path).encode())
+    with atomic_path(Path(runner.work_dir) / 'last_checkpoint', durable=True) as temporary:
+        temporary.write_text(path)
+
+
+def accumulated_iterations(runner: Runner) -> int:
+    """Over how many iterations a run accumulates gradients; they are not in a checkpoint of an iteration between."""
+    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))

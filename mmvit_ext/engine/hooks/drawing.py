@@ -24,15 +24,7 @@ __all__ = ['DrawingHook', 'SampleHook', 'SuperpixelVisualizationHook']
 
 
 class DrawingHook(Hook):
-    """Decides when to draw; :meth:`draw` says what.
-
-    Args:
-        interval: Iterations between pictures, or epochs, at least 1.
-        by_epoch: Whether the interval counts epochs.
-
-    Raises:
-        ValueError: The interval is below 1.
-    """
+    """Decides when to draw; :meth:`draw` says what."""
 
     priority = 'LOW'
 
@@ -86,11 +78,10 @@ class SampleHook(DrawingHook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the model on every process, and draw."""
-        model = bare_model(runner.model)
-        if not hasattr(model, 'sample'):
+        if not hasattr(bare_model(runner.model), 'sample'):
             raise UserError(
-                f'SampleHook draws what a generator makes and {type(model).__name__} generates nothing: '
-                'use it with mmvit_ext.AdversarialModel, or take the hook out'
+                f'SampleHook draws what a generator makes and {type(bare_model(runner.model)).__name__} generates '
+                'nothing: use it with mmvit_ext.AdversarialModel, or take the hook out'
             )
         super().before_train(runner)
 
@@ -138,13 +129,12 @@ class SuperpixelVisualizationHook(DrawingHook):
         from mmvit_ext.interpret.superpixels import find_superpixels
 
         find_superpixels(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
-        loop = runner.val_loop
-        if loop is None:
+        if runner.val_loop is None:
             raise UserError(
                 'SuperpixelVisualizationHook draws validation images and this run has none: add val_dataloader, '
                 'val_cfg and val_evaluator to the config, or take the hook out'
             )
-        number = len(loop.dataloader.dataset)
+        number = len(runner.val_loop.dataloader.dataset)
         if max(self.indices) >= number:
             raise UserError(
                 f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has {number} images, '
@@ -179,13 +169,10 @@ class SuperpixelVisualizationHook(DrawingHook):
         seen = sample['inputs']
         name = f'{index}_{Path(str(sample["data_samples"].metainfo.get("img_path", ""))).stem}'
         inputs = model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
-        size = (int(seen.shape[-2]), int(seen.shape[-1]))
         try:
-            found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), size)
+            found = superpixels_of_inputs(model.backbone, inputs, picture_of_inputs(seen), tuple(seen.shape[-2:]))
         except UserError as error:  # a picture is no reason to end a run
             runner.logger.warning(f'SuperpixelVisualizationHook, image {name}: {error}')
             return
-        title = f'{"epoch" if self.by_epoch else "iteration"} {step}'
-        runner.visualizer.add_image(
-            f'superpixels_{name}', np.array(draw_montage(found, edge=self.edge, title=title)), step=step
-        )
+        montage = draw_montage(found, edge=self.edge, title=f'{"epoch" if self.by_epoch else "iteration"} {step}')
+        runner.visualizer.add_image(f'superpixels_{name}', np.array(montage), step=step)

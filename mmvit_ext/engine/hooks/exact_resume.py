@@ -12,7 +12,8 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.engine.hooks import random_state
 from mmvit_ext.registry import HOOKS
 
-from .seeded_loading import BatchStream, PlacedBatchSampler, build_sampler, seeded_loader
+from .checkpoint import accumulated_iterations
+from .seeded_loading import BatchStream, PlacedBatchSampler, seeded_loader
 
 __all__ = ['ExactResumeHook']
 
@@ -46,12 +47,11 @@ class ExactResumeHook(Hook):
     def __init__(self) -> None:
         self._placed: PlacedBatchSampler | None = None
         self._sampler_seed: int | None = None
-        self._iterative = False
+        self._iterative = self._warned = False
         self._before_val: dict[str, Any] | None = None
         self._gathered: list[dict[str, Any]] | None = None
         self._saved: Mapping[str, Any] | None = None
         self._offset = 0
-        self._warned = False
 
     def before_run(self, runner: Runner) -> None:
         """Name the newest loadable checkpoint where mmengine would take what ``last_checkpoint`` says."""
@@ -70,25 +70,31 @@ class ExactResumeHook(Hook):
         """Tie the training data to the place in the run."""
         loop = runner.train_loop
         self._iterative = hasattr(loop, 'dataloader_iterator')
-        if self._saved is not None:
-            self._check_saved(runner)
+        count = runner.world_size if self._saved is None else len(self._saved.get('generators') or [])
+        if count != runner.world_size:
+            found = (
+                f'the states of the random generators of {count} processes, now there are {runner.world_size}'
+                if count
+                else 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
+            )
+            runner.logger.warning(
+                f'the checkpoint has {found}: the run continues, but not as it would have without the interruption'
+            )
         config = runner._train_dataloader
-        reason = _unsupported(loop.dataloader, config)
-        if reason:
+        if reason := _unsupported(loop.dataloader, config):
             runner.logger.warning(f'the order of the training data is not restored by a resumed run: {reason}')
             return
         seed = int(runner.seed)
         sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed') else seed
         if self._saved and self._saved.get('sampler_seed') is not None:
             sampler_seed = int(self._saved['sampler_seed'])
-        sampler = build_sampler(config, loop.dataloader.dataset, sampler_seed)
-        self._sampler_seed = getattr(sampler, 'seed', None)
-        loader, self._placed = seeded_loader(loop.dataloader, config, sampler, seed, self._iterative)
+        loader, self._placed = seeded_loader(loop.dataloader, config, seed, sampler_seed, self._iterative)
+        self._sampler_seed = getattr(getattr(self._placed, 'sampler', None), 'seed', None)
         loop.dataloader = loader
         if self._iterative:
             skips = hasattr(loop.dataloader_iterator, 'skip_iter')
             self._placed.begin(0, runner.iter)
-            loop.dataloader_iterator = BatchStream(lambda: iter(loader), 0 if skips else runner.iter)
+            loop.dataloader_iterator = BatchStream(loader, 0 if skips else runner.iter)
         else:
             self._offset = runner.iter - runner.epoch * len(loader)
             if not 0 <= self._offset <= len(loader):
@@ -108,24 +114,10 @@ class ExactResumeHook(Hook):
         """Restore the random generators, once: nothing in a run is later than this and before the model's step."""
         if self._saved is None:
             return
-        states = self._saved.get('generators') or []
+        states = self._saved.get('generators')
         self._saved = None
         if states:
             random_state.restore(states[runner.rank if runner.rank < len(states) else 0])
-
-    def _check_saved(self, runner: Runner) -> None:
-        assert self._saved is not None
-        count = len(self._saved.get('generators') or [])
-        if count == runner.world_size:
-            return
-        found = (
-            f'the states of the random generators of {count} processes, now there are {runner.world_size}'
-            if count
-            else 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
-        )
-        runner.logger.warning(
-            f'the checkpoint has {found}: the run continues, but not as it would have without the interruption'
-        )
 
     def before_val(self, runner: Runner) -> None:
         """Keep the states of the generators in a validation of a training run."""
@@ -153,7 +145,7 @@ class ExactResumeHook(Hook):
                 'only the first process saves the states of its random generators: use mmvit_ext.AtomicCheckpointHook '
                 'as default_hooks.checkpoint for an exact resume of distributed training'
             )
-        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        accumulated = accumulated_iterations(runner)
         if int(checkpoint['meta']['iter']) % accumulated and not self._warned:
             self._warned = True
             runner.logger.warning(

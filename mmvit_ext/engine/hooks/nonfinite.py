@@ -1,9 +1,8 @@
 """Stop a run whose losses or gradients are no longer finite, or leave such updates out.
 
-mmengine continues after a NaN: one update with it makes every parameter NaN, and the run trains on to its end. The
-gradients are checked right before the optimizer's step, through the hooks that PyTorch has there: that is cheap, and
-early enough to save the parameters. A gradient scaler does not call the step of an iteration in which the scaled
-gradients overflowed, so an overflow is not mistaken for a fault of the model.
+mmengine continues after a NaN, and one update with it makes every parameter NaN. The gradients are checked right before
+the optimizer's step, through PyTorch's hooks for it. A gradient scaler does not call the step of an iteration in which
+the scaled gradients overflowed, so an overflow is not mistaken for a fault of the model.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,6 @@ from .reports import bare_model
 __all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
 
 _SHOWN = 4
-
 _INFO = 'nonfinite_updates'
 
 # A scale of 2^16, where PyTorch's gradient scaler begins, is 2^-4 after as many overflows one after another.
@@ -43,11 +41,6 @@ class _Step:
     names: list[str] = field(default_factory=list)
     norms: torch.Tensor | None = None  # of each gradient, on the device
     called: bool = False
-
-    def nonfinite_names(self) -> list[str]:
-        """Parameters whose gradient was not finite."""
-        finite = [] if self.norms is None else torch.isfinite(self.norms).tolist()
-        return [name for name, good in zip(self.names, finite, strict=False) if not good]
 
 
 def image_paths(data_batch: Any) -> list[str]:
@@ -77,13 +70,13 @@ class NonFiniteHook(Hook):
     Args:
         max_skips: Number of updates that are left out before the run stops, at least 0.
 
-    Note:
-        Costs one pass over the gradients. Without ``max_skips`` the outcome is read at the end of the iteration, where
-        mmengine waits for the device anyway to log the losses; with it, before the step. Running statistics of a
-        batch norm that have become NaN cannot be restored, so they stop the run even with ``max_skips``.
-
     Raises:
         NonFiniteError: From ``after_train_iter``.
+
+    Note:
+        Without ``max_skips`` the outcome is read at the end of the iteration, where mmengine waits for the device to
+        log the losses; with it, before the step. Running statistics of a batch norm that have become NaN cannot be
+        restored, so they stop the run even with ``max_skips``.
     """
 
     # After RuntimeInfoHook has read the losses; before anything is averaged, logged or saved.
@@ -97,8 +90,7 @@ class NonFiniteHook(Hook):
         self._handles: list[Any] = []
         self._paths: list[str] = []  # of the batches since the last update
         self._losses: list[tuple[str, torch.Tensor]] = []
-        self._overflows = 0
-        self._skipped = 0
+        self._overflows = self._skipped = 0
 
     def before_train(self, runner: Runner) -> None:
         """Start watching the optimizers, which exist from now on."""
@@ -138,10 +130,8 @@ class NonFiniteHook(Hook):
         step.names += [names.get(id(p), 'a parameter') for p in parameters]
         # An optimizer may step more than once in an iteration, as a discriminator's does.
         step.norms = norms if step.norms is None else step.norms if norms is None else torch.cat([step.norms, norms])
-        if not self.max_skips:
-            return
         # Only one process may have seen it where the gradients are sharded.
-        if bool(_on_all_processes(_any_nonfinite(norms), parameters)):
+        if self.max_skips and _any_nonfinite([norms], parameters):
             for parameter in parameters:
                 parameter.grad = None
 
@@ -156,17 +146,15 @@ class NonFiniteHook(Hook):
         accumulates = not all(wrapper.should_update() for wrapper in _wrappers(runner.optim_wrapper).values())
         if accumulates and self.max_skips:
             return  # one update is one count, however many batches it is made of
-        values = torch.stack([value for _, value in self._losses]) if self._losses else None
-        flags = [_any_nonfinite(values), *(_any_nonfinite(step.norms) for step in self._steps.values())]
-        verdict = bool(_on_all_processes(_any_of(flags), runner.model.parameters()))
+        values = [torch.stack([value for _, value in self._losses])] if self._losses else []
+        found = _any_nonfinite([*values, *(step.norms for step in self._steps.values())], runner.model.parameters())
         overflowed = self._count_overflows(runner.optim_wrapper)
-        if verdict or overflowed:
+        if found or overflowed:
             self._report(runner, overflowed)
         self._losses.clear()
         if not accumulates:
             self._paths.clear()
-        for step in self._steps.values():
-            step.names, step.norms, step.called = [], None, False
+        self._steps = {key: _Step() for key in self._steps}
 
     def _count_overflows(self, optim_wrapper: OptimWrapper) -> bool:
         """Whether a gradient scaler has left out too many steps one after another."""
@@ -177,7 +165,12 @@ class NonFiniteHook(Hook):
 
     def _report(self, runner: Runner, overflowed: bool) -> None:
         found = [(name, float(value)) for name, value in self._losses if not bool(torch.isfinite(value))]
-        gradients = [name for step in self._steps.values() for name in step.nonfinite_names()]
+        gradients = [
+            step.names[index]
+            for step in self._steps.values()
+            if step.norms is not None
+            for index in (~torch.isfinite(step.norms)).nonzero().flatten().tolist()
+        ]
         total = sum(len(step.names) for step in self._steps.values())
         everywhere: list[Any] = all_gather_object((found, gradients, total, list(self._paths)))
         named_losses = dict(pair for entry in everywhere for pair in entry[0])
@@ -189,14 +182,12 @@ class NonFiniteHook(Hook):
         if named_gradients:
             parts.append(f'gradients that are not finite: {len(named_gradients)} of {total} ({_some(named_gradients)})')
         if overflowed and not parts:
-            parts.append(
-                f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale'
-            )
+            parts = [f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale']
         message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
         buffers = [
             name
             for name, buffer in bare_model(runner.model).named_buffers()
-            if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all())
+            if buffer.is_floating_point() and not torch.isfinite(buffer).all()
         ]
         # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
         unseen = [
@@ -243,18 +234,10 @@ def _gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack([norm.to(norms[0].device) for norm in norms])
 
 
-def _any_nonfinite(values: torch.Tensor | None) -> torch.Tensor | None:
-    return None if values is None else ~torch.isfinite(values).all()
-
-
-def _any_of(flags: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    present = [flag for flag in flags if flag is not None]
-    return torch.stack([flag.to(present[0].device) for flag in present]).any() if present else None
-
-
-def _on_all_processes(flag: torch.Tensor | None, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Whether the flag is up on any process; a tensor that has not been read yet."""
+def _any_nonfinite(values: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> bool:
+    """Whether some value is not finite on any process."""
     device = next((parameter.device for parameter in parameters), torch.device('cpu'))
-    verdict = torch.zeros((), dtype=torch.float32, device=device) if flag is None else flag.to(device, torch.float32)
+    flags = [~torch.isfinite(part).all().to(device) for part in values if part is not None]
+    verdict = torch.stack(flags).any().float() if flags else torch.zeros((), device=device)
     all_reduce(verdict, op='max')
-    return verdict > 0
+    return bool(verdict)

@@ -17,7 +17,7 @@ from mmvit_ext.errors import EXIT_PREEMPTED
 from mmvit_ext.files import is_remote
 from mmvit_ext.registry import HOOKS
 
-from .checkpoint import ATOMIC_BACKEND, PREEMPTED_NAME, write_last_checkpoint
+from .checkpoint import ATOMIC_BACKEND, PREEMPTED_NAME, accumulated_iterations, write_last_checkpoint
 
 __all__ = ['PreemptionHook', 'WorkerStart', 'kept_signal_handlers']
 
@@ -62,41 +62,31 @@ class PreemptionHook(Hook):
         for loader in loaders:
             loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Runner | None = None) -> None:
         """Restore the handlers of the signals."""
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
+        self.after_train()
         self._received = signal.Signals(number).name
         # not print(): the signal may have come in the middle of one
         os.write(2, f'{self._received}: saving at the end of this iteration, a second one ends at once\n'.encode())
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save and end, if a process received a signal, between two optimizer steps."""
-        iteration = runner.iter + 1
-        accumulated = _accumulated(runner)
-        if iteration % accumulated:
+        steps, rest = divmod(runner.iter + 1, accumulated_iterations(runner))
+        if rest or (runner.world_size > 1 and steps % self.interval):
             return
-        if runner.world_size == 1:
-            told = self._received is not None
-        elif (iteration // accumulated) % self.interval == 0:
-            flag = torch.tensor(int(self._received is not None))
-            all_reduce(flag, op='max')
-            told = bool(flag)
-        else:
-            return
-        if told and iteration < runner.max_iters:
-            self._end(runner, iteration)
+        told = torch.tensor(int(self._received is not None))
+        all_reduce(told, op='max')
+        if told and runner.iter + 1 < runner.max_iters:
+            self._end(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save and end within a validation of a single process."""
-        if self._received is None or runner.world_size > 1 or runner.iter % _accumulated(runner):
+        if self._received is None or runner.world_size > 1 or runner.iter % accumulated_iterations(runner):
             return
         if 0 < runner.iter < runner.max_iters:
             self._end(runner, runner.iter)
@@ -116,10 +106,6 @@ class PreemptionHook(Hook):
         raise SystemExit(EXIT_PREEMPTED)
 
 
-def _accumulated(runner: Runner) -> int:
-    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))
-
-
 def _save(runner: Runner, iteration: int) -> str:
     hook: Any = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
     if getattr(hook, 'saved_iteration', None) == iteration:
@@ -128,13 +114,8 @@ def _save(runner: Runner, iteration: int) -> str:
     local = not is_remote(folder) and getattr(hook, 'file_client_args', None) is None
     backend_args = {'backend': ATOMIC_BACKEND} if local else getattr(hook, 'backend_args', None)
     runner.call_hook('before_collective_save')
-    runner.save_checkpoint(
-        folder,
-        PREEMPTED_NAME,
-        meta={'epoch': runner.epoch, 'iter': iteration},
-        by_epoch=False,
-        backend_args=backend_args,
-    )
+    meta = {'epoch': runner.epoch, 'iter': iteration}
+    runner.save_checkpoint(folder, PREEMPTED_NAME, meta=meta, by_epoch=False, backend_args=backend_args)
     path = f'{folder.rstrip("/")}/{PREEMPTED_NAME}'
     if is_main_process():
         write_last_checkpoint(runner, path)
@@ -146,10 +127,7 @@ class WorkerStart:
 
     A terminal's Ctrl-C and most batch systems reach the workers, too, and without them the iteration in progress could
     not be finished. Ctrl-C is left to the main process; SIGTERM is obeyed if the main process sent it, as it does when
-    it ends.
-
-    Args:
-        init: The ``worker_init_fn`` that the data loader had.
+    it ends. ``init`` is the ``worker_init_fn`` that the data loader had.
     """
 
     def __init__(self, init: Callable[[int], None] | None) -> None:

@@ -56,12 +56,10 @@ class WeightsReportHook(Hook):
         self._loaded: set[str] = set()
         self._whole_model_source: str | None = None
         self._strict = False
-        self._runner: Runner | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Start watching."""
-        self._runner = runner
-        self._model = bare_model(runner.model)
+        self._logger, self._model = runner.logger, bare_model(runner.model)
         self._observer = LoadObserver(self._model, self._on_load)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
@@ -75,13 +73,12 @@ class WeightsReportHook(Hook):
             raise UserError(
                 f'{self._whole_model_source} holds a {type(checkpoint).__name__}: expected a dictionary of parameters'
             )
-        if resuming:
-            absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
-            if absent:
-                raise UserError(
-                    f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights '
-                    'only; start from them with --cfg-options load_from=FILE'
-                )
+        absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+        if resuming and absent:
+            raise UserError(
+                f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights '
+                'only; start from them with --cfg-options load_from=FILE'
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Name pretrained weights that nothing loaded, and stop watching."""
@@ -102,19 +99,17 @@ class WeightsReportHook(Hook):
     before_test = before_val = _close
 
     def _on_load(self, name: str, module: nn.Module, report: WeightsReport) -> None:
-        assert self._runner is not None
         self._loaded.add(name)
+        files = [str(config.get('checkpoint')) for config in _pretrained_configs(module)]
+        source = f'the pretrained checkpoint {" and ".join(files)}' if files else 'a checkpoint loaded by the model'
+        target, strict = name or 'the model', False
         if not name and self._whole_model_source is not None:
             source, target, strict = self._whole_model_source, 'the model of this config', self._strict
             self._whole_model_source = None
-        else:
-            files = [str(config.get('checkpoint')) for config in _pretrained_configs(module)]
-            source = f'the pretrained checkpoint {" and ".join(files)}' if files else 'a checkpoint loaded by the model'
-            target, strict = name or 'the model', False
-        self._runner.logger.info(f'weights: {source} -> {target}: {report}')
+        self._logger.info(f'weights: {source} -> {target}: {report}')
         check_report(report, source, target, strict=strict, allow_partial=self.allow_partial)
         if not report.exact and not strict and (report.missing or report.mismatched):
-            self._runner.logger.warning(
+            self._logger.warning(
                 f'weights: {len(report.missing) + len(report.mismatched)} parameters of {target} keep their random '
                 'start'
             )
@@ -130,8 +125,7 @@ class BatchSizeHook(Hook):
         if size is None:
             return
         runner.logger.info(str(size))
-        warning = size.warning()
-        if warning:
+        if warning := size.warning():
             runner.logger.warning(warning)
 
 
@@ -142,16 +136,14 @@ class SkippedSamplesHook(Hook):
     def __init__(self) -> None:
         self._told = 0
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Report what is new since the last time."""
-        self.after_train(runner)
-
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Runner, checkpoint: dict | None = None) -> None:
         """Report what is new since the last time."""
         count = _count_skipped(runner.train_dataloader.dataset)
         if count > self._told:
             runner.logger.warning(f'{count} bad samples of the training data were left out so far')
         self._told = count
+
+    before_save_checkpoint = after_train
 
 
 def _count_skipped(dataset: Any) -> int:
@@ -185,8 +177,7 @@ class LabelRangeHook(Hook):
             labels = getattr(sample, 'gt_sem_seg', None)
             if labels is None:  # one level deeper with test-time augmentation, or no labels at all
                 continue
-            wrong = labels_outside(labels.data, len(classes), self.ignore_index)
-            if wrong:
+            if wrong := labels_outside(labels.data, len(classes), self.ignore_index):
                 info = sample.metainfo
                 where = info.get('seg_map_path') or f'of {info.get("img_path", "an unnamed image")}'
                 expected = f'0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored'

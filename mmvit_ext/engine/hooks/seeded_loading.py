@@ -2,11 +2,11 @@
 
 Every index that the sampler yields is given its place: which batch of the run (or of the epoch), which sample of the
 batch. The dataset seeds the random generators with that place before it loads the sample. So the sample of a place is
-the same whether it is loaded in the main process or in a worker, and whether the run came there in one go or resumed.
+the same in the main process and in a worker, in a run in one go and in a resumed one.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, get_worker_info
 
-from .random_state import capture_cpu, restore_cpu
+from . import random_state
 
-__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'build_sampler', 'seeded_loader']
-
+__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'seeded_loader']
 
 KEPT_OPTIONS = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context']
 KEPT_OPTIONS += ['prefetch_factor', 'persistent_workers', 'pin_memory_device']
@@ -40,18 +39,14 @@ class PlacedIndex(int):
 
 
 class PlacedBatchSampler:
-    """Batches of a batch sampler with their places, from any batch of the run on.
+    """Batches of a batch sampler with their places, from any batch of the run on; skipped ones are not loaded.
 
-    Args:
-        batches: A batch sampler from which nothing has been taken. Skipped batches are drawn from it, not loaded.
-        endless: Begin the next pass when one is over, as iteration-based training does.
+    Nothing has been taken from the batch sampler yet. If ``endless``, the next pass begins when one is over.
     """
 
     def __init__(self, batches: Any, endless: bool) -> None:
-        self.batches = batches
-        self.endless = endless
-        self._epoch = 0
-        self._start = 0
+        self.batches, self.endless = batches, endless
+        self._epoch = self._start = 0
 
     @property
     def sampler(self) -> Any:
@@ -93,10 +88,7 @@ class SeededDataset:
     Attributes are read from and set on the dataset. A transform with a generator of its own, as those of newer
     versions of Albumentations, is not reached.
 
-    Args:
-        dataset: The dataset.
-        seed: The run's seed.
-        rank: The process, so that processes do not augment alike.
+    The process's rank is in its seeds, so that processes do not augment alike.
     """
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
@@ -116,48 +108,31 @@ class SeededDataset:
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, PlacedIndex):
             return self.dataset[index]
-        state = capture_cpu() if get_worker_info() is None else None
+        state = random_state.capture(gpu=False) if get_worker_info() is None else None
         try:
-            _seed_cpu((self._seed, self._rank, *index.place))
+            words = np.random.SeedSequence((self._seed, self._rank, *index.place)).generate_state(4)
+            random.seed(int(words[0]))
+            np.random.seed(int(words[1]))  # noqa: NPY002, what the libraries' transforms draw from
+            # torch.manual_seed would seed the GPUs, too, and in the main process those belong to the model
+            torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
             return self.dataset[int(index)]
         finally:
             if state is not None:
-                restore_cpu(state)
-
-
-def _seed_cpu(place: Sequence[int]) -> None:
-    words = np.random.SeedSequence(place).generate_state(4)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002, what the libraries' transforms draw from
-    # torch.manual_seed would seed the GPUs, too, and in the main process those belong to the model
-    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
-
-
-def build_sampler(config: dict[str, Any], dataset: Any, seed: int | None) -> Any:
-    """The sampler of a data loader's config, as the runner builds it; without a seed all processes draw one."""
-    sampler = config['sampler']
-    if not isinstance(sampler, dict):
-        return sampler
-    return DATA_SAMPLERS.build(dict(sampler), default_args={'dataset': dataset, 'seed': seed})
+                random_state.restore(state)
 
 
 def seeded_loader(
-    loader: DataLoader, config: dict[str, Any], sampler: Any, seed: int, endless: bool
+    loader: DataLoader, config: Mapping[str, Any], seed: int, sampler_seed: int | None, endless: bool
 ) -> tuple[DataLoader, PlacedBatchSampler]:
-    """A data loader as the given one, with order and augmentation tied to the place in the run.
+    """A data loader as the given one, with order and augmentation tied to the place in the run, and its batch sampler.
 
-    Args:
-        loader: A data loader that the runner built.
-        config: The config from which it was built.
-        sampler: A sampler from which nothing has been taken, see :func:`build_sampler`.
-        seed: The run's seed.
-        endless: See :class:`PlacedBatchSampler`.
-
-    Returns:
-        The data loader and its batch sampler.
+    The sampler is built anew from the loader's config, because from the given one samples may have been taken. Without
+    ``sampler_seed`` all processes draw one.
     """
+    defaults = {'dataset': loader.dataset, 'seed': sampler_seed}
+    sampler = DATA_SAMPLERS.build(dict(config['sampler']), default_args=defaults)
     batches = config.get('batch_sampler')
-    if isinstance(batches, dict):
+    if isinstance(batches, Mapping):
         defaults = {'sampler': sampler, 'batch_size': config['batch_size']}
         batches = DATA_SAMPLERS.build(dict(batches), default_args=defaults)
     elif batches is None:
@@ -173,14 +148,12 @@ def seeded_loader(
 class BatchStream:
     """The iterator of an iteration-based loop over a loader that begins at the right batch by itself.
 
-    Args:
-        make: Gives the iterator; called at the first batch, so that no worker starts before.
-        skipped: How many batches a resumed loop takes and drops, because its version of mmengine cannot skip them.
+    The loader starts at the first batch, so that no worker starts before. ``skipped`` is how many batches a resumed
+    loop takes and drops, because its version of mmengine cannot skip them.
     """
 
-    def __init__(self, make: Callable[[], Iterator[Any]], skipped: int) -> None:
-        self._make = make
-        self._skipped = skipped
+    def __init__(self, loader: DataLoader, skipped: int) -> None:
+        self._loader, self._skipped = loader, skipped
         self._iterator: Iterator[Any] | None = None
 
     def __iter__(self) -> 'BatchStream':
@@ -191,7 +164,7 @@ class BatchStream:
             self._skipped -= 1
             return None
         if self._iterator is None:
-            self._iterator = self._make()
+            self._iterator = iter(self._loader)
         return next(self._iterator)
 
     def skip_iter(self, count: int) -> None:
