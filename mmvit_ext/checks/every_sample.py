@@ -35,7 +35,6 @@ SPLITS = ('train', 'val', 'test')
 _CHUNK = 32
 
 
-# Worker processes
 @dataclass(frozen=True)
 class _Sample:
     image: str | None
@@ -137,7 +136,6 @@ def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Ou
         outcome.findings.append(Finding(path, 'empty labels', reason))
 
 
-# Datasets
 def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
     """The samples of a segmentation or classification dataset; wrong class labels go into the report."""
     samples = []
@@ -174,8 +172,7 @@ def _labels_without_image(dataset: VisitedDataset, samples: Sequence[_Sample]) -
 
 
 def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context:
-    backend_args = dataset.config.get('backend_args')
-    backend_args = None if backend_args is None else dict(backend_args)
+    backend_args = dict(dataset.config.get('backend_args') or {}) or None
     load_image = LoadImageFromFile(backend_args=backend_args)
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
@@ -195,8 +192,7 @@ def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> Datase
         report.notes.append(f'a dataset of type {dataset.config.get("type")} cannot be examined')
         return report
     report.classes = dataset.classes
-    is_coco = any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__)
-    if is_coco:
+    if any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__):
         samples = [_Sample(path, size=size) for path, size in read_coco_file(dataset, report)]
     else:
         samples = _listed_samples(dataset, report)
@@ -275,16 +271,13 @@ def _outcomes(
 def check_every_file(
     cfg: Config, splits: Sequence[str] = SPLITS, *, jobs: int | None = None, progress: bool = True
 ) -> list[DatasetReport]:
-    """Read every image and annotation of a config's datasets.
+    """Read every image and annotation of a config's datasets; those that differ in their pipeline only are read once.
 
     Args:
         cfg: The config, its scope prepared.
         splits: Which of 'train', 'val' and 'test'; those that the config does not have are left out.
         jobs: Number of processes, at least 1; by default one for each processor.
         progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        A report per dataset; datasets that are the same but for their pipeline are read once.
 
     Raises:
         UserError: A folder or annotation file is missing or unreadable, or there is no dataset.
