@@ -10,7 +10,7 @@ import os
 import signal
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,14 @@ class _Outcome:
         if other.pixels is not None:
             self.pixels = other.pixels if self.pixels is None else self.pixels + other.pixels
 
+    def attempt(self, path: str, kind: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a call returns, ``None`` where its error becomes a finding."""
+        try:
+            return call(*arguments)
+        except UserError as error:
+            self.findings.append(Finding(path, kind, str(error)))
+            return None
+
     def exists(self, path: str, role: str, context: _Context) -> bool:
         # A named pipe or a device would be waited for.
         if context.local and not os.path.isfile(path):
@@ -95,12 +103,9 @@ def _check_image(
 ) -> tuple[int, int] | None:
     if not outcome.exists(path, 'image', context):
         return None
-    try:
-        loaded = context.load_image.transform({'img_path': path})
-    except UserError as error:
-        outcome.findings.append(Finding(path, 'unreadable image', str(error)))
+    loaded = outcome.attempt(path, 'unreadable image', context.load_image.transform, {'img_path': path})
+    if loaded is None:
         return None
-    assert loaded is not None
     height, width = loaded['ori_shape']
     if size is not None and (height, width) != size:
         reason = f'the image {path} is {width}x{height} but its annotation says {size[1]}x{size[0]}'
@@ -112,16 +117,11 @@ def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Ou
     path, loader = results['seg_map_path'], context.load_labels
     if not outcome.exists(path, 'label map', context):
         return
-    try:
-        raw = loader.decode(path)
-    except UserError as error:
-        outcome.findings.append(Finding(path, 'unreadable label map', str(error)))
+    raw = outcome.attempt(path, 'unreadable label map', loader.decode, path)
+    if raw is None:
         return
-    for kind, check in (('size', loader.check_size), ('label values', loader.check_values)):
-        try:
-            check(raw, results)
-        except UserError as error:
-            outcome.findings.append(Finding(path, kind, str(error)))
+    outcome.attempt(path, 'size', loader.check_size, raw, results)
+    outcome.attempt(path, 'label values', loader.check_values, raw, results)
     if raw.dtype == np.uint8:
         outcome.values.update(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
     wrong = loader.wrong_values(raw, results)
