@@ -21,16 +21,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from .machine import DISTRIBUTIONS
 from .version import __version__
 
 FATAL, WARNING, NOTE = 'fatal', 'warning', 'note'
-# Which distributions provide a module, the maintained fork first. Any two of one line overwrite each other's files.
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
-    'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
-    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'),
-    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
-    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+    **DISTRIBUTIONS,
     'cv2': ('opencv-python-headless', 'opencv-python', 'opencv-contrib-python-headless', 'opencv-contrib-python'),
 }
 PURPOSE = {  # how bad it is if the library is missing, and what cannot be used then

@@ -17,18 +17,7 @@ PARTIAL_SUFFIX = '.partial'
 
 
 def writable_folder(path: str | Path, option: str) -> Path:
-    """Check that a folder exists or can be made, without making it.
-
-    Args:
-        path: The folder.
-        option: The argument that named it, for the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: There is a file of that name, or it cannot be written to.
-    """
+    """Check that a folder exists or can be made, without making it; ``option`` named it, for the message."""
     folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{option} {folder} is a file: expected a folder, choose another name')
@@ -44,9 +33,7 @@ def writable_folder(path: str | Path, option: str) -> Path:
 
 # PyTorch's own convention and OpenMMLab's: the first digits of the file's SHA-256 behind the last hyphen.
 _HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin)(?:\.tar)?$')
-
 _DATE = re.compile(r'^(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$')
-
 SHA256_DIGITS = re.compile(r'^[0-9a-f]{8,64}$')
 
 
@@ -58,27 +45,14 @@ def is_remote(path: str) -> bool:
 def named_hash(path: str | Path) -> str | None:
     """The first digits of its SHA-256 that a file's name carries, as in ``segvit-1a2b3c4d.pth``.
 
-    Args:
-        path: A file or an address.
-
-    Returns:
-        At least eight hexadecimal digits, ``None`` where there are none. Eight digits that read as a date are none.
+    They are at least eight; eight that read as a date are none.
     """
     match = _HASH_IN_NAME.search(str(path).rpartition('/')[2])
     return None if match is None or _DATE.match(match['hash']) else match['hash']
 
 
 def verify_hash(path: str | Path, expected: str | None = None, role: str = 'checkpoint') -> None:
-    """Compare a file with the hash that its name carries, and with one that is known from elsewhere.
-
-    Args:
-        path: The file; an address is not checked.
-        expected: First digits of its SHA-256.
-        role: What the file is to the caller, for the message.
-
-    Raises:
-        UserError: The file has another hash.
-    """
+    """Compare a local file's SHA-256 with the first digits that its name carries, and with expected ones."""
     if is_remote(str(path)):
         return
     path = Path(path).expanduser()
@@ -114,13 +88,9 @@ def _sha256(path: str, size: int, modified: int) -> str:
 def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside ``path`` that becomes ``path`` if the block succeeds and is removed if it fails.
 
-    Args:
-        path: Where the finished file belongs. Its folder is created.
-        durable: Reach the disk before the name does, so that a machine that stops leaves a whole file, too. What a
-            kill leaves behind is named ``.NAME*.partial`` then; otherwise it has the suffix of ``path``.
-
-    Raises:
-        UserError: The folder cannot be written to.
+    The folder is created. ``durable`` brings the content to the disk before the name, so that a machine that stops
+    leaves a whole file; what a kill leaves behind is then named ``.NAME*.partial``, otherwise it has the suffix of
+    ``path``.
     """
     path = Path(path)
     try:

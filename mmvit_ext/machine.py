@@ -72,11 +72,7 @@ def library_versions() -> dict[str, str]:
 
 
 def commit_of(root: Path) -> str:
-    """The commit that a checkout stands at.
-
-    Returns:
-        Its hash, with ``, changed`` behind it where tracked files differ from it; ``none`` outside a checkout.
-    """
+    """The commit that a checkout stands at, with ``, changed`` where tracked files differ; ``none`` outside of one."""
     if not (root / '.git').exists():
         return 'none'
     try:

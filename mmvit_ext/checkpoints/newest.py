@@ -16,17 +16,11 @@ __all__ = ['NewestCheckpoint', 'newest_checkpoint', 'training_position']
 
 @dataclass(frozen=True)
 class NewestCheckpoint:
-    """The answer of :func:`newest_checkpoint`.
+    """The answer of :func:`newest_checkpoint`."""
 
-    Args:
-        path: The checkpoint, ``None`` when the run has not written one.
-        iteration: The number of iterations it stands for, ``None`` when the file does not state it.
-        passed_over: What is wrong with each newer one.
-    """
-
-    path: str | None
-    iteration: int | None = None
-    passed_over: tuple[str, ...] = ()
+    path: str | None  # None when the run has not written one
+    iteration: int | None = None  # None when the file does not state it
+    passed_over: tuple[str, ...] = ()  # what is wrong with each newer one
 
     def notes(self) -> list[str]:
         """Which newer files were passed over, and how far back the chosen one is."""
@@ -37,10 +31,7 @@ class NewestCheckpoint:
 
 
 def training_position(path: str | Path) -> int | None:
-    """The iteration that a checkpoint of a training run stands for, without running code from it or reading tensors.
-
-    Returns:
-        The number of iterations, ``None`` when it holds no state of a training run (weights only, another format).
+    """The iteration of a training run's checkpoint, without reading tensors; ``None`` for weights alone.
 
     Raises:
         Exception: The file is damaged; what exactly is raised depends on the damage.
@@ -53,10 +44,6 @@ def training_position(path: str | Path) -> int | None:
     return iteration if isinstance(iteration, int) else None
 
 
-def _named_by_run(name: str) -> bool:
-    return name.startswith(('iter_', 'epoch_', 'preempted'))
-
-
 def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] = ()) -> NewestCheckpoint:
     """The newest checkpoint of a run that can be loaded.
 
@@ -67,14 +54,14 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
         work_dir: The run's folder, with ``last_checkpoint``.
         more_folders: Where else its checkpoints are, such as the checkpoint hook's ``out_dir``.
 
-    Returns:
-        The checkpoint, and what was wrong with newer ones.
-
     Raises:
         UserError: There are checkpoints and none of them can be loaded.
     """
-    named = _last_checkpoint(Path(work_dir))
-    if named is not None and (is_remote(named) or os.path.isdir(named)):
+    try:
+        named = (Path(work_dir) / 'last_checkpoint').read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        named = ''
+    if named and (is_remote(named) or os.path.isdir(named)):
         return NewestCheckpoint(named)  # on a server, or the folder of a sharded model: only its library can read it
     folders = {Path(work_dir).resolve(): Path(work_dir)}
     for folder in (*more_folders, *([Path(named).parent] if named else [])):
@@ -91,7 +78,7 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
             except FileNotFoundError:  # the run continues elsewhere and has just removed it
                 continue
             except Exception:
-                if _named_by_run(path.name) or str(path) == named:
+                if path.name.startswith(('iter_', 'epoch_', 'preempted')) or str(path) == named:
                     when = float('inf') if str(path) == named else date
                     damaged.append((when, f'{path} {checkpoint_damage(path) or "is damaged"}'))
                 continue
@@ -110,16 +97,9 @@ def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] =
             f'--resume: no checkpoint in {work_dir} can be loaded: {listed}; copy one there, or leave --resume out to '
             'start from the beginning'
         )
-    if named is not None:
+    if named:
         raise UserError(
             f'--resume: {Path(work_dir) / "last_checkpoint"} names {named}, which is not there or no checkpoint of a '
             'training run: put it there, or leave --resume out to start from the beginning'
         )
     return NewestCheckpoint(None)
-
-
-def _last_checkpoint(work_dir: Path) -> str | None:
-    try:
-        return (work_dir / 'last_checkpoint').read_text().strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None

@@ -24,16 +24,7 @@ _ZIP_MAGIC = b'PK\x03\x04'
 
 
 def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: str = 'check the path') -> None:
-    """Find a missing, cut off or foreign file without reading it.
-
-    Args:
-        path: The file; an address is not checked.
-        role: What the file is to the caller, for the message.
-        remedy: What to do when it is missing.
-
-    Raises:
-        UserError: The file is missing, cut off or no PyTorch checkpoint.
-    """
+    """Find a missing, cut off or foreign file without reading it; ``role`` and ``remedy`` are for the message."""
     if is_remote(str(path)):
         return
     path = Path(path).expanduser()
@@ -68,11 +59,7 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
 
 
 def checkpoint_damage(path: str | Path) -> str | None:
-    """What is wrong with a file written by ``torch.save``, found by reading all of it once.
-
-    Returns:
-        A phrase such as ``'is cut off'``, ``None`` for a sound file.
-    """
+    """What is wrong with a file written by ``torch.save``, such as ``'is cut off'``, found by reading all of it."""
     path = Path(path)
     try:
         if path.stat().st_size == 0:
@@ -111,9 +98,6 @@ def read_checkpoint(
         expected_hash: First digits of the file's SHA-256, where they are known from elsewhere than its name.
         map_location: Where the tensors go, as in :func:`torch.load`.
 
-    Returns:
-        The dictionary in it.
-
     Raises:
         UserError: The file is missing, cut off, no checkpoint, has another hash than its name says, or only pickle
             could read it.
@@ -147,18 +131,7 @@ def _damaged(path: Path, role: str, error: Exception) -> str:
 
 
 def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
-    """The SHA-256 that the ``metafile.yml`` beside a config has for a checkpoint of this name.
-
-    Args:
-        config: The config file.
-        path: The checkpoint.
-
-    Returns:
-        The value of ``SHA256`` of the model whose ``Weights`` ends in that name, ``None`` where there is none.
-
-    Raises:
-        UserError: The metafile has something else than hexadecimal digits there.
-    """
+    """The ``SHA256`` that the ``metafile.yml`` beside a config has for the ``Weights`` of this file name, if any."""
     metafile = Path(config).parent / 'metafile.yml' if config else None
     if metafile is None or not metafile.is_file():
         return None
@@ -183,23 +156,9 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
 
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
-    """Take the parameters out of a checkpoint.
-
-    Args:
-        content: What :func:`read_checkpoint` returned.
-        path: The file, for the message.
-
-    Returns:
-        Tensors by name, without the ``module.`` of a distributed wrapper.
-
-    Raises:
-        UserError: There are no parameters in it.
-    """
-    state = content
-    for key in ('state_dict', 'model'):
-        if isinstance(content.get(key), Mapping):
-            state = content[key]
-            break
+    """Take the tensors by name out of a checkpoint, without the ``module.`` of a distributed wrapper."""
+    candidates = (content.get('state_dict'), content.get('model'), content)
+    state = next(candidate for candidate in candidates if isinstance(candidate, Mapping))
     nameless = [name for name, value in state.items() if torch.is_tensor(value) and not isinstance(name, str)]
     if nameless:
         raise UserError(f'{path} has a parameter named {nameless[0]!r}: expected text, as a model has it')

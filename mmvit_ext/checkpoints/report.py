@@ -21,9 +21,7 @@ from mmvit_ext.errors.user_error import UserError
 __all__ = ['LoadObserver', 'WeightsReport', 'check_report', 'load_weights', 'weights_report']
 
 MIN_FRACTION = 0.5
-
 _SHOWN = 3
-
 ALLOW_OPTION = '--allow-partial-weights'
 
 Shape = tuple[int, ...]
@@ -31,21 +29,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """How a checkpoint fits a model, by parameter name (buffers included).
+    """How a checkpoint fits a model, by parameter name (buffers included)."""
 
-    Args:
-        matched: Names that the checkpoint fills.
-        missing: Names of the model that the checkpoint does not have.
-        unexpected: Names of the checkpoint that the model does not have.
-        mismatched: Name, shape in the checkpoint and shape in the model, where the shapes differ.
-        resized: Those of ``matched`` that the model itself brought to its own shape, such as a position embedding.
-    """
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[tuple[str, Shape, Shape], ...]
-    resized: tuple[str, ...] = ()
+    matched: tuple[str, ...]  # names that the checkpoint fills
+    missing: tuple[str, ...]  # names of the model that the checkpoint does not have
+    unexpected: tuple[str, ...]  # names of the checkpoint that the model does not have
+    mismatched: tuple[tuple[str, Shape, Shape], ...]  # name, shape in the checkpoint, other shape in the model
+    resized: tuple[str, ...] = ()  # of ``matched``: what the model resized itself, such as a position embedding
 
     @property
     def total(self) -> int:
@@ -80,22 +70,12 @@ def _shape(shape: Shape) -> str:
     return 'x'.join(map(str, shape)) or 'scalar'
 
 
-def _shape_of(value: Any) -> Shape:
-    return tuple(value.shape) if hasattr(value, 'shape') else tuple(value)
-
-
 def weights_report(model_state: Mapping[str, Any], checkpoint_state: Mapping[str, Any]) -> WeightsReport:
-    """Compare a checkpoint with a model, name by name.
+    """Compare a checkpoint's tensors (or shapes) with a model's, name by name.
 
-    Args:
-        model_state: The model's ``state_dict()``, or shapes by name.
-        checkpoint_state: The checkpoint's tensors, or shapes by name.
-
-    Returns:
-        The report. Step counters of batch norms (``num_batches_tracked``), which old checkpoints lack, are left out.
+    Step counters of batch norms (``num_batches_tracked``), which old checkpoints lack, are left out.
     """
-    ours = {name: _shape_of(value) for name, value in model_state.items() if _counts(name, value)}
-    theirs = {name: _shape_of(value) for name, value in checkpoint_state.items() if _counts(name, value)}
+    ours, theirs = _shapes(model_state), _shapes(checkpoint_state)
     common = [name for name in ours if name in theirs]
     return WeightsReport(
         matched=tuple(name for name in common if ours[name] == theirs[name]),
@@ -105,9 +85,13 @@ def weights_report(model_state: Mapping[str, Any], checkpoint_state: Mapping[str
     )
 
 
-def _counts(name: str, value: Any) -> bool:
-    is_shape = isinstance(value, tuple | list)
-    return not name.endswith('num_batches_tracked') and (is_shape or hasattr(value, 'shape'))
+def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
+    shapes = {name: getattr(value, 'shape', value) for name, value in state.items()}
+    return {
+        name: tuple(shape)
+        for name, shape in shapes.items()
+        if isinstance(shape, tuple | list) and not name.endswith('num_batches_tracked')
+    }
 
 
 def check_report(report: WeightsReport, source: str, target: str, *, strict: bool, allow_partial: bool = False) -> None:
@@ -132,15 +116,6 @@ def check_report(report: WeightsReport, source: str, target: str, *, strict: boo
     )
 
 
-@dataclass
-class _Loading:
-    """One ``load_state_dict`` under way."""
-
-    root: nn.Module
-    raw: dict[str, Shape]
-    effective: dict[str, Shape]
-
-
 class LoadObserver:
     """Reports every ``load_state_dict`` on a model or a part of it, from the outside.
 
@@ -155,7 +130,8 @@ class LoadObserver:
 
     def __init__(self, model: nn.Module, on_load: Callable[[str, nn.Module, WeightsReport], None]) -> None:
         self._on_load = on_load
-        self._stack: list[_Loading] = []
+        # Of each loading under way: the module on which it began, the file's shapes, and those that were copied.
+        self._stack: list[tuple[nn.Module, dict[str, Shape], dict[str, Shape]]] = []
         self._handles = []
         for name, module in model.named_modules():
             self._handles.append(module._register_load_state_dict_pre_hook(partial(self._before, module)))
@@ -171,22 +147,21 @@ class LoadObserver:
     def _before(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
         shapes = {name: tuple(value.shape) for name, value in state_dict.items() if torch.is_tensor(value)}
         if not prefix:
-            self._stack.append(_Loading(root=module, raw=shapes, effective={}))
+            self._stack.append((module, shapes, {}))
         if not self._stack:
             return
         own = [*module._parameters, *module._buffers]
-        effective = self._stack[-1].effective
-        effective.update({prefix + name: shapes[prefix + name] for name in own if prefix + name in shapes})
+        self._stack[-1][2].update({prefix + name: shapes[prefix + name] for name in own if prefix + name in shapes})
 
     def _after(self, name: str, module: nn.Module, incompatible: Any) -> None:
-        if not self._stack or self._stack[-1].root is not module:
+        if not self._stack or self._stack[-1][0] is not module:
             return
-        loading = self._stack.pop()
+        _, raw, effective = self._stack.pop()
         ours = {key: tuple(value.shape) for key, value in module.state_dict().items() if torch.is_tensor(value)}
         # A name that a part of the model renamed while it loaded is not left over, so the loader's own list counts.
-        left = {key: loading.raw[key] for key in incompatible.unexpected_keys if key in loading.raw}
-        report = weights_report(ours, {**left, **loading.effective})
-        resized = tuple(key for key in report.matched if loading.raw.get(key, ours[key]) != ours[key])
+        left = {key: raw[key] for key in incompatible.unexpected_keys if key in raw}
+        report = weights_report(ours, {**left, **effective})
+        resized = tuple(key for key in report.matched if raw.get(key, ours[key]) != ours[key])
         self._on_load(name, module, replace(report, resized=resized))
 
 

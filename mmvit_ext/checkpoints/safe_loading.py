@@ -27,12 +27,6 @@ from .reading import metafile_hash, read_checkpoint
 
 __all__ = ['SafeFilesHook', 'install_safe_loading', 'safe_loading']
 
-Loader = Callable[..., Any]
-
-_BUCKETS = (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
-
-_NAMED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
-
 
 def install_safe_loading(*, trust: bool = False, config: str | Path | None = None) -> None:
     """Make mmengine's checkpoint loading in this process run no code from files.
@@ -70,15 +64,15 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
             'if you trust where it comes from'
         )
 
-    schemes: dict[str, Loader] = {
-        '': load_from_local,
-        'http://': load_from_http,
-        'https://': load_from_http,
-        'pavi://': load_from_pavi,
+    schemes: dict[tuple[str, ...], Callable[..., Any]] = {
+        ('',): load_from_local,
+        ('http://', 'https://'): load_from_http,
+        ('pavi://',): load_from_pavi,
+        (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_bucket,
+        ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'): load_from_named,
     }
-    schemes |= dict.fromkeys(_BUCKETS, load_from_bucket) | dict.fromkeys(_NAMED, load_from_named)
-    for prefix, loader in schemes.items():
-        CheckpointLoader.register_scheme(prefix, loader, force=True)
+    for prefixes, loader in schemes.items():
+        CheckpointLoader.register_scheme(list(prefixes), loader, force=True)
 
 
 @contextmanager

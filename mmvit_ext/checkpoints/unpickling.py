@@ -22,10 +22,6 @@ __all__ = ['load_restricted', 'load_without_code', 'read_outline']
 def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
     """``torch.load(weights_only=True)`` that knows what mmengine stores besides tensors.
 
-    Args:
-        file: A file, or one that is opened for reading.
-        map_location: Where the tensors go.
-
     Raises:
         pickle.UnpicklingError: Something in it is neither a tensor nor a harmless value.
     """
@@ -103,21 +99,20 @@ def _safe_globals() -> list[Any]:
 
 @lru_cache(maxsize=1)
 def _restricted_names() -> dict[str, Any]:
-    names = _harmless()
-    names['collections.OrderedDict'] = OrderedDict
-    names['_codecs.encode'] = _encode
-    names['builtins.set'] = set
-    names['torch.Size'], names['torch.device'] = torch.Size, torch.device
-    names['torch.Tensor'] = torch.Tensor
-    names['torch.nn.parameter.Parameter'] = torch.nn.Parameter
-    for function in ('_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2'):
-        names[f'torch._utils.{function}'] = getattr(torch._utils, function)
-    names['torch.serialization._get_layout'] = torch.serialization._get_layout
-    names |= {f'torch.{name}': value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-    storages = [name for name in vars(torch) if name.endswith('Storage')]
-    names |= {f'torch.{name}': getattr(torch, name) for name in storages}
-    names |= {f'torch.storage.{name}': getattr(torch.storage, name) for name in ('TypedStorage', 'UntypedStorage')}
-    return names
+    names = _harmless() | {
+        'collections.OrderedDict': OrderedDict,
+        '_codecs.encode': _encode,
+        'builtins.set': set,
+        'torch.nn.parameter.Parameter': torch.nn.Parameter,
+        'torch.serialization._get_layout': torch.serialization._get_layout,
+    }
+    for module, functions in (
+        (torch, ('Size', 'device', 'Tensor', *(name for name in vars(torch) if name.endswith('Storage')))),
+        (torch._utils, ('_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2')),
+        (torch.storage, ('TypedStorage', 'UntypedStorage')),
+    ):
+        names |= {f'{module.__name__}.{function}': getattr(module, function) for function in functions}
+    return names | {f'torch.{name}': value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 
 def _encode(text: str, encoding: str = 'latin1') -> bytes:
@@ -154,13 +149,7 @@ class _Outline(pickle.Unpickler):
 
 
 def read_outline(path: Path) -> Mapping[str, Any]:
-    """Read the plain values of a checkpoint, without its tensors and without running code from it.
-
-    Args:
-        path: A file written by ``torch.save``.
-
-    Returns:
-        The dictionary in it, with stand-ins for objects and tensors; empty where it holds something else.
+    """Read the dictionary of a ``torch.save`` file with stand-ins for objects and tensors; empty for other content.
 
     Raises:
         Exception: The file is damaged; what exactly is raised depends on the damage.

@@ -59,25 +59,13 @@ def _iter_pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def check_datasets(cfg: Config, splits: Sequence[str]) -> list[VisitedDataset]:
-    """Check the datasets of the given dataloaders, as far as that is quick.
-
-    Args:
-        cfg: The config, its scope prepared.
-        splits: Which of 'train', 'val' and 'test'.
-
-    Returns:
-        What was found out about each dataset.
-
-    Raises:
-        UserError: A folder or annotation file is missing, there is no image, or images lack their annotation; names the
-            path and the key to change.
-    """
+    """Check the datasets of the given splits as far as that is quick; ``UserError`` names path and key to change."""
     datasets = []
     for dataset in visit_datasets(cfg, splits):
+        datasets.append(dataset)
         if dataset.built is not None and dataset.local:
             file = dataset.ann_file
             small = os.path.isfile(file) and os.path.getsize(file) <= _MAX_ANNOTATION_BYTES
             if small or 'seg_map_path' in dataset.folders:
                 check_samples(dataset)
-        datasets.append(dataset)
     return datasets

@@ -19,16 +19,7 @@ _BOX_TOLERANCE = 1.0  # pixels; annotation tools round
 
 
 def box_problem(box: Any, width: float, height: float) -> str | None:
-    """What is wrong with a box.
-
-    Args:
-        box: Left edge, upper edge, width and height in pixels, as COCO has them.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-
-    Returns:
-        A phrase, ``None`` for a box within the image (up to a pixel of rounding).
-    """
+    """What is wrong with a COCO box (x, y, width, height) in an image of that size, all in pixels, if anything."""
     if not isinstance(box, list | tuple) or len(box) != 4:
         return 'is no list of four numbers'
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in box):
@@ -46,9 +37,6 @@ def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple
 
     Returns:
         Path of each image and its (height, width), ``None`` where the file does not state a size.
-
-    Raises:
-        UserError: The file cannot be read or is of another format.
     """
     path = dataset.ann_file
     content = _read(path)

@@ -23,21 +23,13 @@ __all__ = ['VisitedDataset', 'check_samples', 'visit_datasets']
 
 @dataclass
 class VisitedDataset:
-    """A dataset of a config, and what was found out about it.
+    """A dataset of a config, and what was found out about it."""
 
-    Args:
-        key: Its dotted key in the config.
-        config: Its config.
-        built: The dataset without its annotations, ``None`` for a class that cannot be built so.
-        images: Number of images, ``None`` when they were not counted.
-        unlabelled: Images without an annotation.
-    """
-
-    key: str
+    key: str  # its dotted key in the config
     config: Mapping[str, Any]
-    built: Any = None
-    images: int | None = None
-    unlabelled: list[str] = field(default_factory=list)
+    built: Any = None  # without its annotations; None for a class that cannot be built so
+    images: int | None = None  # None when they were not counted
+    unlabelled: list[str] = field(default_factory=list)  # images without an annotation
 
     @property
     def local(self) -> bool:
@@ -75,11 +67,7 @@ class VisitedDataset:
         return any('Annotations' in type(step).__name__ for step in steps)
 
     def load_samples(self) -> list[dict[str, Any]]:
-        """List all samples without loading their images.
-
-        Raises:
-            UserError: There are none, or the annotations cannot be read.
-        """
+        """List all samples, at least one, without loading their images."""
         try:
             samples = list(self.built.load_data_list())
         except UserError:
@@ -105,14 +93,11 @@ class VisitedDataset:
 
 
 def visit_datasets(cfg: Config, splits: Iterable[str]) -> Iterator[VisitedDataset]:
-    """Build the datasets of dataloaders one after another, without their annotations, and look for their paths.
+    """Build the datasets of dataloaders (inside of wrappers) without their annotations, and look for their paths.
 
     Args:
         cfg: The config, its scope prepared.
         splits: Which of 'train', 'val' and 'test'; those that the config does not have are left out.
-
-    Returns:
-        The datasets inside of wrappers such as ``ConcatDataset``.
 
     Raises:
         UserError: A folder or annotation file is missing, or the dataset cannot be built; names the key to change.
@@ -179,16 +164,9 @@ def _check_paths(folders: Mapping[str, Any], ann_file: str, key: str) -> None:
 
 
 def check_samples(dataset: VisitedDataset) -> list[dict[str, Any]]:
-    """Check that a dataset has images and that every image and label map exists, without opening them.
+    """List a dataset's samples and check that every image and label map exists, without opening them.
 
-    Args:
-        dataset: The dataset; its ``images`` and ``unlabelled`` are filled in.
-
-    Returns:
-        Its samples.
-
-    Raises:
-        UserError: There is no image, an image is missing, or images lack their label map.
+    ``images`` and ``unlabelled`` of the dataset are filled in.
     """
     samples, key = dataset.load_samples(), dataset.key
     dataset.images = len(samples)

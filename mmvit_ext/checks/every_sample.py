@@ -10,7 +10,7 @@ import os
 import signal
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,6 @@ SPLITS = ('train', 'val', 'test')
 _CHUNK = 32
 
 
-# Worker processes
 @dataclass(frozen=True)
 class _Sample:
     image: str | None
@@ -68,6 +67,14 @@ class _Outcome:
         if other.pixels is not None:
             self.pixels = other.pixels if self.pixels is None else self.pixels + other.pixels
 
+    def attempt(self, path: str, kind: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a call returns, ``None`` where its error becomes a finding."""
+        try:
+            return call(*arguments)
+        except UserError as error:
+            self.findings.append(Finding(path, kind, str(error)))
+            return None
+
     def exists(self, path: str, role: str, context: _Context) -> bool:
         # A named pipe or a device would be waited for.
         if context.local and not os.path.isfile(path):
@@ -96,12 +103,9 @@ def _check_image(
 ) -> tuple[int, int] | None:
     if not outcome.exists(path, 'image', context):
         return None
-    try:
-        loaded = context.load_image.transform({'img_path': path})
-    except UserError as error:
-        outcome.findings.append(Finding(path, 'unreadable image', str(error)))
+    loaded = outcome.attempt(path, 'unreadable image', context.load_image.transform, {'img_path': path})
+    if loaded is None:
         return None
-    assert loaded is not None
     height, width = loaded['ori_shape']
     if size is not None and (height, width) != size:
         reason = f'the image {path} is {width}x{height} but its annotation says {size[1]}x{size[0]}'
@@ -113,16 +117,11 @@ def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Ou
     path, loader = results['seg_map_path'], context.load_labels
     if not outcome.exists(path, 'label map', context):
         return
-    try:
-        raw = loader.decode(path)
-    except UserError as error:
-        outcome.findings.append(Finding(path, 'unreadable label map', str(error)))
+    raw = outcome.attempt(path, 'unreadable label map', loader.decode, path)
+    if raw is None:
         return
-    for kind, check in (('size', loader.check_size), ('label values', loader.check_values)):
-        try:
-            check(raw, results)
-        except UserError as error:
-            outcome.findings.append(Finding(path, kind, str(error)))
+    outcome.attempt(path, 'size', loader.check_size, raw, results)
+    outcome.attempt(path, 'label values', loader.check_values, raw, results)
     if raw.dtype == np.uint8:
         outcome.values.update(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
     wrong = loader.wrong_values(raw, results)
@@ -137,7 +136,6 @@ def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Ou
         outcome.findings.append(Finding(path, 'empty labels', reason))
 
 
-# Datasets
 def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
     """The samples of a segmentation or classification dataset; wrong class labels go into the report."""
     samples = []
@@ -174,8 +172,7 @@ def _labels_without_image(dataset: VisitedDataset, samples: Sequence[_Sample]) -
 
 
 def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context:
-    backend_args = dataset.config.get('backend_args')
-    backend_args = None if backend_args is None else dict(backend_args)
+    backend_args = dict(dataset.config.get('backend_args') or {}) or None
     load_image = LoadImageFromFile(backend_args=backend_args)
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
@@ -195,8 +192,7 @@ def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> Datase
         report.notes.append(f'a dataset of type {dataset.config.get("type")} cannot be examined')
         return report
     report.classes = dataset.classes
-    is_coco = any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__)
-    if is_coco:
+    if any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__):
         samples = [_Sample(path, size=size) for path, size in read_coco_file(dataset, report)]
     else:
         samples = _listed_samples(dataset, report)
@@ -275,16 +271,13 @@ def _outcomes(
 def check_every_file(
     cfg: Config, splits: Sequence[str] = SPLITS, *, jobs: int | None = None, progress: bool = True
 ) -> list[DatasetReport]:
-    """Read every image and annotation of a config's datasets.
+    """Read every image and annotation of a config's datasets; those that differ in their pipeline only are read once.
 
     Args:
         cfg: The config, its scope prepared.
         splits: Which of 'train', 'val' and 'test'; those that the config does not have are left out.
         jobs: Number of processes, at least 1; by default one for each processor.
         progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        A report per dataset; datasets that are the same but for their pipeline are read once.
 
     Raises:
         UserError: A folder or annotation file is missing or unreadable, or there is no dataset.

@@ -43,6 +43,8 @@ _CONTEXT = Layout(
 
 _MINI = Layout(240, 60, 'what `python tools/make_mini_dataset.py data/mini` draws')
 
+_CIFAR = '{0}: {1}.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
+
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
         'ADE20K': Layout(
@@ -70,12 +72,8 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             '{train,val}/<wnid>/*.JPEG, or meta/{train,val}.txt with a path and a class number per line: ILSVRC 2012 '
             'of https://image-net.org',
         ),
-        'CIFAR-10': Layout(
-            50_000, 10_000, 'cifar-10-batches-py: cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
-        ),
-        'CIFAR-100': Layout(
-            50_000, 10_000, 'cifar-100-python: cifar-100-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
-        ),
+        'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
+        'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),
         **{f'mini {name}': _MINI for name in ('ADE20K', 'COCO', 'ImageNet')},
     }
 )
@@ -99,7 +97,7 @@ class DatasetCount:
 def check_layout(
     cfg: Config, name: str, splits: Sequence[str], sample: int = SAMPLE, *, tested_on: str = 'test'
 ) -> list[DatasetCount]:
-    """Check the datasets of a config against what is known of them.
+    """Count and check the datasets of a config against what is known of them.
 
     Args:
         cfg: The config, its scope prepared and ``data_root`` set.
@@ -107,9 +105,6 @@ def check_layout(
         splits: Which of ``train``, ``val`` and ``test``.
         sample: How many images of each are opened, evenly spread.
         tested_on: ``train`` where a row is evaluated on the training images, as generators are.
-
-    Returns:
-        The counts.
 
     Raises:
         UserError: Something is missing, the numbers are others or a file cannot be read; names what belongs where.
@@ -164,14 +159,7 @@ def _open(built: Any, item: dict[str, Any], key: str) -> None:
 
 
 def draw_mini_data(data_root: str | Path) -> bool:
-    """Draw the mini dataset where nothing is at a row's ``data_root``, such as ``data/mini/imagenet``.
-
-    Returns:
-        Whether it was drawn.
-
-    Raises:
-        UserError: The folder is no place for it.
-    """
+    """Draw the mini dataset where nothing is at a row's ``data_root``, and return whether it was drawn."""
     root = Path(data_root)
     if root.exists():
         return False

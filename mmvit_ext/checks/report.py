@@ -66,18 +66,10 @@ class DatasetReport:
 
 
 def write_fix_list(path: str | Path, reports: Sequence[DatasetReport]) -> int:
-    """Write the files to repair or remove, a line each: the path, a tab, what is wrong.
-
-    Returns:
-        The number of lines.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Write the files to repair or remove, a line each: path, tab, what is wrong. Returns the number of lines."""
     by_path: dict[str, list[str]] = {}
-    for report in reports:
-        for finding in report.findings:
-            by_path.setdefault(finding.path, []).append(finding.reason)
+    for finding in (finding for report in reports for finding in report.findings):
+        by_path.setdefault(finding.path, []).append(finding.reason)
     lines = [f'{name}\t{"; ".join(dict.fromkeys(reasons))}\n' for name, reasons in sorted(by_path.items())]
     with atomic_path(path) as file:
         file.write_text(''.join(lines), encoding='utf-8', errors='surrogateescape')

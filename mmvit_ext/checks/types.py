@@ -73,34 +73,15 @@ def _iter_model_types(node: Any, key: str, always: bool = False) -> Iterator[Typ
 
 
 def check_types(cfg: Config, scope: str) -> None:
-    """Find type names that no registry knows, before anything is built.
-
-    Args:
-        cfg: The config.
-        scope: Its default scope, imported by :func:`prepare_scope`.
-
-    Raises:
-        UserError: A type is unknown; names the key, the type and the nearest registered names or the missing library.
-    """
+    """Find type names that no registry knows; the error names key, type and the nearest names or missing library."""
     for key, name, registry_name, own_scope in _iter_types(cfg):
         root = root_registry(registry_name)
-        if not isinstance(name, str) or root is None:
-            continue
-        if find_type(name, root, own_scope or scope) is None:
+        if isinstance(name, str) and root is not None and find_type(name, root, own_scope or scope) is None:
             raise UserError(unknown_type_message(name, registry_name, own_scope or scope, where=key))
 
 
 def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[str] | None]) -> None:
-    """Compare every head's ``num_classes`` with the classes of every dataset.
-
-    Args:
-        cfg: The config.
-        scope: Its default scope; says where the heads are.
-        classes: Class names by the dataset's dotted key, ``None`` where they are not known.
-
-    Raises:
-        UserError: A head has another number of classes than a dataset.
-    """
+    """Compare every head's ``num_classes`` with the class names of every dataset, by its dotted key, where known."""
     for head_key, head in iter_heads(cfg, scope):
         count = head.get('num_classes')
         if not isinstance(count, int):

@@ -42,11 +42,8 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
     """Rename a foreign state dict to the names of this package.
 
     Args:
-        state_dict: Foreign names to tensors.
+        state_dict: Foreign names to tensors; left as it is.
         method: One of :data:`METHODS`.
-
-    Returns:
-        Our names to the same tensors; the argument is left as it was.
 
     Raises:
         ValueError: The method is unknown, or keys are left over, missing or of a wrong shape; names them.
@@ -61,16 +58,5 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
 
 
 def describe(state_dict: Mapping[str, Tensor], method: str) -> str | None:
-    """Describe a foreign state dict.
-
-    Args:
-        state_dict: Foreign names to tensors.
-        method: One of :data:`METHODS`.
-
-    Returns:
-        One sentence with the arguments that fit, ``None`` for methods whose names already say everything.
-
-    Raises:
-        ValueError: As :func:`convert`.
-    """
+    """One sentence with the arguments that fit a foreign state dict, ``None`` where the names already say all."""
     return _DESCRIBERS[method](state_dict) if method in _DESCRIBERS else None

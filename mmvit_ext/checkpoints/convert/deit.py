@@ -19,7 +19,7 @@ from torch import Tensor
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.position_embedding import square_grid
 
-from .rules import Rule, apply_rules, require_keys
+from .rules import Rule, apply_rules, numbers_in, require_keys
 from .vit import BLOCK_RULES
 
 __all__ = ['convert_deit', 'describe_deit']
@@ -80,8 +80,7 @@ def describe_deit(state_dict: Mapping[str, Tensor]) -> str:
 
 def _size(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:
     """Width and number of blocks; ``ValueError`` with what is missing."""
-    numbers = [int(key.split('.')[1]) for key in state_dict if key.startswith('blocks.') and key.count('.') > 1]
-    num_blocks = max(numbers, default=0) + 1
+    num_blocks = max(numbers_in(state_dict, r'blocks\.(\d+)\..*'), default=0) + 1
     modules = [f'blocks.{index}.{name}' for index in range(num_blocks) for name in _BLOCK_MODULES]
     names = [f'{module}.{part}' for module in modules for part in ('weight', 'bias')]
     require_keys(state_dict, ['cls_token', 'pos_embed', *names], METHOD)

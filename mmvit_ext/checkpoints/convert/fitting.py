@@ -18,14 +18,9 @@ __all__ = ['describe_network', 'require_fit']
 def require_fit(
     network: Any, arguments: Mapping[str, Any], converted: Mapping[str, Tensor], method: str, prefix: str = 'backbone.'
 ) -> None:
-    """Compare converted weights with a network.
+    """Compare the converted weights behind a prefix with a network class and its arguments.
 
-    Args:
-        network: Its class, with published sizes in ``ARCHS``.
-        arguments: Its arguments; numbers of heads, which no shape states, may be missing in ``arch``.
-        converted: Our names to tensors; those without the prefix are left aside.
-        method: What the weights should belong to, for the message.
-        prefix: What the network's names begin with.
+    Numbers of heads, which no shape states, may be missing in ``arch``.
 
     Raises:
         ValueError: Names are missing or left over, or tensors are of another shape.
@@ -44,14 +39,7 @@ def require_fit(
 
 
 def describe_network(network: Any, arguments: Mapping[str, Any], kind: str, hint: str = '') -> str:
-    """One sentence on what a file holds, with the arguments that fit it.
-
-    Args:
-        network: The class of the network, with published sizes in ``ARCHS``.
-        arguments: Its arguments; numbers of heads, which no shape states, may be missing in ``arch``.
-        kind: What kind of model or file it is.
-        hint: What a size may be that is none of the published ones.
-    """
+    """One sentence on what a file holds, with the arguments that fit it; ``hint`` is on unpublished sizes."""
     arch = arguments['arch']
     others = {name: value for name, value in arguments.items() if name != 'arch'}
     for name, published in network.ARCHS.items():

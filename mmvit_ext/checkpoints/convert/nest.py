@@ -19,7 +19,7 @@ from mmvit_ext.models.backbones.nest import NesT
 from mmvit_ext.models.layers.blocks import LAYOUT_VERSION, heads_outermost
 
 from .fitting import describe_network, require_fit
-from .rules import Rule, apply_rules, name_some, require_keys
+from .rules import Rule, apply_rules, name_some, numbers_in, require_keys
 
 __all__ = ['convert_nest', 'describe_nest', 'nest_arguments']
 
@@ -60,11 +60,14 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     require_keys(state_dict, ('head.weight', 'head.bias'), f'{METHOD} classifier')
     for key, blocks in state_dict.items():
         if re.fullmatch(_POSITION, key):
-            converted[f'backbone.{key}'] = _on_the_plane(key, blocks)
+            across, edge = _blocks(key, blocks)
+            plane = blocks.reshape(1, across, across, edge, edge, -1).transpose(2, 3)
+            converted[f'backbone.{key}'] = plane.reshape(1, (across * edge) ** 2, -1)
     qkv_bias = any(key.endswith('attn.qkv.bias') for key in state_dict)
     with_version = {**converted, 'backbone.layout_version': torch.tensor(LAYOUT_VERSION)}
     require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, with_version, METHOD)
-    published = next((NesT.ARCHS[name] for name in _published(arguments['arch'])), None)
+    sizes = arguments['arch'].items()
+    published = next((arch for arch in NesT.ARCHS.values() if all(arch[key] == value for key, value in sizes)), None)
     if published is not None:
         for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
             level = int(key.split('.')[2])
@@ -87,7 +90,7 @@ def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: The file is no NesT classifier, or whose position embeddings are not of square blocks.
     """
-    positions = sorted(int(match.group(1)) for match in (re.fullmatch(_POSITION, key) for key in state_dict) if match)
+    positions = numbers_in(state_dict, _POSITION)
     if not positions or 'patch_embed.proj.weight' not in state_dict:
         raise ValueError(
             f'no NesT classifier (patch_embed.proj.weight, levels.0.pos_embed, ...), but '
@@ -100,23 +103,15 @@ def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         'arch': {
             'embed_dims': tuple(state_dict[f'levels.{level}.pos_embed'].shape[-1] for level in levels),
-            'depths': tuple(_depth(state_dict, level) for level in levels),
+            'depths': tuple(
+                max(numbers_in(state_dict, rf'levels\.{level}\.transformer_encoder\.(\d+)\..*'), default=-1) + 1
+                for level in levels
+            ),
         },
         'img_size': across * edge * patch_size,
         'patch_size': patch_size,
         'block_size': edge,
     }
-
-
-def _published(arch: Mapping[str, Any]) -> list[str]:
-    """Names of the architectures with these widths and depths."""
-    return [name for name, known in NesT.ARCHS.items() if all(known[key] == value for key, value in arch.items())]
-
-
-def _depth(state_dict: Mapping[str, Tensor], level: int) -> int:
-    """Number of a level's layers."""
-    matches = (re.fullmatch(rf'levels\.{level}\.transformer_encoder\.(\d+)\..*', key) for key in state_dict)
-    return max((int(match.group(1)) + 1 for match in matches if match), default=0)
 
 
 def _blocks(key: str, position: Tensor) -> tuple[int, int]:
@@ -129,10 +124,3 @@ def _blocks(key: str, position: Tensor) -> tuple[int, int]:
         f'{METHOD}: {key} must have the shape (1, blocks, tokens, width) with square numbers of blocks and of tokens, '
         f'got {tuple(position.shape)}'
     )
-
-
-def _on_the_plane(key: str, position: Tensor) -> Tensor:
-    """``(1, blocks, tokens, C)`` to ``(1, H*W, C)``."""
-    across, edge = _blocks(key, position)
-    plane = position.reshape(1, across, across, edge, edge, -1).transpose(2, 3)
-    return plane.reshape(1, (across * edge) ** 2, -1)

@@ -9,7 +9,6 @@ generation are read off keys and shapes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from mmvit_ext.models.backbones.p2t import OVERLAPPED_KERNELS, P2T, PATCH_STRIDES
 
 from .fitting import describe_network, require_fit
-from .rules import Rule, apply_rules, name_some, require_keys
+from .rules import Rule, apply_rules, name_some, numbers_in, require_keys
 
 __all__ = ['convert_p2t', 'describe_p2t', 'p2t_arguments']
 
@@ -130,7 +129,7 @@ def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         'arch': {
             'embed_dims': embed_dims,
-            'depths': tuple(_highest(shapes, rf'block{s}\.(\d+)\..*') + 1 for s in stages),
+            'depths': tuple(numbers_in(shapes, rf'block{s}\.(\d+)\..*')[-1] + 1 for s in stages),
             'mlp_ratios': tuple(width // dims for width, dims in zip(hidden, embed_dims, strict=True)),
         }
     }
@@ -141,8 +140,7 @@ def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         'qkv_bias': 'block1.0.attn.q.0.bias' in shapes,
     }
     default = {'overlapped': True, 'with_rpe': True, 'ffn_type': 'irb', 'qkv_bias': True}
-    arguments |= {name: value for name, value in found.items() if value != default[name]}
-    return arguments
+    return arguments | {name: value for name, value in found.items() if value != default[name]}
 
 
 def _kind(state_dict: Mapping[str, Tensor]) -> str:
@@ -156,9 +154,3 @@ def _kind(state_dict: Mapping[str, Tensor]) -> str:
         'no P2T classifier (patch_embed1.proj.weight, ...), Semantic FPN (decode_head.), RetinaNet (bbox_head.) or '
         f'Mask R-CNN (roi_head.), but {name_some(list(state_dict), 5)}'
     )
-
-
-def _highest(names: Mapping[str, Any], pattern: str) -> int:
-    """Highest number that a pattern's group takes; -1 if it matches nothing."""
-    matches = (re.fullmatch(pattern, name) for name in names)
-    return max((int(match.group(1)) for match in matches if match), default=-1)

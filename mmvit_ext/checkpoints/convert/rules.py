@@ -7,22 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-__all__ = ['Rule', 'apply_rules', 'name_some', 'require_keys']
+__all__ = ['Rule', 'apply_rules', 'name_some', 'numbers_in', 'require_keys']
 
 Rule = tuple[str, 'str | None']
 """A regular expression for a whole key, and its replacement; None for a key that has no counterpart here."""
 
 
 def apply_rules(state_dict: Mapping[str, Tensor], rules: Sequence[Rule], method: str) -> dict[str, Tensor]:
-    """Rename every key by the first rule that matches it.
-
-    Args:
-        state_dict: Foreign names to tensors.
-        rules: Tried in order.
-        method: What the keys should belong to, for the message.
-
-    Returns:
-        Our names to the same tensors.
+    """Rename every key by the first rule that matches it; ``method`` is for the message.
 
     Raises:
         ValueError: Names the keys that no rule matches, or two keys that would get the same name.
@@ -53,6 +45,12 @@ def require_keys(state_dict: Mapping[str, Tensor], names: Iterable[str], method:
     missing = [name for name in names if name not in state_dict]
     if missing:
         raise ValueError(f'incomplete {method} checkpoint: missing {name_some(missing)}')
+
+
+def numbers_in(names: Iterable[str], pattern: str) -> list[int]:
+    """The numbers that the group of a regular expression for whole names takes, in ascending order."""
+    matches = (re.fullmatch(pattern, name) for name in names)
+    return sorted({int(match.group(1)) for match in matches if match})
 
 
 def name_some(names: Sequence[str], limit: int = 20) -> str:

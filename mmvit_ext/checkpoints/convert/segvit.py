@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .rules import Rule, apply_rules, require_keys
+from .rules import Rule, apply_rules, numbers_in, require_keys
 
 __all__ = ['convert_segvit']
 
@@ -50,19 +50,14 @@ _QU_LAYER_NAMES = {
 
 
 def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure.
-
-    Args:
-        state_dict: The authors' names to tensors, with or without the prefix ``decode_head.``.
-
-    Returns:
-        Our names to the same tensors, with the same prefix.
+    """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure and ``decode_head.``.
 
     Raises:
         ValueError: Names keys that are left over or missing.
     """
     prefix = 'decode_head.' if any(key.startswith('decode_head.') for key in state_dict) else ''
-    head = {key: value for key, value in state_dict.items() if key.startswith(prefix) and _is_head(key, prefix)}
+    is_head = (lambda key: key.startswith(prefix)) if prefix else (lambda key: not key.startswith('backbone.'))
+    head = {key: value for key, value in state_dict.items() if is_head(key)}
     rest = {key: value for key, value in state_dict.items() if key not in head}
     converted = apply_rules(rest, [BACKBONE_RULE], METHOD)
     if any(key.startswith(f'{prefix}atm.') for key in head):
@@ -80,10 +75,6 @@ def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def _is_head(key: str, prefix: str) -> bool:
-    return bool(prefix) or not key.startswith('backbone.')
-
-
 def _atm_names(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, str]:
     """Names of an ATM decoder under the prefix ``source`` to those of ``ATMHead`` under ``target``."""
     return {
@@ -97,8 +88,11 @@ def _stage_names(
     state_dict: Mapping[str, Tensor], source: str, target: str, layer_names: Mapping[str, str]
 ) -> dict[str, str]:
     """Names of numbered decoders and their input projections; the numbers are read off the keys."""
-    stages = _counted(state_dict, re.escape(source) + r'decoder_(\d+)\..*')
-    layers = _counted(state_dict, re.escape(source) + r'decoder_\d+\.layers\.(\d+)\..*')
+    # Gaps in the numbers are filled, so that they are missed.
+    stages, layers = (
+        range(found[0], found[-1] + 1) if (found := numbers_in(state_dict, re.escape(source) + pattern)) else range(0)
+        for pattern in (r'decoder_(\d+)\..*', r'decoder_\d+\.layers\.(\d+)\..*')
+    )
     projected = any(key.startswith(f'{source}input_proj_') for key in state_dict)
     names: dict[str, str] = {}
     for stage in stages:
@@ -110,10 +104,3 @@ def _stage_names(
             theirs = f'{source}decoder_{stage}.layers.{layer}'
             names |= {f'{theirs}.{a}': f'{ours}.layers.{layer}.{b}' for a, b in layer_names.items()}
     return names
-
-
-def _counted(state_dict: Mapping[str, Tensor], pattern: str) -> list[int]:
-    """All numbers up to the highest that a pattern's group takes, from the lowest; gaps are filled to be missed."""
-    matches = (re.fullmatch(pattern, key) for key in state_dict)
-    found = {int(match.group(1)) for match in matches if match}
-    return list(range(min(found), max(found) + 1)) if found else []

@@ -12,7 +12,6 @@ Checked with networks of timm 1.0.31 that have random weights: the logits are eq
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,14 +21,13 @@ from torch import Tensor
 from mmvit_ext.models.backbones.tnt import TNT
 
 from .fitting import describe_network, require_fit
-from .rules import Rule, apply_rules, name_some, require_keys
+from .rules import Rule, apply_rules, name_some, numbers_in, require_keys
 
 __all__ = ['convert_tnt', 'describe_tnt', 'tnt_arguments']
 
 METHOD = 'TNT'
 
 _P = r'(weight|bias)'
-
 _BLOCK = r'blocks\.(\d+)'
 
 # Queries and keys share a matrix in the first two styles, and are joined with the values afterwards.
@@ -91,10 +89,7 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
 
 
 def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a TNT classifier, the authors', timm's or mmpretrain's.
-
-    Args:
-        state_dict: Their names to tensors; mmpretrain's with or without the prefix ``backbone.``.
+    """Rename the keys of a TNT classifier: the authors', timm's, or mmpretrain's with or without ``backbone.``.
 
     Returns:
         The names of an mmpretrain classifier with ``mmvit_ext.TNT``, ``backbone.`` and ``head.fc.``, to the tensors:
@@ -189,7 +184,7 @@ def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
         'arch': {
             'embed_dims_outer': C,
             'embed_dims_inner': c,
-            'num_layers': 1 + max(int(m.group(1)) for m in map(re.compile(r'blocks\.(\d+)\.').match, renamed) if m),
+            'num_layers': numbers_in(renamed, r'blocks\.(\d+)\..*')[-1] + 1,
         }
     }
     found = {
