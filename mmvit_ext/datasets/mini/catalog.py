@@ -98,14 +98,7 @@ COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
 
 
 def load_photos() -> dict[str, Image.Image]:
-    """Open the source photographs inside the installed scikit-image.
-
-    Returns:
-        RGB pictures by file name, upright and cut to the part that is used.
-
-    Raises:
-        MiniDatasetError: Scikit-image is not installed, or does not carry one of the photographs.
-    """
+    """RGB photographs by file name from the installed scikit-image, upright and cut to the part that is used."""
     # find_spec does not import scikit-image, which would cost more time than reading the pictures.
     spec = importlib.util.find_spec('skimage')
     if spec is None or not spec.submodule_search_locations:
