@@ -44,9 +44,7 @@ class LoadSegAnnotations(LoadAnnotations):
         ignore_index: int = 255,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            with_bbox=False, with_label=False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow'
-        )
+        super().__init__(False, False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow')
         if num_classes is not None and not 1 <= num_classes <= 255:
             raise ValueError(f'num_classes must be 1 to 255 (label maps are 8-bit), got {num_classes}')
         self.num_classes, self.reduce_zero_label, self.ignore_index = num_classes, reduce_zero_label, ignore_index

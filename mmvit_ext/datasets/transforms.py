@@ -127,9 +127,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                 with Image.open(io.BytesIO(content)) as opened:
                     mode = opened.mode
                 if mode in _WIDE_MODES and self.color_type != 'unchanged':
-                    raise UserError(
-                        f'the image {path} has 16 or more bits per pixel (mode {mode}): expected 8, convert it first'
-                    )
+                    found = f'16 or more bits per pixel (mode {mode})'
+                    raise UserError(f'the image {path} has {found}: expected 8, convert it first')
             image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         except UserError:
             raise
@@ -137,8 +136,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             raise undecodable(path, 'image', error, 'replace or remove it') from error
         if image is None:
             raise UserError(f'the image {path} cannot be decoded: replace or remove it')
-        if self.color_type == 'color' and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
-            raise UserError(
-                f'the image {path} decodes to {image.dtype} {image.shape}: expected 8 bit and three channels'
-            )
+        if self.color_type == 'color' and (image.dtype != np.uint8 or image.shape[2:] != (3,)):
+            found = f'{image.dtype} {image.shape}'
+            raise UserError(f'the image {path} decodes to {found}: expected 8 bit and three channels')
         return np.ascontiguousarray(image)

@@ -49,7 +49,7 @@ def fid(features: Tensor, other_features: Tensor) -> float:
             f'a covariance needs at least 2 images of each kind, got {len(features)} and {len(other_features)}'
         )
     one, other = features.double(), other_features.double()
-    covariances = [torch.cov(rows.T).atleast_2d() for rows in (one, other)]  # of one feature it is a number
+    covariances = [torch.atleast_2d(torch.cov(rows.T)) for rows in (one, other)]  # of one feature it is a number
     return frechet_distance(one.mean(0), covariances[0], other.mean(0), covariances[1])
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,12 +34,11 @@ from mmvit_ext.models.superpixels.maps import fine_association, neighbour_ids, w
 __all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A way of changing images."""
 
-    transform: str  # type of the transform
-    argument: str  # name of its argument
+    transform: str
+    argument: str  # of the transform; its plural is the command's option
     label: str  # what the argument is, for axes and tables
     low: float
     high: float
@@ -53,9 +52,6 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """Kinds of changes by name."""
-
-PREFERRED = ('mIoU', 'accuracy/top1')
-"""The metric that is drawn, the first of these that there is."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str
     """Which metric is drawn: the one that the user wants, mIoU or top-1 accuracy, or else the first."""
     if wanted is not None and wanted not in results:
         raise UserError(f'--metric {wanted} is none of what the config measures: {", ".join(results)}')
-    return wanted or next((name for name in PREFERRED if name in results), next(iter(results)))
+    return wanted or next(name for name in ('mIoU', 'accuracy/top1', *results) if name in results)
 
 
 def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int = 16) -> torch.Tensor:

@@ -138,9 +138,8 @@ class SuperpixelQuality(BaseMetric):
         if regions not in REGIONS:
             raise ValueError(f'regions must be one of {REGIONS}, got {regions!r}')
         if patch_size < 1 or compactness <= 0:
-            raise ValueError(
-                f'patch_size must be at least 1 and compactness above 0, got {patch_size} and {compactness}'
-            )
+            wanted = 'patch_size must be at least 1 and compactness above 0'
+            raise ValueError(f'{wanted}, got {patch_size} and {compactness}')
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}")
         super().__init__(collect_device=collect_device, prefix=prefix or regions)

@@ -72,8 +72,7 @@ PHOTOS: Mapping[str, tuple[int, int, int, int] | None] = MappingProxyType(
     }
 )
 
-#: Photographs that show their subject lying on its side.
-LYING = frozenset({'brick.png'})
+LYING = 'brick.png'  # The photograph shows its subject lying on its side.
 
 #: COCO's 80 categories in the order of its annotation files: (id, name, supercategory).
 COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
@@ -112,7 +111,7 @@ def load_photos() -> dict[str, Image.Image]:
         try:
             with Image.open(folder / name) as photo:
                 photos[name] = photo.convert('RGB').crop(box)
-                if name in LYING:
+                if name == LYING:
                     photos[name] = photos[name].transpose(Image.Transpose.ROTATE_90)
         except OSError as error:
             raise MiniDatasetError(

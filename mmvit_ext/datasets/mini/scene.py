@@ -130,11 +130,8 @@ def _path(height: int, width: int, level: float, rng: np.random.Generator) -> Ou
     return (Part(True, np.stack([x, (level, level, height + 1, height + 1)], axis=1)),)
 
 
-def _ground(index: int, height: int, width: int, level: float, rng: np.random.Generator) -> list[tuple[str, Outline]]:
-    """Sky, walls and ground from the back to the front, as (class name, outline).
-
-    Four consecutive pictures show every class of stuff.
-    """
+def _backdrop(index: int, height: int, width: int, level: float, rng: np.random.Generator) -> list[_Layer]:
+    """Sky, walls and ground from the back to the front; four consecutive pictures show every class of stuff."""
     corners = np.array([(-1.0, -1.0), (width + 1, -1), (width + 1, height + 1), (-1, height + 1)])
     top = ('sky', 'wall')[index // 2 % 2]
     bottom, strip = (('grass', 'gravel'), ('gravel', 'grass'))[index % 2]
@@ -144,7 +141,10 @@ def _ground(index: int, height: int, width: int, level: float, rng: np.random.Ge
     layers.append((bottom, _below(height, width, level, rng)))
     if rng.random() < 0.5:
         layers.append((strip, _path(height, width, level + 0.04 * height, rng)))
-    return layers
+    return [
+        _Layer(MINI_CLASSES[name].index, MINI_CLASSES[name].photo, outline, coverage(outline, height, width))
+        for name, outline in layers
+    ]
 
 
 def _thing(
@@ -171,8 +171,7 @@ def _paint(layers: list[_Layer], photos: Photos, rng: np.random.Generator) -> Sc
     image = np.zeros((height, width, 3), dtype=np.float32)
     labels = np.zeros((height, width), dtype=np.uint8)
     owner = np.full((height, width), -1)
-    classes = {cls.index: cls for cls in MINI_CLASSES.values()}
-    things = {number for number, layer in enumerate(layers) if layer.index in {cls.index for cls in THINGS}}
+    things = {number: cls for number, layer in enumerate(layers) for cls in THINGS if cls.index == layer.index}
     for number, layer in enumerate(layers):
         rows, columns = (np.flatnonzero(layer.cover.any(axis)) for axis in (1, 0))
         if not len(rows):
@@ -190,11 +189,10 @@ def _paint(layers: list[_Layer], photos: Photos, rng: np.random.Generator) -> Sc
         owner[inside] = number
     lit = np.linspace(rng.uniform(0.85, 1.1), rng.uniform(0.85, 1.1), width, dtype=np.float32)[:, None]
     image = image * lit * rng.uniform(0.93, 1.07, 3).astype(np.float32)
-    instances = [(layers[number].index, owner == number) for number in sorted(things)]
     return Scene(
         image=np.clip(image + 0.5, 0, 255).astype(np.uint8),
         labels=labels,
-        instances=tuple(Instance(classes[index], mask) for index, mask in instances if mask.any()),
+        instances=tuple(Instance(things[n], owner == n) for n in sorted(things) if (owner == n).any()),
         layers=tuple((layer.index, layer.outline) for layer in layers),
     )
 
@@ -236,13 +234,6 @@ def draw_scene(photos: Photos, index: int, size: tuple[int, int], rng: np.random
         photo = OTHER_PHOTOS[int(rng.integers(len(OTHER_PHOTOS)))]
         front.append(_Layer(OTHER, photo, outline, coverage(outline, height, width)))
     return _paint([*_backdrop(index, height, width, level, rng), *reversed(front)], photos, rng)
-
-
-def _backdrop(index: int, height: int, width: int, level: float, rng: np.random.Generator) -> list[_Layer]:
-    return [
-        _Layer(MINI_CLASSES[name].index, MINI_CLASSES[name].photo, outline, coverage(outline, height, width))
-        for name, outline in _ground(index, height, width, level, rng)
-    ]
 
 
 def draw_portrait(photos: Photos, index: int, size: tuple[int, int], rng: np.random.Generator) -> Scene:

@@ -51,11 +51,11 @@ def _stroke(points: Iterable[tuple[float, float]], width: float) -> list[Part]:
     return parts
 
 
-def _mirrored(part: Part, axis: float, *, horizontally: bool) -> Part:
+def _with_mirrored(part: Part, middle: float, axis: int) -> list[Part]:
+    """A part and its image on the other side of ``middle`` along an axis (0 is x)."""
     points = part.points.copy()
-    column = 0 if horizontally else 1
-    points[:, column] = 2 * axis - points[:, column]
-    return Part(part.adds, points)
+    points[:, axis] = 2 * middle - points[:, axis]
+    return [part, Part(part.adds, points)]
 
 
 def _airplane(rng: np.random.Generator) -> Outline:
@@ -63,8 +63,8 @@ def _airplane(rng: np.random.Generator) -> Outline:
     sweep = rng.uniform(0.25, 0.45)
     wing = _add((1.02, 0.5), (0.95 - sweep, 0.0), (0.74 - sweep, 0.0), (0.52, 0.5))
     fin = _add((0.26, 0.5), (0.1, 0.2), (0.0, 0.2), (0.08, 0.5))
-    halves = [wing, _mirrored(wing, 0.5, horizontally=False), fin, _mirrored(fin, 0.5, horizontally=False)]
-    return (_ellipse(0.74, 0.5, 0.7, rng.uniform(0.1, 0.14)), *halves)
+    hull = _ellipse(0.74, 0.5, 0.7, rng.uniform(0.1, 0.14))
+    return (hull, *_with_mirrored(wing, 0.5, axis=1), *_with_mirrored(fin, 0.5, axis=1))
 
 
 def _cat(rng: np.random.Generator) -> Outline:
@@ -76,7 +76,8 @@ def _cat(rng: np.random.Generator) -> Outline:
     return (
         _ellipse(0.45, 0.68, rng.uniform(0.25, 0.3), 0.32),
         _ellipse(0.45, 0.27, 0.21, 0.18),
-        *(side for part in (ear, paw) for side in (part, _mirrored(part, 0.45, horizontally=True))),
+        *_with_mirrored(ear, 0.45, axis=0),
+        *_with_mirrored(paw, 0.45, axis=0),
         *tail,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .catalog import COCO_CATEGORIES, MINI_CLASSES, MiniClass, MiniDatasetError, load_photos
+from .catalog import COCO_CATEGORIES, MINI_CLASSES, MiniDatasetError, load_photos
 from .masks import bounding_box, encode_mask
 from .scene import Instance, Scene, draw_portrait, draw_scene
 
@@ -54,10 +54,8 @@ def _jpeg(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _label_png(labels: np.ndarray, value_of: Callable[[MiniClass], int]) -> bytes:
-    table = np.zeros(len(MINI_CLASSES) + 1, dtype=np.uint8)
-    for cls in MINI_CLASSES.values():
-        table[cls.index] = value_of(cls)
+def _label_png(labels: np.ndarray, layout: str) -> bytes:
+    table = np.array([0, *(getattr(cls, layout) for cls in MINI_CLASSES.values())], dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(table[labels]).save(stream, 'PNG')
     return stream.getvalue()
@@ -68,18 +66,17 @@ def _write_semantic(folder: Path, split: str, number: int, jpeg: bytes, scene: S
     train = split == 'train'
     root, sub, stem = folder / DATA_ROOTS['ade20k'], 'training' if train else 'validation', f'ADE_{split}_{number:08d}'
     _write(root / f'images/{sub}/{stem}.jpg', jpeg)
-    _write(root / f'annotations/{sub}/{stem}.png', _label_png(scene.labels, lambda cls: cls.ade))
+    _write(root / f'annotations/{sub}/{stem}.png', _label_png(scene.labels, 'ade'))
 
     # Both halves of COCO-Stuff-10K come from COCO's train2014, and their files say so.
     root, sub = folder / DATA_ROOTS['coco_stuff10k'], 'train2014' if train else 'test2014'
     stem = f'COCO_train2014_{_coco_id(split, number):012d}'
     _write(root / f'images/{sub}/{stem}.jpg', jpeg)
-    labels = _label_png(scene.labels, lambda cls: cls.coco_stuff)
-    _write(root / f'annotations/{sub}/{stem}_labelTrainIds.png', labels)
+    _write(root / f'annotations/{sub}/{stem}_labelTrainIds.png', _label_png(scene.labels, 'coco_stuff'))
 
     root, stem = folder / DATA_ROOTS['pascal_context'], f'{2008 if train else 2010}_{number:06d}'
     _write(root / f'JPEGImages/{stem}.jpg', jpeg)
-    _write(root / f'SegmentationClassContext/{stem}.png', _label_png(scene.labels, lambda cls: cls.context))
+    _write(root / f'SegmentationClassContext/{stem}.png', _label_png(scene.labels, 'context'))
     return stem
 
 
@@ -115,12 +112,8 @@ def _write_scenes(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
     names = folder / DATA_ROOTS['pascal_context'] / f'ImageSets/SegmentationContext/{split}.txt'
     _write(names, ''.join(f'{stem}\n' for stem in stems))
     categories = [{'id': number, 'name': name, 'supercategory': group} for number, name, group in COCO_CATEGORIES]
-    content = {
-        'info': {'description': 'Mini dataset of mmvit_ext: drawn scenes, not COCO'},
-        'images': images,
-        'annotations': annotations,
-        'categories': categories,
-    }
+    info = {'description': 'Mini dataset of mmvit_ext: drawn scenes, not COCO'}
+    content = {'info': info, 'images': images, 'annotations': annotations, 'categories': categories}
     _write_json(coco / f'annotations/instances_{split}2017.json', content)
 
 
@@ -136,13 +129,8 @@ def _write_portraits(folder: Path, portraits: Mapping[str, Iterable[Scene]]) -> 
             name = f'{cls.wnid}/{stem}.JPEG'
             _write(root / split / name, _jpeg(scene.image))
             lines.append(f'{name} {cls.imagenet}\n')
-            boxes[f'{split}/{name}'] = {
-                'wnid': cls.wnid,
-                'label': cls.imagenet,
-                'width': width,
-                'height': height,
-                'boxes': [bounding_box(instance.mask)],
-            }
+            entry = {'wnid': cls.wnid, 'label': cls.imagenet, 'width': width, 'height': height}
+            boxes[f'{split}/{name}'] = {**entry, 'boxes': [bounding_box(instance.mask)]}
         _write(root / f'meta/{split}.txt', ''.join(lines))
     unit = 'left, top, right, bottom in pixels, the last two exclusive'
     _write_json(root / 'boxes.json', {'format': unit, 'images': boxes})
@@ -170,8 +158,7 @@ def _readme(images: int, val_images: int, size: tuple[int, int], seed: int) -> s
 def _check_arguments(images: int, size: tuple[int, int], seed: int) -> None:
     if images < LEAST_IMAGES:
         raise MiniDatasetError(
-            f'The number of images is {images}, but it takes at least {LEAST_IMAGES} for every class to occur: '
-            f'ask for {LEAST_IMAGES} or more.'
+            f'The number of images is {images}, but it takes at least {LEAST_IMAGES} for every class to occur.'
         )
     if images > MOST_IMAGES:
         raise MiniDatasetError(
@@ -187,36 +174,27 @@ def _check_arguments(images: int, size: tuple[int, int], seed: int) -> None:
         raise MiniDatasetError(f'The seed is {seed}, but it must not be negative: choose 0 or more.')
 
 
-def _check_target(out: Path, force: bool) -> None:
-    """Refuse to replace anything but an older mini dataset."""
+def _refusal(out: Path, force: bool) -> str | None:
+    """Why ``out`` must not be written: nothing but an older mini dataset is ever replaced."""
     marker = out / MARKER
     if out.is_symlink():
-        raise MiniDatasetError(
-            f'{out} is a symbolic link, which would be replaced by a folder: name the folder itself.'
-        )
+        return f'{out} is a symbolic link, which would be replaced by a folder: name the folder itself.'
     if out.exists() and not out.is_dir():
-        raise MiniDatasetError(f'{out} is a file, but a folder is to be written there: choose another name.')
+        return f'{out} is a file, but a folder is to be written there: choose another name.'
     if not out.exists() or not any(out.iterdir()):
-        return
+        return None
     if not marker.is_file():
-        raise MiniDatasetError(
-            f'{out} exists and was not written by this tool, so it is never replaced: choose another folder.'
-        )
+        return f'{out} exists and was not written by this tool, so it is never replaced: choose another folder.'
     if not force:
-        raise MiniDatasetError(
-            f'{out} already holds a mini dataset: add --force to replace it, or choose another folder.'
-        )
+        return f'{out} already holds a mini dataset: add --force to replace it, or choose another folder.'
     try:
         known = {*json.loads(marker.read_text())['files'], MARKER}
-    except (ValueError, KeyError, TypeError) as error:
-        raise MiniDatasetError(
-            f'{marker} cannot be read, so it is unknown what in {out} may be removed: remove the folder yourself.'
-        ) from error
+    except (ValueError, KeyError, TypeError):
+        return f'{marker} cannot be read, so it is unknown what in {out} may be removed: remove the folder yourself.'
     for path in sorted(out.rglob('*')):
         if (path.is_symlink() or not path.is_dir()) and path.relative_to(out).as_posix() not in known:
-            raise MiniDatasetError(
-                f'{path} was not written by this tool, and replacing {out} would remove it: move it elsewhere first.'
-            )
+            return f'{path} was not written by this tool, and replacing {out} would remove it: move it elsewhere first.'
+    return None
 
 
 def _move_into_place(built: Path, out: Path) -> None:
@@ -264,7 +242,9 @@ def make_mini_dataset(
     """
     out = Path(os.path.abspath(out))  # has a name and a parent even if '.' was given
     _check_arguments(images, size, seed)
-    _check_target(out, force)
+    refusal = _refusal(out, force)
+    if refusal:
+        raise MiniDatasetError(refusal)
     photos = load_photos()
     counts = {'train': images, 'val': max(images // 4, LEAST_IMAGES)}
     done, total = count(1), 2 * sum(counts.values())
