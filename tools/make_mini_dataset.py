@@ -3,7 +3,7 @@
 
 import sys
 
-from mmvit_ext.datasets.mini.command import main
+from mmvit_ext.cli.mini_dataset import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -71,15 +71,7 @@ class PasteOccluder(BaseTransform):
         self.area, self.seed, self.ignore_index = float(area), seed, ignore_index
 
     def mask(self, path: str, size: tuple[int, int]) -> np.ndarray:
-        """Which pixels of an image are covered.
-
-        Args:
-            path: The image file, whose name decides.
-            size: Height and width of the mask; any resolution gives the same place.
-
-        Returns:
-            Boolean (H, W).
-        """
+        """Which pixels of the image at ``path`` are covered, boolean (H, W); any ``size`` gives the same place."""
         centre, radius = self._generator(path).random(2), math.sqrt(self.area / math.pi)
         y0, x0 = radius + centre * (1 - 2 * radius)
         y, x = ((np.arange(edge) + 0.5) / edge for edge in size)

@@ -13,15 +13,7 @@ _SHOWN_VALUES = 5
 
 
 def range_error(where: Any, wrong: Mapping[int, int], num_classes: int, expected: str, remedy: str) -> UserError:
-    """The error for a label map that has values outside the classes.
-
-    Args:
-        where: The label map, or the image that it belongs to.
-        wrong: Number of pixels by value.
-        num_classes: Number of classes.
-        expected: The values that are accepted.
-        remedy: What to do about it.
-    """
+    """The error for a label map with values outside the classes, ``wrong`` being the number of pixels by value."""
     listed = [f'{value} ({pixels} px)' for value, pixels in wrong.items()]
     more = len(listed) - _SHOWN_VALUES
     shown = ', '.join(listed[:_SHOWN_VALUES]) + (f' and {more} more' if more > 0 else '')
@@ -37,15 +29,6 @@ def count_values(values: np.ndarray) -> dict[int, int]:
 
 
 def labels_outside(labels: Any, num_classes: int, ignore_index: int) -> dict[int, int]:
-    """The values of a loaded label map that are no class.
-
-    Args:
-        labels: Tensor of class indices, counted from 0.
-        num_classes: Number of classes.
-        ignore_index: Value of pixels without a label.
-
-    Returns:
-        Number of pixels by value.
-    """
+    """Number of pixels by value of those in a tensor of class indices, counted from 0, that are no class."""
     wrong = (labels >= num_classes) & (labels != ignore_index)
     return count_values(labels[wrong].cpu().numpy()) if wrong.any() else {}

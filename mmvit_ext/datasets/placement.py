@@ -35,50 +35,32 @@ TRUSTED = (3, 252)
 
 @dataclass(frozen=True)
 class Placement:
-    """Scale and shift from an image to a network's input: ``x' = scale x + shift``, for each axis.
+    """Scale and shift from an image to a network's input: ``x' = scale x + shift``, for each axis."""
 
-    Args:
-        scale: Of x and y; negative where the image is mirrored.
-        shift: Of x and y, in pixels of the input.
-        image_size: Height and width of the image.
-        input_size: Height and width of the input.
-    """
-
-    scale: tuple[float, float]
-    shift: tuple[float, float]
-    image_size: tuple[int, int]
+    scale: tuple[float, float]  # of x and y; negative where the image is mirrored
+    shift: tuple[float, float]  # of x and y, in pixels of the input
+    image_size: tuple[int, int]  # height and width
     input_size: tuple[int, int]
 
     def to_image(self, box: Sequence[float]) -> Box:
         """A box of the input in pixels of the image, cut at the image's edges."""
-        return _sorted(
-            [(edge - self.shift[axis % 2]) / self.scale[axis % 2] for axis, edge in enumerate(box)], self.image_size
-        )
+        edges = (np.reshape(box, (2, 2)) - self.shift) / self.scale
+        return _sorted(edges, self.image_size)
 
     def to_input(self, box: Sequence[float]) -> Box:
         """A box of the image in pixels of the input, cut at the input's edges."""
-        return _sorted(
-            [edge * self.scale[axis % 2] + self.shift[axis % 2] for axis, edge in enumerate(box)], self.input_size
-        )
+        return _sorted(np.reshape(box, (2, 2)) * self.scale + self.shift, self.input_size)
 
 
-def _sorted(box: Sequence[float], size: tuple[int, int]) -> Box:
-    (left, right), (top, bottom) = (
-        [min(max(edge, 0.0), float(length)) for edge in sorted(box[axis::2])]
-        for axis, length in ((0, size[1]), (1, size[0]))
-    )
+def _sorted(corners: np.ndarray, size: tuple[int, int]) -> Box:
+    (left, top), (right, bottom) = np.clip(np.sort(corners, axis=0), 0, size[::-1]).tolist()
     return left, top, right, bottom
 
 
 def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int, int]) -> Placement:
-    """Find where the steps of a pipeline put an image.
+    """Find where steps that return ``inputs`` (C, H, W) or ``img`` (H, W, C) put an image of this height and width.
 
-    Args:
-        steps: The steps, which return ``inputs`` (C, H, W) or ``img`` (H, W, C).
-        image_size: Height and width of the image.
-
-    Returns:
-        The placement, to about a hundredth of a pixel.
+    It is exact to about a hundredth of a pixel.
 
     Raises:
         UserError: The steps turn or bend images, change their colours, or leave too little of them.
@@ -90,21 +72,17 @@ def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int
     moved = steps({'img': picture, 'img_shape': (H, W), 'ori_shape': (H, W), 'img_path': '', 'img_id': 0})
     colours = moved['inputs'].numpy().transpose(1, 2, 0) if 'inputs' in moved else moved['img']
     height, width = colours.shape[:2]
-    rows, columns = np.nonzero(
-        (colours[..., 2] >= TRUSTED[1])
-        & (colours[..., :2] > TRUSTED[0]).all(-1)
-        & (colours[..., :2] < TRUSTED[1]).all(-1)
-    )
+    inside = ((colours[..., :2] > TRUSTED[0]) & (colours[..., :2] < TRUSTED[1])).all(-1)
+    rows, columns = np.nonzero(inside & (colours[..., 2] >= TRUSTED[1]))
     if len(set(rows)) < 2 or len(set(columns)) < 2:
         raise UserError(
             f'where the test pipeline puts an image of {H}x{W} pixels cannot be told, too little of it is left in '
             f'{height}x{width} pixels: normalise colours in the data_preprocessor, not in the pipeline'
         )
-    ones = np.ones(len(rows))
-    fit, *_ = np.linalg.lstsq(
-        np.stack([columns + 0.5, rows + 0.5, ones], 1), colours[rows, columns, :2].astype(np.float64), rcond=None
-    )
-    error = np.stack([columns + 0.5, rows + 0.5, ones], 1) @ fit - colours[rows, columns, :2]
+    places = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1)
+    found = colours[rows, columns, :2].astype(np.float64)
+    fit, *_ = np.linalg.lstsq(places, found, rcond=None)
+    error = places @ fit - found
     # Colours come in whole steps, and a nearest neighbour is off by half a pixel of the image.
     bound = 2 + 0.5 * LEVELS / np.array([W, H])
     turned = np.abs([fit[1, 0] * height, fit[0, 1] * width])
@@ -113,10 +91,9 @@ def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int
             'where the test pipeline puts an image cannot be told: expected steps that resize, cut, pad or mirror it; '
             'leave out those that turn it or change its colours'
         )
-    per_input = np.array([fit[0, 0] * W, fit[1, 1] * H]) / LEVELS  # pixels of the image per pixel of the input
-    origin = np.array([fit[2, 0] * W, fit[2, 1] * H]) / LEVELS
-    scale, shift = 1 / per_input, -origin / per_input
-    return Placement((float(scale[0]), float(scale[1])), (float(shift[0]), float(shift[1])), (H, W), (height, width))
+    per_input = fit.diagonal() * [W, H] / LEVELS  # pixels of the image per pixel of the input
+    scale, shift = 1 / per_input, -fit[2] * [W, H] / LEVELS / per_input
+    return Placement(tuple(scale.tolist()), tuple(shift.tolist()), (H, W), (height, width))
 
 
 @TRANSFORMS.register_module()
@@ -135,8 +112,7 @@ class TrackPlacement(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Run the steps on a sample with ``img`` (H, W, 3) and add ``placement``."""
-        H, W = results['img'].shape[:2]
-        placement = find_placement(self.steps, (H, W))
+        placement = find_placement(self.steps, results['img'].shape[:2])
         done = self.steps(results)
         if done is not None:
             done['placement'] = placement

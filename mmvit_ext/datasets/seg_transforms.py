@@ -5,7 +5,6 @@ index error without a file name (on a GPU as a device assertion), and on validat
 """
 
 import io
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from mmvit_ext.errors.user_error import UserError
 
 from ..registry import TRANSFORMS
 from .label_range import count_values, range_error
-from .transforms import read_bytes
+from .transforms import read_bytes, undecodable
 
 __all__ = ['LoadSegAnnotations']
 
@@ -45,14 +44,10 @@ class LoadSegAnnotations(LoadAnnotations):
         ignore_index: int = 255,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            with_bbox=False, with_label=False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow'
-        )
+        super().__init__(False, False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow')
         if num_classes is not None and not 1 <= num_classes <= 255:
             raise ValueError(f'num_classes must be 1 to 255 (label maps are 8-bit), got {num_classes}')
-        self.num_classes = num_classes
-        self.reduce_zero_label = reduce_zero_label
-        self.ignore_index = ignore_index
+        self.num_classes, self.reduce_zero_label, self.ignore_index = num_classes, reduce_zero_label, ignore_index
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         raw = self.decode(results['seg_map_path'])
@@ -66,24 +61,15 @@ class LoadSegAnnotations(LoadAnnotations):
         size = results.get('ori_shape')
         if size is not None and tuple(raw.shape) != tuple(size[:2]):
             raise UserError(
-                f'the label map {results["seg_map_path"]} is {_size(raw.shape)} pixels but its image '
-                f'{results.get("img_path")} is {_size(size)}: both must be of one size (an image turned by its EXIF '
-                'orientation needs a label map turned the same way)'
+                f'the label map {results["seg_map_path"]} is {raw.shape[1]}x{raw.shape[0]} pixels but its image '
+                f'{results.get("img_path")} is {size[1]}x{size[0]}: both must be of one size (an image turned by its '
+                'EXIF orientation needs a label map turned the same way)'
             )
 
     def to_classes(self, raw: np.ndarray, results: Mapping[str, Any]) -> np.ndarray:
-        """Class indices, counted from 0, from a file's values.
-
-        Args:
-            raw: The file's values (H, W).
-            results: The sample, with the dataset's ``reduce_zero_label`` and ``label_map``.
-
-        Returns:
-            The label map (H, W; uint8).
-        """
-        labels = raw
-        if self._reduces(results):
-            labels = np.where((raw == 0) | (raw == self.ignore_index), self.ignore_index, raw - 1)
+        """Class indices (H, W; uint8), counted from 0, from a file's values (H, W) and the dataset's ``label_map``."""
+        ignored = (raw == 0) | (raw == self.ignore_index)
+        labels = np.where(ignored, self.ignore_index, raw - 1) if self._reduces(results) else raw
         label_map: Mapping[int, int] | None = results.get('label_map')
         if label_map is not None:
             table = np.arange(256)
@@ -104,22 +90,13 @@ class LoadSegAnnotations(LoadAnnotations):
         return self.reduce_zero_label
 
     def decode(self, path: str) -> np.ndarray:
-        """Read the values (H, W) of a label map as they are in the file.
-
-        Raises:
-            UserError: The file is missing or unreadable, or no single-channel map.
-        """
+        """Read the values (H, W) of a label map as they are in the file."""
         content = read_bytes(path, 'label map', self.backend_args)
         try:
             with Image.open(io.BytesIO(content)) as image:
-                mode = image.mode
-                raw = np.array(image)
+                mode, raw = image.mode, np.array(image)
         except Exception as error:
-            reason = ' '.join(re.sub(r' ?<_io\.BytesIO object at 0x[0-9a-f]+>', '', str(error)).split())
-            raise UserError(
-                f'the label map {path} cannot be decoded ({type(error).__name__}: {reason}): replace it, or '
-                'remove it with its image'
-            ) from error
+            raise undecodable(path, 'label map', error, 'replace it, or remove it with its image') from error
         if raw.ndim != 2 or mode == 'F':
             raise UserError(
                 f'the label map {path} is a {mode} picture with colours or fractions: expected one channel of class '
@@ -129,8 +106,7 @@ class LoadSegAnnotations(LoadAnnotations):
 
     def wrong_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> dict[int, int]:
         """Number of pixels by value of the values outside the classes; empty without ``num_classes``."""
-        count = self.num_classes
-        if count is None:
+        if self.num_classes is None:
             return {}
         first = 1 if self._reduces(results) else 0
         label_map: Mapping[int, int] | None = results.get('label_map')
@@ -139,21 +115,19 @@ class LoadSegAnnotations(LoadAnnotations):
         if label_map is not None:
             valid[[int(old) + first for old in label_map if int(old) + first <= 255]] = True
         else:
-            valid[first : first + count] = True
+            valid[first : first + self.num_classes] = True
         valid[self.ignore_index] = True
-        if first:
-            valid[0] = True
+        valid[:first] = True
         # Negative values (32-bit files) would index the table from its end.
         wrong = (raw < 0) | ~valid[np.clip(raw, 0, above)]
         return count_values(raw[wrong]) if wrong.any() else {}
 
     def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
         """Raise :class:`UserError` where :meth:`wrong_values` finds some, with the likely remedy."""
-        wrong = self.wrong_values(raw, results)
-        if not wrong:
+        wrong, count = self.wrong_values(raw, results), self.num_classes
+        if not wrong or count is None:
             return
-        assert self.num_classes is not None
-        count, reduce, path = self.num_classes, self._reduces(results), results['seg_map_path']
+        reduce, path = self._reduces(results), results['seg_map_path']
         expected = f'{int(reduce)} to {reduce + count - 1}, {self.ignore_index} = ignored' + ', 0 = ignored' * reduce
         raise range_error(path, wrong, count, expected, _hint(str(path), np.unique(raw), count, reduce))
 
@@ -168,7 +142,3 @@ def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:
     if not reduce and int(present[present != 255].max(initial=0)) == count:
         return 'classes seem to count from 1: set reduce_zero_label=True in the dataset if 0 means "no class"'
     return 'correct the file, num_classes or the dataset'
-
-
-def _size(shape: Any) -> str:
-    return f'{shape[1]}x{shape[0]}'

@@ -14,7 +14,7 @@ from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
 
 from ..registry import DATASETS
-from .transforms import is_cut_off
+from .transforms import refuse_cut_off
 
 __all__ = ['SkipBadSamples']
 
@@ -121,11 +121,8 @@ class SkipBadSamples:
 
     def _check_file(self, idx: int) -> None:
         path = self._path(idx) if self.check_files else None
-        if path is None:
-            return
-        content = fileio.get(path, backend_args=getattr(self.dataset, 'backend_args', None))
-        if is_cut_off(content):
-            raise UserError(f'the image {path} is cut off ({len(content)} bytes): replace or remove it')
+        if path is not None:
+            refuse_cut_off(path, fileio.get(path, backend_args=getattr(self.dataset, 'backend_args', None)))
 
     def _path(self, idx: int) -> str | None:
         path = self.dataset.get_data_info(idx).get('img_path') if hasattr(self.dataset, 'get_data_info') else None
@@ -135,8 +132,7 @@ class SkipBadSamples:
         assert self._bad is not None
         self._bad[idx] = 1
         self._check_limit(reason)
-        message = f'bad sample {self.num_skipped} left out: {reason}'
-        print_log(message, logger='current', level=logging.WARNING)
+        print_log(f'bad sample {self.num_skipped} left out: {reason}', logger='current', level=logging.WARNING)
 
     def _check_limit(self, reason: str) -> None:
         count, allowed = self.num_skipped, self.limit if self.limit >= 1 else self.limit * len(self)

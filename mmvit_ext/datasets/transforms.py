@@ -17,7 +17,7 @@ from mmvit_ext.errors.user_error import UserError
 
 from ..registry import TRANSFORMS
 
-__all__ = ['LoadImageFromFile', 'is_cut_off', 'read_bytes']
+__all__ = ['LoadImageFromFile', 'is_cut_off', 'read_bytes', 'refuse_cut_off', 'undecodable']
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
 _PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND'
@@ -27,15 +27,7 @@ _WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
 
 
 def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None) -> bytes:
-    """Read a file through mmengine's file backends.
-
-    Args:
-        path: The file or address.
-        role: What the file is, for the message ('image', 'label map').
-        backend_args: Arguments of the file backend.
-
-    Returns:
-        The content.
+    """Read a file through mmengine's file backends; ``role`` is what it is in messages ('image', 'label map').
 
     Raises:
         UserError: The file is missing, empty or cannot be opened.
@@ -51,14 +43,21 @@ def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None)
     return content
 
 
+def undecodable(path: str, role: str, error: Exception, remedy: str) -> UserError:
+    """The error for a file that a decoder refuses, with the decoder's reason."""
+    text = re.sub(r' ?<_io\.BytesIO object at 0x[0-9a-f]+>', '', str(error)).replace(str(path), '')
+    kind = type(error).__name__
+    return UserError(f'the {role} {path} cannot be decoded ({kind}: {" ".join(text.split()) or kind}): {remedy}')
+
+
+def refuse_cut_off(path: str, content: bytes) -> None:
+    """Raise :class:`UserError` where :func:`is_cut_off` is true."""
+    if is_cut_off(content):
+        raise UserError(f'the image {path} is cut off ({len(content)} bytes): replace or remove it')
+
+
 def is_cut_off(content: bytes) -> bool:
-    """Whether a JPEG or PNG file ends before its picture does, found without decoding it.
-
-    Some versions of OpenCV decode such a file to a picture whose lower part is grey or black.
-
-    Returns:
-        Whether the mark at the end of the picture is missing; ``False`` for other formats.
-    """
+    """Whether a JPEG or PNG file lacks the mark at the end of its picture; ``False`` for other formats."""
     if content.startswith(_PNG_START):
         return content.rfind(_PNG_END) < 0
     if not content.startswith(_JPEG_START):
@@ -87,10 +86,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     Args:
         to_float32: Whether the image becomes float32 instead of uint8.
         color_type: 'color', 'grayscale' or 'unchanged', see :func:`mmcv.imfrombytes`.
-        imdecode_backend: Decoder. 'pillow' finds damage anywhere in a file, 'cv2' and 'turbojpeg' only a JPEG or PNG
-            that is cut off.
-        ignore_empty: Skip unreadable files instead of raising. The dataset then draws another image, and nobody counts
-            them; :class:`mmvit_ext.SkipBadSamples` does.
+        imdecode_backend: 'pillow' finds damage anywhere in a file, 'cv2' and 'turbojpeg' only a JPEG or PNG cut off.
+        ignore_empty: Return ``None`` for unreadable files instead of raising. The dataset then draws another image, and
+            nobody counts them; :class:`mmvit_ext.SkipBadSamples` does.
         backend_args: Arguments of the file backend.
 
     Raises:
@@ -106,20 +104,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         *,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            to_float32=to_float32,
-            color_type=color_type,
-            imdecode_backend=imdecode_backend,
-            ignore_empty=ignore_empty,
-            backend_args=backend_args,
-        )
+        super().__init__(to_float32, color_type, imdecode_backend, ignore_empty=ignore_empty, backend_args=backend_args)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Load ``img_path`` into ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``.
-
-        Returns:
-            The sample; ``None`` for an unreadable file with ``ignore_empty``.
-        """
+        """Load ``img_path`` into ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``."""
         try:
             image = self._decode(results['img_path'])
         except UserError:
@@ -127,35 +115,28 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                 return None
             raise
         results['img'] = image.astype(np.float32) if self.to_float32 else image
-        results['img_shape'] = image.shape[:2]
-        results['ori_shape'] = image.shape[:2]
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
     def _decode(self, path: str) -> np.ndarray:
         content = read_bytes(path, 'image', self.backend_args)
-        if self.imdecode_backend != 'pillow' and is_cut_off(content):
-            raise UserError(f'the image {path} is cut off ({len(content)} bytes): replace or remove it')
+        if self.imdecode_backend != 'pillow':
+            refuse_cut_off(path, content)
         try:
             if self.imdecode_backend == 'pillow':
                 with Image.open(io.BytesIO(content)) as opened:
                     mode = opened.mode
                 if mode in _WIDE_MODES and self.color_type != 'unchanged':
-                    raise UserError(
-                        f'the image {path} has 16 or more bits per pixel (mode {mode}): expected 8, convert it first'
-                    )
+                    found = f'16 or more bits per pixel (mode {mode})'
+                    raise UserError(f'the image {path} has {found}: expected 8, convert it first')
             image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         except UserError:
             raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... by file format
-            text = re.sub(r' ?<_io\.BytesIO object at 0x[0-9a-f]+>', '', str(error)).replace(str(path), '')
-            reason = ' '.join(text.split()) or type(error).__name__
-            raise UserError(
-                f'the image {path} cannot be decoded ({type(error).__name__}: {reason}): replace or remove it'
-            ) from error
+            raise undecodable(path, 'image', error, 'replace or remove it') from error
         if image is None:
             raise UserError(f'the image {path} cannot be decoded: replace or remove it')
-        if self.color_type == 'color' and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
-            raise UserError(
-                f'the image {path} decodes to {image.dtype} {image.shape}: expected 8 bit and three channels'
-            )
+        if self.color_type == 'color' and (image.dtype != np.uint8 or image.shape[2:] != (3,)):
+            found = f'{image.dtype} {image.shape}'
+            raise UserError(f'the image {path} decodes to {found}: expected 8 bit and three channels')
         return np.ascontiguousarray(image)

@@ -19,6 +19,14 @@ from mmvit_ext.registry import METRICS
 
 __all__ = ['CAMLocalization', 'box_iou']
 
+NEEDED = {
+    'cam': "take model.type='mmvit_ext.CAMClassifier'",
+    'boxes': "load them with mmvit_ext.LoadBoxes and keep them with PackInputs(meta_keys=('boxes', ...))",
+    'placement': 'put the steps that resize and cut into mmvit_ext.TrackPlacement and keep it with '
+    "PackInputs(meta_keys=('placement', ...))",
+}
+"""What a sample must have, and where it comes from."""
+
 
 def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
     """Intersection over union of two boxes (left, top, right, bottom); 0 where both are empty."""
@@ -52,12 +60,7 @@ class CAMLocalization(BaseMetric):
     default_prefix = 'cam'
 
     def __init__(
-        self,
-        threshold: float = THRESHOLD,
-        *,
-        iou: float = 0.5,
-        collect_device: str = 'cpu',
-        prefix: str | None = None,
+        self, threshold: float = THRESHOLD, *, iou: float = 0.5, collect_device: str = 'cpu', prefix: str | None = None
     ) -> None:
         if not 0 <= threshold < 1:
             raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
@@ -69,15 +72,7 @@ class CAMLocalization(BaseMetric):
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Compare the boxes of a batch."""
         for sample in data_samples:
-            for name, remedy in (
-                ('cam', "take model.type='mmvit_ext.CAMClassifier'"),
-                ('boxes', "load them with mmvit_ext.LoadBoxes and keep them with PackInputs(meta_keys=('boxes', ...))"),
-                (
-                    'placement',
-                    'put the steps that resize and cut into mmvit_ext.TrackPlacement and keep it with '
-                    "PackInputs(meta_keys=('placement', ...))",
-                ),
-            ):
+            for name, remedy in NEEDED.items():
                 if name not in sample:
                     raise UserError(f'CAMLocalization needs {name} of {sample.get("img_path", "each image")}: {remedy}')
             placement = sample['placement']
@@ -89,10 +84,7 @@ class CAMLocalization(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The shares over all images."""
-        hits = [best >= self.iou for best, _ in results]
-        both = [hit and right for hit, (_, right) in zip(hits, results, strict=True)]
-        return {
-            'gt_known': 100 * float(np.mean(hits)),
-            'top1': 100 * float(np.mean(both)),
-            'mean_iou': float(np.mean([best for best, _ in results])),
-        }
+        best, right = np.array(results).T
+        hits = best >= self.iou
+        shares = {'gt_known': 100 * hits.mean(), 'top1': 100 * (hits * right).mean(), 'mean_iou': best.mean()}
+        return {name: float(share) for name, share in shares.items()}

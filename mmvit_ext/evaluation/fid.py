@@ -28,45 +28,29 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     .. math:: \|m_1 - m_2\|^2 + \mathrm{tr}\big(C_1 + C_2 - 2 (C_1 C_2)^{1/2}\big)
 
     The trace of the root is the sum of the roots of the eigenvalues of :math:`C_1^{1/2} C_2 C_1^{1/2}`, which is
-    symmetric, so that covariances of fewer images than features need no special care.
+    symmetric, so that covariances of fewer images than features need no special care. Computed in double precision.
 
-    Args:
-        mean: ``(D,)``.
-        covariance: ``(D, D)``, symmetric and positive semidefinite.
-        other_mean: ``(D,)``.
-        other_covariance: ``(D, D)``.
-
-    Returns:
-        The distance; computed in double precision.
+    Shape:
+        Means ``(D,)``, covariances ``(D, D)``, symmetric and positive semidefinite.
     """
-    mean, covariance, other_mean, other_covariance = (
-        x.double() for x in (mean, covariance, other_mean, other_covariance)
-    )
+    covariance, other_covariance = covariance.double(), other_covariance.double()
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     mixed = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
-    distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * mixed
+    shift = (mean.double() - other_mean.double()).square().sum()
+    distance = shift + covariance.trace() + other_covariance.trace() - 2 * mixed
     return max(distance.item(), 0.0)
 
 
 def fid(features: Tensor, other_features: Tensor) -> float:
-    """Fréchet distance of the normal distributions that two sets of features have mean and covariance of.
-
-    Shape:
-        Each ``(N, D)``, at least 2 rows.
-
-    Raises:
-        ValueError: There are fewer rows.
-    """
+    """Fréchet distance of the normal distributions with mean and covariance of features ``(N, D)``, N at least 2."""
     if min(len(features), len(other_features)) < 2:
         raise ValueError(
             f'a covariance needs at least 2 images of each kind, got {len(features)} and {len(other_features)}'
         )
-    moments = []
-    for rows in (features.double(), other_features.double()):
-        centred = rows - rows.mean(0)
-        moments += [rows.mean(0), centred.T @ centred / (len(rows) - 1)]
-    return frechet_distance(*moments)
+    one, other = features.double(), other_features.double()
+    covariances = [torch.atleast_2d(torch.cov(rows.T)) for rows in (one, other)]  # of one feature it is a number
+    return frechet_distance(one.mean(0), covariances[0], other.mean(0), covariances[1])
 
 
 @METRICS.register_module()
@@ -101,10 +85,7 @@ class FID(BaseMetric):
         collect_device: str = 'cpu',
     ) -> None:
         super().__init__(collect_device=collect_device)
-        self.extractor = extractor
-        self.checkpoint = checkpoint
-        self.input_size = input_size
-        self.mirror = mirror
+        self.extractor, self.checkpoint, self.input_size, self.mirror = extractor, checkpoint, input_size, mirror
         self._classifier: tuple[Any, int] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:

@@ -18,22 +18,11 @@ from mmvit_ext.machine import progress_bar
 
 __all__ = ['build_test_loader', 'evaluate']
 
-OnBatch = Callable[[Any, Any], None]
-
 
 def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapping[str, Any] | None = None) -> Any:
-    """Build the test data loader of a config.
+    """Build the test data loader of a config whose scope is prepared.
 
-    Args:
-        cfg: The config, its scope prepared.
-        images: How many images, the first ones; all when not given.
-        last_step: Config of a transform that is put in front of the one that packs.
-
-    Returns:
-        The data loader.
-
-    Raises:
-        UserError: The config has no test data.
+    Only the first ``images`` are read; ``last_step`` configures a transform in front of the one that packs.
     """
     loader = copy.deepcopy(cfg.get('test_dataloader'))
     if not loader or cfg.get('test_evaluator') is None:
@@ -58,21 +47,12 @@ def evaluate(
     metrics: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,
     title: str = 'measuring',
-    on_batch: OnBatch | None = None,
+    on_batch: Callable[[Any, Any], None] | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Run a model over a data loader and compute metrics.
+    """Run a model over a data loader and compute metrics, configured as in ``test_evaluator``; results by name.
 
-    Args:
-        predictor: The model.
-        loader: The data loader.
-        metrics: Configs of the metrics, as in ``test_evaluator``.
-        title: Stands before the progress bar.
-        on_batch: Called with each batch and the model's answer to it.
-        progress: Whether to show that bar on stderr.
-
-    Returns:
-        The results by name.
+    ``on_batch`` is called with each batch and the model's answer to it; ``title`` stands before the progress bar.
     """
     # mmseg's metric writes a table of all classes to the log each time.
     MMLogger.get_instance('mmvit_ext_quiet', logger_name='mmvit_ext_quiet', log_level='ERROR')

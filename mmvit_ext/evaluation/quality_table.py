@@ -22,18 +22,10 @@ Row = tuple[str, float, float]
 
 
 def extractor_config(cfg: Config, source: str | Path) -> Config:
-    """A config that measures the superpixels of another one's backbone on its test data.
+    """A config that measures the superpixels of a segmentation config's backbone on its test data.
 
-    Args:
-        cfg: A segmentation config, or one whose model is a ``SuperpixelExtractor``.
-        source: Its file, for messages.
-
-    Returns:
-        A config with a ``SuperpixelExtractor``, and ``SuperpixelQuality`` for each kind of regions where it had other
-        metrics.
-
-    Raises:
-        UserError: There are no superpixels or no label maps.
+    It has a ``SuperpixelExtractor``, and ``SuperpixelQuality`` for each kind of regions where there were other metrics.
+    ``source`` is the config's file, for messages.
     """
     cfg = copy.deepcopy(cfg)
     backbone = (cfg.get('model') or {}).get('backbone') or {}
@@ -48,35 +40,22 @@ def extractor_config(cfg: Config, source: str | Path) -> Config:
             'on: use this checkpoint with a config such as configs/spformer/superpixel-quality_*.py'
         )
     if not str(cfg.model.get('type')).endswith('SuperpixelExtractor'):
-        preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
         cfg.model = ConfigDict(
             type='mmvit_ext.SuperpixelExtractor',
             backbone=dict(backbone, init_cfg=None),
-            data_preprocessor=preprocessor,
+            data_preprocessor=cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor'),
         )
     evaluators = cfg.get('test_evaluator')
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     if not all(str((entry or {}).get('type')).endswith('SuperpixelQuality') for entry in evaluators):
         edge = backbone.get('cell_size', 4) * backbone.get('pixel_stride', 4)
-        kinds: tuple[dict[str, Any], ...] = (
-            {},
-            {'regions': 'patches', 'patch_size': edge},
-            {'regions': 'slic', 'patch_size': edge},
-        )
+        kinds = [{}, *({'regions': kind, 'patch_size': edge} for kind in ('patches', 'slic'))]
         cfg.test_evaluator = [ConfigDict(type='mmvit_ext.SuperpixelQuality', **kind) for kind in kinds]
     return cfg
 
 
 def quality_rows(results: Mapping[str, float], evaluators: Any) -> list[Row]:
-    """Results of ``SuperpixelQuality`` as rows.
-
-    Args:
-        results: Results by name.
-        evaluators: Configs of the metrics that gave them.
-
-    Returns:
-        The rows, in the order of the metrics; those of single heads behind their mean.
-    """
+    """Results of ``SuperpixelQuality`` as rows in the order of the metrics; those of single heads behind their mean."""
     rows: list[Row] = []
     for entry in evaluators if isinstance(evaluators, list) else [evaluators]:
         kind = entry.get('regions', 'superpixels')
@@ -111,7 +90,7 @@ def superpixel_quality(
     trust: bool = False,
     progress: bool = True,
 ) -> list[Row]:
-    """Measure the superpixels of a model against label maps.
+    """Measure the superpixels of a model against label maps; returns the rows of the table.
 
     Args:
         config: A config with an ``SPFormer`` and label maps.
@@ -122,9 +101,6 @@ def superpixel_quality(
         allow_partial: Go on when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
         progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        The rows of the table.
 
     Raises:
         UserError: The arguments, the config, the data or the checkpoint are wrong.

@@ -6,10 +6,11 @@ Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.3 and figure 6.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +33,11 @@ from mmvit_ext.models.superpixels.maps import fine_association, neighbour_ids, w
 __all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A way of changing images."""
 
-    transform: str  # type of the transform
-    argument: str  # name of its argument
+    transform: str
+    argument: str  # of the transform; its plural is the command's option
     label: str  # what the argument is, for axes and tables
     low: float
     high: float
@@ -52,9 +52,6 @@ KINDS: dict[str, Kind] = {
 }
 """Kinds of changes by name."""
 
-PREFERRED = ('mIoU', 'accuracy/top1')
-"""The metric that is drawn, the first of these that there is."""
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -68,14 +65,10 @@ class Curve:
 
 
 def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str:
-    """Which metric is drawn: the one that the user wants, mIoU or top-1 accuracy, or else the first.
-
-    Raises:
-        UserError: There is no such metric.
-    """
+    """Which metric is drawn: the one that the user wants, mIoU or top-1 accuracy, or else the first."""
     if wanted is not None and wanted not in results:
         raise UserError(f'--metric {wanted} is none of what the config measures: {", ".join(results)}')
-    return wanted or next((name for name in PREFERRED if name in results), next(iter(results)))
+    return wanted or next(name for name in ('mIoU', 'accuracy/top1', *results) if name in results)
 
 
 def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int = 16) -> torch.Tensor:
@@ -87,19 +80,16 @@ def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int 
         patch: Edge of the squares in pixels.
 
     Returns:
-        Pixels in both and in either of the occluder and the regions that mostly lie in it ``(2,)``; their quotient is
-        an IoU.
+        Pixels in both and in either of the occluder and the regions that mostly lie in it ``(2,)``.
     """
     truth = torch.from_numpy(covered.astype(np.int64))
+    h, w = covered.shape
     if found is None:
-        regions = patch_regions((truth.shape[0], truth.shape[1]), patch)[None]
-        weights = torch.ones(1, *truth.shape)
+        regions, weights = patch_regions((h, w), patch)[None], torch.ones(1, h, w)
     else:
         merged = with_merged_head(found.similarity[-1, -1][None])[:, -1:]
-        association = fine_association(merged, found.cell_size, found.pixel_stride)[0, 0].cpu()
-        weights = association[:, : truth.shape[0], : truth.shape[1]]
-        cell = found.cell_size * found.pixel_stride
-        regions = neighbour_ids((truth.shape[0], truth.shape[1]), found.grid, cell)
+        weights = fine_association(merged, found.cell_size, found.pixel_stride)[0, 0, :, :h, :w].cpu()
+        regions = neighbour_ids((h, w), found.grid, found.cell_size * found.pixel_stride)
     predicted = best_labels(weights, regions, truth, 2)
     return torch.stack(intersection_and_union(predicted, truth, 2))[:, 1]
 
@@ -125,9 +115,8 @@ class _Observer:
             path = str(outputs[index].metainfo.get('img_path', index))
             if self.occluder is not None:
                 covered = self.occluder.mask(path, size)
-                self.overlap += torch.stack(
-                    [occluder_overlap(found, covered), occluder_overlap(None, covered, self.edge)]
-                )
+                self.overlap[0] += occluder_overlap(found, covered)
+                self.overlap[1] += occluder_overlap(None, covered, self.edge)
             if len(self.drawn) < self.pictures:
                 picture, labels = enlarged(found)
                 self.drawn.append((Path(path).stem, draw_boundaries(picture, labels[-1, -1, -1])))
@@ -148,7 +137,7 @@ def measure_robustness(
     trust: bool = False,
     progress: bool = True,
 ) -> list[Curve]:
-    """Measure models on changed test images, and write figures, a plot and pictures of superpixels.
+    """Measure models on changed test images, and write figures, a plot and pictures of superpixels; a curve for each.
 
     Args:
         kind: ``'rotation'`` or ``'occlusion'``.
@@ -164,18 +153,16 @@ def measure_robustness(
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
         progress: Whether to show a progress bar on stderr.
 
-    Returns:
-        A curve for each model.
-
     Raises:
         UserError: The arguments, a config, its data or a checkpoint are wrong.
     """
     how = KINDS[kind]
     values = tuple(how.default if values is None else values)
-    option = {'rotation': '--angles', 'occlusion': '--areas'}[kind]
     wrong = [value for value in values if not how.low <= value <= how.high]
     if wrong or not values:
-        raise UserError(f'{option} must be {how.low} to {how.high} ({how.label}), got {wrong[0] if wrong else "none"}')
+        raise UserError(
+            f'--{how.argument}s must be {how.low} to {how.high} ({how.label}), got {wrong[0] if wrong else "none"}'
+        )
     for name, number, least in (('--images', images, 1), ('--pictures', pictures, 0)):
         if number is not None and number < least:
             raise UserError(f'{name} must be at least {least}, got {number}')
@@ -195,13 +182,15 @@ def measure_robustness(
         loaded.append((name, cfg, predictor))
     curves = []
     for name, cfg, predictor in loaded:
-        curve, rows = _measure(name, cfg, predictor, how, values, metric, images, pictures, progress)
-        curves.append(curve)
+        results, rows = _measure(name, cfg, predictor, how, values, images, pictures, progress)
+        chosen = plotted_name(results[0], metric)
+        curves.append(Curve(name, chosen, values, tuple(entry[chosen] for entry in results), tuple(results)))
         if rows:
             headings = [f'{value:g}' for value in values]
             footer = f'{name}: superpixels of the last SCA iteration, heads merged; columns: {how.label}'
             width, height = max((picture.size for _, row in rows for picture in row), key=lambda size: size[0])
-            with atomic_path(folder / f'{kind}_{_file_name(name)}.png') as file:
+            file_name = re.sub(r'[^\w.-]', '_', name)
+            with atomic_path(folder / f'{kind}_{file_name}.png') as file:
                 draw_table(rows, headings, (width, height), footer).save(file)
     with atomic_path(folder / f'{kind}.json') as file:
         file.write_text(json.dumps([asdict(curve) for curve in curves], indent=2) + '\n')
@@ -210,21 +199,17 @@ def measure_robustness(
     return curves
 
 
-def _file_name(name: str) -> str:
-    return ''.join(letter if letter.isalnum() or letter in '-_.' else '_' for letter in name)
-
-
 def _measure(
     name: str,
     cfg: Config,
     predictor: Predictor,
     how: Kind,
     values: Sequence[float],
-    metric: str | None,
     images: int | None,
     pictures: int,
     progress: bool,
-) -> tuple[Curve, list[tuple[str, list[Image.Image]]]]:
+) -> tuple[list[dict[str, float]], list[tuple[str, list[Image.Image]]]]:
+    """All metrics at each value, and rows of the named pictures with superpixels."""
     model: Any = predictor.model
     backbone = getattr(model, 'backbone', None)
     everything: list[dict[str, float]] = []
@@ -237,16 +222,14 @@ def _measure(
             observer = _Observer(backbone, model.data_preprocessor, area, pictures)
         title = f'{name}, {how.argument} {value:g}'
         results = evaluate(predictor, loader, cfg.test_evaluator, title=title, on_batch=observer, progress=progress)
-        if isinstance(observer, _Observer):
+        if observer is not None:
             drawn.append(observer.drawn)
             for regions, (both, either) in zip(('superpixels', 'patches'), observer.overlap.tolist(), strict=True):
                 if either:
                     results[f'occluder IoU of {regions}'] = 100 * both / either
         everything.append(results)
-    chosen = plotted_name(everything[0], metric)
-    curve = Curve(name, chosen, tuple(values), tuple(entry[chosen] for entry in everything), tuple(everything))
-    rows = [(stems[0][0], [picture for _, picture in stems]) for stems in zip(*drawn, strict=True)] if drawn else []
-    return curve, rows
+    rows = [(stems[0][0], [picture for _, picture in stems]) for stems in zip(*drawn, strict=True)]
+    return everything, rows
 
 
 def curves_table(curves: Sequence[Curve]) -> str:

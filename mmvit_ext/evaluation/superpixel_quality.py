@@ -33,7 +33,10 @@ _CHUNK = 1 << 16
 
 
 def best_labels(weights: Tensor, regions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Labels that a perfect classifier of regions would give.
+    """Labels ``(H, W)`` that a perfect classifier of regions would give.
+
+    A region's class is the one with the largest sum of weights, a pixel's the one with the largest sum of weights over
+    its regions; the lowest class where sums are equal, and where no region has a vote.
 
     Args:
         weights: Share of each pixel in each of its regions ``(n, H, W)``, 0 or more.
@@ -41,10 +44,6 @@ def best_labels(weights: Tensor, regions: Tensor, labels: Tensor, num_classes: i
         labels: The true class of each pixel ``(H, W)``.
         num_classes: Number of classes K.
         ignore_index: Value of pixels without a label; they have no vote.
-
-    Returns:
-        ``(H, W)``: a region's class is the one with the largest sum of weights, a pixel's the one with the largest sum
-        of weights over its regions; the lowest class where sums are equal, and where no region has a vote.
     """
     count = int(regions.max()) + 1
     weights = weights.flatten(1).masked_fill(regions.flatten(1) < 0, 0)  # (n, H*W)
@@ -65,17 +64,7 @@ def best_labels(weights: Tensor, regions: Tensor, labels: Tensor, num_classes: i
 def intersection_and_union(
     predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255
 ) -> tuple[Tensor, Tensor]:
-    """Pixels of each class in both maps and in either of them.
-
-    Args:
-        predicted: Class of each pixel, any shape.
-        labels: The true class of each pixel, of that shape.
-        num_classes: Number of classes K.
-        ignore_index: Value of pixels that do not count.
-
-    Returns:
-        Two tensors ``(K,)`` of whole numbers.
-    """
+    """Pixels of each class in both maps and in either of them, two tensors ``(K,)`` of whole numbers."""
     counts = labels != ignore_index
     predicted, labels = predicted[counts].long(), labels[counts].long()
     both = torch.bincount(labels[predicted == labels], minlength=num_classes)
@@ -84,32 +73,18 @@ def intersection_and_union(
 
 
 def patch_regions(size: tuple[int, int], edge: int) -> Tensor:
-    """Squares that cover an image from its upper left corner, those of a plain ViT.
-
-    Args:
-        size: ``(H, W)`` in pixels.
-        edge: Of a square in pixels.
-
-    Returns:
-        Index of the square of each pixel ``(H, W)``, row by row from 0.
-    """
+    """Index of the square of each pixel ``(H, W)``, row by row from 0 as the patches of a plain ViT."""
     columns = -(-size[1] // edge)
     return torch.arange(size[0])[:, None] // edge * columns + torch.arange(size[1]) // edge
 
 
 def slic_regions(image: np.ndarray, count: int, compactness: float = 10.0) -> Tensor:
-    """Superpixels of SLIC, as scikit-image computes them.
+    """Index from 0 of the SLIC superpixel of each pixel ``(H, W)``, as scikit-image computes them.
 
     Args:
         image: RGB picture (H, W, 3), 0 to 255.
         count: How many are wanted; there may be some more or fewer.
         compactness: Weight of the distance in space against that in colour; scikit-image's default is 10.
-
-    Returns:
-        Index of the superpixel of each pixel ``(H, W)``, from 0.
-
-    Raises:
-        UserError: Scikit-image is not installed.
     """
     try:
         from skimage.segmentation import slic
@@ -163,9 +138,8 @@ class SuperpixelQuality(BaseMetric):
         if regions not in REGIONS:
             raise ValueError(f'regions must be one of {REGIONS}, got {regions!r}')
         if patch_size < 1 or compactness <= 0:
-            raise ValueError(
-                f'patch_size must be at least 1 and compactness above 0, got {patch_size} and {compactness}'
-            )
+            wanted = 'patch_size must be at least 1 and compactness above 0'
+            raise ValueError(f'{wanted}, got {patch_size} and {compactness}')
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}")
         super().__init__(collect_device=collect_device, prefix=prefix or regions)
@@ -219,10 +193,8 @@ class SuperpixelQuality(BaseMetric):
                 'configs/spformer/superpixel-quality_*.py'
             )
         modules, iterations = found['similarity'].shape[:2]
-        for name, value, number in (
-            ('sca_module', self.sca_module, modules),
-            ('iteration', self.iteration, iterations),
-        ):
+        chosen = ('sca_module', self.sca_module, modules), ('iteration', self.iteration, iterations)
+        for name, value, number in chosen:
             if not -number <= value < number:
                 raise UserError(f'SuperpixelQuality({name}={value}): the model has {number}, counted from 0')
         similarity = found['similarity'][self.sca_module, self.iteration][None].to(device)

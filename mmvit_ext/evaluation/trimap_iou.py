@@ -21,16 +21,9 @@ __all__ = ['TrimapIoUMetric', 'trimap']
 
 
 def trimap(label: Tensor, width: int, ignore_index: int = 255) -> Tensor:
-    """Which pixels lie near an edge between two labels.
+    """Which pixels of a label map ``(H, W)`` have a pixel of another class within ``width``, at least 1.
 
-    Args:
-        label: ``(H, W)``, class of each pixel.
-        width: How far from a pixel of another class, in pixels of the label map along rows, columns and diagonals;
-            at least 1.
-        ignore_index: Value of pixels without a label. They are never near, and the line where they begin is no edge.
-
-    Returns:
-        ``(H, W)`` of booleans.
+    Pixels without a label are never near, and the line where they begin is no edge.
     """
     labelled = label != ignore_index
     values = label[None].double()
@@ -47,7 +40,8 @@ class TrimapIoUMetric(IoUMetric):
     Its results are called ``trimap/mIoU`` and so on, so that it can stand beside the ordinary metric.
 
     Args:
-        width: How far from a pixel of another class, in pixels of the label map; at least 1.
+        width: How far from a pixel of another class, in pixels of the label map along rows, columns and diagonals; at
+            least 1.
         ignore_index: Value of pixels without a label.
         iou_metrics: ``'mIoU'``, ``'mDice'`` or ``'mFscore'``, one or several.
         nan_to_num: What a class that is nowhere counts as, in the table; left out when not given.
@@ -70,12 +64,7 @@ class TrimapIoUMetric(IoUMetric):
     ) -> None:
         if width < 1:
             raise ValueError(f'width must be at least 1 pixel, got {width}')
-        super().__init__(
-            ignore_index=ignore_index,
-            iou_metrics=list(iou_metrics),
-            nan_to_num=nan_to_num,
-            collect_device=collect_device,
-        )
+        super().__init__(ignore_index, list(iou_metrics), nan_to_num, collect_device=collect_device)
         self.width = width
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmvit_ext.cli.mini_dataset import main
 from mmvit_ext.datasets.mini import (
     DATA_ROOTS,
     MINI_CLASSES,
@@ -20,7 +21,6 @@ from mmvit_ext.datasets.mini import (
     shapes,
     writer,
 )
-from mmvit_ext.datasets.mini.command import main
 from mmvit_ext.datasets.mini.masks import bounding_box, encode_mask, outline_rings, run_lengths
 from mmvit_ext.datasets.mini.scene import OTHER, draw_portrait, draw_scene
 from mmvit_ext.datasets.mini.shapes import Part, coverage, place
@@ -566,7 +566,9 @@ def test_an_interrupted_command_says_so_and_exits_with_130(tmp_path, capsys, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writer, '_write_scenes', interrupted)
-    assert main([str(tmp_path / 'd'), '--images', '4']) == 130
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / 'd'), '--images', '4'])
+    assert stop.value.code == 130
     assert 'Interrupted' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -591,7 +593,7 @@ def test_it_needs_no_openmmlab_library(tmp_path):
     program = (
         'import sys\n'
         "for name in ('mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'): sys.modules[name] = None\n"
-        'from mmvit_ext.datasets.mini.command import main\n'
+        'from mmvit_ext.cli.mini_dataset import main\n'
         f'sys.exit(main([{str(tmp_path / "d")!r}, "--images", "4", "--size", "48x61"]))\n'
     )
     result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=False)

@@ -72,8 +72,7 @@ PHOTOS: Mapping[str, tuple[int, int, int, int] | None] = MappingProxyType(
     }
 )
 
-#: Photographs that show their subject lying on its side.
-LYING = frozenset({'brick.png'})
+LYING = 'brick.png'  # The photograph shows its subject lying on its side.
 
 #: COCO's 80 categories in the order of its annotation files: (id, name, supercategory).
 COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
@@ -98,14 +97,7 @@ COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
 
 
 def load_photos() -> dict[str, Image.Image]:
-    """Open the source photographs inside the installed scikit-image.
-
-    Returns:
-        RGB pictures by file name, upright and cut to the part that is used.
-
-    Raises:
-        MiniDatasetError: Scikit-image is not installed, or does not carry one of the photographs.
-    """
+    """RGB photographs by file name from the installed scikit-image, upright and cut to the part that is used."""
     # find_spec does not import scikit-image, which would cost more time than reading the pictures.
     spec = importlib.util.find_spec('skimage')
     if spec is None or not spec.submodule_search_locations:
@@ -119,7 +111,7 @@ def load_photos() -> dict[str, Image.Image]:
         try:
             with Image.open(folder / name) as photo:
                 photos[name] = photo.convert('RGB').crop(box)
-                if name in LYING:
+                if name == LYING:
                     photos[name] = photos[name].transpose(Image.Transpose.ROTATE_90)
         except OSError as error:
             raise MiniDatasetError(

@@ -7,12 +7,8 @@ import numpy as np
 
 __all__ = ['bounding_box', 'encode_mask', 'outline_rings', 'run_lengths']
 
-_STEPS = (
-    (1, 0),
-    (0, 1),
-    (-1, 0),
-    (0, -1),
-)  # Right, down, left, up as (x, y): each is a right turn from the one before.
+# Right, down, left, up as (x, y): each is a right turn from the one before.
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -22,26 +18,18 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Follow the borders between the pixels of a bool mask (H, W) and all others.
+    """Closed rings of corners as (x, y) in pixels, along the borders between the pixels of a bool mask and all others.
 
-    Returns:
-        Closed rings of corners as (x, y) in pixels: one for each part (pixels that meet only at a corner count as
-        apart), clockwise on the screen, and one for each hole, the other way round. The polygon of a ring covers
-        exactly the pixels inside it.
+    Each part has one, clockwise on the screen (pixels that meet only at a corner count as apart), and each hole one the
+    other way round. The polygon of a ring covers exactly the pixels inside it.
     """
     padded = np.pad(mask, 1)
     # Every border runs so that the mask lies on its right; outgoing[corner] holds the directions that leave it.
     outgoing: dict[tuple[int, int], set[int]] = defaultdict(set)
-    inner = padded[1:-1, 1:-1]
-    neighbours = (
-        padded[:-2, 1:-1],
-        padded[1:-1, 2:],
-        padded[2:, 1:-1],
-        padded[1:-1, :-2],
-    )  # Above, right, below, left.
+    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])  # above, right, below, left
     starts = ((0, 0), (1, 0), (1, 1), (0, 1))
     for direction, (neighbour, (dx, dy)) in enumerate(zip(neighbours, starts, strict=True)):
-        for y, x in np.argwhere(inner & ~neighbour).tolist():
+        for y, x in np.argwhere(mask & ~neighbour).tolist():
             outgoing[x + dx, y + dy].add(direction)
     rings = []
     while outgoing:
@@ -55,7 +43,8 @@ def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
             outgoing[corner].discard(direction)
             if not outgoing[corner]:
                 del outgoing[corner]
-            corner = (corner[0] + _STEPS[direction][0], corner[1] + _STEPS[direction][1])
+            (x, y), (dx, dy) = corner, _STEPS[direction]
+            corner = (x + dx, y + dy)
             if corner == start:
                 break
             previous = direction
@@ -79,9 +68,8 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
     """Write a bool mask (H, W), at least one pixel set, as the ``segmentation`` of a COCO annotation.
 
-    Returns:
-        A list with a polygon ``[x0, y0, x1, y1, ...]`` for each part, or for a mask with holes, which polygons cannot
-        have, uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
+    It becomes a polygon ``[x0, y0, x1, y1, ...]`` for each part, or for a mask with holes, which polygons cannot have,
+    uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
     """
     rings = outline_rings(mask)
     if all(_goes_clockwise(ring) for ring in rings):

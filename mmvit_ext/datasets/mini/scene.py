@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from .catalog import MINI_CLASSES, MiniClass
-from .shapes import THING_OUTLINES, Outline, Part, coverage, other_outline, place
+from .shapes import THING_OUTLINES, Outline, Part, bounds, coverage, other_outline, place
 
 __all__ = ['OTHER', 'Instance', 'Scene', 'draw_portrait', 'draw_scene']
+
+Photos = Mapping[str, Image.Image]
 
 #: Index of what no class stands for.
 OTHER = 0
@@ -79,19 +81,16 @@ def _texture(photo: Image.Image, name: str, height: int, width: int, rng: np.ran
     left = rng.uniform(0, photo.width - piece_width)
     top = rng.uniform(0, photo.height - piece_height)
     box = (left, top, left + piece_width, top + piece_height)
-    pixels: np.ndarray = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
+    pixels = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     if name in TINTS:
         low, high = (np.array(colour, dtype=np.float32) for colour in TINTS[name])
         # Mostly one number for the three channels keeps the colour typical while the brightness varies.
-        pixels = pixels / 128 * (low + (high - low) * np.clip(rng.random() + rng.uniform(-0.15, 0.15, 3), 0, 1))
-    elif name == 'rocket.jpg':
-        # The photograph was taken at dusk; days are brighter.
-        pixels = pixels * rng.uniform(1.3, 2.6)
-    else:
-        pixels = pixels * rng.uniform(0.8, 1.2)
-    return pixels.astype(np.float32)
+        factor = low + (high - low) * np.clip(rng.random() + rng.uniform(-0.15, 0.15, 3), 0, 1)
+        return (pixels / 128 * factor).astype(np.float32)
+    # The sky was photographed at dusk; days are brighter.
+    return (pixels * rng.uniform(*(1.3, 2.6) if name == 'rocket.jpg' else (0.8, 1.2))).astype(np.float32)
 
 
 def _below(height: int, width: int, level: float, rng: np.random.Generator) -> Outline:
@@ -127,20 +126,12 @@ def _path(height: int, width: int, level: float, rng: np.random.Generator) -> Ou
     """A strip that runs from the horizon towards the viewer and widens."""
     far, near = rng.uniform(0.2, 0.8, 2) * width
     half_far, half_near = rng.uniform(0.03, 0.08) * width, rng.uniform(0.15, 0.3) * width
-    points = [
-        (far - half_far, level),
-        (far + half_far, level),
-        (near + half_near, height + 1),
-        (near - half_near, height + 1),
-    ]
-    return (Part(True, np.array(points)),)
+    x = (far - half_far, far + half_far, near + half_near, near - half_near)
+    return (Part(True, np.stack([x, (level, level, height + 1, height + 1)], axis=1)),)
 
 
-def _ground(index: int, height: int, width: int, level: float, rng: np.random.Generator) -> list[tuple[str, Outline]]:
-    """Sky, walls and ground from the back to the front, as (class name, outline).
-
-    Four consecutive pictures show every class of stuff.
-    """
+def _backdrop(index: int, height: int, width: int, level: float, rng: np.random.Generator) -> list[_Layer]:
+    """Sky, walls and ground from the back to the front; four consecutive pictures show every class of stuff."""
     corners = np.array([(-1.0, -1.0), (width + 1, -1), (width + 1, height + 1), (-1, height + 1)])
     top = ('sky', 'wall')[index // 2 % 2]
     bottom, strip = (('grass', 'gravel'), ('gravel', 'grass'))[index % 2]
@@ -150,7 +141,10 @@ def _ground(index: int, height: int, width: int, level: float, rng: np.random.Ge
     layers.append((bottom, _below(height, width, level, rng)))
     if rng.random() < 0.5:
         layers.append((strip, _path(height, width, level + 0.04 * height, rng)))
-    return layers
+    return [
+        _Layer(MINI_CLASSES[name].index, MINI_CLASSES[name].photo, outline, coverage(outline, height, width))
+        for name, outline in layers
+    ]
 
 
 def _thing(
@@ -171,14 +165,13 @@ def _thing(
     )
 
 
-def _paint(layers: list[_Layer], photos: Mapping[str, Image.Image], rng: np.random.Generator) -> Scene:
+def _paint(layers: list[_Layer], photos: Photos, rng: np.random.Generator) -> Scene:
     """Paint layers over one another, from the back to the front."""
     height, width = layers[0].cover.shape
     image = np.zeros((height, width, 3), dtype=np.float32)
     labels = np.zeros((height, width), dtype=np.uint8)
     owner = np.full((height, width), -1)
-    classes = {cls.index: cls for cls in MINI_CLASSES.values()}
-    things = {number for number, layer in enumerate(layers) if layer.index in {cls.index for cls in THINGS}}
+    things = {number: cls for number, layer in enumerate(layers) for cls in THINGS if cls.index == layer.index}
     for number, layer in enumerate(layers):
         rows, columns = (np.flatnonzero(layer.cover.any(axis)) for axis in (1, 0))
         if not len(rows):
@@ -196,11 +189,10 @@ def _paint(layers: list[_Layer], photos: Mapping[str, Image.Image], rng: np.rand
         owner[inside] = number
     lit = np.linspace(rng.uniform(0.85, 1.1), rng.uniform(0.85, 1.1), width, dtype=np.float32)[:, None]
     image = image * lit * rng.uniform(0.93, 1.07, 3).astype(np.float32)
-    instances = [(layers[number].index, owner == number) for number in sorted(things)]
     return Scene(
         image=np.clip(image + 0.5, 0, 255).astype(np.uint8),
         labels=labels,
-        instances=tuple(Instance(classes[index], mask) for index, mask in instances if mask.any()),
+        instances=tuple(Instance(things[n], owner == n) for n in sorted(things) if (owner == n).any()),
         layers=tuple((layer.index, layer.outline) for layer in layers),
     )
 
@@ -214,19 +206,11 @@ def _shadow(cover: np.ndarray) -> np.ndarray:
     return 1 - np.asarray(blurred, dtype=np.float32) * (0.4 / 255)
 
 
-def draw_scene(photos: Mapping[str, Image.Image], index: int, size: tuple[int, int], rng: np.random.Generator) -> Scene:
+def draw_scene(photos: Photos, index: int, size: tuple[int, int], rng: np.random.Generator) -> Scene:
     """Draw a scene with several things that may hide one another.
 
-    The class of one thing and the ground follow from ``index``, so that four consecutive scenes show every class.
-
-    Args:
-        photos: Source photographs by file name.
-        index: Number of the scene in its split, from 0.
-        size: Middle (height, width) of the pictures in pixels; each varies around it.
-        rng: Source of everything else.
-
-    Returns:
-        The scene.
+    The class of one thing and the ground follow from ``index``, the scene's number from 0, so that four consecutive
+    scenes show every class. ``size`` is the middle (height, width) in pixels that pictures vary around.
     """
     height, width = _picture_size(rng, size)
     level = rng.uniform(0.3, 0.6) * height
@@ -252,28 +236,15 @@ def draw_scene(photos: Mapping[str, Image.Image], index: int, size: tuple[int, i
     return _paint([*_backdrop(index, height, width, level, rng), *reversed(front)], photos, rng)
 
 
-def _backdrop(index: int, height: int, width: int, level: float, rng: np.random.Generator) -> list[_Layer]:
-    return [
-        _Layer(MINI_CLASSES[name].index, MINI_CLASSES[name].photo, outline, coverage(outline, height, width))
-        for name, outline in _ground(index, height, width, level, rng)
-    ]
-
-
-def draw_portrait(
-    photos: Mapping[str, Image.Image], index: int, size: tuple[int, int], rng: np.random.Generator
-) -> Scene:
-    """Draw a picture of one thing, for classification; four consecutive ones show every class of things.
-
-    The arguments are those of :func:`draw_scene`; the scene has one instance.
-    """
+def draw_portrait(photos: Photos, index: int, size: tuple[int, int], rng: np.random.Generator) -> Scene:
+    """Draw a scene of one instance, for classification; four consecutive ones show every class of things."""
     height, width = _picture_size(rng, size)
     level = rng.uniform(0.3, 0.6) * height
     cls = THINGS[index % len(THINGS)]
     tall = rng.uniform(0.5, 0.8) * min(height, width * 0.75)
     outline = _thing(cls, height, width, tall, level, rng, upright=True)
     # Moved so that it is in the picture as a whole, wherever that is.
-    points = np.concatenate([part.points for part in outline])
-    low, high = points.min(0), points.max(0)
+    low, high = bounds(outline)
     room = np.maximum(np.array([width, height]) - (high - low), 0)
     shift = rng.random(2) * room - low
     outline = tuple(Part(adds, part + shift) for adds, part in outline)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ['THING_OUTLINES', 'Outline', 'Part', 'coverage', 'other_outline', 'place']
+__all__ = ['THING_OUTLINES', 'Outline', 'Part', 'bounds', 'coverage', 'other_outline', 'place']
 
 #: Samples per pixel and axis that the area of an outline is counted with.
 SAMPLES = 4
@@ -51,11 +51,11 @@ def _stroke(points: Iterable[tuple[float, float]], width: float) -> list[Part]:
     return parts
 
 
-def _mirrored(part: Part, axis: float, *, horizontally: bool) -> Part:
+def _with_mirrored(part: Part, middle: float, axis: int) -> list[Part]:
+    """A part and its image on the other side of ``middle`` along an axis (0 is x)."""
     points = part.points.copy()
-    column = 0 if horizontally else 1
-    points[:, column] = 2 * axis - points[:, column]
-    return Part(part.adds, points)
+    points[:, axis] = 2 * middle - points[:, axis]
+    return [part, Part(part.adds, points)]
 
 
 def _airplane(rng: np.random.Generator) -> Outline:
@@ -63,8 +63,8 @@ def _airplane(rng: np.random.Generator) -> Outline:
     sweep = rng.uniform(0.25, 0.45)
     wing = _add((1.02, 0.5), (0.95 - sweep, 0.0), (0.74 - sweep, 0.0), (0.52, 0.5))
     fin = _add((0.26, 0.5), (0.1, 0.2), (0.0, 0.2), (0.08, 0.5))
-    halves = [wing, _mirrored(wing, 0.5, horizontally=False), fin, _mirrored(fin, 0.5, horizontally=False)]
-    return (_ellipse(0.74, 0.5, 0.7, rng.uniform(0.1, 0.14)), *halves)
+    hull = _ellipse(0.74, 0.5, 0.7, rng.uniform(0.1, 0.14))
+    return (hull, *_with_mirrored(wing, 0.5, axis=1), *_with_mirrored(fin, 0.5, axis=1))
 
 
 def _cat(rng: np.random.Generator) -> Outline:
@@ -76,10 +76,8 @@ def _cat(rng: np.random.Generator) -> Outline:
     return (
         _ellipse(0.45, 0.68, rng.uniform(0.25, 0.3), 0.32),
         _ellipse(0.45, 0.27, 0.21, 0.18),
-        ear,
-        _mirrored(ear, 0.45, horizontally=True),
-        paw,
-        _mirrored(paw, 0.45, horizontally=True),
+        *_with_mirrored(ear, 0.45, axis=0),
+        *_with_mirrored(paw, 0.45, axis=0),
         *tail,
     )
 
@@ -88,12 +86,11 @@ def _cup(rng: np.random.Generator) -> Outline:
     """A cup with a handle that one can see through; one hole."""
     foot = rng.uniform(0.12, 0.2)
     grip, wall = rng.uniform(0.2, 0.26), rng.uniform(0.085, 0.11)
+    right = [(0.85, 0.06), (0.85 - foot * 0.5, 0.75), (0.85 - foot, 0.94)]
     return (
         _ellipse(0.84, 0.45, grip + 0.04, grip + 0.08),
         _ellipse(0.84, 0.45, grip + 0.04 - wall, grip + 0.08 - wall, adds=False),
-        _add(
-            (0.0, 0.06), (0.85, 0.06), (0.85 - foot * 0.5, 0.75), (0.85 - foot, 0.94), (foot, 0.94), (foot * 0.5, 0.75)
-        ),
+        _add((0.0, 0.06), *right, (foot, 0.94), (foot * 0.5, 0.75)),
         _ellipse(0.425, 0.06, 0.425, 0.06),
         _ellipse(0.425, 0.94, 0.425 - foot, 0.05),
     )
@@ -136,6 +133,12 @@ def other_outline(rng: np.random.Generator) -> Outline:
     return (Part(True, 0.5 + np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)),)
 
 
+def bounds(outline: Outline) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest (x, y) of an outline's corners."""
+    points = np.concatenate([part.points for part in outline])
+    return points.min(0), points.max(0)
+
+
 def place(
     outline: Outline,
     *,
@@ -145,21 +148,17 @@ def place(
     angle: float = 0.0,
     flipped: bool = False,
 ) -> Outline:
-    """Put a unit outline into the picture.
+    """Put a unit outline into the picture, in pixels.
 
     Args:
-        outline: Unit outline.
-        height: Height before rotation, in pixels.
-        bottom: Where the middle of its lower side comes to lie, (x, y) in pixels.
+        outline: The outline.
+        height: Height before rotation.
+        bottom: Where the middle of its lower side comes to lie, (x, y).
         stretch: Width factor.
         angle: Rotation about its middle, clockwise on the screen, in radians.
         flipped: Whether left and right are exchanged.
-
-    Returns:
-        The outline in pixels.
     """
-    points = np.concatenate([part.points for part in outline])
-    low, high = points.min(0), points.max(0)
+    low, high = bounds(outline)
     middle = (low + high) / 2
     scale = height / (high[1] - low[1])
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -169,11 +168,7 @@ def place(
 
 
 def coverage(outline: Outline, height: int, width: int) -> np.ndarray:
-    """Count how much of every pixel an outline covers; what lies outside the picture is cut off.
-
-    Returns:
-        Covered share of each pixel times 255, uint8 (height, width).
-    """
+    """The share of every pixel of a picture that an outline covers, times 255; uint8 (height, width)."""
     canvas = Image.new('L', (width * SAMPLES, height * SAMPLES))
     draw = ImageDraw.Draw(canvas)
     for adds, points in outline:

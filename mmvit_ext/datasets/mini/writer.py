@@ -6,19 +6,18 @@ Every layout holds its own copy of the pictures, so damaging or editing a file o
 import io
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .catalog import COCO_CATEGORIES, MINI_CLASSES, MiniClass, MiniDatasetError, load_photos
+from .catalog import COCO_CATEGORIES, MINI_CLASSES, MiniDatasetError, load_photos
 from .masks import bounding_box, encode_mask
-from .scene import Scene, draw_portrait, draw_scene
+from .scene import Instance, Scene, draw_portrait, draw_scene
 
 __all__ = ['DATA_ROOTS', 'MARKER', 'make_mini_dataset']
 
@@ -38,24 +37,15 @@ JPEG_QUALITY = 92
 LEAST_IMAGES = 4  # Four consecutive pictures show every class.
 MOST_IMAGES = 99999  # The file names have room for no more.
 SIDE_RANGE = (48, 2048)
-_SPLITS = ('train', 'val')
 
 
-class _Folder:
-    """The folder under construction; remembers what was written into it."""
+def _write(path: Path, data: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.files: list[str] = []
 
-    def write(self, name: str, data: bytes | str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
-        self.files.append(name)
-
-    def write_json(self, name: str, data: Any) -> None:
-        self.write(name, json.dumps(data, separators=(',', ':')) + '\n')
+def _write_json(path: Path, data: Any) -> None:
+    _write(path, json.dumps(data, separators=(',', ':')) + '\n')
 
 
 def _jpeg(image: np.ndarray) -> bytes:
@@ -64,109 +54,86 @@ def _jpeg(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _label_png(labels: np.ndarray, value_of: Callable[[MiniClass], int]) -> bytes:
-    table = np.zeros(len(MINI_CLASSES) + 1, dtype=np.uint8)
-    for cls in MINI_CLASSES.values():
-        table[cls.index] = value_of(cls)
+def _label_png(labels: np.ndarray, layout: str) -> bytes:
+    table = np.array([0, *(getattr(cls, layout) for cls in MINI_CLASSES.values())], dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(table[labels]).save(stream, 'PNG')
     return stream.getvalue()
 
 
-def _write_semantic(folder: _Folder, split: str, number: int, jpeg: bytes, scene: Scene) -> str:
+def _write_semantic(folder: Path, split: str, number: int, jpeg: bytes, scene: Scene) -> str:
     """Write the three layouts with label maps; return the file stem of the PASCAL-Context one."""
-    root, sub = DATA_ROOTS['ade20k'], {'train': 'training', 'val': 'validation'}[split]
-    stem = f'ADE_{split}_{number:08d}'
-    folder.write(f'{root}/images/{sub}/{stem}.jpg', jpeg)
-    folder.write(f'{root}/annotations/{sub}/{stem}.png', _label_png(scene.labels, lambda cls: cls.ade))
+    train = split == 'train'
+    root, sub, stem = folder / DATA_ROOTS['ade20k'], 'training' if train else 'validation', f'ADE_{split}_{number:08d}'
+    _write(root / f'images/{sub}/{stem}.jpg', jpeg)
+    _write(root / f'annotations/{sub}/{stem}.png', _label_png(scene.labels, 'ade'))
 
     # Both halves of COCO-Stuff-10K come from COCO's train2014, and their files say so.
-    root, sub = DATA_ROOTS['coco_stuff10k'], {'train': 'train2014', 'val': 'test2014'}[split]
+    root, sub = folder / DATA_ROOTS['coco_stuff10k'], 'train2014' if train else 'test2014'
     stem = f'COCO_train2014_{_coco_id(split, number):012d}'
-    folder.write(f'{root}/images/{sub}/{stem}.jpg', jpeg)
-    labels = _label_png(scene.labels, lambda cls: cls.coco_stuff)
-    folder.write(f'{root}/annotations/{sub}/{stem}_labelTrainIds.png', labels)
+    _write(root / f'images/{sub}/{stem}.jpg', jpeg)
+    _write(root / f'annotations/{sub}/{stem}_labelTrainIds.png', _label_png(scene.labels, 'coco_stuff'))
 
-    root = DATA_ROOTS['pascal_context']
-    stem = f'{ {"train": 2008, "val": 2010}[split] }_{number:06d}'
-    folder.write(f'{root}/JPEGImages/{stem}.jpg', jpeg)
-    folder.write(f'{root}/SegmentationClassContext/{stem}.png', _label_png(scene.labels, lambda cls: cls.context))
+    root, stem = folder / DATA_ROOTS['pascal_context'], f'{2008 if train else 2010}_{number:06d}'
+    _write(root / f'JPEGImages/{stem}.jpg', jpeg)
+    _write(root / f'SegmentationClassContext/{stem}.png', _label_png(scene.labels, 'context'))
     return stem
 
 
 def _coco_id(split: str, number: int) -> int:
-    return number + {'train': 0, 'val': 500000}[split]
+    return number + (0 if split == 'train' else 500000)
 
 
-def _coco_annotations(split: str, number: int, scene: Scene) -> list[dict[str, Any]]:
-    annotations = []
-    for position, instance in enumerate(scene.instances):
-        left, top, right, bottom = bounding_box(instance.mask)
-        annotations.append(
-            {
-                'id': _coco_id(split, number) * 100 + position,
-                'image_id': _coco_id(split, number),
-                'category_id': instance.cls.coco,
-                'segmentation': encode_mask(instance.mask),
-                'area': int(instance.mask.sum()),
-                'bbox': [left, top, right - left, bottom - top],
-                'iscrowd': 0,
-            }
-        )
-    return annotations
+def _coco_annotation(image_id: int, position: int, instance: Instance) -> dict[str, Any]:
+    left, top, right, bottom = bounding_box(instance.mask)
+    return {
+        'id': image_id * 100 + position,
+        'image_id': image_id,
+        'category_id': instance.cls.coco,
+        'segmentation': encode_mask(instance.mask),
+        'area': int(instance.mask.sum()),
+        'bbox': [left, top, right - left, bottom - top],
+        'iscrowd': 0,
+    }
 
 
-def _write_scenes(folder: _Folder, split: str, scenes: Mapping[int, Callable[[], Scene]]) -> None:
-    """Draw the scenes of a split and write them in every layout but ImageNet's."""
+def _write_scenes(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
+    """Write the scenes of a split in every layout but ImageNet's."""
     stems, images, annotations = [], [], []
-    for number, draw in scenes.items():
-        scene = draw()
-        jpeg = _jpeg(scene.image)
+    coco = folder / DATA_ROOTS['coco']
+    for number, scene in enumerate(scenes, 1):
+        jpeg, image_id = _jpeg(scene.image), _coco_id(split, number)
         stems.append(_write_semantic(folder, split, number, jpeg, scene))
-        name = f'{_coco_id(split, number):012d}.jpg'
-        folder.write(f'{DATA_ROOTS["coco"]}/{split}2017/{name}', jpeg)
+        name = f'{image_id:012d}.jpg'
+        _write(coco / f'{split}2017/{name}', jpeg)
         height, width = scene.labels.shape
-        images.append({'id': _coco_id(split, number), 'file_name': name, 'height': height, 'width': width})
-        annotations.extend(_coco_annotations(split, number, scene))
-    folder.write(
-        f'{DATA_ROOTS["pascal_context"]}/ImageSets/SegmentationContext/{split}.txt', ''.join(f'{s}\n' for s in stems)
-    )
+        images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
+        annotations += [_coco_annotation(image_id, *numbered) for numbered in enumerate(scene.instances)]
+    names = folder / DATA_ROOTS['pascal_context'] / f'ImageSets/SegmentationContext/{split}.txt'
+    _write(names, ''.join(f'{stem}\n' for stem in stems))
     categories = [{'id': number, 'name': name, 'supercategory': group} for number, name, group in COCO_CATEGORIES]
-    folder.write_json(
-        f'{DATA_ROOTS["coco"]}/annotations/instances_{split}2017.json',
-        {
-            'info': {'description': 'Mini dataset of mmvit_ext: drawn scenes, not COCO'},
-            'images': images,
-            'annotations': annotations,
-            'categories': categories,
-        },
-    )
+    info = {'description': 'Mini dataset of mmvit_ext: drawn scenes, not COCO'}
+    content = {'info': info, 'images': images, 'annotations': annotations, 'categories': categories}
+    _write_json(coco / f'annotations/instances_{split}2017.json', content)
 
 
-def _write_portraits(folder: _Folder, portraits: Mapping[str, Mapping[int, Callable[[], Scene]]]) -> None:
-    """Draw one thing per picture and write ImageNet's layout with the true boxes beside it."""
-    root, boxes = DATA_ROOTS['imagenet'], {}
-    for split, draws in portraits.items():
+def _write_portraits(folder: Path, portraits: Mapping[str, Iterable[Scene]]) -> None:
+    """Write pictures of one thing each in ImageNet's layout, with the true boxes beside it."""
+    root, boxes = folder / DATA_ROOTS['imagenet'], {}
+    for split, scenes in portraits.items():
         lines = []
-        for number, draw in draws.items():
-            scene = draw()
+        for number, scene in enumerate(scenes, 1):
             (instance,) = scene.instances
             cls, (height, width) = instance.cls, scene.labels.shape
             stem = f'{cls.wnid}_{number}' if split == 'train' else f'ILSVRC2012_val_{number:08d}'
             name = f'{cls.wnid}/{stem}.JPEG'
-            folder.write(f'{root}/{split}/{name}', _jpeg(scene.image))
+            _write(root / split / name, _jpeg(scene.image))
             lines.append(f'{name} {cls.imagenet}\n')
-            boxes[f'{split}/{name}'] = {
-                'wnid': cls.wnid,
-                'label': cls.imagenet,
-                'width': width,
-                'height': height,
-                'boxes': [bounding_box(instance.mask)],
-            }
-        folder.write(f'{root}/meta/{split}.txt', ''.join(lines))
-    folder.write_json(
-        f'{root}/boxes.json', {'format': 'left, top, right, bottom in pixels, the last two exclusive', 'images': boxes}
-    )
+            entry = {'wnid': cls.wnid, 'label': cls.imagenet, 'width': width, 'height': height}
+            boxes[f'{split}/{name}'] = {**entry, 'boxes': [bounding_box(instance.mask)]}
+        _write(root / f'meta/{split}.txt', ''.join(lines))
+    unit = 'left, top, right, bottom in pixels, the last two exclusive'
+    _write_json(root / 'boxes.json', {'format': unit, 'images': boxes})
 
 
 def _readme(images: int, val_images: int, size: tuple[int, int], seed: int) -> str:
@@ -191,8 +158,7 @@ def _readme(images: int, val_images: int, size: tuple[int, int], seed: int) -> s
 def _check_arguments(images: int, size: tuple[int, int], seed: int) -> None:
     if images < LEAST_IMAGES:
         raise MiniDatasetError(
-            f'The number of images is {images}, but it takes at least {LEAST_IMAGES} for every class to occur: '
-            f'ask for {LEAST_IMAGES} or more.'
+            f'The number of images is {images}, but it takes at least {LEAST_IMAGES} for every class to occur.'
         )
     if images > MOST_IMAGES:
         raise MiniDatasetError(
@@ -208,54 +174,40 @@ def _check_arguments(images: int, size: tuple[int, int], seed: int) -> None:
         raise MiniDatasetError(f'The seed is {seed}, but it must not be negative: choose 0 or more.')
 
 
-def _check_target(out: Path, force: bool) -> None:
-    """Refuse to replace anything but an older mini dataset."""
+def _refusal(out: Path, force: bool) -> str | None:
+    """Why ``out`` must not be written: nothing but an older mini dataset is ever replaced."""
+    marker = out / MARKER
     if out.is_symlink():
-        raise MiniDatasetError(
-            f'{out} is a symbolic link, which would be replaced by a folder: name the folder itself.'
-        )
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise MiniDatasetError(f'{out} is a file, but a folder is to be written there: choose another name.')
-    if not any(out.iterdir()):
-        return
-    if not (out / MARKER).is_file():
-        raise MiniDatasetError(
-            f'{out} exists and was not written by this tool, so it is never replaced: choose another folder.'
-        )
+        return f'{out} is a symbolic link, which would be replaced by a folder: name the folder itself.'
+    if out.exists() and not out.is_dir():
+        return f'{out} is a file, but a folder is to be written there: choose another name.'
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    if not marker.is_file():
+        return f'{out} exists and was not written by this tool, so it is never replaced: choose another folder.'
     if not force:
-        raise MiniDatasetError(
-            f'{out} already holds a mini dataset: add --force to replace it, or choose another folder.'
-        )
+        return f'{out} already holds a mini dataset: add --force to replace it, or choose another folder.'
     try:
-        known = {*json.loads((out / MARKER).read_text())['files'], MARKER}
-    except (ValueError, KeyError, TypeError) as error:
-        raise MiniDatasetError(
-            f'{out / MARKER} cannot be read, so it is unknown what in {out} may be removed: remove the folder yourself.'
-        ) from error
+        known = {*json.loads(marker.read_text())['files'], MARKER}
+    except (ValueError, KeyError, TypeError):
+        return f'{marker} cannot be read, so it is unknown what in {out} may be removed: remove the folder yourself.'
     for path in sorted(out.rglob('*')):
-        name = path.relative_to(out).as_posix()
-        if (path.is_symlink() or not path.is_dir()) and name not in known:
-            raise MiniDatasetError(
-                f'{path} was not written by this tool, and replacing {out} would remove it: move it elsewhere first.'
-            )
+        if (path.is_symlink() or not path.is_dir()) and path.relative_to(out).as_posix() not in known:
+            return f'{path} was not written by this tool, and replacing {out} would remove it: move it elsewhere first.'
+    return None
 
 
 def _move_into_place(built: Path, out: Path) -> None:
-    """Put the finished folder where it belongs; an older one leaves only when the new one is there."""
-    if not out.exists():
-        built.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f'.{out.name}.old-', dir=out.parent))
-    out.rename(old / 'dataset')
+    """Put the finished folder where it belongs; an older one comes back if that fails."""
+    old = built.with_name('old')
+    if out.exists():
+        out.rename(old)
     try:
         built.rename(out)
     except BaseException:
-        (old / 'dataset').rename(out)
-        old.rmdir()
+        if old.exists():
+            old.rename(out)
         raise
-    shutil.rmtree(old)
 
 
 def make_mini_dataset(
@@ -267,7 +219,7 @@ def make_mini_dataset(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draw the mini dataset and write it in the layouts of five datasets.
+    """Draw the mini dataset and write it in the layouts of five datasets; return ``out`` as a path.
 
     One call writes ADE20K, COCO-Stuff-10K, PASCAL-Context, COCO instances and an ImageNet folder below ``out``;
     :data:`DATA_ROOTS` says where each begins. Equal arguments give equal bytes as long as the versions of Pillow,
@@ -281,66 +233,46 @@ def make_mini_dataset(
         size: Middle (height, width) of the pictures in pixels, each 48 to 2048. Sides vary by 15 % around it, and
             every fourth picture or so is turned on its side.
         seed: Seed of everything random, not negative.
-        force: Whether an older mini dataset at ``out`` is replaced. Any file in it that was not written by this
-            function keeps it from being touched.
+        force: Replace an older mini dataset, unless it holds a file that was not written by this function.
         progress: Called after each picture with the numbers of pictures done and to be done.
 
-    Returns:
-        ``out`` as a path.
-
     Raises:
-        MiniDatasetError: If an argument is out of range, ``out`` must not be replaced or cannot be written, or a
-            source photograph is missing.
+        MiniDatasetError: An argument is out of range, ``out`` must not be replaced or cannot be written, or a source
+            photograph is missing.
     """
-    # An absolute path has a name and a parent even if '.' was given.
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.abspath(out))  # has a name and a parent even if '.' was given
     _check_arguments(images, size, seed)
-    _check_target(out, force)
+    refusal = _refusal(out, force)
+    if refusal:
+        raise MiniDatasetError(refusal)
     photos = load_photos()
     counts = {'train': images, 'val': max(images // 4, LEAST_IMAGES)}
-    done, total = 0, 2 * sum(counts.values())
+    done, total = count(1), 2 * sum(counts.values())
 
-    def counted(draw: Callable[..., Scene], stream: int, index: int) -> Callable[[], Scene]:
-        def run() -> Scene:
-            nonlocal done
+    def drawn(draw: Callable[..., Scene], stream: int, number: int) -> Iterator[Scene]:
+        for index in range(number):
             scene = draw(photos, index, size, np.random.default_rng([seed, stream, index]))
-            done += 1
             if progress is not None:
-                progress(done, total)
-            return scene
+                progress(next(done), total)
+            yield scene
 
-        return run
-
-    built = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        built = Path(tempfile.mkdtemp(prefix=f'.{out.name}.partial-', dir=out.parent))
-        built.chmod(0o777 & ~_umask())
-        folder = _Folder(built)
-        for stream, split in enumerate(_SPLITS):
-            _write_scenes(folder, split, {i + 1: counted(draw_scene, stream, i) for i in range(counts[split])})
-        portraits = {
-            split: {i + 1: counted(draw_portrait, stream + 2, i) for i in range(counts[split])}
-            for stream, split in enumerate(_SPLITS)
-        }
-        _write_portraits(folder, portraits)
-        folder.write('README.md', _readme(images, counts['val'], size, seed))
-        arguments = {'images': images, 'size': list(size), 'seed': seed}
-        folder.write_json(MARKER, {**arguments, 'files': sorted(folder.files)})
-        _move_into_place(built, out)
+        with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent, ignore_cleanup_errors=True) as folder:
+            built = Path(folder) / f'.{out.name}.partial'  # unlike the folder around it, with the usual permissions
+            for stream, (split, number) in enumerate(counts.items()):
+                _write_scenes(built, split, drawn(draw_scene, stream, number))
+            portraits = enumerate(counts.items(), 2)
+            _write_portraits(
+                built, {split: drawn(draw_portrait, stream, number) for stream, (split, number) in portraits}
+            )
+            _write(built / 'README.md', _readme(images, counts['val'], size, seed))
+            files = sorted(path.relative_to(built).as_posix() for path in built.rglob('*') if path.is_file())
+            _write_json(built / MARKER, {'images': images, 'size': list(size), 'seed': seed, 'files': files})
+            _move_into_place(built, out)
     except OSError as error:
         raise MiniDatasetError(
             f'{out} cannot be written ({error.strerror or error}): check the permissions and the free space of '
             f'{out.parent}, or choose another folder.'
         ) from error
-    finally:
-        if built is not None:
-            with suppress(OSError):
-                shutil.rmtree(built)
     return out
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
