@@ -27,16 +27,7 @@ def fit_edge(shape: Sequence[int], edge: int) -> tuple[int, int]:
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
-    """Images in rows and columns on white, as a picture.
-
-    Args:
-        images: ``(N, 3, H, W)``, RGB, ``uint8``, at least one.
-        columns: Images of a row, at least 1.
-        gap: Pixels between and around the images.
-
-    Returns:
-        ``(height, width, 3)``, RGB, ``uint8``.
-    """
+    """RGB images ``(N, 3, H, W)``, ``uint8``, in rows on white, ``gap`` pixels apart, as a picture (H, W, 3)."""
     if len(images) > 1:
         grid = make_grid(images, columns, gap, pad_value=255)
     else:  # which torchvision leaves without a border
@@ -58,11 +49,7 @@ def draw_table(
         headings: Of the columns.
         cell: Width and height to which the pictures are brought; they keep their sizes when not given.
         footer: A line below the table.
-        bar: Meaning of the colours of :func:`mmvit_ext.inference.drawing.colour_mask`, written beside a bar of them
-            below the table; without it there is no bar.
-
-    Returns:
-        The table.
+        bar: Meaning of the colours of :func:`colour_mask`, written beside a bar of them below the table, if given.
     """
     shown = [[_fitted(place, cell) for place in row] + [(None, '')] * (len(headings) - len(row)) for _, row in rows]
     sizes = [[picture.size if picture else cell or (0, 0) for picture, _ in row] for row in shown]

@@ -58,7 +58,7 @@ class Explanation:
 
     Args:
         pictures: Caption and file of each picture, in the order in which they are shown.
-        facts: Numbers and names by what they are: what JSON can hold, and numpy's numbers and arrays.
+        facts: What JSON can hold, and numpy's numbers and arrays, by what it is.
         data: Further files that were written, such as arrays.
     """
 
@@ -69,14 +69,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Entry:
-    """An image on the page.
-
-    Args:
-        name: Of its results, see :func:`mmvit_ext.inference.images.output_names`.
-        source: The image file.
-        thumbnail: Small picture of it, see :func:`encode_thumbnail`.
-        explanation: What was found.
-    """
+    """An image on the page: name of its results, file, small picture (:func:`encode_thumbnail`) and what was found."""
 
     name: str
     source: Path
@@ -183,7 +176,7 @@ def write_page(
         path: The HTML file. Files of the explanations are linked relative to its folder.
         title: Heading.
         entries: The images.
-        run: What was run, by what it is: config, checkpoint, options.
+        run: Config, checkpoint and options, by what they are.
         overall: What was found about all images together.
         failed: Image and reason of those that could not be explained.
         legend: A few sentences on how the pictures are read.
