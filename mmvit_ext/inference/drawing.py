@@ -31,13 +31,10 @@ COLOUR_MAP = 'viridis'
 
 def make_palette(count: int) -> list[Colour]:
     """RGB colours, 0 to 255, that stay apart however many there are: hues step by the golden ratio and never repeat."""
-    colours = []
-    for index in range(count):
-        hue = (index * _GOLDEN_RATIO) % 1.0
-        value = (1.0, 0.8, 0.6)[index % 3]
-        red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colours
+    shades = (
+        colorsys.hsv_to_rgb((index * _GOLDEN_RATIO) % 1.0, 0.85, (1.0, 0.8, 0.6)[index % 3]) for index in range(count)
+    )
+    return [(round(red * 255), round(green * 255), round(blue * 255)) for red, green, blue in shades]
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from mmvit_ext.files import atomic_path
+
 from .drawing import colour_mask
 
-__all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid']
+__all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid', 'write_picture']
 
 Cell = Image.Image | tuple[Image.Image, str] | None
 """A picture of a table, perhaps with a caption, or an empty place."""
@@ -33,6 +36,13 @@ def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
     else:  # which torchvision leaves without a border
         grid = F.pad(images[0], (gap,) * 4, value=255)
     return grid.permute(1, 2, 0).cpu().numpy()
+
+
+def write_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all, and return the file."""
+    with atomic_path(path) as file:
+        picture.save(file)
+    return path
 
 
 def draw_table(

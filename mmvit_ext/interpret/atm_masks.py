@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask, draw_overlay
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge
+from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge, write_picture
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
 from .explain import Explainer, check_cell, choose_shown
 from .inputs import OpenedImage
-from .report import Explanation, write_arrays, write_picture
+from .report import Explanation, write_arrays
 
 __all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'stage_names']
 

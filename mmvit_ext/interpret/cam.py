@@ -20,12 +20,12 @@ from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask, draw_frame
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import fit_edge
+from mmvit_ext.inference.sheets import fit_edge, write_picture
 from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation, write_arrays, write_picture
+from .report import Explanation, write_arrays
 
 __all__ = ['THRESHOLD', 'ClassActivation', 'box_from_map', 'class_activation_maps', 'draw_activation', 'explain_cam']
 
@@ -210,13 +210,7 @@ def explain_cam(
     def explain(opened: OpenedImage, name: str) -> Explanation:
         placed = opened.placed
         maps = class_activation_maps(
-            predictor.model,
-            placed.inputs,
-            chosen,
-            top=count,
-            threshold=threshold,
-            rivals=rivals,
-            source=str(source),
+            predictor.model, placed.inputs, chosen, top=count, threshold=threshold, rivals=rivals, source=str(source)
         )
         pictures, rows = [], []
         for found in maps:

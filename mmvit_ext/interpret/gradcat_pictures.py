@@ -16,12 +16,12 @@ from mmvit_ext.datasets.placement import Box, Placement
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import draw_frame
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .gradcat import SIGNS, Step, Traversal, class_scores, find_levels, traverse
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation, write_picture
+from .report import Explanation
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 

@@ -22,12 +22,12 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import make_palette
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
 
 from .explain import Explainer, check_cell
 from .inputs import OpenedImage
-from .report import Explanation, write_picture
+from .report import Explanation
 
 __all__ = [
     'Superpixels',
@@ -213,12 +213,7 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
 
 
 def explain_superpixels(
-    predictor: Predictor,
-    folder: Path,
-    source: str | Path,
-    *,
-    montage_only: bool = False,
-    edge: int = CELL,
+    predictor: Predictor, folder: Path, source: str | Path, *, montage_only: bool = False, edge: int = CELL
 ) -> Explainer:
     """The superpixels of each image as pictures and label maps.
 

@@ -23,11 +23,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 
 from .explain import Explainer, check_cell
 from .inputs import OpenedImage
-from .report import Explanation, write_arrays, write_picture
+from .report import Explanation, write_arrays
 from .token_sources import BlockTokens, choose_blocks, find_tokens
 from .tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
 
