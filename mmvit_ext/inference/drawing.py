@@ -13,14 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import draw_bounding_boxes
 
-__all__ = [
-    'colour_mask',
-    'draw_frame',
-    'draw_instances',
-    'draw_overlay',
-    'label_image',
-    'make_palette',
-]
+__all__ = ['colour_mask', 'draw_frame', 'draw_instances', 'draw_overlay', 'label_image', 'make_palette']
 
 
 Colour = tuple[int, int, int]
@@ -38,13 +31,10 @@ COLOUR_MAP = 'viridis'
 
 def make_palette(count: int) -> list[Colour]:
     """RGB colours, 0 to 255, that stay apart however many there are: hues step by the golden ratio and never repeat."""
-    colours = []
-    for index in range(count):
-        hue = (index * _GOLDEN_RATIO) % 1.0
-        value = (1.0, 0.8, 0.6)[index % 3]
-        red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colours
+    shades = (
+        colorsys.hsv_to_rgb((index * _GOLDEN_RATIO) % 1.0, 0.85, (1.0, 0.8, 0.6)[index % 3]) for index in range(count)
+    )
+    return [(round(red * 255), round(green * 255), round(blue * 255)) for red, green, blue in shades]
 
 
 @functools.cache
@@ -74,11 +64,7 @@ def draw_overlay(
         classes: Class names.
         palette: RGB colour of each class.
         opacity: 0 (only the image) to 1 (only the colours).
-        legend: Whether to add names and areas of the classes that are present, below the picture.
-
-    Returns:
-        The picture, at the size of the image plus, with a legend, what that needs below (and beside, where the image is
-        narrower than a name).
+        legend: Whether to add names and areas of the classes that are present, below the picture, which grows by it.
 
     Raises:
         ValueError: Sizes differ or the opacity is out of range.
@@ -127,15 +113,10 @@ def draw_instances(
         scores: Confidence of each object, 0 to 1; the most confident ones are drawn on top.
         masks: Pixels of each object, bool (n, H, W).
         opacity: Of the masks, 0 (only their outlines) to 1.
-        names: Whether to write class and score at each box. A picture that is too small for that is enlarged by a
-            whole number first.
-
-    Returns:
-        The picture; of exactly the size of the image without names.
+        names: Whether to write class and score at each box, for which a small picture is enlarged by a whole number.
 
     Raises:
-        ValueError: Numbers of boxes, labels, scores and masks or the sizes of image and masks differ, or the opacity is
-            out of range.
+        ValueError: Numbers or sizes differ, or the opacity is out of range.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity must be 0 to 1, got {opacity}')

@@ -39,11 +39,7 @@ class ScoreMap(nn.Module):
 
 
 def export_segmentor(segmentor: nn.Module, size: tuple[int, int]) -> 'torch.export.ExportedProgram':
-    """Trace a segmentor for images of one size; it is put into evaluation mode.
-
-    Args:
-        segmentor: An mmseg ``EncoderDecoder``.
-        size: Height and width in pixels.
+    """Trace an mmseg ``EncoderDecoder`` for images of one ``size`` (H, W); it is put into evaluation mode.
 
     Returns:
         The program, from one normalised image ``(1, 3, H, W)`` to scores ``(1, N, H, W)``.
@@ -59,11 +55,7 @@ def export_segmentor(segmentor: nn.Module, size: tuple[int, int]) -> 'torch.expo
 
 
 def write_exported(program: 'torch.export.ExportedProgram', target: str | Path) -> None:
-    """Write an exported program, whole or not at all.
-
-    Args:
-        program: What :func:`export_segmentor` gave.
-        target: ``.pt2`` for torch.export's own format, ``.onnx`` for ONNX.
+    """Write an exported program, whole or not at all: ``.pt2`` is torch.export's own format, ``.onnx`` ONNX.
 
     Raises:
         UserError: The file has another suffix.

@@ -12,11 +12,11 @@ from PIL import Image
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path, writable_folder
+from mmvit_ext.files import writable_folder
 
 from .images import Outcome, process_images
 from .predictor import Predictor
-from .sheets import image_grid
+from .sheets import image_grid, write_picture
 
 __all__ = ['generate_images']
 
@@ -85,13 +85,9 @@ def generate_images(
         images = model.sample(noise_of(seed, [int(name)], model.noise_dims)).cpu()
         if len(first) < GRID_IMAGES:
             first.append(images)
-        written = folder / 'samples' / path
-        with atomic_path(written) as file:
-            Image.fromarray(images[0].permute(1, 2, 0).numpy()).save(file)
-        return written
+        return write_picture(Image.fromarray(images[0].permute(1, 2, 0).numpy()), folder / 'samples' / path)
 
     outcome = process_images([Path(f'{index:05}.png') for index in range(num)], work, 'generating', progress=progress)
     if first:
-        with atomic_path(folder / 'grid.png') as file:
-            Image.fromarray(image_grid(torch.cat(first), columns)).save(file)
+        write_picture(Image.fromarray(image_grid(torch.cat(first), columns)), folder / 'grid.png')
     return outcome

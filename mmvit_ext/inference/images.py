@@ -22,13 +22,7 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.
 
 @dataclass
 class Outcome:
-    """What became of the images.
-
-    Args:
-        written: The pictures that were written, in the order of the images.
-        failed: Image and reason of those that could not be predicted.
-        unknown: Traceback of the first failure whose reason is not known.
-    """
+    """Pictures that were written, image and reason of each failure, and the traceback of the first unknown one."""
 
     written: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
@@ -36,13 +30,9 @@ class Outcome:
 
 
 def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The image files that files, folders and patterns name.
+    """The image files that files, folders and patterns name, each once, in the order given.
 
-    Args:
-        inputs: Files are taken as they are; of a folder, the images in it, sorted; a pattern may hold ``**``.
-
-    Returns:
-        Every file once, in the order given.
+    Files are taken as they are; of a folder, the images in it, sorted; a pattern may hold ``**``.
 
     Raises:
         UserError: An input does not exist, or names no image.
@@ -102,11 +92,7 @@ def process_images(
 ) -> Outcome:
     """Do the same with each image; one bad image does not keep the others from being done.
 
-    Args:
-        paths: The images.
-        work: Takes an image and the name of its results, see :func:`output_names`; returns the file it wrote.
-        title: Stands before the progress bar.
-        progress: Whether to show that bar on stderr.
+    ``work`` takes an image and the name of its results (:func:`output_names`), and returns the file it wrote.
     """
     outcome = Outcome()
     with progress_bar(title, show=progress) as bar:
@@ -123,14 +109,9 @@ def process_images(
 
 
 def report_failures(outcome: Outcome, name: str) -> int:
-    """List on stderr the images that failed.
+    """List failed images on stderr, after the command's name; returns the exit code.
 
-    Args:
-        outcome: What became of the images.
-        name: The command's name, written before the list.
-
-    Returns:
-        The command's exit code: 0 when nothing failed, 1 for a failure whose reason is not known, otherwise 2.
+    It is 0 when nothing failed, 1 for a failure whose reason is not known, otherwise 2.
     """
     if not outcome.failed:
         return 0

@@ -7,9 +7,10 @@ from typing import Any
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path, writable_folder
+from mmvit_ext.files import writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.sheets import write_picture
 
 __all__ = ['predict_images']
 
@@ -68,12 +69,8 @@ def predict_images(
 
     def work(path: Path, name: str) -> Path:
         picture, labels = predictor.draw(path, opacity, legend, score_threshold)
-        written = folder / 'overlays' / f'{name}.png'
-        with atomic_path(written) as file:
-            picture.save(file)
         if save_mask and labels is not None:
-            with atomic_path(folder / 'labels' / f'{name}.png') as file:
-                labels.save(file)
-        return written
+            write_picture(labels, folder / 'labels' / f'{name}.png')
+        return write_picture(picture, folder / 'overlays' / f'{name}.png')
 
     return process_images(paths, work, 'predicting', progress=progress)

@@ -72,25 +72,15 @@ class Predictor:
         self._visualizer: Any = None
 
     def load(self, path: str | Path) -> dict[str, Any]:
-        """Read an image file as the test pipeline does: ``img`` (H, W, 3; BGR, turned by its EXIF orientation).
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """Read an image file as the test pipeline does: ``img`` (H, W, 3; BGR, turned by its EXIF orientation)."""
         loaded: dict[str, Any] = self._load({'img_path': str(path), 'img_id': 0})
         return loaded
 
     def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Put an image through the test pipeline.
-
-        Args:
-            source: The image file, or what :meth:`load` returned.
+        """Put an image, a file or what :meth:`load` returned, through the test pipeline.
 
         Returns:
             The image (RGB), and the batch of one that the model's ``test_step`` takes.
-
-        Raises:
-            UserError: The file cannot be read.
         """
         loaded = self.load(source) if isinstance(source, str | Path) else dict(source)
         image = np.ascontiguousarray(loaded['img'][..., ::-1])
@@ -112,11 +102,7 @@ class Predictor:
 
     @torch.no_grad()
     def segment(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Predict an image, see :meth:`prepare`: the image (H, W, 3; RGB) and the class index of each pixel (H, W).
-
-        Raises:
-            UserError: The file cannot be read, or the model is not for segmentation.
-        """
+        """Predict an image, see :meth:`prepare`: the image (H, W, 3; RGB) and the class index of each pixel (H, W)."""
         image, data = self.prepare(source)
         sample = data['data_samples'][0] if self.scope == 'mmseg' else None
         enlarge = sample is not None and len(self.classes) * image.shape[0] * image.shape[1] > MAX_SCORES
@@ -136,13 +122,7 @@ class Predictor:
     def draw(
         self, path: str | Path, opacity: float, legend: bool, score_threshold: float = 0.3
     ) -> tuple[Image.Image, Image.Image | None]:
-        """Predict an image and draw the result.
-
-        Args:
-            path: The image file.
-            opacity: Of the class colours, 0 to 1.
-            legend: Whether to name the classes: below the picture for segmentation, at the boxes for detection.
-            score_threshold: Least score, 0 to 1, of the objects that are drawn (detection).
+        """Predict an image file and draw the result, see :func:`draw_overlay` and :func:`draw_instances`.
 
         Returns:
             The picture, and for segmentation the label map.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from mmvit_ext.files import atomic_path
+
 from .drawing import colour_mask
 
-__all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid']
+__all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid', 'write_picture']
 
 Cell = Image.Image | tuple[Image.Image, str] | None
 """A picture of a table, perhaps with a caption, or an empty place."""
@@ -27,21 +30,19 @@ def fit_edge(shape: Sequence[int], edge: int) -> tuple[int, int]:
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> np.ndarray:
-    """Images in rows and columns on white, as a picture.
-
-    Args:
-        images: ``(N, 3, H, W)``, RGB, ``uint8``, at least one.
-        columns: Images of a row, at least 1.
-        gap: Pixels between and around the images.
-
-    Returns:
-        ``(height, width, 3)``, RGB, ``uint8``.
-    """
+    """RGB images ``(N, 3, H, W)``, ``uint8``, in rows on white, ``gap`` pixels apart, as a picture (H, W, 3)."""
     if len(images) > 1:
         grid = make_grid(images, columns, gap, pad_value=255)
     else:  # which torchvision leaves without a border
         grid = F.pad(images[0], (gap,) * 4, value=255)
     return grid.permute(1, 2, 0).cpu().numpy()
+
+
+def write_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all, and return the file."""
+    with atomic_path(path) as file:
+        picture.save(file)
+    return path
 
 
 def draw_table(
@@ -58,11 +59,7 @@ def draw_table(
         headings: Of the columns.
         cell: Width and height to which the pictures are brought; they keep their sizes when not given.
         footer: A line below the table.
-        bar: Meaning of the colours of :func:`mmvit_ext.inference.drawing.colour_mask`, written beside a bar of them
-            below the table; without it there is no bar.
-
-    Returns:
-        The table.
+        bar: Meaning of the colours of :func:`colour_mask`, written beside a bar of them below the table, if given.
     """
     shown = [[_fitted(place, cell) for place in row] + [(None, '')] * (len(headings) - len(row)) for _, row in rows]
     sizes = [[picture.size if picture else cell or (0, 0) for picture, _ in row] for row in shown]

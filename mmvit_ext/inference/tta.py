@@ -22,12 +22,8 @@ __all__ = ['TTAPredictor']
 class TTAPredictor(Predictor):
     """A trained model that merges its predictions of several views of an image.
 
-    Args:
-        cfg: The config of the training run; its ``tta_pipeline`` makes the views, its ``tta_model`` merges them.
-        checkpoint: The checkpoint file.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        allow_partial: Continue when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+    The config's ``tta_pipeline`` makes the views, its ``tta_model`` merges them; the arguments are those of
+    :class:`Predictor`.
 
     Raises:
         UserError: The config has no test-time augmentation, or config and checkpoint are wrong.

@@ -27,21 +27,15 @@ from torch import Tensor, nn
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask, draw_overlay
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge
+from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge, write_picture
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
 
 from .explain import Explainer, check_cell, choose_shown
 from .inputs import OpenedImage
-from .report import Explanation, write_arrays, write_picture
+from .report import Explanation, write_arrays
 
-__all__ = [
-    'ClassMasks',
-    'class_masks',
-    'draw_sheet',
-    'explain_masks',
-    'stage_names',
-]
+__all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'stage_names']
 
 TOP = 4
 """Classes that are shown when none are named."""
@@ -146,16 +140,7 @@ def _mean(pieces: Iterable[Tensor], boxes: Sequence[Box], size: tuple[int, int])
 
 @torch.no_grad()
 def class_masks(opened: OpenedImage, classes: Sequence[int] | None = None, *, top: int = TOP) -> ClassMasks:
-    """Predict an image and keep the masks.
-
-    Args:
-        opened: The image and a segmentor whose head is an ``ATMHead``.
-        classes: Indices of the classes to keep; ``None`` takes those with the largest predicted area.
-        top: How many to keep if none are named, at least 1; fewer where the prediction has fewer classes.
-
-    Returns:
-        Image, prediction, and masks and class probabilities of the chosen classes.
-    """
+    """Predict an image and keep the masks of some classes, by default of the ``top`` largest predicted areas."""
     model: Any = opened.predictor.model
     head: ATMHead = model.decode_head
     inputs, samples = opened.inputs, opened.samples
@@ -203,15 +188,12 @@ def draw_sheet(
     """Masks side by side: the image, the mask of every stage, and the prediction with the class in full colour.
 
     Args:
-        result: What :func:`class_masks` returned.
+        result: The masks.
         stages: Heading of each stage (S).
         classes: Names of all classes (N).
         palette: RGB colour of each class (N), for the prediction.
         opacity: Of the colours over the image in grey, 0 to 1; at less than 1 they differ from the colour bar's.
         edge: Longer edge of each picture in pixels.
-
-    Raises:
-        ValueError: The number of headings is not the number of stages.
     """
     if len(stages) != len(result.masks):
         raise ValueError(f'stages must have {len(result.masks)} headings, got {len(stages)}')
@@ -253,11 +235,11 @@ def explain_masks(
 
     Args:
         predictor: A segmentor whose head is an ``ATMHead``.
-        folder: Of the results: ``NAME.png`` and, with ``save_masks``, ``NAME.npz``.
+        folder: Gets ``NAME.png`` and, with ``save_masks``, ``NAME.npz``, the arrays that were drawn.
         source: The config, for messages.
-        classes: Names of the classes to show; ``None`` takes those with the largest predicted area of each image.
-        top: How many, if none are named; 4 by default.
-        save_masks: Whether to write the arrays that the pictures were drawn from.
+        classes: Names; ``None`` takes the ``top`` largest predicted areas of each image, 4 by default.
+        top: See ``classes``.
+        save_masks: See ``folder``.
         opacity: Of the colours over the image in grey, 0 to 1.
         edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
 

@@ -20,12 +20,12 @@ from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask, draw_frame
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import fit_edge
+from mmvit_ext.inference.sheets import fit_edge, write_picture
 from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
 
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation, write_arrays, write_picture
+from .report import Explanation, write_arrays
 
 __all__ = ['THRESHOLD', 'ClassActivation', 'box_from_map', 'class_activation_maps', 'draw_activation', 'explain_cam']
 
@@ -183,13 +183,12 @@ def explain_cam(
 
     Args:
         predictor: A classifier that takes the mean of a map.
-        folder: Of the results: ``NAME_CLASS.png`` and, with ``save_maps``, ``NAME.npz``.
+        folder: Gets ``NAME_CLASS.png`` and, with ``save_maps``, ``NAME.npz``.
         source: The config, for messages.
-        classes: Names or numbers of the classes to show; ``None`` takes the most probable ones of each image.
-        top: How many, if none are named; 3 by default.
-        threshold: Share of a map's range above which its object lies, 0 to below 1.
-        rivals: How many other classes, those with the highest logits, are subtracted as a mean; 0 for the class alone;
-            3 by default, all where there are fewer.
+        classes: Names or numbers; ``None`` takes the ``top`` most probable ones of each image, 3 by default.
+        top: See ``classes``.
+        threshold: See :func:`box_from_map`.
+        rivals: See :func:`class_activation_maps`; 3 by default, all others where there are fewer.
         save_maps: Whether to write the maps, too.
         edge: Longer edge of each picture, 16 to 4096 pixels.
 
@@ -211,13 +210,7 @@ def explain_cam(
     def explain(opened: OpenedImage, name: str) -> Explanation:
         placed = opened.placed
         maps = class_activation_maps(
-            predictor.model,
-            placed.inputs,
-            chosen,
-            top=count,
-            threshold=threshold,
-            rivals=rivals,
-            source=str(source),
+            predictor.model, placed.inputs, chosen, top=count, threshold=threshold, rivals=rivals, source=str(source)
         )
         pictures, rows = [], []
         for found in maps:

@@ -11,15 +11,12 @@ __all__ = ['find_classes']
 
 
 def find_classes(wanted: Sequence[str | int], classes: Sequence[str], *, numbers: bool = False) -> tuple[int, ...]:
-    """Indices of classes.
+    """Indices of classes, in the order given, each once.
 
     Args:
-        wanted: Names in any case, as a user writes them; repeated ones count once.
+        wanted: Names in any case, as a user writes them.
         classes: Names of all classes.
         numbers: Whether numbers from 0 are understood as well; what could be both is a name.
-
-    Returns:
-        Indices, in the order given.
 
     Raises:
         UserError: There is no such class.

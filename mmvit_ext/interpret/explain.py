@@ -61,16 +61,7 @@ def choose_shown(
 ) -> tuple[tuple[int, ...] | None, int]:
     """Which classes are shown: the indices of those that are named, or else how many are taken of each image.
 
-    Args:
-        classes: Names, or with ``numbers`` also numbers, of the classes; ``None`` takes the first ones of each image.
-        top: How many, if none are named; ``default`` when not given.
-        known: Names of all classes of the model.
-        order: Which classes come first, for the message.
-        default: See ``top``.
-        numbers: See ``classes``.
-
-    Raises:
-        UserError: An argument is wrong, or there is no such class.
+    ``order`` says in the message which classes come first; with ``numbers`` a class may be named by its number.
     """
     if top is not None and top < 1:
         raise UserError(f'--top must be at least 1, got {top}')
@@ -103,17 +94,17 @@ def explain_images(
     trust: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Explain images and write a page about them.
+    """Explain images and write a page about them; one bad image does not keep the others from being done.
 
     Args:
         method: Name of the method and of the folder of its results.
         config: The config of the training run.
         checkpoint: The checkpoint file.
         inputs: Images, folders and patterns.
-        out: Folder of the results: ``METHOD.html``, and below ``METHOD/`` what the method writes and ``NAME.json``, the
-            facts about each image; ``METHOD.json`` has the facts about all images together, where there are any.
-        make: Takes the model, the folder ``out/METHOD``, which is not there yet, and the number of images; checks that
-            the model can be explained, and returns the method.
+        out: Gets ``METHOD.html``, and below ``METHOD/`` what the method writes and ``NAME.json``, the facts about each
+            image; ``METHOD.json`` has the facts about all images together, where there are any.
+        make: Takes the model, the folder ``out/METHOD`` and the number of images; checks the model
+            and returns the method.
         device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
         cfg_options: Overrides of the config, by dotted key.
         allow_partial: Continue when the checkpoint does not fit the model.
@@ -121,12 +112,10 @@ def explain_images(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        What was written and what failed; written is the first picture of each image. One bad image does not keep the
-        others from being done.
+        What failed and what was written, the first picture of each image.
 
     Raises:
-        UserError: The arguments, the config or the checkpoint are wrong, or the model cannot be explained so. Nothing
-            has been written then.
+        UserError: An argument is wrong or the model cannot be explained so. Nothing has been written then.
     """
     cfg = load_config(config, cfg_options)
     paths = collect_images(inputs)

@@ -71,13 +71,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Traversal:
-    """The way of a class through the levels.
-
-    Args:
-        label: Index of the class.
-        logit: Its logit; of a segmentor the mean over the region.
-        steps: The choices, from the top down.
-    """
+    """The way of a class through the levels from the top down; a segmentor's logit is the mean over the region."""
 
     label: int
     logit: float
@@ -90,11 +84,7 @@ class Traversal:
 
 
 def find_levels(model: nn.Module, source: str = 'the config') -> Any:
-    """The backbone of a classifier or segmentor whose levels consist of blocks of ``block_size`` tokens.
-
-    Raises:
-        UserError: It has no nested levels, only one, or is another kind of model.
-    """
+    """The backbone of a classifier or segmentor whose levels consist of blocks of ``block_size`` tokens."""
     backbone: Any = getattr(model, 'backbone', None)
     if not isinstance(backbone, Backbone) or not hasattr(backbone, 'block_size'):
         raise UserError(

@@ -16,12 +16,12 @@ from mmvit_ext.datasets.placement import Box, Placement
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import draw_frame
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .gradcat import SIGNS, Step, Traversal, class_scores, find_levels, traverse
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation, write_picture
+from .report import Explanation
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 
@@ -44,15 +44,11 @@ LEGEND = (
 
 
 def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Tensor:
-    """The part of an image over which a segmentor's scores are averaged.
+    """The pixels of the network's input, bool, over which a segmentor's scores are averaged.
 
     Args:
-        region: A box, left, top, right and bottom in pixels of the image; or an image file of that size, which is not
-            black inside the region.
+        region: Left, top, right and bottom in pixels of the image; or an image file of that size, not black inside.
         placed: The image.
-
-    Returns:
-        Pixels of the network's input, bool.
 
     Raises:
         UserError: The region is no box or mask of this image.
@@ -84,11 +80,9 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
 
 
 def describe_traversal(found: Traversal, name: str, placement: Placement) -> dict[str, Any]:
-    """A traversal for the class ``name`` as JSON can hold it, boxes in pixels of the image.
+    """A traversal for the class ``name`` as JSON can hold it.
 
-    Returns:
-        Class, logit, final box and steps: level (from 0, the lowest), box, values and boxes of the parts, chosen row
-        and column. Boxes are cut at the image's edges; parts that lie beyond the map are None.
+    Levels count from 0, the lowest. Boxes are in pixels of the image, cut at its edges; parts beyond the map are None.
     """
 
     def shown(box: Box | None) -> list[float] | None:
@@ -113,14 +107,7 @@ def describe_traversal(found: Traversal, name: str, placement: Placement) -> dic
 
 
 def draw_traversal(placed: PlacedImage, found: Traversal, *, edge: int = CELL, title: str = '') -> Image.Image:
-    """The image with the visited blocks, dots and a dashed path; beside it every step with its node values.
-
-    Args:
-        placed: The image.
-        found: The traversal.
-        edge: Longer edge of the image in the picture, in pixels.
-        title: A line above.
-    """
+    """The image with the visited blocks, dots and a dashed path; beside it every step with its node values."""
     factor = edge / max(placed.image.shape[:2])
     base = Image.fromarray(placed.image).resize(fit_edge(placed.image.shape, edge), Image.Resampling.BICUBIC)
     seen = _scaled(placed.seen, factor)
@@ -213,11 +200,10 @@ def explain_gradcat(
 
     Args:
         predictor: A classifier or segmentor with a NesT.
-        folder: Of the results: ``NAME_CLASS.png``.
+        folder: Gets ``NAME_CLASS.png``.
         source: The config, for messages.
-        classes: Names or numbers of the classes; ``None`` takes the highest logits of each image, of a segmentor the
-            largest predicted areas.
-        top: How many, if none are named; 3 by default.
+        classes: Names or numbers; ``None`` takes the ``top`` highest logits, of a segmentor the largest areas.
+        top: See ``classes``; 3 by default.
         sign: Of the gradient, ``'positive'`` or ``'negative'``.
         rivals: Classes whose mean logit is subtracted, 0 or more; 3 by default, all others where there are fewer.
         region: Where a segmentor's logits are averaged, see :func:`read_region`; when not given, over the pixels that

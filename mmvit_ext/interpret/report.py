@@ -19,22 +19,13 @@ from urllib.parse import quote
 import cv2
 import jinja2
 import numpy as np
-from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
+from mmvit_ext.inference.sheets import fit_edge
 from mmvit_ext.version import __version__
 
-__all__ = [
-    'Entry',
-    'Explanation',
-    'encode_thumbnail',
-    'plain',
-    'write_arrays',
-    'write_facts',
-    'write_page',
-    'write_picture',
-]
+__all__ = ['Entry', 'Explanation', 'encode_thumbnail', 'plain', 'write_arrays', 'write_facts', 'write_page']
 
 THUMBNAIL = 256
 """Longer edge of the picture of an input in pixels."""
@@ -58,7 +49,7 @@ class Explanation:
 
     Args:
         pictures: Caption and file of each picture, in the order in which they are shown.
-        facts: Numbers and names by what they are: what JSON can hold, and numpy's numbers and arrays.
+        facts: What JSON can hold, and numpy's numbers and arrays, by what it is.
         data: Further files that were written, such as arrays.
     """
 
@@ -69,14 +60,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Entry:
-    """An image on the page.
-
-    Args:
-        name: Of its results, see :func:`mmvit_ext.inference.images.output_names`.
-        source: The image file.
-        thumbnail: Small picture of it, see :func:`encode_thumbnail`.
-        explanation: What was found.
-    """
+    """An image on the page: name of its results, file, small picture (:func:`encode_thumbnail`) and what was found."""
 
     name: str
     source: Path
@@ -114,13 +98,6 @@ def write_facts(facts: Mapping[str, Any], path: str | Path) -> Path:
     return Path(path)
 
 
-def write_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a picture, whole or not at all, and return the file."""
-    with atomic_path(path) as file:
-        picture.save(file)
-    return path
-
-
 def write_arrays(path: Path, **arrays: Any) -> Path:
     """Write arrays by name as ``.npz``, whole or not at all, and return the file."""
     with atomic_path(path) as file:
@@ -134,12 +111,9 @@ def encode_thumbnail(image: np.ndarray, edge: int = THUMBNAIL) -> str:
 
 
 def _shrunk(pixels: np.ndarray, edge: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    factor = edge / max(height, width)
-    if factor >= 1:
+    if max(pixels.shape[:2]) <= edge:
         return pixels
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels, fit_edge(pixels.shape, edge), interpolation=cv2.INTER_AREA)
 
 
 def _encode(suffix: str, pixels: np.ndarray) -> bytes:
@@ -183,7 +157,7 @@ def write_page(
         path: The HTML file. Files of the explanations are linked relative to its folder.
         title: Heading.
         entries: The images.
-        run: What was run, by what it is: config, checkpoint, options.
+        run: Config, checkpoint and options, by what they are.
         overall: What was found about all images together.
         failed: Image and reason of those that could not be explained.
         legend: A few sentences on how the pictures are read.

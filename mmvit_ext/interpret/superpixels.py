@@ -22,12 +22,12 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import make_palette
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
 
 from .explain import Explainer, check_cell
 from .inputs import OpenedImage
-from .report import Explanation, write_picture
+from .report import Explanation
 
 __all__ = [
     'Superpixels',
@@ -97,11 +97,9 @@ class Superpixels:
         return [f'head {number}' for number in range(1, self.similarity.shape[2] + 1)] + ['merged']
 
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The superpixel of each pixel of a map, which has the size of the image when none is given.
+        """The superpixel of each pixel (M, I, A, H, W), row by row from 0, by default at the size of the image.
 
-        Returns:
-            Index of the superpixel, row by row from 0 (M, I, A, H, W). Lines are as fine as the map, up to about two
-            million pixels.
+        Lines are as fine as the map, up to about two million pixels.
         """
         H, W = size or (self.image.shape[0], self.image.shape[1])
         (height, width), device = self.input_size, self.similarity.device
@@ -121,11 +119,7 @@ class Superpixels:
 
 
 def find_superpixels(model: nn.Module, source: str | Path) -> Any:
-    """The backbone of a model, or the model itself, that has superpixels; ``source`` is the config, for messages.
-
-    Raises:
-        UserError: It has none.
-    """
+    """The backbone of a model, or the model itself, that has superpixels; ``source`` is the config."""
     backbone = getattr(model, 'backbone', model)
     if not hasattr(backbone, 'cell_size'):
         raise UserError(
@@ -137,16 +131,9 @@ def find_superpixels(model: nn.Module, source: str | Path) -> Any:
 
 @torch.no_grad()
 def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]) -> Superpixels:
-    """Superpixels of an image that is ready for the network.
+    """Superpixels of normalised ``inputs`` (1, 3, h, w), which may be padded, over an RGB image (H, W, 3) of any size.
 
-    Args:
-        backbone: An ``SPFormer``; it is used as it is, in training or evaluation mode.
-        inputs: Normalised image (1, 3, h, w), perhaps padded below and on the right.
-        image: The image that is drawn on (H, W, 3), RGB, of any size.
-        input_size: Height and width of the image in the inputs, padding not counted.
-
-    Raises:
-        UserError: Similarities are not a number.
+    The backbone stays in its mode; ``input_size`` leaves the padding out. Similarities that are NaN are refused.
     """
     history = backbone.run(inputs)[1]
     similarity = torch.stack([torch.stack(similarities) for similarities in history])[:, :, 0]
@@ -159,11 +146,7 @@ def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, inpu
 
 
 def superpixels_of(opened: OpenedImage, source: str | Path) -> Superpixels:
-    """Superpixels over an image; of a classifier, whose test pipeline cuts the image, over what is left of it.
-
-    Raises:
-        UserError: The model has no superpixels.
-    """
+    """Superpixels over an image; of a classifier, whose test pipeline cuts the image, over what is left of it."""
     backbone = find_superpixels(opened.predictor.model, source)
     return superpixels_of_inputs(backbone, opened.inputs, opened.picture, opened.input_size)
 
@@ -172,9 +155,6 @@ def draw_boundaries(image: np.ndarray, labels: np.ndarray, *, width: int = 1) ->
     """Draw the edges between superpixels, the ``labels`` of pixels (H, W), over an RGB picture (H, W, 3).
 
     A bright line, ``width`` pixels wide, has a dark one of a pixel on each of its sides.
-
-    Raises:
-        ValueError: Sizes differ.
     """
     if image.shape[:2] != labels.shape:
         raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
@@ -198,10 +178,7 @@ def draw_means(image: np.ndarray, labels: np.ndarray) -> Image.Image:
 
 
 def colour_superpixels(labels: np.ndarray, columns: int) -> Image.Image:
-    """Paint superpixels, ``columns`` in a row of their grid, so that neighbours differ.
-
-    A colour comes back every fourth superpixel of a row or column.
-    """
+    """Paint superpixels, ``columns`` in a row of their grid; a colour comes back every fourth row or column."""
     # Hues of consecutive colours lie far apart, those of consecutive rows too with an odd step.
     colours = np.array(make_palette(_COLOURS**2), dtype=np.uint8)
     rows, columns_of = labels // columns, labels % columns
@@ -209,11 +186,7 @@ def colour_superpixels(labels: np.ndarray, columns: int) -> Image.Image:
 
 
 def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, np.ndarray]:
-    """An image, made larger by a whole number until its longer edge has ``least`` pixels, and its label maps.
-
-    Returns:
-        RGB picture (H, W, 3) and superpixel of each of its pixels (M, I, A, H, W).
-    """
+    """An image, made larger by a whole number until its longer edge has ``least`` pixels, and its label maps."""
     H, W = found.image.shape[:2]
     times = -(-least // max(H, W))
     picture = np.array(Image.fromarray(found.image).resize((W * times, H * times), Image.Resampling.BICUBIC))
@@ -223,12 +196,7 @@ def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, n
 def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Image.Image:
     """Superpixels side by side: a row per head and one for all merged, a column per SCA module and iteration.
 
-    The last column has the last iteration's superpixels in the mean colour of their pixels.
-
-    Args:
-        found: The superpixels.
-        edge: Longer edge of each picture in pixels.
-        title: Stands in front of the line below.
+    The last column has the last superpixels in the mean colour of their pixels; ``title`` begins the line below.
     """
     cell = fit_edge(found.image.shape, edge)
     image = Image.fromarray(found.image).resize(cell, Image.Resampling.BICUBIC)
@@ -245,12 +213,7 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
 
 
 def explain_superpixels(
-    predictor: Predictor,
-    folder: Path,
-    source: str | Path,
-    *,
-    montage_only: bool = False,
-    edge: int = CELL,
+    predictor: Predictor, folder: Path, source: str | Path, *, montage_only: bool = False, edge: int = CELL
 ) -> Explainer:
     """The superpixels of each image as pictures and label maps.
 

@@ -75,11 +75,7 @@ class TokenSource:
 
 
 def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
-    """The backbone of a model, or the model itself, if its tokens can be looked at; ``source`` is the config.
-
-    Raises:
-        UserError: The backbone belongs to another library.
-    """
+    """The backbone of a model, or the model itself, if its tokens can be looked at; ``source`` is the config."""
     backbone: Any = getattr(model, 'backbone', model)
     if not isinstance(backbone, Backbone):
         raise UserError(
@@ -91,11 +87,7 @@ def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
 
 
 def choose_blocks(source: TokenSource, wanted: Sequence[int] | None, config: str | Path) -> tuple[int, ...]:
-    """The numbers of the blocks that are shown, rising from 1; by default the first, the middle and the last.
-
-    Raises:
-        UserError: There is no such block.
-    """
+    """The numbers of the blocks that are shown, rising from 1; by default the first, the middle and the last."""
     numbers = (1, (source.count + 1) // 2, source.count) if wanted is None else wanted
     for number in numbers:
         if not 1 <= number <= source.count:

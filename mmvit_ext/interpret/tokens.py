@@ -23,11 +23,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.sheets import draw_table, fit_edge
+from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 
 from .explain import Explainer, check_cell
 from .inputs import OpenedImage
-from .report import Explanation, write_arrays, write_picture
+from .report import Explanation, write_arrays
 from .token_sources import BlockTokens, choose_blocks, find_tokens
 from .tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
 
@@ -66,11 +66,7 @@ def mean_similarity(features: np.ndarray) -> float:
 
 
 def principal_colours(features: np.ndarray) -> tuple[np.ndarray, float]:
-    """The first three principal components of (N, C) as colours.
-
-    Returns:
-        RGB, 8 bit (N, 3), each channel with a scale of its own; and the share of the variance that they hold.
-    """
+    """The first three principal components of (N, C) as RGB, 8 bit, each scaled alone, and their share of variance."""
     centred = features.astype(np.float64) - features.mean(0)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     count = min(3, len(values))
@@ -176,8 +172,8 @@ def explain_tokens(
 
     Args:
         predictor: A model with one of this package's backbones.
-        folder: Of the results: ``NAME/patches.png``, of a TNT also ``NAME/words.png``, with ``save_maps`` also
-            ``NAME/maps.npz``; ``tsne.png`` and ``tsne.npz``.
+        folder: Gets ``NAME/patches.png``, of a TNT also ``NAME/words.png``, with ``save_maps`` also ``NAME/maps.npz``;
+            ``tsne.png`` and ``tsne.npz``.
         source: The config, for messages.
         count: How many images will be explained.
         blocks: Which blocks are shown, from 1; ``None`` takes the first, the middle and the last.
@@ -185,11 +181,10 @@ def explain_tokens(
         channels: How many channels are drawn, 0 or more.
         edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
         save_maps: Whether to write the maps as arrays.
-        tsne: Whether to arrange the patches of all images.
-        points: Patches that are arranged, at least 8.
-        colouring: What the colours of that plot stand for, one of :data:`COLOURINGS`; ``None`` takes the images, and of
-            a single image the places.
-        seed: Of the patches that are drawn for it, and of t-SNE; 0 or more.
+        tsne: Whether to arrange ``points`` patches (at least 8) of all images.
+        points: See ``tsne``.
+        colouring: One of :data:`COLOURINGS`; ``None`` takes the images, and of a single image the places.
+        seed: Of the choice of patches and of t-SNE, 0 or more.
 
     Raises:
         UserError: An argument is out of range, the model's tokens cannot be shown, or scikit-learn is missing.

@@ -56,7 +56,7 @@ def embed_in_plane(features: np.ndarray, seed: int) -> tuple[np.ndarray, float, 
     """Arrange features (N, C), at least 8, in a plane by t-SNE (van der Maaten and Hinton, JMLR 2008).
 
     Returns:
-        Places (N, 2), neighbours near each other; perplexity; and the Kullback-Leibler divergence that is left.
+        Places (N, 2), the perplexity, and the Kullback-Leibler divergence that is left.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -76,15 +76,7 @@ def draw_planes(
     classes: Sequence[str],
     file: Path,
 ) -> None:
-    """Plot arranged patches.
-
-    Args:
-        rows: For each model its plots: heading, the patches and their places in the plane (N, 2).
-        colouring: One of :data:`COLOURINGS`.
-        names: Of the images.
-        classes: Names of the classes.
-        file: The picture.
-    """
+    """Plot arranged patches to a file: for each model its plots, each of heading, patches and places (N, 2)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
