@@ -118,22 +118,7 @@ def estimate_row(
     cfg_options: dict[str, Any] | None = None,
     show: Callable[[str], object] = print,
 ) -> Estimate:
-    """Run a few iterations of a row's training on random data.
-
-    Args:
-        ledger: The ledger.
-        row: The row.
-        gpus: Number of GPUs of the schedule, by default all of this machine; one of them is measured.
-        images_per_gpu: Images per GPU and iteration; by default the recipe's.
-        iterations: Number of timed iterations.
-        amp: Whether to use mixed precision.
-        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
-        cfg_options: Overrides of the config.
-        show: Called with lines on the progress.
-
-    Raises:
-        UserError: The config cannot be measured in this way.
-    """
+    """Run a few iterations of a row's training on random data, on one of ``gpus`` devices; ``show`` gets progress."""
     if iterations < 1:
         raise UserError(f'--iterations {iterations}: expected 1 or more')
     where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))

@@ -182,15 +182,7 @@ def _fill(text: str, tables: Sequence[Table], page: str) -> str:
 
 
 def render_pages(ledger: Ledger, records: Records | None = None) -> dict[str, str]:
-    """The model zoo pages as text by path relative to the ledger's root.
-
-    Args:
-        ledger: The ledger.
-        records: The filed records; by default they are read.
-
-    Raises:
-        UserError: A page is missing, or has too few or too many places for tables.
-    """
+    """The model zoo pages as text by path relative to the ledger's root."""
     records = read_records(ledger) if records is None else records
     collections = list(dict.fromkeys(row.collection for row in ledger.rows))
     zoo = _Page(ledger, records, ZOO)

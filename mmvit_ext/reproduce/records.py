@@ -107,16 +107,7 @@ def _read_record(path: Path) -> Record:
 
 
 def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[str, float]:
-    """The main metrics of a row's task and all published ones of a scale, in per cent, where they were measured.
-
-    Args:
-        row: The row.
-        scale: ``single`` or ``multi``.
-        results: Values by the evaluator's names.
-
-    Returns:
-        Values by the names of the ledger.
-    """
+    """The main metrics of a row's task and all published ones of a scale, in per cent, where they were measured."""
     multi = scale == 'multi'
     names = [name for name in row.absolute if METRICS[name].multi_scale == multi]
     for name in (*MAIN_METRICS.get(row.task, ()), *row.differences):

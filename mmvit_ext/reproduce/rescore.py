@@ -44,16 +44,7 @@ class Checkpoint:
 def fetch_checkpoint(
     row: Row, given: str | None, folder: Path, cache: Path, *, offline: bool = False, progress: bool = True
 ) -> Checkpoint:
-    """The checkpoint to evaluate: the given one, the newest that was trained here, or the one of the ledger.
-
-    Args:
-        row: The row.
-        given: A file or an address.
-        folder: Where a training of the row would have left its checkpoints.
-        cache: Folder for downloads.
-        offline: Do not use the network.
-        progress: Whether to show a progress bar.
-    """
+    """The checkpoint to evaluate: the given one, the newest that was trained here, or the one of the ledger."""
     if given is not None and not is_remote(given):
         path = Path(given).expanduser()
         if not path.is_file():
@@ -84,21 +75,7 @@ def fetch_checkpoint(
 def usable_checkpoint(
     checkpoint: Checkpoint, cfg: Config, row: Row, cache: Path, *, trust: bool = False
 ) -> tuple[Path, str | None]:
-    """Convert a checkpoint to the names of this package where it has others.
-
-    Args:
-        checkpoint: The checkpoint.
-        cfg: The row's config.
-        row: The row.
-        cache: Folder for a converted file.
-        trust: Read a file that holds more than tensors with pickle, which runs code from it.
-
-    Returns:
-        The file, and the name of the converter if one was used.
-
-    Raises:
-        UserError: The file cannot be read, or fits neither as it is nor converted.
-    """
+    """Convert a checkpoint to this package's names where it has others; returns the file, and the converter if used."""
     path, method = checkpoint.path, row.collection.converter
     if method is None:
         return path, None  # the test itself refuses what does not fit
@@ -141,28 +118,11 @@ def evaluate_row(
     command: str = '',
     progress: bool = True,
 ) -> Record:
-    """Measure a row as it was published, and compare.
+    """Measure a row as it was published, compare, and write the record to the work folder too.
 
-    Args:
-        ledger: The ledger.
-        row: The row.
-        data_root: Folder of the dataset; by default the config's.
-        checkpoint: File or address; by default what :func:`fetch_checkpoint` finds.
-        multi_scale: Whether to use test-time augmentation. Rows of which nothing else is published always do.
-        cache_dir: Folder for downloads.
-        offline: Do not use the network.
-        gpus: Number of processes, see :func:`mmvit_ext.reproduce.rows.process_count`.
-        work_dir: Folder of the logs and the record.
-        cfg_options: Overrides of the config, such as ``test_dataloader.num_workers``.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        command: The command as it was typed, for the record.
-        progress: Whether to show progress bars.
-
-    Returns:
-        The record, which is also written to the work folder.
-
-    Raises:
-        UserError: The dataset is not complete, or there is no checkpoint that fits.
+    Rows of which only multi-scale values are published are always tested so. ``trust`` reads a checkpoint that holds
+    more than tensors with pickle, which runs code from it. An incomplete dataset or a checkpoint that does not fit
+    raises ``UserError``.
     """
     scale = 'multi' if multi_scale or row.multi_scale_only else 'single'
     folder = writable_folder(work_folder(row, work_dir), '--work-dir')

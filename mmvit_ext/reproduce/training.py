@@ -112,25 +112,7 @@ def train_row(
     seed: int | None = None,
     amp: bool = False,
 ) -> int:
-    """Check the dataset, say what is scaled, and train.
-
-    Args:
-        ledger: The ledger.
-        row: The row.
-        data_root: Folder of the dataset; by default the config's.
-        gpus: Number of processes, see :func:`mmvit_ext.reproduce.rows.process_count`.
-        images_per_gpu: Images per GPU and iteration; by default the recipe's.
-        work_dir: Folder of logs and checkpoints. An interrupted training in it resumes.
-        cfg_options: Further overrides of the config.
-        seed: Seed of every random generator.
-        amp: Whether to train in mixed precision.
-
-    Returns:
-        The exit code of the training.
-
-    Raises:
-        UserError: The dataset is not complete.
-    """
+    """Check the dataset, say what is scaled, train or resume in ``work_dir``, and return the exit code."""
     folder = work_folder(row, work_dir)
     cfg, options = load_row_config(ledger, row, data_root, cfg_options)
     for count in check_layout(cfg, row.dataset, ['train', 'val'], tested_on=row.tested_on):

@@ -97,16 +97,9 @@ class FinishedImages:
 def predict_missing(
     paths: Sequence[Path], finished: FinishedImages, write: Callable[[Path, Path], None], *, progress: bool = True
 ) -> Outcome:
-    """Predict the images that are not finished yet.
+    """Predict the images that are not finished yet; ``write`` takes an image and the file for its results.
 
-    Args:
-        paths: The images of the test set; no two names may be equal without their suffix.
-        finished: The finished images.
-        write: Takes an image and the file to which it writes the results.
-        progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        The finished files, including those of an earlier run, and the images that failed.
+    No two images may have the same name without suffix. The outcome includes the files of an earlier run.
     """
     names: dict[str, Path] = {}
     for path in paths:
@@ -126,12 +119,7 @@ def predict_missing(
 
 
 def write_archive(path: Path, members: Iterable[tuple[str, Iterable[bytes]]]) -> None:
-    """Write an archive whose bytes do not depend on the time of writing.
-
-    Args:
-        path: The archive; it appears when it is complete.
-        members: Name and content of each file. The content comes in parts, so that it need not fit into memory.
-    """
+    """Write an archive whose bytes do not depend on the time of writing; members come in parts to save memory."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
         for name, parts in members:
             info = zipfile.ZipInfo(name)
