@@ -110,5 +110,5 @@ def test_the_form_of_tnt_has_deconvolutions_of_four_pixels_and_means():
     (first, act, second), (single,) = neck.levels[0], neck.levels[1]
     assert isinstance(act, nn.GELU)
     assert {tuple(layer.kernel_size) for layer in (first, second, single)} == {(4, 4)}
-    with pytest.raises(ValueError, match="form must be one of .*'other'"):
+    with pytest.raises(ValueError, match=r"form must be one of .*'other'"):
         PlainPyramid([3], scales=[1], form='other')
