@@ -148,7 +148,7 @@ def metafile(folder):
 TRAINED = [
     'conv-generator_8xb32-1000e_imagenet-64x64',
     'mask-rcnn_nest-t_fpn_1x_coco',
-    'nest-cifar-t_1xb256-300e_cifar100-32x32',
+    'nest-cifar-t_1xb192-300e_cifar100-32x32',
     'nest-generator-mini_1xb16-400_mini-imagenet-32x32',
     'nest-mini_1xb8-450_mini-imagenet-96x96',
     'nest-t_8xb128-300e_imagenet-224x224',
@@ -189,10 +189,13 @@ TRAINED = [
     'setr-mla_tnt-s_8xb2-160k_ade20k-512x512',
     'setr-naive_tnt-mini_1xb8-300_mini-ade20k-192x192',
     'setr-naive_vit-mini_1xb8-300_mini-ade20k-192x192',
+    'tnt-s_8xb128-64e_cifar10-384x384',
+    'tnt-s_8xb128-64e_imagenet-384x384',
     'tnt-s-blocks1-4-8-12_8xb128-300e_imagenet-224x224',
     'tnt-s-inner-heads8_8xb128-300e_imagenet-224x224',
     'tnt-s-no-positions_8xb128-300e_imagenet-224x224',
     'tnt-s-se_8xb128-300e_imagenet-224x224',
+    'nest-b_8xb128-100e_imagenet-224x224',
     'tnt-s-words64_8xb128-300e_imagenet-224x224',
 ]
 

@@ -3,7 +3,7 @@
 Papers: arXiv 2105.12723 and 2210.05844; neither has a row for it. The maps of strides 8, 16 and 32 are decoded at width
 512, as with Swin-T. Data: ADE20K, 512x512 crops. Recipe: SegViT's, 8 GPUs x 2 images, 160k iterations from ImageNet
 weights of the classification config here or the converted ones of the authors. Not trained here. The sliding window's
-stride is the published one of the 640 crop, scaled.
+stride is that of SegViT's ViT-B at this crop.
 Command: tools/dist_train.sh configs/nest/segvit_nest-t_8xb2-160k_ade20k-512x512.py 8
 """
 
@@ -28,7 +28,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='pretrain/nest_tiny.pth', prefix='backbone.'),
     ),
     decode_head=dict(in_channels=[192, 384, 768], channels=512, num_heads=16, num_classes={{_base_.num_classes}}),
-    test_cfg=dict(crop_size=crop_size, stride=(486, 486)),
+    test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys=dict(_delete_=True, norm=dict(decay_mult=0.0), head=dict(lr_mult=10.0)))

@@ -9,7 +9,7 @@ Command: tools/dist_train.sh configs/p2t/p2t-s-ladder-pyramid123_8xb128-300e_ima
 _base_ = [
     '../_base_/models/classifier_p2t.py',
     '../_base_/datasets/imagenet_224.py',
-    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/schedules/imagenet-p2t_300e.py',
     '../_base_/classification_runtime.py',
 ]
 

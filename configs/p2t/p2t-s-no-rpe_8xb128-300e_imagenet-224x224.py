@@ -8,7 +8,7 @@ Command: tools/dist_train.sh configs/p2t/p2t-s-no-rpe_8xb128-300e_imagenet-224x2
 _base_ = [
     '../_base_/models/classifier_p2t.py',
     '../_base_/datasets/imagenet_224.py',
-    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/schedules/imagenet-p2t_300e.py',
     '../_base_/classification_runtime.py',
 ]
 

@@ -1,7 +1,8 @@
 """Semantic FPN, P2T-Base, ADE20K.
 
 Paper: arXiv 2106.12011; published 48.7 mIoU, 82.9 aAcc, 60.7 mAcc, 39.8 M parameters, 58.5 GFLOPs. Data: ADE20K,
-512x512 crops. Recipe: 8 GPUs x 2 images, 80k iterations from an ImageNet backbone. Not trained here.
+512x512 crops. Recipe: 8 GPUs x 2 images, 80k iterations from an ImageNet backbone with clipped gradients. Not trained
+here.
 Command: tools/dist_train.sh configs/p2t/sem-fpn_p2t-b_8xb2-80k_ade20k-512x512.py 8
 """
 
@@ -17,3 +18,4 @@ model = dict(
     backbone=dict(arch='base', drop_path_rate=0.3, init_cfg=dict(checkpoint='pretrain/p2t_base.pth')),
     decode_head=dict(num_classes={{_base_.num_classes}}),
 )
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -1,7 +1,8 @@
 """Semantic FPN, P2T-Large, ADE20K.
 
 Paper: arXiv 2106.12011; published 49.4 mIoU, 83.3 aAcc, 61.9 mAcc, 58.1 M parameters, 77.7 GFLOPs. Data: ADE20K,
-512x512 crops. Recipe: 8 GPUs x 2 images, 80k iterations from an ImageNet backbone. Not trained here.
+512x512 crops. Recipe: 8 GPUs x 2 images, 80k iterations from an ImageNet backbone with clipped gradients. Not trained
+here.
 Command: tools/dist_train.sh configs/p2t/sem-fpn_p2t-l_8xb2-80k_ade20k-512x512.py 8
 """
 
@@ -18,3 +19,4 @@ model = dict(
     neck=dict(in_channels=[64, 128, 320, 640]),
     decode_head=dict(num_classes={{_base_.num_classes}}),
 )
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -1,8 +1,7 @@
 """Ablation: ATM trained with cross entropy of the fused map alone. ViT-B/16, ADE20K.
 
 Paper: arXiv 2210.05844; published 47.0 mIoU. Data: ADE20K, 512x512 crops. Recipe: 8 GPUs x 2 images, 160k iterations.
-Not trained here. The sliding window's stride at this crop is not published; it is the published one of the 640 crop,
-scaled.
+Not trained here. Which ViT-B weights the figure began with is not settled: see the README.
 Command: tools/dist_train.sh configs/segvit/segvit-ce-layer12_vit-b16_8xb2-160k_ade20k-512x512.py 8
 """
 
@@ -25,5 +24,5 @@ model = dict(
         loss='ce',
         loss_decode=dict(_delete_=True, type='CrossEntropyLoss'),
     ),
-    test_cfg=dict(crop_size=crop_size, stride=(486, 486)),
+    test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )

@@ -1,8 +1,7 @@
 """Ablation: two decoded layers. ViT-B/16, ADE20K.
 
 Paper: arXiv 2210.05844; published 50.9 mIoU. Data: ADE20K, 512x512 crops. Recipe: 8 GPUs x 2 images, 160k iterations.
-Not trained here. The sliding window's stride at this crop is not published; it is the published one of the 640 crop,
-scaled.
+Not trained here. Which ViT-B weights the figure began with is not settled: see the README.
 Command: tools/dist_train.sh configs/segvit/segvit-layers6-12_vit-b16_8xb2-160k_ade20k-512x512.py 8
 """
 
@@ -19,5 +18,5 @@ model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(img_size=crop_size, out_indices=(5, 11)),
     decode_head=dict(num_classes={{_base_.num_classes}}, in_channels=[768] * 2, in_index=[0, 1]),
-    test_cfg=dict(crop_size=crop_size, stride=(486, 486)),
+    test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )

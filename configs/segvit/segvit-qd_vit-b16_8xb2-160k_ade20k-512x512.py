@@ -1,8 +1,8 @@
 """SegViT with QD alone, step (b) of the Shrunk ladder: one stage at stride 32. ViT-B/16, ADE20K.
 
-Paper: arXiv 2210.05844; published 46.9 mIoU, 74.1 GFLOPs. Data: ADE20K, 512x512 crops. Recipe: 8 GPUs x 2 images,
-160k iterations. Not trained here. Why layer 6 shrinks is said in configs/_base_/models/segvit-shrunk_vit-b16.py. The
-sliding window's stride at this crop is not published; it is the published one of the 640 crop, scaled.
+Paper: arXiv 2210.05844; published 46.9 mIoU, 74.1 GFLOPs. Data: ADE20K, 512x512 crops. Recipe: 8 GPUs x 2 images, 160k
+iterations. Not trained here. Why layer 6 shrinks is said in configs/_base_/models/segvit-shrunk_vit-b16.py. Which ViT-B
+weights the figure began with is not settled: see the README.
 Command: tools/dist_train.sh configs/segvit/segvit-qd_vit-b16_8xb2-160k_ade20k-512x512.py 8
 """
 
@@ -19,5 +19,5 @@ model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(img_size=crop_size, type='mmvit_ext.ShrunkViT', shrink_index=6, out_indices=11),
     decode_head=dict(num_classes={{_base_.num_classes}}, in_channels=[768], in_index=[0]),
-    test_cfg=dict(crop_size=crop_size, stride=(486, 486)),
+    test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )

@@ -22,9 +22,5 @@ model = dict(
 )
 
 optim_wrapper = dict(optimizer=dict(weight_decay=0.02))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end={{_base_.warmup_iters}}),
-    dict(
-        type='PolyLR', power=2.0, eta_min=0.0, by_epoch=False, begin={{_base_.warmup_iters}}, end={{_base_.max_iters}}
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(power=2.0)

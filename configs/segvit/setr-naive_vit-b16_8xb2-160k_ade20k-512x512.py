@@ -1,7 +1,8 @@
 """Ablation: SETR (naive upsampling) with cross entropy, the baseline of SegViT. ViT-B/16, ADE20K.
 
-Paper: arXiv 2210.05844; published 46.5 mIoU, 107.3 GFLOPs. Data: ADE20K, 512x512 crops. Recipe: 8 GPUs x 2 images,
-160k iterations. Not trained here. The head is mmseg's naive SETR head on the last layer, without auxiliary heads.
+Paper: arXiv 2210.05844; published 46.5 mIoU, 107.3 GFLOPs. Data: ADE20K, 512x512 crops. Recipe: 8 GPUs x 2 images, 160k
+iterations. Not trained here. The head is mmseg's naive SETR head on the last layer, without auxiliary heads. The
+sliding window's stride is that of the authors' base file for ViT-B, by analogy.
 Command: tools/dist_train.sh configs/segvit/setr-naive_vit-b16_8xb2-160k_ade20k-512x512.py 8
 """
 
@@ -32,6 +33,6 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
-    test_cfg=dict(crop_size=crop_size, stride=(486, 486)),
+    test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
 )
 tta_model = dict(type='SegTTAModel')

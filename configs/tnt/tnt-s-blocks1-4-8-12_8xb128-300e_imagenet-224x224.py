@@ -1,7 +1,7 @@
 """Ablation of TNT-S: inner transformers in blocks 1, 4, 8 and 12 alone, counted from 1.
 
 Paper: arXiv 2103.00112; published 81.4 % top-1 (TNT-S 81.5). Data: ImageNet-1K, 224x224 pixels. Recipe: 8 GPUs x 128
-images, 300 epochs, as TNT-S. The other blocks are plain ViT blocks. Not trained here.
+images, 300 epochs and 10 at the final rate, as TNT-S. The other blocks are plain ViT blocks. Not trained here.
 Command: tools/dist_train.sh configs/tnt/tnt-s-blocks1-4-8-12_8xb128-300e_imagenet-224x224.py 8
 """
 

@@ -1,7 +1,7 @@
 """Ablation of TNT-S: 2 heads in the inner transformer instead of 4.
 
 Paper: arXiv 2103.00112; published 81.4 % top-1 (TNT-S 81.5). Data: ImageNet-1K, 224x224 pixels. Recipe: 8 GPUs x 128
-images, 300 epochs, as TNT-S. Not trained here.
+images, 300 epochs and 10 at the final rate, as TNT-S. Not trained here.
 Command: tools/dist_train.sh configs/tnt/tnt-s-inner-heads2_8xb128-300e_imagenet-224x224.py 8
 """
 

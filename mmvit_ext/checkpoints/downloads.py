@@ -1,7 +1,9 @@
 """Complete files from the network: an interrupted download resumes, and its bytes are checked.
 
 A download under way is ``NAME.part`` in the cache folder; only a file with the right length and hash gets its name. If
-the server cannot resume, the download starts again from the first byte.
+the server cannot resume, the download starts again from the first byte. Addresses as a browser shows them (Google
+Drive, ``gs://``, Hugging Face's ``blob``) are turned into those of the bytes; Google Drive's page that asks whether a
+large file is wanted without a virus scan is answered.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import named_hash, sha256_of, verify_hash, writable_folder
 from mmvit_ext.machine import progress_bar
 
-__all__ = ['cache_folder', 'cached_path', 'fetch']
+__all__ = ['cache_folder', 'cached_path', 'direct_address', 'fetch']
 
 CHUNK = 2**18
 TIMEOUT = 30.0
@@ -32,6 +35,11 @@ ATTEMPTS = 6
 """Connections in a row without any data after which a download fails."""
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r'bytes (\d+)-\d+/(\d+|\*)')
+_DRIVE = re.compile(r'https://drive\.google\.com/(?:file/d/|(?:open|uc)\?(?:[^#]*&)?id=)([\w-]+)')
+_FOLDER = re.compile(r'https://drive\.google\.com/drive/(?:u/\d+/)?folders/')
+_BLOB = re.compile(r'(https://huggingface\.co/[^/]+/[^/]+)/blob/')
+_PAGE = 2**20
+"""Bytes of a web page that are looked through for a form."""
 
 
 def cache_folder() -> Path:
@@ -40,9 +48,24 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / '.cache') / 'mmvit_ext' / 'checkpoints'
 
 
-def cached_path(url: str, folder: Path) -> Path:
-    """The path of an address in a cache folder; each address has its own subfolder, as names may occur twice."""
-    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip('/').rpartition('/')[2]
+def direct_address(url: str) -> str:
+    """The address of the bytes, for an address of a page about a file; others come back as they are."""
+    if drive := _DRIVE.match(url):
+        return f'https://drive.google.com/uc?export=download&id={drive[1]}'
+    if url.startswith('gs://'):
+        return f'https://storage.googleapis.com/{urllib.parse.quote(url.removeprefix("gs://"))}'
+    return _BLOB.sub(r'\1/resolve/', url)
+
+
+def cached_path(url: str, folder: Path, name: str | None = None) -> Path:
+    """The path of an address in a cache folder; each address has its own subfolder, as names may occur twice.
+
+    Args:
+        url: The address.
+        folder: The cache folder.
+        name: The file's name where the address does not end with it.
+    """
+    name = name or urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip('/').rpartition('/')[2]
     safe = re.sub(r'[^\w.+-]', '_', name).lstrip('.') or 'download'
     return folder / hashlib.sha256(url.encode()).hexdigest()[:12] / safe
 
@@ -52,6 +75,7 @@ def fetch(
     folder: Path | None = None,
     *,
     sha256: str | None = None,
+    name: str | None = None,
     offline: bool = False,
     progress: bool = True,
     pause: float = 1.0,
@@ -59,9 +83,10 @@ def fetch(
     """Find a file in the cache, or download it there.
 
     Args:
-        url: Address, ``http://`` or ``https://``.
+        url: Address, ``http://``, ``https://`` or ``gs://``.
         folder: The cache folder; by default :func:`cache_folder`.
         sha256: At least the first 8 digits of the file's SHA-256. Digits in the file's name count as well.
+        name: The file's name where the address does not end with it.
         offline: Do not use the network; a file that is not in the cache is an error.
         progress: Whether to show a progress bar on stderr.
         pause: Seconds before the second attempt; they double with each further one.
@@ -72,12 +97,17 @@ def fetch(
     Raises:
         UserError: The file is neither in the cache nor could it be downloaded.
     """
-    if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
+    if _FOLDER.match(url):
+        raise UserError(
+            f'{url} is a folder of several files: download the one that is wanted in a browser and pass --checkpoint '
+            'FILE'
+        )
+    if urllib.parse.urlsplit(url).scheme not in ('http', 'https', 'gs'):
         raise UserError(
             f'{url} cannot be fetched: expected an address that begins with https://; download the file by hand and '
             'pass --checkpoint FILE'
         )
-    path = cached_path(url, cache_folder() if folder is None else Path(folder))
+    path = cached_path(url, cache_folder() if folder is None else Path(folder), name)
     if path.is_file():
         try:
             verify_hash(path, sha256, 'cached file')
@@ -108,13 +138,56 @@ def fetch(
     return path, actual
 
 
+class _WebPageError(Exception):
+    """A page came in place of the file; ``form`` is the address that its form leads to."""
+
+    def __init__(self, form: str | None) -> None:
+        super().__init__(form)
+        self.form = form
+
+
+class _DownloadForm(HTMLParser):
+    """The target and the hidden fields of the form with which Google Drive asks for a confirmation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action: str | None = None
+        self.fields: dict[str, str] = {}
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the form, and the fields inside it."""
+        values = {name: value or '' for name, value in attrs}
+        if tag == 'form' and values.get('id') == 'download-form':
+            self.action, self._inside = values.get('action', ''), True
+        elif tag == 'input' and self._inside and values.get('name'):
+            self.fields[values['name']] = values.get('value', '')
+
+    def handle_endtag(self, tag: str) -> None:
+        """What follows the form does not belong to it."""
+        self._inside = self._inside and tag != 'form'
+
+
+def _confirmed(page: str, address: str) -> str | None:
+    """Where the form of a web page leads when it is sent as it is, ``None`` for a page without one."""
+    form = _DownloadForm()
+    form.feed(page)
+    if form.action is None:
+        return None
+    target = urllib.parse.urlsplit(urllib.parse.urljoin(address, form.action))
+    fields = [*urllib.parse.parse_qsl(target.query), *form.fields.items()]
+    if target.scheme not in ('http', 'https'):
+        return None
+    return urllib.parse.urlunsplit(target._replace(query=urllib.parse.urlencode(fields)))
+
+
 def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
 def _download(url: str, part: Path, progress: bool, pause: float) -> None:
     """Fill ``part`` with the whole file, over as many connections as it takes."""
-    idle, reason = 0, ''
+    idle, reason, address = 0, '', direct_address(url)
     with progress_bar(show=progress, transfer=True) as bar:
         task = bar.add_task(part.name.removesuffix('.part'), total=None)
         while idle < ATTEMPTS:
@@ -122,9 +195,15 @@ def _download(url: str, part: Path, progress: bool, pause: float) -> None:
                 time.sleep(pause * 2 ** (idle - 1))
             before = _size(part)
             try:
-                if _continue(url, part, bar, task):
+                if _continue(address, part, bar, task):
                     return
                 reason = 'the connection was closed early'
+            except _WebPageError as page:
+                if page.form is None:
+                    raise UserError(
+                        f'{url} is a web page and not a file: download the file in a browser and pass --checkpoint FILE'
+                    ) from page
+                reason, address = 'the server keeps asking for a confirmation', page.form
             except urllib.error.HTTPError as error:
                 reason = f'the server answered {error.code} {error.reason}'
                 if error.code not in _TRANSIENT:
@@ -168,9 +247,7 @@ def _continue(url: str, part: Path, bar: Progress, task: Any) -> bool:
         return False
     with response:
         if response.headers.get_content_type() == 'text/html':
-            raise UserError(
-                f'{url} is a web page and not a file: download the file in a browser and pass --checkpoint FILE'
-            )
+            raise _WebPageError(_confirmed(response.read(_PAGE).decode('utf-8', 'replace'), response.url))
         start, total = _extent(response, have)
         if start != have:  # the server does not resume, or not where it was asked to
             start = 0

@@ -24,7 +24,7 @@ from mmvit_ext.reproduce.rescore import evaluate_row
 from mmvit_ext.reproduce.training import train_row
 
 EXIT_MISSED = 1
-NARROW = 140
+NARROW = 240
 """Columns of a terminal in which the table of rows has one column."""
 
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         console = Console()
         if not console.is_terminal:
-            console = Console(width=200)  # for a file or another command, whose width is not known
+            console = Console(width=400)  # for a file or another command, whose width is not known
         console.print(rows_table(ledger, args.method, args.dataset, narrow=console.width < NARROW))
         return 0
     for option in ('record', 'update_pages'):

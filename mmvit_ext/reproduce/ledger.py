@@ -3,11 +3,14 @@
 A row is a model of a metafile that has a result. Besides what other tools read there (``Config``, ``Metadata``,
 ``Results`` with ``Metrics``), the ledger knows
 
-- of a collection, ``Checkpoints``: ``Where`` the authors put theirs, their ``Licence`` and the ``Converter`` of
-  :mod:`mmvit_ext.checkpoints.convert` that reads them;
-- of a model, ``Weights`` (the address of a checkpoint) and ``SHA256`` (its first digits at least);
-- of a result, ``Split``, ``Table`` (of the paper), ``Tolerance`` in points, ``Baseline`` (the row that a published
-  difference is to) and, for rows that no paper has, ``Reference``: the record that others are compared with.
+- of a collection, ``Source`` of its figures and ``Checkpoints``: ``Where`` the authors put theirs, their ``Licence``,
+  the ``Converter`` of :mod:`mmvit_ext.checkpoints.convert` that reads them, ``Pretrained``, what recipes begin with;
+- of a model, ``Weights`` (the address of a checkpoint) and ``SHA256`` (its first digits at least, or ``unknown``),
+  ``File`` (its name, where the address does not end with it), ``Folder`` (an address where several files are, of which
+  ``File`` is the row's) and ``Other weights``, second sources of the same network;
+- of a result, ``Split``, ``Table`` (of the paper), ``Source`` and ``Certainty`` of the figures, ``Tolerance`` in
+  points, ``Baseline`` (the row that a published difference is to) and, for rows that no paper has, ``Reference``: the
+  record that others are compared with.
 
 ``Rows without a config`` lists what is published and has no config here.
 """
@@ -33,10 +36,23 @@ TOLERANCE = 0.2
 """Points by which a measured value may differ from the published one, where the ledger says nothing else."""
 NOT_IN_SOURCES = 'not in our sources'
 INDEX = 'model-index.yml'
+UNKNOWN = 'unknown'
+CERTAINTIES = ('read in the source', 'second-hand', 'inferred', 'unverified')
 _HASH = re.compile(r'[0-9a-f]{8,64}')
 _DIFFERENCE = re.compile(r'(?P<metric>.+) over (?P<other>.+)')
 _SCHEDULES = ('Iterations', 'Epochs')
-_RESULT_KEYS = {'Task', 'Dataset', 'Split', 'Metrics', 'Table', 'Tolerance', 'Baseline', 'Reference'}
+_RESULT_KEYS = {
+    'Task',
+    'Dataset',
+    'Split',
+    'Metrics',
+    'Table',
+    'Tolerance',
+    'Baseline',
+    'Reference',
+    'Source',
+    'Certainty',
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +72,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         'mAcc': Metric('mAcc'),
         'mIoU(ms+flip)': Metric('mIoU', multi_scale=True),
         'Top 1 Accuracy': Metric('accuracy/top1'),
+        'Top 5 Accuracy': Metric('accuracy/top5'),
         'box AP': Metric('coco/bbox_mAP', 100),
         'box AP50': Metric('coco/bbox_mAP_50', 100),
         'box AP75': Metric('coco/bbox_mAP_75', 100),
+        'box APs': Metric('coco/bbox_mAP_s', 100),
+        'box APm': Metric('coco/bbox_mAP_m', 100),
+        'box APl': Metric('coco/bbox_mAP_l', 100),
         'mask AP': Metric('coco/segm_mAP', 100),
         'mask AP50': Metric('coco/segm_mAP_50', 100),
         'FID': Metric('FID', lower_is_better=True),
@@ -85,6 +105,8 @@ class Collection:
         where: Where the authors put their checkpoints, in words.
         licence: Licence of these checkpoints.
         converter: Name of the converter that reads them, if there is one.
+        source: Where the figures of its rows are published.
+        pretrained: What recipes begin with: mappings of ``Name``, ``Address``, ``Licence`` and a ``Note``.
     """
 
     name: str
@@ -94,6 +116,8 @@ class Collection:
     where: str = NOT_IN_SOURCES
     licence: str = NOT_IN_SOURCES
     converter: str | None = None
+    source: str = NOT_IN_SOURCES
+    pretrained: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
 
 
 @dataclass(frozen=True)
@@ -113,7 +137,12 @@ class Row:
         reference: The record with which a row of ours is compared, relative to the root.
         weights: Address of a checkpoint.
         sha256: First digits of its SHA-256.
-        note: Why there is no config.
+        file: The checkpoint's name, where its address does not end with it.
+        folder: Address of a folder with several files, of which ``file`` is the row's.
+        others: Addresses of further checkpoints of the same network.
+        source: Where the figures are published.
+        certainty: One of :data:`CERTAINTIES`.
+        note: Why there is no config, or what else has to be known of the figures.
     """
 
     name: str
@@ -130,6 +159,11 @@ class Row:
     reference: str | None = None
     weights: str | None = None
     sha256: str | None = None
+    file: str | None = None
+    folder: str | None = None
+    others: tuple[str, ...] = ()
+    source: str = NOT_IN_SOURCES
+    certainty: str = CERTAINTIES[0]
     note: str = ''
 
     @property
@@ -258,6 +292,8 @@ def _read_metafile(root: Path, name: str) -> list[Row]:
             where=ours.get('Where', NOT_IN_SOURCES),
             licence=ours.get('Licence', NOT_IN_SOURCES),
             converter=ours.get('Converter'),
+            source=entry.get('Source') or paper.get('Title', ''),
+            pretrained=tuple(ours.get('Pretrained') or ()),
         )
     trained = [model for model in content.get('Models') or [] if model.get('Results')]
     rows = [_row(root, name, model, collections, model['Results']) for model in trained]
@@ -292,8 +328,12 @@ def _row(
     tolerance, reference = result.get('Tolerance', TOLERANCE), result.get('Reference')
     check(_is_number(tolerance) and tolerance > 0, f'Tolerance is {tolerance!r}, expected points above 0')
     check(config is None or (root / config).is_file(), f'there is no config {config}')
-    hexadecimal = sha256 is None or _HASH.fullmatch(str(sha256).lower())
-    check(hexadecimal, f'SHA256 is {sha256!r}, expected 8 to 64 hexadecimal digits in quotes')
+    certainty = result.get('Certainty', CERTAINTIES[0])
+    check(certainty in CERTAINTIES, f'Certainty is {certainty!r}, expected one of {CERTAINTIES}')
+    check(not model.get('Weights') or sha256, f'the Weights have no SHA256: give its first digits, or write {UNKNOWN}')
+    check(not model.get('Folder') or model.get('File'), "the Folder has no File: name the one that is the row's")
+    hexadecimal = sha256 in (None, UNKNOWN) or _HASH.fullmatch(str(sha256).lower())
+    check(hexadecimal, f'SHA256 is {sha256!r}, expected 8 to 64 hexadecimal digits in quotes, or {UNKNOWN}')
     check(reference is None or (root / reference).is_file(), f'there is no record {reference}')
     metadata = model.get('Metadata') or {}
     check(config is None or set(_SCHEDULES) & set(metadata), 'the Metadata has neither Iterations nor Epochs')
@@ -311,7 +351,12 @@ def _row(
         baseline=result.get('Baseline'),
         reference=reference,
         weights=model.get('Weights'),
-        sha256=None if sha256 is None else str(sha256).lower(),
+        sha256=None if sha256 in (None, UNKNOWN) else str(sha256).lower(),
+        file=model.get('File'),
+        folder=model.get('Folder'),
+        others=tuple(model.get('Other weights') or ()),
+        source=str(result.get('Source', collections[str(collection)].source)),
+        certainty=certainty,
         note=str(model.get('Note', '')),
     )
 

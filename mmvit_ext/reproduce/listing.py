@@ -30,9 +30,14 @@ def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = 
         cells = {
             'dataset': row.dataset,
             'published': _values(row.published) or ('' if row.mini else NOT_IN_SOURCES),
+            'source': ''
+            if row.mini or not row.published
+            else f'{row.source}, {row.table}'.replace(f', {NOT_IN_SOURCES}', ''),
+            'certainty': '' if row.mini or not row.published else row.certainty,
             'measured here': _measured(row, records),
             'training': row.training if row.config else 'no config here',
             'checkpoint': _checkpoint(row),
+            'licence': row.collection.licence if row.weights or row.folder else '',
         }
         if narrow:
             table.add_row(row.name)
@@ -57,7 +62,10 @@ def _measured(row: Row, records: Records) -> str:
 
 def _checkpoint(row: Row) -> str:
     if row.weights:
-        return f'known, {row.collection.licence}'
+        digits = f'SHA-256 {row.sha256}' if row.sha256 else 'SHA-256 unknown'
+        return f'{row.weights} ({row.file + ", " if row.file else ""}{digits})'
+    if row.folder:
+        return f'by hand: {row.file} from {row.folder}'
     return 'train it (--train)' if row.mini else ''
 
 

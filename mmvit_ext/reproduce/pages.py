@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmvit_ext.errors.user_error import UserError
 
-from .ledger import MAIN_METRICS, METRICS, TOLERANCE, Collection, Ledger, Row
+from .ledger import CERTAINTIES, MAIN_METRICS, METRICS, TOLERANCE, Collection, Ledger, Row
 from .records import Records, read_records
 
 __all__ = ['render_pages', 'write_pages']
@@ -61,6 +61,7 @@ _COUNTED: Mapping[str, Cell] = {
     'published parameters (M)': _metadata('Parameters'),
     'parameters here': _metadata('Parameters counted here'),
     'published GFLOPs': _metadata('GFLOPs'),
+    'published images/s (one V100)': _metadata('Images per second on a V100'),
     'GFLOPs here, without stage 1 attention': _metadata('GFLOPs without stage 1 attention'),
     'GFLOPs here': _metadata('GFLOPs counted here'),
 }
@@ -69,9 +70,15 @@ _COUNTED: Mapping[str, Cell] = {
 
 def _checkpoint(row: Row) -> str:
     if row.weights is None:
-        return ''
-    digits = f', SHA-256 {row.sha256}' if row.sha256 else ''
-    return f'[{row.weights.rpartition("/")[2]}]({row.weights}){digits}'
+        return f'by hand: {row.file} in [this folder]({row.folder})' if row.folder else ''
+    digits = f'SHA-256 {row.sha256}' if row.sha256 else 'SHA-256 unknown'
+    others = ''.join(f'; [another one]({address})' for address in row.others)
+    return f'[{row.file or row.weights.rpartition("/")[2]}]({row.weights}), {digits}{others}'
+
+
+def _certainty(row: Row) -> str:
+    """How sure the published figures are, where they were not read in their source."""
+    return '' if not row.published or row.certainty == CERTAINTIES[0] else row.certainty
 
 
 _ZOO_COLUMNS: Mapping[str, Cell] = {
@@ -79,7 +86,9 @@ _ZOO_COLUMNS: Mapping[str, Cell] = {
     'training': lambda row: row.training,
     'tolerance (points)': lambda row: row.tolerance if row.published else '',
     'table of the paper': lambda row: row.table if row.published else '',
+    'certainty': _certainty,
     'checkpoint': _checkpoint,
+    'note': lambda row: row.note,
 }
 """Columns that the zoo has beyond those of the other pages."""
 _WITHOUT_CONFIG: Mapping[str, Cell] = {
@@ -89,6 +98,7 @@ _WITHOUT_CONFIG: Mapping[str, Cell] = {
     'split': lambda row: row.split,
     'training': lambda row: row.training,
     'table of the paper': lambda row: row.table,
+    'certainty': _certainty,
     'measured here': lambda row: NOT_MEASURED,
     'why there is no config': lambda row: row.note,
 }

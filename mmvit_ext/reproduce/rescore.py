@@ -64,12 +64,17 @@ def fetch_checkpoint(
         ways = f'train the row (--train), or pass --checkpoint FILE; no checkpoint is in {folder}'
         if row.mini:
             raise UserError(f'{row.name} is a row of ours, whose checkpoint everybody trains: {ways}')
+        if row.folder:
+            raise UserError(
+                f'the checkpoint of {row.name} is one of several files of {row.folder}: download {row.file} there in a '
+                f'browser and pass --checkpoint FILE, or train the row (--train); no checkpoint is in {folder}'
+            )
         raise UserError(
             f"the address of the authors' checkpoint of {row.name} is not known (they put theirs: "
             f'{row.collection.where}): {ways}'
         )
-    known = row.sha256 if url == row.weights else None
-    return Checkpoint(*fetch(url, cache, sha256=known, offline=offline, progress=progress), url)
+    known, name = (row.sha256, row.file) if url == row.weights else (None, None)
+    return Checkpoint(*fetch(url, cache, sha256=known, name=name, offline=offline, progress=progress), url)
 
 
 def usable_checkpoint(

@@ -104,6 +104,51 @@ def test_a_checkpoint_of_a_training_run_needs_no_trust(reader: str, legacy: bool
         assert np.array_equal(content['meta']['arrays'][kind], array)
 
 
+class _Note:
+    """An object of a library that is not installed any more, as files of mmcv 1.x may hold them."""
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_training_checkpoint_of_mmcv_1_gives_its_weights(reader: str, legacy: bool, tmp_path: Path) -> None:
+    """As the authors' files are: an ordered dict with its metadata, meta with texts, optimiser with state by number."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01)
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    content = {
+        'meta': {
+            'env_info': 'sys.platform: linux',
+            'mmseg_version': '0.24.0+763137e',
+            'config': 'model = dict(type="EncoderDecoder")',
+            'CLASSES': ('wall', 'building'),
+            'PALETTE': [[120, 120, 120], [180, 120, 120]],
+            'epoch': 63,
+            'iter': 160000,
+            'mmcv_version': '1.4.4',
+            'time': 'Mon Oct 10 10:10:10 2022',
+            'hook_msgs': {
+                'best_score': np.float64(0.513),
+                'best_ckpt': 'work_dirs/iter_160000.pth',
+                'seed': np.int64(3),
+            },
+        },
+        'state_dict': model.state_dict(),
+        'optimizer': optimizer.state_dict(),
+    }
+    path = tmp_path / 'ade_51.3.pth'
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    weights = reading.extract_state_dict(read_checkpoint(path), path)
+    assert list(weights) == list(model.state_dict())
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+def test_what_an_unknown_class_in_meta_needs_is_trust_and_nothing_else(reader: str, tmp_path: Path) -> None:
+    path = tmp_path / 'released.pth'
+    torch.save({'meta': {'note': _Note()}, 'state_dict': {'weight': torch.zeros(2)}}, path)
+    with pytest.raises(UserError, match=r'released\.pth holds more than tensors and plain values .*pass --trust'):
+        read_checkpoint(path)
+
+
 class _GetAttribute:
     def __init__(self, owner: Any, name: str) -> None:
         self.arguments = (owner, name)

@@ -95,3 +95,20 @@ def test_another_number_of_maps_is_named():
     neck = MODELS.build(dict(type='mmvit_ext.PlainPyramid', in_channels=[3, 5, 7, 11]))
     with pytest.raises(ValueError, match='4 widths and scales, got 3 maps'):
         neck(maps(3, 5, 7))
+
+
+def test_the_form_of_tnt_has_deconvolutions_of_four_pixels_and_means():
+    """Three deconvolutions with a bias and nothing else to learn; sizes as of the other form, odd ones too."""
+    neck = PlainPyramid([3, 3, 3, 3], form='tnt')
+    inputs = maps(3, 3, 3, 3)
+    outputs = neck(inputs)
+    assert [tuple(x.shape[2:]) for x in outputs] == [(20, 28), (10, 14), (5, 7), (3, 4)]
+    assert sum(parameter.numel() for parameter in neck.parameters()) == 3 * (3 * 3 * 16 + 3)
+    assert torch.equal(outputs[2], inputs[2])
+    torch.testing.assert_close(outputs[3][..., 0, 0], inputs[3][..., :2, :2].mean((2, 3)))
+    torch.testing.assert_close(outputs[3][..., 2, 3], inputs[3][..., 4, 6])
+    (first, act, second), (single,) = neck.levels[0], neck.levels[1]
+    assert isinstance(act, nn.GELU)
+    assert {tuple(layer.kernel_size) for layer in (first, second, single)} == {(4, 4)}
+    with pytest.raises(ValueError, match=r"form must be one of .*'other'"):
+        PlainPyramid([3], scales=[1], form='other')

@@ -62,9 +62,12 @@ def test_words_are_normalised_together_or_each_by_itself():
         torch.testing.assert_close(projection(words), expected)
 
 
-def test_squeeze_and_excitation_gates_channels_by_the_mean_token():
-    se = SqueezeExcitation(8)
+def test_squeeze_and_excitation_adds_the_channels_gated_by_the_mean_token():
+    se = SqueezeExcitation(8, {'type': 'LN'})
+    torch.nn.init.uniform_(se.norm.weight)
+    torch.nn.init.uniform_(se.norm.bias)
     x = torch.randn(2, 5, 8)
-    gate = torch.sigmoid(se.fc2(torch.relu(se.fc1(x.mean(1)))))
-    torch.testing.assert_close(se(x), x * gate[:, None])
+    mean = F.layer_norm(x.mean(1), (8,), se.norm.weight, se.norm.bias)
+    gate = torch.tanh(se.fc2(torch.relu(se.fc1(mean))))
+    torch.testing.assert_close(se(x), x * (1 + gate[:, None]))
     assert gate.shape == (2, 8)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, fetch
+from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, direct_address, fetch
 from mmvit_ext.errors.user_error import UserError
 from tests.reproduce.file_server import serving
 
@@ -102,6 +102,67 @@ def test_a_web_page_is_no_checkpoint(tmp_path):
     expected = pytest.raises(UserError, match=r'web page.*--checkpoint FILE')
     with serving(b'<html>log in</html>', kind='text/html; charset=utf-8') as server, expected:
         get(server, tmp_path)
+
+
+def test_the_form_of_google_drive_is_sent_and_the_file_that_follows_continued(tmp_path):
+    with serving(CONTENT, confirms=True, drop_after=[400_000]) as server:
+        path = get(server, tmp_path, sha256=SHA256)
+        assert path.read_bytes() == CONTENT
+        assert server.asked[0] == '/files/model.pth'
+        assert server.asked[1:] == ['/download?id=abc-D_1&export=download&confirm=t&uuid=1%262'] * 2
+        assert server.ranges == [None, None, 'bytes=400000-']
+
+
+def test_an_interrupted_download_from_google_drive_goes_on(tmp_path):
+    with serving(CONTENT, confirms=True, drop_after=[500_000] + [0] * ATTEMPTS) as server:
+        with pytest.raises(UserError, match='closed early'):
+            get(server, tmp_path)
+        assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+        assert server.ranges[-1] == 'bytes=500000-'
+
+
+def test_a_server_that_never_stops_asking_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr('tests.reproduce.file_server.CONFIRMATION', '<form id="download-form" action="/again"></form>')
+    with serving(CONTENT, confirms=True) as server:
+        with pytest.raises(UserError, match='keeps asking for a confirmation'):
+            get(server, tmp_path)
+        assert len(server.asked) == ATTEMPTS
+    monkeypatch.setattr(
+        'tests.reproduce.file_server.CONFIRMATION', '<form id="download-form" action="file:///a"></form>'
+    )
+    with serving(CONTENT, confirms=True) as server, pytest.raises(UserError, match='web page'):
+        get(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('shown', 'direct'),
+    [
+        (
+            'https://drive.google.com/file/d/1x9-E_w/view?usp=sharing',
+            'https://drive.google.com/uc?export=download&id=1x9-E_w',
+        ),
+        ('https://drive.google.com/file/d/1x9-E_w', 'https://drive.google.com/uc?export=download&id=1x9-E_w'),
+        ('https://drive.google.com/open?id=1x9-E_w', 'https://drive.google.com/uc?export=download&id=1x9-E_w'),
+        ('https://drive.google.com/uc?export=download&id=ab', 'https://drive.google.com/uc?export=download&id=ab'),
+        ('gs://bucket/folder/a file', 'https://storage.googleapis.com/bucket/folder/a%20file'),
+        ('https://huggingface.co/a/b/blob/main/c.pth', 'https://huggingface.co/a/b/resolve/main/c.pth'),
+        ('https://huggingface.co/a/b/resolve/main/c.pth', 'https://huggingface.co/a/b/resolve/main/c.pth'),
+        ('https://example.org/blob/c.pth', 'https://example.org/blob/c.pth'),
+    ],
+)
+def test_addresses_of_pages_become_those_of_the_bytes(shown, direct):
+    assert direct_address(shown) == direct
+
+
+def test_a_folder_of_google_drive_is_got_by_hand(tmp_path):
+    with pytest.raises(UserError, match=r'folder of several files.*--checkpoint'):
+        fetch('https://drive.google.com/drive/folders/1Osweqc1O', tmp_path)
+
+
+def test_a_file_is_kept_under_the_name_that_its_address_does_not_tell(tmp_path):
+    with serving(CONTENT) as server:
+        path, _ = fetch(f'{server.address}/file/d/1x9', tmp_path, name='p2t_tiny.pth', progress=False)
+    assert path.name == 'p2t_tiny.pth'
 
 
 def test_offline_takes_the_cache_or_says_where_the_file_belongs(tmp_path):

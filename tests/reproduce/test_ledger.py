@@ -1,5 +1,6 @@
 """The ledger and the pages made from it: nothing published is lost, nothing else gets in, nothing is stale."""
 
+import io
 import json
 import re
 import shutil
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.reproduce.ledger import METRICS, find_root, read_ledger
+from mmvit_ext.files import named_hash
+from mmvit_ext.reproduce.ledger import METRICS, NOT_IN_SOURCES, find_root, read_ledger
+from mmvit_ext.reproduce.listing import rows_table
 from mmvit_ext.reproduce.pages import render_pages
 from mmvit_ext.reproduce.records import compare, expected_values, measured_values, read_records
 
@@ -17,6 +21,10 @@ ROOT = Path(__file__).parents[2]
 LEDGER = read_ledger()
 RECORDS = read_records(LEDGER)
 PAGES = render_pages(LEDGER, RECORDS)
+
+
+PUBLISHED = ('GFLOPs', 'Parameters', 'Images per second on a V100')
+"""What metafiles say of a published network besides its results."""
 
 
 def row(name):
@@ -56,7 +64,7 @@ def test_the_zoo_shows_every_published_figure_as_published():
     for row in LEDGER.rows:
         (cells,) = shown[row.name]
         published = ' '.join(text for title, text in cells.items() if title.startswith('published'))
-        for value in [*row.published.values(), row.metadata.get('GFLOPs'), row.metadata.get('Parameters')]:
+        for value in [*row.published.values(), *map(row.metadata.get, PUBLISHED)]:
             assert value is None or str(value) in published.replace(',', '').split(), (row.name, value)
 
 
@@ -69,7 +77,7 @@ def test_the_zoo_shows_no_figure_that_is_neither_published_nor_counted_nor_measu
             if title.startswith('published'):
                 figures = [part.split()[-1] for part in text.split(',') if part]
                 assert set(figures) <= {str(value) for value in row.published.values()} | {
-                    str(row.metadata.get(name)) for name in ('GFLOPs', 'Parameters')
+                    str(row.metadata.get(name)) for name in PUBLISHED
                 }
             elif title.endswith('here') and 'measured' not in title:
                 assert not text or text in allowed
@@ -176,7 +184,10 @@ def test_rows_are_found_by_method_and_dataset_and_told_apart_by_name():
     assert {row.dataset for row in LEDGER.select(dataset='coco-stuff')} == {'COCO-Stuff-10K'}
     with pytest.raises(UserError, match='the methods are SegViT'):
         LEDGER.select('swin')
-    assert row('configs/p2t/p2t-ti_8xb128-300e_imagenet-224x224.py').published == {'Top 1 Accuracy': 79.8}
+    assert row('configs/p2t/p2t-ti_8xb128-300e_imagenet-224x224.py').published == {
+        'Top 1 Accuracy': 79.8,
+        'Top 5 Accuracy': 94.9,
+    }
     with pytest.raises(UserError, match='did you mean p2t-ti_8xb128'):
         row('p2t-ti')
     with pytest.raises(UserError, match='never released'):
@@ -200,11 +211,14 @@ def copy(tmp_path):
         ('mIoU: 51.3', 'mIoU: much', "mIoU is 'much', expected a number"),
         ('Dataset: ADE20K, Split: validation, Metrics: {mIoU: 51.3', 'Dataset: ADE20K, Metrics: {mIoU: 51.3', 'lacks'),
         ('segvit/segvit_vit-b16_8', 'segvit/gone_8', 'there is no config'),
-        ('53.0}}', '53.0}, Tolerance: -1}', 'above 0'),
+        ('53.0}, ', '53.0}, Tolerance: -1, ', 'above 0'),
         ('In Collection: SegViT', 'In Collection: SegVit', 'expected one of'),
-        ('53.0}}', '53.0}, Baseline: nothing}', 'is no row'),
-        ('53.0}}', '53.0}, Reference: results/gone.json}', 'there is no record'),
+        ('53.0}, ', '53.0}, Baseline: nothing, ', 'is no row'),
+        ('53.0}, ', '53.0}, Reference: results/gone.json, ', 'there is no record'),
         ('Iterations: 160000', 'Rounds: 160000', 'neither Iterations nor Epochs'),
+        ('53.0}, ', '53.0}, Certainty: sure, ', "Certainty is 'sure'"),
+        ('SHA256: unknown', 'SHA256: abc', 'hexadecimal digits in quotes, or unknown'),
+        ('    Weights:', '    Folder:', 'the Folder has no File'),
         ('Models:', 'Models: {', 'is no YAML'),
     ],
 )
@@ -218,15 +232,64 @@ def test_a_wrong_metafile_is_named_with_the_key(copy, old, new, message):
     assert 'segvit' in str(caught.value)
 
 
-def test_a_checkpoint_of_the_ledger_has_a_hash():
+def test_a_checkpoint_of_the_ledger_has_a_hash_or_says_that_it_is_unknown(copy):
+    """And hashes in names are those of the ledger."""
     for entry in LEDGER.rows:
-        assert (entry.weights is None) == (entry.sha256 is None), entry.name
+        assert entry.weights or not entry.sha256 or entry.folder, entry.name
+        named = named_hash(Path(entry.weights or ''))
+        assert named is None or (entry.sha256 or '').startswith(named), entry.name
+    path = copy / 'configs/segvit/metafile.yml'
+    text = path.read_text()
+    path.write_text(text.replace('    SHA256: unknown\n', '', 1))
+    with pytest.raises(UserError, match='no SHA256'):
+        read_ledger(copy)
+
+
+def test_every_released_checkpoint_is_known_with_its_licence():
+    """Seven of SegViT, sixteen of P2T, of which twelve lie in folders, two of TNT and three of NesT."""
+    known = {}
+    for entry in LEDGER.rows:
+        if entry.weights or entry.folder:
+            known.setdefault(entry.collection.name, []).append(entry)
+            assert entry.collection.licence not in ('none', NOT_IN_SOURCES)
+    assert {name: len(rows) for name, rows in known.items()} == {'SegViT': 7, 'P2T': 16, 'TNT': 2, 'NesT': 3}
+    by_hand = [entry for entry in known['P2T'] if entry.folder]
+    assert len(by_hand) == 12
+    assert all(entry.file and entry.weights is None for entry in by_hand)
+
+
+def test_figures_that_were_not_read_are_marked():
+    assert row('nest-cifar-t_1xb192-300e_cifar100-32x32').certainty == 'second-hand'
+    assert row('segvit_vit-b16_8xb2-160k_ade20k-512x512').certainty == 'read in the source'
+    marked = {entry.name for entry in LEDGER.rows if entry.published and entry.certainty != 'read in the source'}
+    shown = table_rows(PAGES['docs/model_zoo.md'])
+    assert {name for name, (cells,) in shown.items() if cells.get('certainty')} == marked
+    assert len(marked) == 3
+
+
+def test_the_list_shows_source_certainty_checkpoint_and_licence():
+    console = Console(width=2000, record=True, file=io.StringIO())
+    console.print(rows_table(LEDGER))
+    text = console.export_text()
+    for title in ('source', 'certainty', 'checkpoint', 'licence'):
+        assert title in text
+    (line,) = [line for line in text.splitlines() if line.strip().startswith('segvit_vit-b16_8xb2')]
+    for part in (
+        'Tables 1 and 5',
+        'read in the source',
+        'resolve/main/ade_51.3.pth',
+        'SHA-256 unknown',
+        'non-commercial',
+    ):
+        assert part in line
+    (line,) = [line for line in text.splitlines() if line.strip().startswith('sem-fpn_p2t-s_')]
+    assert 'by hand: sem_fpn_p2t_s_ade20k_80k.pth from https://drive.google.com/drive/folders/' in line
 
 
 def test_every_metric_has_a_name_that_an_evaluator_gives():
     """Names of the libraries' own metrics, typed from their documentation, and of mmvit_ext.FID."""
-    known = {'mIoU', 'aAcc', 'mAcc', 'accuracy/top1', 'FID'}
-    known |= {f'coco/{kind}_mAP{end}' for kind in ('bbox', 'segm') for end in ('', '_50', '_75')}
+    known = {'mIoU', 'aAcc', 'mAcc', 'accuracy/top1', 'accuracy/top5', 'FID'}
+    known |= {f'coco/{kind}_mAP{end}' for kind in ('bbox', 'segm') for end in ('', '_50', '_75', '_s', '_m', '_l')}
     assert {metric.key for metric in METRICS.values()} <= known
 
 

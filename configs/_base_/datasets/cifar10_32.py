@@ -1,4 +1,4 @@
-"""CIFAR-10: 32x32 pixels, NesT's augmentation (arXiv 2105.12723).
+"""CIFAR-10: 32x32 pixels, NesT's augmentation (arXiv 2105.12723): crops from 2 pixels of padding, no colour jitter.
 
 10 classes, 50000 training and 10000 test images. Source: https://www.cs.toronto.edu/~kriz/cifar.html, the Python
 version. Expected below `data_root`: `cifar-10-batches-py/{data_batch_1,...,data_batch_5,test_batch}`. Nothing is downloaded: unpack
@@ -10,13 +10,12 @@ data_root = 'data/cifar10'
 num_classes = 10
 img_size = 32
 mean = [125.307, 122.961, 113.8575]
-std = [51.5865, 50.847, 51.255]
+std = [63.0105, 62.0925, 66.708]
 
 # The images are RGB as they come.
 train_pipeline = [
-    dict(type='RandomCrop', crop_size=img_size, padding=4),
+    dict(type='RandomCrop', crop_size=img_size, padding=2),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='ColorJitter', brightness=0.3, contrast=0.3, saturation=0.3),
     dict(
         type='RandAugment',
         policies='timm_increasing',
@@ -40,7 +39,7 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
-    batch_size=256,
+    batch_size=192,
     num_workers=4,
     persistent_workers=True,
     collate_fn=dict(type='default_collate'),

@@ -4,6 +4,9 @@
 (`cocostuff-10k-v1.1.zip`, converted with mmseg's `tools/dataset_converters/coco_stuff10k.py`). Expected below
 `data_root`: `images/{train2014,test2014}/*.jpg` and `annotations/{train2014,test2014}/*_labelTrainIds.png`, where 0 is
 unlabelled (ignored) and 1..171 are the classes.
+
+In testing the shorter side is 512 pixels, and no less than that, the crop of the sliding window, at the scales below 1
+of test-time augmentation.
 """
 
 dataset_type = 'COCOStuffDataset'
@@ -12,6 +15,8 @@ num_classes = 171
 reduce_zero_label = True
 crop_size = (512, 512)
 img_scale = (2048, 512)
+# Bound of the longer side in testing, in pixels: far beyond what images of ordinary shape reach.
+max_size = 4096
 img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
 load_annotations = dict(
@@ -29,7 +34,7 @@ train_pipeline = [
 # The annotations are loaded after the resize: the metric compares at the size of the original image.
 test_pipeline = [
     dict(type='mmvit_ext.LoadImageFromFile'),
-    dict(type='Resize', scale=img_scale, keep_ratio=True),
+    dict(type='ResizeShortestEdge', scale=max(img_scale[1], crop_size[1]), max_size=max_size),
     load_annotations,
     dict(type='PackSegInputs'),
 ]
@@ -39,7 +44,7 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [
-                dict(type='Resize', scale=tuple(int(side * ratio) for side in img_scale), keep_ratio=True)
+                dict(type='ResizeShortestEdge', scale=max(int(img_scale[1] * ratio), crop_size[1]), max_size=max_size)
                 for ratio in img_ratios
             ],
             [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],

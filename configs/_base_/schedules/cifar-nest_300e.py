@@ -1,8 +1,11 @@
-"""NesT's 300 epochs of CIFAR: as on ImageNet, but with 5 warm-up epochs and total batch 256 (arXiv 2105.12723)."""
+"""NesT's 300 epochs of CIFAR: as on ImageNet, but with 5 warm-up epochs (arXiv 2105.12723).
+
+The total batch is that of the tiny network; the others set theirs, and with it the rate.
+"""
 
 max_epochs = 300
 warmup_epochs = 5
-base_batch_size = 256
+base_batch_size = 192
 lr = 2.5e-4 * base_batch_size / 256
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
@@ -17,12 +20,12 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='LinearLR',
-        start_factor=1e-6 / lr,
+        start_factor=1e-6,
         by_epoch=True,
         begin=0,
         end=warmup_epochs,
         convert_to_iter_based=True,
     ),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=warmup_epochs, end=max_epochs),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=warmup_epochs, end=max_epochs),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=base_batch_size)

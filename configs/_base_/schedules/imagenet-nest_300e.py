@@ -1,6 +1,7 @@
 """NesT's 300 epochs, total batch 1024: AdamW, lr 2.5e-4 per 256 images, 20 warm-up epochs, cosine (arXiv 2105.12723).
 
-Position embeddings do not decay. The rates that warm-up begins with (1e-6) and the cosine ends with (1e-5) are DeiT's.
+Position embeddings do not decay. Warm-up begins with 0, but for a millionth that the scheduler needs; the cosine
+follows it and ends with 0.
 """
 
 max_epochs = 300
@@ -20,12 +21,12 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='LinearLR',
-        start_factor=1e-6 / lr,
+        start_factor=1e-6,
         by_epoch=True,
         begin=0,
         end=warmup_epochs,
         convert_to_iter_based=True,
     ),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=warmup_epochs, end=max_epochs),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=warmup_epochs, end=max_epochs),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=base_batch_size)

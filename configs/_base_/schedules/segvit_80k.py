@@ -1,4 +1,7 @@
-"""SegViT's optimisation over 80k iterations, total batch 16 (arXiv 2210.05844)."""
+"""SegViT's optimisation over 80k iterations, total batch 16 (arXiv 2210.05844).
+
+The decay runs over all iterations and the warm-up is multiplied in, as mmcv 1.x does it.
+"""
 
 _base_ = './schedule_80k.py'
 
@@ -13,6 +16,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=warmup_iters),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=warmup_iters, end=max_iters),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)

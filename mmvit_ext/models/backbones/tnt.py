@@ -9,8 +9,8 @@ patch, and an outer transformer runs on these tokens.
 Choices where the paper leaves one, and those of the released weights: the convolution that embeds the words sees zeros
 beyond the border of its patch; the words of a patch are normalised together before they are projected, and their
 projection again. The weights that timm calls legacy, which are also mmpretrain's, differ in both
-(``word_padding='image'``, ``word_norm='word'``). The paper does not describe its squeeze and excitation: here it is
-that of arXiv 1709.01507 on the output of the outer MLP, with a quarter of the width.
+(``word_padding='image'``, ``word_norm='word'``). Squeeze and excitation is that of the authors' code and not of the
+paper's appendix, which only multiplies: the gated output of the outer MLP is added to it.
 
 Shapes: B batch, H and W input size in pixels, (h, w) = ceil(H / patch), ceil(W / patch), n = h w patches, m words of
 each, c width of the words, C width of the patches.
@@ -98,16 +98,18 @@ class WordProjection(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Gates the channels of all tokens by what their mean says (arXiv 1709.01507)."""
+    """Adds the gated tokens to the tokens: ``y + y * tanh(W2 relu(W1 LN(mean(y))))``."""
 
-    def __init__(self, embed_dims: int) -> None:
+    def __init__(self, embed_dims: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
+        self.norm = build_norm_layer(dict(norm_cfg), embed_dims)[1]
         self.fc1 = nn.Linear(embed_dims, embed_dims // SE_REDUCTION)
         self.fc2 = nn.Linear(embed_dims // SE_REDUCTION, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
-        return x * self.fc2(self.fc1(x.mean(1, keepdim=True)).relu()).sigmoid()
+        gate = self.fc2(self.fc1(self.norm(x.mean(1, keepdim=True))).relu()).tanh()
+        return x + x * gate
 
 
 class TNTLayer(nn.Module):
@@ -134,7 +136,7 @@ class TNTLayer(nn.Module):
         )
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
         self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate)
-        self.se = SqueezeExcitation(embed_dims) if with_se else nn.Identity()
+        self.se = SqueezeExcitation(embed_dims, norm_cfg) if with_se else nn.Identity()
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,6 +181,7 @@ class TNT(Backbone):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims_outer`` (C), ``embed_dims_inner`` (c),
             ``num_layers``, ``num_heads_outer`` and ``num_heads_inner``.
+        embed_dims_inner: Width c of the words instead of that of ``arch``. The paper keeps m c at 384 in TNT-S.
         num_heads_inner: Heads of the inner transformer instead of those of ``arch``; divides c.
         img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
         patch_size: Edge of a patch in pixels.
@@ -191,7 +194,7 @@ class TNT(Backbone):
         word_padding: What words see beyond their patch: zeros (``'patch'``) or the next patch (``'image'``).
         word_norm: Before projection, words are normalised together and their projection again (``'sentence'``), or
             each by itself (``'word'``, with a bias in the projection).
-        with_se: Whether the output of the outer MLPs is gated by squeeze and excitation.
+        with_se: Whether squeeze and excitation follows the outer MLPs.
         with_cls_token: Whether a class token takes part.
         mlp_ratio: Hidden width of both MLPs over their width.
         qkv_bias: Whether queries, keys and values have a bias.
@@ -234,6 +237,7 @@ class TNT(Backbone):
         self,
         arch: str | Mapping[str, int] = 'small',
         *,
+        embed_dims_inner: int | None = None,
         num_heads_inner: int | None = None,
         img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
@@ -270,7 +274,8 @@ class TNT(Backbone):
         if inner_stride < 1 or patch_size % inner_stride:
             raise ValueError(f'inner_stride must divide patch_size={patch_size}, got {inner_stride}')
         settings = self.arch_settings(arch)
-        C, c, depth = settings['embed_dims_outer'], settings['embed_dims_inner'], settings['num_layers']
+        C, depth = settings['embed_dims_outer'], settings['num_layers']
+        c = embed_dims_inner or settings['embed_dims_inner']
         if depth < 1:
             raise ValueError(f'arch: num_layers must be at least 1, got {depth}')
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth
