@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +216,7 @@ def _measure(
     drawn: list[list[tuple[str, Image.Image]]] = []
     for value in values:
         loader = build_test_loader(cfg, images=images, last_step={'type': how.transform, how.argument: value})
-        observer: Callable[[Any, Any], None] | None = None
+        observer: _Observer | None = None
         if hasattr(backbone, 'cell_size'):
             area = value if how.argument == 'area' else None
             observer = _Observer(backbone, model.data_preprocessor, area, pictures)

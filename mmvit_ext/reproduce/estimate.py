@@ -47,7 +47,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory',
 class Estimate:
     """What a row's training takes.
 
-    Args:
+    Attributes:
         plan: Batch and learning rate on this machine.
         size: Height and width of the images in pixels.
         images: Number of images that the model sees in the whole schedule.

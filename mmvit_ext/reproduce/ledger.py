@@ -101,7 +101,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class Collection:
     """A method and its paper, with its model zoo page relative to the root.
 
-    Args:
+    Attributes:
         where: Where the authors put their checkpoints, in words.
         licence: Licence of these checkpoints.
         converter: Name of the converter that reads them, if there is one.
@@ -124,7 +124,7 @@ class Collection:
 class Row:
     """One row; ``None`` and the defaults stand for what a metafile leaves out.
 
-    Args:
+    Attributes:
         name: Name of its config without the ending, which identifies the row.
         collection: The method.
         task: One of :data:`MAIN_METRICS`.

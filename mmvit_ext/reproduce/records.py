@@ -39,7 +39,7 @@ REPRODUCED, MISSED, BETTER, OPEN = 'reproduced', 'missed', 'better', 'nothing to
 class Record:
     """One evaluation.
 
-    Args:
+    Attributes:
         scale: ``single``, or ``multi`` for test-time augmentation.
         date: When it began: UTC, ISO 8601.
         seconds: Wall-clock time of the evaluation.
