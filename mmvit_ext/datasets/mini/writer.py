@@ -6,6 +6,7 @@ Every layout holds its own copy of the pictures, so damaging or editing a file o
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
@@ -198,16 +199,20 @@ def _refusal(out: Path, force: bool) -> str | None:
 
 
 def _move_into_place(built: Path, out: Path) -> None:
-    """Put the finished folder where it belongs; an older one comes back if that fails."""
-    old = built.with_name('old')
-    if out.exists():
-        out.rename(old)
+    """Put the finished folder where it belongs; an older one is removed only when the new one is there."""
+    if not out.exists():
+        built.rename(out)
+        return
+    # Not inside the folder of `built`, which is removed whatever happens.
+    old = Path(tempfile.mkdtemp(prefix=f'.{out.name}.old-', dir=out.parent)) / 'dataset'
+    out.rename(old)
     try:
         built.rename(out)
     except BaseException:
-        if old.exists():
-            old.rename(out)
+        old.rename(out)
+        old.parent.rmdir()
         raise
+    shutil.rmtree(old.parent)
 
 
 def make_mini_dataset(
