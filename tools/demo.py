@@ -8,10 +8,10 @@ Every step is one of the commands that a user would type; it is printed before i
 """
 
 import argparse
+import itertools
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -42,6 +42,13 @@ def run(step: str, tool: str, *arguments: object) -> list[str]:
     if process.returncode:
         raise SystemExit(f'error: "{step}" ended with exit code {process.returncode}; the reason stands above.')
     return output
+
+
+def set_aside(folder: Path) -> None:
+    """Give a folder of an earlier run another name; nothing is removed."""
+    if folder.exists():
+        number = next(n for n in itertools.count(1) if not folder.with_name(f'{folder.name}.{n}').exists())
+        print(f'{folder} is there already: it is kept as {folder.rename(folder.with_name(f"{folder.name}.{number}"))}')
 
 
 def write_photographs(folder: Path) -> None:
@@ -220,8 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = CONFIGS / task.config
     start = time.monotonic()
     work_dir, pictures = args.out / 'training', args.out / 'pictures'
-    shutil.rmtree(work_dir, ignore_errors=True)
-    shutil.rmtree(pictures, ignore_errors=True)
+    for folder in (work_dir, pictures):
+        set_aside(folder)
 
     if args.data.exists():
         print(f'the mini dataset is there already: {args.data}')

@@ -203,6 +203,39 @@ def test_a_best_checkpoint_written_again_under_its_name_stays(tmp_path: Path) ->
     assert (tmp_path / 'best_acc_iter_1.pth').is_file()
 
 
+def test_stored_paths_of_other_folders_are_never_removed(tmp_path: Path) -> None:
+    """A copied run, a hostile value and a link: only a file of our naming in this run's own folder may go."""
+    original, copy, treasure = tmp_path / 'original', tmp_path / 'copy', tmp_path / 'treasure'
+    for folder in (original, copy, treasure):
+        folder.mkdir()
+        (folder / 'best_acc_iter_1.pth').write_text('weights')
+    (copy / 'best_linked.pth').symlink_to(treasure / 'best_acc_iter_1.pth')
+    (copy / 'notes.txt').write_text('mine')
+    stored = {
+        str(original / 'best_acc_iter_1.pth'): {'best_acc_iter_1.pth'},
+        str(treasure): set(),
+        str(copy / 'best_linked.pth'): set(),
+        str(copy / 'notes.txt'): set(),
+        '../original/best_acc_iter_1.pth': {'best_acc_iter_1.pth'},
+    }
+    for path, gone in stored.items():
+        (copy / 'best_acc_iter_1.pth').write_text('weights')
+        before = {entry.name for entry in copy.iterdir()}
+        runner = make_runner(copy)
+        runner.message_hub.update_info('best_ckpt', path)
+        runner.message_hub.update_info('best_score', 0.1)
+        runner.message_hub.update_info('keep_ckpt_ids', ['../../original/best_acc_iter_1', 1, '/', None])
+        hook = make_hook(runner, save_best='acc', max_keep_ckpts=1)
+        save(hook, runner, 2)
+        hook.after_val_epoch(runner, {'acc': 0.5})
+        assert before - {entry.name for entry in copy.iterdir()} == gone, path
+        assert (original / 'best_acc_iter_1.pth').is_file()
+        assert (treasure / 'best_acc_iter_1.pth').is_file()
+        assert (copy / 'notes.txt').is_file()
+        for entry in copy.glob('*_iter_2.pth'):
+            entry.unlink()
+
+
 def test_what_a_kill_left_behind_is_cleared_at_the_next_start(tmp_path: Path) -> None:
     runner = make_runner(tmp_path)
     (tmp_path / '.iter_1.pth.partial').write_bytes(b'cut off')

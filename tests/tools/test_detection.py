@@ -164,6 +164,17 @@ def test_the_demo_refuses_a_length_that_its_config_does_not_have(
     assert f'{option} is not for --task {task}' in capsys.readouterr().err
 
 
+def test_the_demo_keeps_the_folders_of_an_earlier_run(tmp_path: Path) -> None:
+    for content in ('first', 'second'):
+        (tmp_path / 'pictures').mkdir()
+        (tmp_path / 'pictures' / 'holiday.jpg').write_text(content)
+        load_demo().set_aside(tmp_path / 'pictures')
+    assert not (tmp_path / 'pictures').exists()
+    assert (tmp_path / 'pictures.1' / 'holiday.jpg').read_text() == 'first'
+    assert (tmp_path / 'pictures.2' / 'holiday.jpg').read_text() == 'second'
+    assert 'rmtree' not in DEMO.read_text()
+
+
 def test_the_demos_configs_and_arguments_exist() -> None:
     demo = load_demo()
     for name, task in demo.TASKS.items():

@@ -4,6 +4,7 @@ mmengine opens the final file and writes into it, and deletes the oldest checkpo
 the content goes to a temporary file, which is synced and renamed, and an outdated file is removed only afterwards.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,13 +102,32 @@ class AtomicCheckpointHook(CheckpointHook):
         target = str(self.out_dir or runner.work_dir)
         if self.file_client_args is None and self.backend_args is None and not is_remote(target):
             self.backend_args = {'backend': ATOMIC_BACKEND}
+        info = runner.message_hub.runtime_info
+        if 'keep_ckpt_ids' in info:
+            info['keep_ckpt_ids'] = [step for step in info['keep_ckpt_ids'] if type(step) is int]
         super().before_train(runner)
+        self._replace_stored_paths(info)
         if self.max_keep_ckpts > 0:
             # mmengine's queue drops the oldest as soon as a new one is added
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
         if is_main_process() and self._is_atomic:
             for partial in Path(self.out_dir).glob(f'.*{PARTIAL_SUFFIX}'):
                 partial.unlink(missing_ok=True)
+
+    def _replace_stored_paths(self, info: dict[str, Any]) -> None:
+        """Let the paths of best checkpoints name files of this run's own folder, or nothing.
+
+        They come from the resumed checkpoint, which may be a copy or somebody else's, and are removed later.
+        """
+        for key in [key for key in info if key.startswith('best_ckpt')]:
+            name = os.path.basename(str(info[key]))
+            path = self.file_backend.join_path(self.out_dir, name)
+            ours = name.startswith('best_') and self.file_backend.isfile(path) and not os.path.islink(path)
+            info[key] = path if ours else None
+        if self.save_best is not None and len(self.key_indicators) == 1:
+            self.best_ckpt_path = info.get('best_ckpt')
+        elif self.save_best is not None:
+            self.best_ckpt_path_dict = {key: info.get(f'best_ckpt_{key}') for key in self.key_indicators}
 
     @property
     def _is_atomic(self) -> bool:
