@@ -267,7 +267,7 @@ def test_a_row_without_an_address_says_what_the_sources_say(tmp_path):
     ledger = read_ledger()
     with pytest.raises(UserError, match=r'github.com/huawei-noah/Efficient-AI-Backbones.*--train'):
         fetch_checkpoint(ledger.find('tnt-ti_8xb128-300e_imagenet-224x224'), None, tmp_path / 'none', tmp_path)
-    by_hand = r'drive/folders/\w+: download sem_fpn_p2t_s_ade20k_80k.pth there in a browser and pass --checkpoint'
+    by_hand = r'drive/folders/\S+: download sem_fpn_p2t_s_ade20k_80k.pth there in a browser and pass --checkpoint'
     with pytest.raises(UserError, match=by_hand):
         fetch_checkpoint(ledger.find('sem-fpn_p2t-s_8xb2-80k_ade20k-512x512'), None, tmp_path / 'none', tmp_path)
     with pytest.raises(UserError, match='row of ours'):
