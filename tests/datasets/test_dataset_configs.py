@@ -1,5 +1,6 @@
 """The base configs of the datasets: the recipe's numbers, and samples read through them from the mini dataset."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ DETECTION = ('coco_detection', 'coco_instance')
 CLASSIFICATION = ('imagenet_224', 'imagenet-tnt_224', 'imagenet-nest_224')
 GENERATION = 'imagenet-generation_64'
 CIFAR = ('cifar10_32', 'cifar100_32')
+TRANSFER = ('imagenet-tnt_384', 'cifar10-tnt_384')
 #: What superpixels are measured on; tests/tools/test_superpixel_commands.py reads them.
 QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
 
@@ -63,7 +65,7 @@ def step(pipeline, kind):
 
 def test_every_base_config_is_listed_here():
     assert {path.stem for path in FOLDER.glob('*.py')} == {
-        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *QUALITY, GENERATION)
+        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *QUALITY, GENERATION)
     }
 
 
@@ -105,6 +107,9 @@ def test_scales_of_test_time_augmentation(name, config):
     if 'pascal' in name:
         # 520 times the ratio, but never below the crop of 480.
         assert [resize.scale for resize in resizes] == [480, 480, 520, 650, 780, 910]
+    elif 'coco-stuff' in name:
+        # 512 times the ratio, but never below the crop of 512, as the authors' `min_size` has it.
+        assert [resize.scale for resize in resizes] == [512, 512, 512, 640, 768, 896]
     else:
         short = config.img_scale[1]
         ratios = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
@@ -112,7 +117,7 @@ def test_scales_of_test_time_augmentation(name, config):
     assert [flip.prob for flip in flips] == [0, 1]
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, GENERATION])
+@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, GENERATION])
 def test_a_dumped_config_reads_back_equal(name, tmp_path):
     config = Config.fromfile(FOLDER / f'{name}.py')
     config.dump(tmp_path / 'dumped.py')
@@ -264,24 +269,42 @@ def test_the_real_imagenet_class_reads_the_mini_dataset(classification, mini):
         assert {sample['data_samples'].gt_label.item() for sample in samples} == things
 
 
-def test_colour_jitter_and_no_repetition_are_all_that_nest_has_over_deit(classification):
+def test_simclr_jitter_and_no_repetition_are_all_that_nest_has_over_deit(classification):
     nest = Config.fromfile(FOLDER / 'imagenet-nest_224.py').to_dict()
     deit = classification.to_dict()
-    jitter = nest['train_dataloader']['dataset']['pipeline'].pop(3)
-    assert jitter == dict(type='ColorJitter', brightness=0.3, contrast=0.3, saturation=0.3)
+    steps = nest['train_dataloader']['dataset']['pipeline']
+    assert steps[3]['type'] == 'RandAugment'
+    jitter, grey = steps.pop(4), steps.pop(4)
+    assert (jitter['type'], jitter['prob']) == ('RandomApply', 0.8)
+    (colours,) = jitter['transforms']
+    assert colours == dict(type='ColorJitter', brightness=0.24, contrast=0.24, saturation=0.24, hue=0.06)
+    assert (grey['type'], grey['prob'], grey['keep_channels']) == ('RandomGrayscale', 0.2, True)
+    assert grey['channel_weights'] == (0.114, 0.587, 0.299)  # of blue, green and red
     assert nest['train_dataloader'].pop('sampler') == dict(type='DefaultSampler', shuffle=True)
     deit['train_dataloader'].pop('sampler')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         assert nest[loader] == deit[loader]
 
 
-def test_a_larger_test_image_is_all_that_tnt_has_other_than_deit(classification):
+def test_a_larger_test_image_and_random_interpolation_are_all_that_tnt_has_other_than_deit(classification):
     tnt = Config.fromfile(FOLDER / 'imagenet-tnt_224.py').to_dict()
     deit = classification.to_dict()
     for loader in ('val_dataloader', 'test_dataloader'):
         assert tnt[loader]['dataset']['pipeline'][1].pop('scale') == 248
         assert deit[loader]['dataset']['pipeline'][1].pop('scale') == 256
         assert tnt[loader] == deit[loader]
+    steps, deits = (
+        tnt['train_dataloader']['dataset'].pop('pipeline'),
+        deit['train_dataloader']['dataset'].pop('pipeline'),
+    )
+    assert steps[1]['type'] == 'RandomChoice'
+    bilinear, bicubic = steps.pop(1)['transforms']
+    assert bicubic == deits[1:4]
+    for step_, like in zip(bilinear, bicubic, strict=True):
+        assert json.dumps(step_).replace('bilinear', 'bicubic') == json.dumps(like)
+    assert 'bilinear' in json.dumps(bilinear[0])
+    assert 'bilinear' in json.dumps(bilinear[2])
+    assert steps == [deits[0], *deits[4:]]
     assert tnt['train_dataloader'] == deit['train_dataloader']
 
 
@@ -312,10 +335,11 @@ def test_cifar_is_painted_and_normalised_with_its_own_colours(cifar):
     """Which are red first here, in all places."""
     steps = cifar.train_dataloader.dataset.pipeline
     assert [step['type'] for step in steps] == [
-        *('RandomCrop', 'RandomFlip', 'ColorJitter', 'RandAugment', 'RandomErasing', 'PackInputs')
+        *('RandomCrop', 'RandomFlip', 'RandAugment', 'RandomErasing', 'PackInputs')
     ]
-    assert (steps[4].fill_color, steps[4].fill_std) == (cifar.mean, cifar.std)
-    assert steps[3].hparams.pad_val == [round(value) for value in cifar.mean]
+    assert steps[0].padding == 2
+    assert (steps[3].fill_color, steps[3].fill_std) == (cifar.mean, cifar.std)
+    assert steps[2].hparams.pad_val == [round(value) for value in cifar.mean]
     assert cifar.mean[0] > cifar.mean[1] > cifar.mean[2]
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from mmvit_ext.checkpoints.convert import METHODS
 from mmvit_ext.checkpoints.reading import read_checkpoint
 from mmvit_ext.engine import training
-from mmvit_ext.inference import predictor as inference
+from mmvit_ext.inference import predict as inference
 from tests.fuzz import annotations
 from tests.fuzz.annotations import ANNOTATIONS
 from tests.fuzz.checkpoints import CHECKPOINTS
