@@ -20,15 +20,20 @@ def check_heads(embed_dims: int, num_heads: int) -> None:
 
 
 def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
-    r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads, ``(B, N, C)`` to ``(B, L, C)``."""
+    r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads; queries and result ``(B, N, C)``."""
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, *, C/h)
-    attend = F.scaled_dot_product_attention
     if dropout > 0 and q.device.type == 'cpu':
         # The CPU has no fused kernel with dropout; its weights (B, h, N, L) are computed again rather than kept.
-        out = checkpoint(attend, q, k, v, dropout_p=dropout, use_reentrant=False)
+        out = checkpoint(_dropped_attention, q, k, v, dropout, use_reentrant=False)
     else:
-        out = attend(q, k, v, dropout_p=dropout)
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
+
+
+def _dropped_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """What PyTorch's own form does without a mask, which it guards against rows of -inf in several passes."""
+    weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)).softmax(-1)  # (B, h, N, L)
+    return torch.matmul(F.dropout(weights, dropout), v)
 
 
 class SelfAttention(nn.Module):
