@@ -11,7 +11,16 @@ from pathlib import Path
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['PARTIAL_SUFFIX', 'atomic_path', 'is_remote', 'named_hash', 'sha256_of', 'verify_hash', 'writable_folder']
+__all__ = [
+    'PARTIAL_SUFFIX',
+    'atomic_path',
+    'digest_of',
+    'is_remote',
+    'named_hash',
+    'sha256_of',
+    'verify_hash',
+    'writable_folder',
+]
 
 PARTIAL_SUFFIX = '.partial'
 
@@ -77,6 +86,11 @@ def sha256_of(path: str | Path) -> str:
 @lru_cache(maxsize=64)
 def _sha256(path: str, size: int, modified: int) -> str:
     # Size and time are in the key so that a file that was replaced is read again.
+    return digest_of(path)
+
+
+def digest_of(path: str | Path) -> str:
+    """The SHA-256 of a file, read now."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(2**20):

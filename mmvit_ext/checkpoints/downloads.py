@@ -1,9 +1,8 @@
 """Complete files from the network: an interrupted download resumes, and its bytes are checked.
 
-A download under way is ``NAME.part`` in the cache folder; only a file with the right length and hash gets its name. If
-the server cannot resume, the download starts again from the first byte. Addresses as a browser shows them (Google
-Drive, ``gs://``, Hugging Face's ``blob``) are turned into those of the bytes; Google Drive's page that asks whether a
-large file is wanted without a virus scan is answered.
+A download under way is ``NAME.part`` in the cache folder, and one process at a time writes it; only a file with the
+right length and hash gets its name. It is resumed where a hash, an entity tag or a date of change tells that both parts
+are of one file, and is started again otherwise.
 """
 
 from __future__ import annotations
@@ -12,33 +11,45 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
+import sys
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
-from html.parser import HTMLParser
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.progress import Progress
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import named_hash, sha256_of, verify_hash, writable_folder
+from mmvit_ext.files import digest_of, named_hash, sha256_of, verify_hash, writable_folder
 from mmvit_ext.machine import progress_bar
 
-__all__ = ['cache_folder', 'cached_path', 'direct_address', 'fetch']
+from .connections import VALIDATOR, Connection, asked_address, confirmed_address, validator_of
+
+__all__ = ['cache_folder', 'cached_path', 'fetch']
 
 CHUNK = 2**18
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as lost."""
+"""Seconds without a byte after which a connection counts as lost, and over which its speed is measured."""
 ATTEMPTS = 6
-"""Connections in a row without any data after which a download fails."""
+"""Connections in a row that bring nothing after which a download fails."""
+PROGRESS = 4096
+"""Bytes from which on a connection has brought something."""
+LONGEST_PAUSE = 120
+"""Seconds by which a server may put off the next attempt."""
+PATIENCE = 10
+"""How many times :data:`TIMEOUT` another process may hold a file without a further byte."""
+LIMITS = {'MMVIT_EXT_LEAST_SPEED': 1024.0, 'MMVIT_EXT_LARGEST_DOWNLOAD': 2.0**35}
+"""Bytes per second below which a connection is given up, and the largest file; environment variables override them."""
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-_RANGE = re.compile(r'bytes (\d+)-\d+/(\d+|\*)')
-_DRIVE = re.compile(r'https://drive\.google\.com/(?:file/d/|(?:open|uc)\?(?:[^#]*&)?id=)([\w-]+)')
-_FOLDER = re.compile(r'https://drive\.google\.com/drive/(?:u/\d+/)?folders/')
-_BLOB = re.compile(r'(https://huggingface\.co/[^/]+/[^/]+)/blob/')
-_PAGE = 2**20
+_NUMBER = re.compile(r'[0-9]{1,18}')
+_RANGE = re.compile(r'bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)')
+_PAGE_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)', re.I)
+_PAGE = 2**18
 """Bytes of a web page that are looked through for a form."""
 
 
@@ -46,15 +57,6 @@ def cache_folder() -> Path:
     """The default folder for downloads: ``mmvit_ext/checkpoints`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     base = os.environ.get('XDG_CACHE_HOME') or ''
     return (Path(base) if os.path.isabs(base) else Path.home() / '.cache') / 'mmvit_ext' / 'checkpoints'
-
-
-def direct_address(url: str) -> str:
-    """The address of the bytes, for an address of a page about a file; others come back as they are."""
-    if drive := _DRIVE.match(url):
-        return f'https://drive.google.com/uc?export=download&id={drive[1]}'
-    if url.startswith('gs://'):
-        return f'https://storage.googleapis.com/{urllib.parse.quote(url.removeprefix("gs://"))}'
-    return _BLOB.sub(r'\1/resolve/', url)
 
 
 def cached_path(url: str, folder: Path, name: str | None = None) -> Path:
@@ -66,8 +68,8 @@ def cached_path(url: str, folder: Path, name: str | None = None) -> Path:
         name: The file's name where the address does not end with it.
     """
     name = name or urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip('/').rpartition('/')[2]
-    safe = re.sub(r'[^\w.+-]', '_', name).lstrip('.') or 'download'
-    return folder / hashlib.sha256(url.encode()).hexdigest()[:12] / safe
+    safe = re.sub(r'[^\w.+-]', '_', name, flags=re.ASCII).lstrip('.')[-200:] or 'download'
+    return folder / hashlib.sha256(url.encode('utf-8', 'surrogatepass')).hexdigest()[:12] / safe
 
 
 def fetch(
@@ -97,188 +99,283 @@ def fetch(
     Raises:
         UserError: The file is neither in the cache nor could it be downloaded.
     """
-    if _FOLDER.match(url):
-        raise UserError(
-            f'{url} is a folder of several files: download the one that is wanted in a browser and pass --checkpoint '
-            'FILE'
-        )
-    if urllib.parse.urlsplit(url).scheme not in ('http', 'https', 'gs'):
-        raise UserError(
-            f'{url} cannot be fetched: expected an address that begins with https://; download the file by hand and '
-            'pass --checkpoint FILE'
-        )
+    address = asked_address(url)
     path = cached_path(url, cache_folder() if folder is None else Path(folder), name)
-    if path.is_file():
-        try:
-            verify_hash(path, sha256, 'cached file')
-            return path, sha256_of(path)
-        except UserError:
-            if offline:
-                raise
-            path.unlink()
+    part, tag = (path.with_name(path.name + end) for end in ('.part', '.part.tag'))
+    for file in (path, part, tag):
+        if os.path.lexists(file) and (not file.is_file() or (file != path and file.is_symlink())):
+            raise UserError(f'{file} is no regular file, and {url} belongs there: remove it')
+    if (digest := _cached(path, sha256, strict=offline)) is not None:
+        return path, digest
     if offline:
         raise UserError(f'{url} is not in the cache and --offline is set: put the file at {path}, or omit --offline')
-    writable_folder(path.parent, '--cache-dir').mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    expected = sha256 or named_hash(path) or ''
-    resumed = part.is_file()
-    _download(url, part, progress, pause)
-    if resumed and not sha256_of(part).startswith(expected):
-        # What an earlier run left may be the beginning of another version of the file.
-        part.unlink()
-        _download(url, part, progress, pause)
-    if not (actual := sha256_of(part)).startswith(expected):
-        part.unlink()
-        raise UserError(
-            f'{url} has the SHA-256 {actual[: len(expected)]}... where {expected} is expected; the file was not kept: '
-            'the server has another one, ask where the right one is or pass --checkpoint FILE'
-        )
-    part.replace(path)
-    part.with_name(part.name + '.tag').unlink(missing_ok=True)
+    writable_folder(path.parent, '--cache-dir')
+    with _disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path, part, progress):
+        if (digest := _cached(path, sha256)) is not None:
+            return path, digest  # another process has downloaded it in the meantime
+        expected = [digits for digits in (sha256, named_hash(path)) if digits]
+        for repeated in (False, True):
+            with progress_bar(show=progress, transfer=True) as bar:
+                download = _Download(url, part, tag, expected, bar)
+                download.run(address, pause)
+            actual = digest_of(part)
+            wrong = next((digits for digits in expected if not actual.startswith(digits)), None)
+            if wrong is None:
+                break
+            part.unlink()
+            # What an earlier connection left may be the beginning of another version of the file.
+            if repeated or not download.resumed:
+                raise UserError(
+                    f'{url} has the SHA-256 {actual[: len(wrong)]}... where {wrong} is expected; the file was not '
+                    'kept: the server has another one, ask where the right one is or pass --checkpoint FILE'
+                )
+        with _disk(path):
+            part.replace(path)
+            tag.unlink(missing_ok=True)
     return path, actual
 
 
-class _WebPageError(Exception):
-    """A page came in place of the file; ``form`` is the address that its form leads to."""
-
-    def __init__(self, form: str | None) -> None:
-        super().__init__(form)
-        self.form = form
-
-
-class _DownloadForm(HTMLParser):
-    """The target and the hidden fields of the form with which Google Drive asks for a confirmation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.action: str | None = None
-        self.fields: dict[str, str] = {}
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the form, and the fields inside it."""
-        values = {name: value or '' for name, value in attrs}
-        if tag == 'form' and values.get('id') == 'download-form':
-            self.action, self._inside = values.get('action', ''), True
-        elif tag == 'input' and self._inside and values.get('name'):
-            self.fields[values['name']] = values.get('value', '')
-
-    def handle_endtag(self, tag: str) -> None:
-        """What follows the form does not belong to it."""
-        self._inside = self._inside and tag != 'form'
+def _cached(path: Path, sha256: str | None, strict: bool = False) -> str | None:
+    """The SHA-256 of a file in the cache; ``None`` without a sound one, or ``UserError`` where that is ``strict``."""
+    if path.is_file():
+        try:
+            with _disk(path):
+                verify_hash(path, sha256, 'cached file')
+                return sha256_of(path)
+        except UserError:
+            if strict:
+                raise
+    return None
 
 
-def _confirmed(page: str, address: str) -> str | None:
-    """Where the form of a web page leads when it is sent as it is, ``None`` for a page without one."""
-    form = _DownloadForm()
-    form.feed(page)
-    if form.action is None:
-        return None
-    target = urllib.parse.urlsplit(urllib.parse.urljoin(address, form.action))
-    fields = [*urllib.parse.parse_qsl(target.query), *form.fields.items()]
-    if target.scheme not in ('http', 'https'):
-        return None
-    return urllib.parse.urlunsplit(target._replace(query=urllib.parse.urlencode(fields)))
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Tells failures of the disk from those of the connection."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'{path} cannot be read or written: {error.strerror or error}; free space there, or choose another folder '
+            'with --cache-dir or XDG_CACHE_HOME'
+        ) from error
+
+
+@contextmanager
+def _alone(path: Path, part: Path, progress: bool) -> Iterator[None]:
+    """Let one process at a time download a file, and give up when the other one does not get on with it."""
+    lock, size, wait = FileLock(path.parent.with_name(f'{path.parent.name}.lock')), -1, 1.0
+    with _disk(path.parent), ExitStack() as stack:
+        while True:
+            with suppress(Timeout):
+                stack.enter_context(lock.acquire(timeout=wait))
+                break
+            if size == (size := _size(part)):
+                raise UserError(
+                    f'another process holds {lock.lock_file} and does not get on with {path.name}: end it, and run the '
+                    'command again'
+                )
+            if progress:
+                print(f'Another process downloads {path.name}; waiting for it.', file=sys.stderr)
+            wait = PATIENCE * TIMEOUT
+        release = stack.pop_all()
+    with release:
+        yield
 
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _download(url: str, part: Path, progress: bool, pause: float) -> None:
-    """Fill ``part`` with the whole file, over as many connections as it takes."""
-    idle, reason, address = 0, '', direct_address(url)
-    with progress_bar(show=progress, transfer=True) as bar:
-        task = bar.add_task(part.name.removesuffix('.part'), total=None)
-        while idle < ATTEMPTS:
-            if idle:
-                time.sleep(pause * 2 ** (idle - 1))
-            before = _size(part)
+def _limit(variable: str) -> float:
+    """A number from the environment, or the default of :data:`LIMITS`."""
+    text = os.environ.get(variable) or str(LIMITS[variable])
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < float('inf'):
+            return value
+    raise UserError(f'the environment variable {variable} is {text!r}: expected a number of bytes, 0 or more')
+
+
+class _RetryError(Exception):
+    """Another connection may do better: after ``pause`` seconds at the earliest, at another address if one is given."""
+
+    def __init__(self, reason: str, pause: int = 0, address: str | None = None) -> None:
+        super().__init__(reason)
+        self.pause, self.address = pause, address
+
+
+class _Download:
+    """Fills the partial file of an address over as many connections as it takes.
+
+    Args:
+        url: The address as it was given, for messages.
+        part: The partial file.
+        tag: The file for what tells versions of the file apart: an entity tag or a date.
+        expected: First digits of the SHA-256.
+        bar: Shows the progress.
+    """
+
+    def __init__(self, url: str, part: Path, tag: Path, expected: Sequence[str], bar: Progress) -> None:
+        self.url, self.part, self.tag, self.expected, self.bar = url, part, tag, expected, bar
+        self.task = bar.add_task(part.name.removesuffix('.part'), total=None)
+        self.least, self.largest = map(_limit, LIMITS)
+        self.resumed = False
+
+    def run(self, address: str, pause: float) -> None:
+        """Connect until the file is whole; ``pause`` as for :func:`fetch`."""
+        idle = best = 0
+        while True:
+            connection, wait, reason = Connection(), 0, 'the connection was closed early'
             try:
-                if _continue(address, part, bar, task):
-                    return
-                reason = 'the connection was closed early'
-            except _WebPageError as page:
-                if page.form is None:
-                    raise UserError(
-                        f'{url} is a web page and not a file: download the file in a browser and pass --checkpoint FILE'
-                    ) from page
-                reason, address = 'the server keeps asking for a confirmation', page.form
-            except urllib.error.HTTPError as error:
-                reason = f'the server answered {error.code} {error.reason}'
-                if error.code not in _TRANSIENT:
-                    raise _failed(url, reason) from error
+                with connection.watched(TIMEOUT, self.least * TIMEOUT):
+                    if self._connect(address, connection):
+                        return
+            except UserError:
+                raise
+            except _RetryError as error:
+                reason, wait, address = str(error), error.pause, error.address or address
+            except (ValueError, http.client.InvalidURL) as error:
+                raise self._failed(f'an address cannot be understood ({error})') from error
             except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, OSError) and error.filename is not None:
-                    raise  # of the file, not of the connection
                 reason = str(getattr(error, 'reason', error) or type(error).__name__)
-            idle = 0 if _size(part) > before else idle + 1
-    raise _failed(url, f'{reason}, {ATTEMPTS} times without a further byte')
+            size = _size(self.part)
+            if connection.slow:
+                idle += 3  # another connection is seldom faster
+                reason = f'it sends less than {self.least:g} bytes per second (MMVIT_EXT_LEAST_SPEED)'
+            else:
+                idle = 0 if size >= best + PROGRESS else idle + 1
+            if idle >= ATTEMPTS:
+                raise self._failed(reason if connection.slow else f'{reason}, {ATTEMPTS} times without a further byte')
+            best = max(best, size)
+            time.sleep(max(wait, pause * 2 ** (idle - 1) if idle else 0))
 
+    def _failed(self, reason: str) -> UserError:
+        reason = re.sub(r'[^\x20-\x7e]', '?', reason)[:200]  # some of it is the server's
+        return UserError(
+            f'{self.url} could not be downloaded: {reason}; run the command again to resume, or download the file by '
+            'hand and pass --checkpoint FILE'
+        )
 
-def _failed(url: str, reason: str) -> UserError:
-    return UserError(
-        f'{url} could not be downloaded: {reason}; run the command again to resume, or download the file by hand and '
-        'pass --checkpoint FILE'
-    )
+    def _connect(self, address: str, connection: Connection) -> bool:
+        """Use one connection; tells whether the file is complete after it."""
+        with _disk(self.tag):
+            text = self.tag.read_text(encoding='utf-8', errors='replace') if self.tag.is_file() else ''
+        validator = text if VALIDATOR.fullmatch(text) else ''
+        have = _size(self.part) if validator or self.expected else 0
+        # Without this a proxy may compress, and lengths and ranges would count other bytes.
+        headers = {'Accept-Encoding': 'identity', 'User-Agent': 'mmvit_ext'}
+        if have:
+            headers['Range'] = f'bytes={have}-'
+            if validator:  # a file that has changed since then is sent whole
+                headers['If-Range'] = validator
+        try:
+            response = connection.open(address, headers, TIMEOUT)
+        except urllib.error.HTTPError as error:
+            with error:
+                return self._refused(error, have)
+        with response:
+            return self._receive(response, have, validator, connection)
 
+    def _refused(self, error: urllib.error.HTTPError, have: int) -> bool:
+        """What an error of the server means; tells whether the file is complete all the same."""
+        if error.code == 416 and have:
+            # The range begins at or behind the end: the part is complete, or too long and of another file.
+            if (error.headers.get('Content-Range') or '').rpartition('/')[2] == str(have):
+                return True
+            self.part.unlink()
+            raise _RetryError('the server has another file than before')
+        reason = f'the server answered {error.code} {http.client.responses.get(error.code, "")}'
+        if error.code in _TRANSIENT:
+            wait = (error.headers.get('Retry-After') or '').strip()
+            seconds = int(wait) if _NUMBER.fullmatch(wait) else 0
+            if seconds <= LONGEST_PAUSE:
+                raise _RetryError(reason, seconds)
+            reason += f' and asks to wait {seconds} seconds'
+        raise self._failed(reason + (', and its redirects lead nowhere' if error.code // 100 == 3 else ''))
 
-def _continue(url: str, part: Path, bar: Progress, task: Any) -> bool:
-    """Use one connection; tells whether the file is complete after it."""
-    have = _size(part)
-    # Without this a proxy may compress, and lengths and ranges would count other bytes.
-    headers = {'Accept-Encoding': 'identity', 'User-Agent': 'mmvit_ext'}
-    tag = part.with_name(part.name + '.tag')
-    if have:
-        headers['Range'] = f'bytes={have}-'
-        if tag.is_file():  # a file that has changed since then is sent whole
-            headers['If-Range'] = tag.read_text()
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
-            raise
-        # The range begins at or behind the end: the part is complete, or too long and of another file.
-        length = (error.headers.get('Content-Range') or '').rpartition('/')[2]
-        error.close()
-        if length == str(have):
-            return True
-        part.unlink()
-        return False
-    with response:
-        if response.headers.get_content_type() == 'text/html':
-            raise _WebPageError(_confirmed(response.read(_PAGE).decode('utf-8', 'replace'), response.url))
-        start, total = _extent(response, have)
-        if start != have:  # the server does not resume, or not where it was asked to
-            start = 0
-            if response.status == 206:
-                part.unlink()
+    def _receive(self, response: http.client.HTTPResponse, have: int, validator: str, connection: Connection) -> bool:
+        """Write what a response brings; tells whether the file is complete after it."""
+        start, total = self._extent(response, have, validator)
+        block = response.read1(CHUNK)
+        if response.headers.get_content_type() == 'text/html' or (not start and _PAGE_START.match(block)):
+            while len(block) < _PAGE and (more := response.read1(CHUNK)):
+                block += more
+            if connection.slow:
                 return False
-        bar.update(task, completed=start, total=total)
-        if not start:
-            # A strong entity tag identifies this version of the file.
-            entity = response.headers.get('ETag') or ''
-            tag.unlink(missing_ok=True)
-            if entity.startswith('"'):
-                tag.write_text(entity)
-        with part.open('ab' if start else 'wb') as file:
-            while block := response.read(CHUNK):
-                file.write(block)
-                bar.advance(task, len(block))
-                start += len(block)
-    if total is not None and start > total:
-        part.unlink()
-        return False
-    return total is None or start == total
+            if (form := confirmed_address(block.decode('utf-8', 'replace'), response.url)) is not None:
+                raise _RetryError('the server keeps asking for a confirmation', address=form)
+            raise UserError(
+                f'{self.url} is a web page and not a file: download the file in a browser and pass --checkpoint FILE'
+            )
+        if block and not start:
+            with _disk(self.part):
+                self.tag.unlink(missing_ok=True)
+                self.part.write_bytes(b'')
+                if new := validator_of(response.headers):
+                    self.tag.write_text(new, encoding='utf-8')
+        self.resumed |= start > 0
+        self.bar.update(self.task, completed=start, total=total)
+        while block:
+            self._write(block, start, total)
+            start, connection.received = start + len(block), connection.received + len(block)
+            self.bar.advance(self.task, len(block))
+            block = response.read1(CHUNK)
+        if total is not None and start > total:
+            self.part.unlink()
+            raise _RetryError('the server sends more than it announces')
+        if total is None and not response.chunked and not connection.slow:
+            return bool(start) and self._proved()
+        return 0 < start == (total or start)
 
+    def _extent(self, response: http.client.HTTPResponse, have: int, validator: str) -> tuple[int, int | None]:
+        """Where the response begins in the file, and the length of the file where the server tells it."""
+        headers, start = response.headers, 0
+        if response.status not in (200, 206):
+            raise self._failed(f'the server answered {response.status}')
+        for name, plain in (('Content-Encoding', 'identity'), ('Transfer-Encoding', 'chunked')):
+            if (headers.get(name) or plain).strip().lower() != plain:
+                raise self._failed('the server sends another form of the file than it was asked for')
+        sizes = {text.strip() for text in headers.get_all('Content-Length', [])}
+        length = sizes.pop() if len(sizes) == 1 and not response.chunked else ''
+        if response.status == 206:
+            match = _RANGE.fullmatch((headers.get('Content-Range') or '').strip())
+            new = validator_of(headers)
+            if match is None or int(match[1]) != have or (new and validator and new != validator):
+                self.part.unlink(missing_ok=True)
+                raise _RetryError('the server sends another part, or of another file, than it was asked for')
+            start, length = have, match[2]
+        total = int(length) if _NUMBER.fullmatch(length) else None
+        with _disk(self.part):
+            room = shutil.disk_usage(self.part.parent).free + _size(self.part)
+        if total is not None and not 0 < total <= min(room, self.largest):
+            raise self._failed(
+                f'it has {total} bytes where 1 to {self.largest:.0f} are expected (MMVIT_EXT_LARGEST_DOWNLOAD), and '
+                f'{self.part.parent} has room for {room}'
+            )
+        return start, total
 
-def _extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where the response begins in the file, and the length of the file where the server tells it."""
-    length = response.headers.get('Content-Length') or ''
-    size = int(length) if length.isdigit() else None
-    if response.status != 206:
-        return 0, size
-    match = _RANGE.fullmatch((response.headers.get('Content-Range') or '').strip())
-    if match is None:
-        return asked, None if size is None else asked + size
-    return int(match[1]), None if match[2] == '*' else int(match[2])
+    def _write(self, block: bytes, start: int, total: int | None) -> None:
+        """Append bytes at ``start``; a file whose end is not known is not kept when there is no room for it."""
+        try:
+            if start + len(block) > self.largest:
+                raise self._failed(f'it has more than {self.largest:.0f} bytes (MMVIT_EXT_LARGEST_DOWNLOAD)')
+            with _disk(self.part), self.part.open('ab', buffering=0) as file:
+                view = memoryview(block)
+                while view:
+                    view = view[file.write(view) :]
+                if start + len(block) == total:
+                    os.fsync(file.fileno())
+        except UserError:
+            if total is None:
+                self.part.unlink(missing_ok=True)
+            raise
+
+    def _proved(self) -> bool:
+        """Whether a file is whole of which the server does not tell the length."""
+        digest = digest_of(self.part)
+        if all(digest.startswith(digits) for digits in self.expected) and (
+            self.expected or zipfile.is_zipfile(self.part)  # a checkpoint of PyTorch has its directory at the end
+        ):
+            return True
+        raise _RetryError('the server does not tell the length of the file, and what came is not known to be whole')

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, direct_address, fetch
+from mmvit_ext.checkpoints.connections import direct_address
+from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, fetch
 from mmvit_ext.errors.user_error import UserError
 from tests.reproduce.file_server import serving
 
@@ -35,7 +36,7 @@ def test_a_dropped_connection_is_continued_and_not_started_again(tmp_path):
 
 
 def test_an_interrupted_command_goes_on_from_what_it_left(tmp_path):
-    with serving(CONTENT, drop_after=[500_000] + [0] * ATTEMPTS) as server:
+    with serving(CONTENT, drop_after=[500_000] + [0] * ATTEMPTS, etag='"one"') as server:
         with pytest.raises(UserError, match=r'closed early.*run the command again'):
             get(server, tmp_path)
         assert get(server, tmp_path).read_bytes() == CONTENT
@@ -52,7 +53,7 @@ def test_wrong_bytes_are_refused_and_not_kept(tmp_path):
     expected = pytest.raises(UserError, match=f'SHA-256 .*where {SHA256[:12]} is expected')
     with serving(CONTENT[::-1]) as server, expected:
         get(server, tmp_path, sha256=SHA256[:12])
-    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+    assert not [path for path in tmp_path.rglob('*') if path.is_file() and path.suffix != '.lock']
 
 
 def test_wrong_bytes_are_noticed_by_the_hash_in_the_name(tmp_path):
