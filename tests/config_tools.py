@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 from torch import Tensor, nn
 
 from mmvit_ext.models.compute import count_flops
@@ -43,8 +44,9 @@ BEST = {'mmseg': 'best_mIoU', 'mmdet': 'best_coco_bbox_mAP', 'mmpretrain': 'best
 
 
 def config_named(start: str) -> Path:
-    """The first config whose name begins so."""
-    return next(path for path in CONFIGS if path.stem.startswith(start))
+    """The first config whose name begins so, of ImageNet rather than of what is fine-tuned after it."""
+    found = [path for path in CONFIGS if path.stem.startswith(start)]
+    return min(found, key=lambda path: 'imagenet' not in path.stem)
 
 
 _read = cache(Config.fromfile)
@@ -106,6 +108,42 @@ def write_cifar(root: Path, images: int = 4) -> dict[str, Path]:
             }
             (root / name / folder / file).write_bytes(pickle.dumps(entry))
     return {name: root / name for name in layouts}
+
+
+def write_fine_grained(root: Path, images: int = 4) -> dict[str, Path]:
+    """Random photographs in the layouts of Flowers-102, Oxford-IIIT Pets and iNaturalist 2019.
+
+    Args:
+        root: Folder to write into.
+        images: Number per list.
+
+    Returns:
+        ``data_root`` by the name of mmpretrain's class.
+    """
+    mat4py = pytest.importorskip('mat4py')
+    rng = np.random.default_rng(0)
+    flowers, pets, nature = (root / name for name in ('Flowers102', 'OxfordIIITPet', 'CustomDataset'))
+    numbers = list(range(1, 3 * images + 1))
+    names = {
+        flowers / 'jpg': [f'image_{number:05d}.jpg' for number in numbers],
+        pets / 'images': [f'cat_{number}.jpg' for number in numbers],
+        nature / 'train_val2019/Birds/7': [f'{number}.jpg' for number in numbers],
+    }
+    for folder, files in names.items():
+        folder.mkdir(parents=True)
+        for file in files:
+            Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / file)
+    splits = [numbers[start * images : (start + 1) * images] for start in range(3)]
+    mat4py.savemat(str(flowers / 'imagelabels.mat'), {'labels': [102 - number for number in numbers]})
+    mat4py.savemat(str(flowers / 'setid.mat'), dict(zip(('trnid', 'valid', 'tstid'), splits, strict=True)))
+    for folder, ends, line in (
+        (pets / 'annotations', ('trainval', 'test'), 'cat_{} 37 1 1'),
+        (nature / 'meta', ('train', 'val'), 'train_val2019/Birds/7/{}.jpg 1009'),
+    ):
+        folder.mkdir()
+        for end, chosen in zip(ends, (splits[0] + splits[1], splits[2]), strict=True):
+            (folder / f'{end}.txt').write_text('\n'.join(line.format(number) for number in chosen) + '\n')
+    return {folder.name: folder for folder in (flowers, pets, nature)}
 
 
 def walk(node: Any) -> Any:

@@ -38,6 +38,7 @@ from tests.config_tools import (
     scope_of,
     small_config,
     write_cifar,
+    write_fine_grained,
 )
 
 configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -67,7 +68,8 @@ CLASSIFIERS = {
 def mini_data(tmp_path_factory):
     root = tmp_path_factory.mktemp('mini') / 'data'
     make_mini_dataset(root, images=4, size=(60, 80), seed=0)
-    return {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()} | write_cifar(root)
+    ours = {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()}
+    return ours | write_cifar(root) | write_fine_grained(root)
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +193,9 @@ TRAINED = [
     'setr-naive_vit-mini_1xb8-300_mini-ade20k-192x192',
     'tnt-s_8xb128-64e_cifar10-384x384',
     'tnt-s_8xb128-64e_imagenet-384x384',
+    'tnt-s_8xb128-300e_flowers102-384x384',
+    'tnt-s_8xb128-300e_pets-384x384',
+    'tnt-s_8xb128-300e_inat2019-384x384',
     'tnt-s-blocks1-4-8-12_8xb128-300e_imagenet-224x224',
     'tnt-s-inner-heads8_8xb128-300e_imagenet-224x224',
     'tnt-s-no-positions_8xb128-300e_imagenet-224x224',

@@ -400,17 +400,18 @@ def test_rates_fall_as_in_the_log_of_p2t():
 
 @pytest.mark.parametrize('path', TNT_TRANSFER, ids=lambda path: path.stem)
 def test_tnt_is_tuned_for_larger_images_as_it_was_trained(path):
-    """Settings of the training, from its weights, for 64 epochs."""
-    size = re.match('tnt-([sb])_', path.stem)[1]
-    cfg, trained = load(path), load(config_named(f'tnt-{size}_8xb128-300e'))
-    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].end) == (64, 64)
+    """Settings of the training, from its weights, for 64 epochs, or 300 of fine-grained classes."""
+    size, epochs, name = re.match('tnt-([sb])_8xb128-([0-9]+)e_(.*)-384', path.stem).groups()
+    cfg, trained = load(path), load(config_named(f'tnt-{size}_8xb128-300e_imagenet'))
+    assert epochs == ('64' if name in ('imagenet', 'cifar10', 'cifar100') else '300')
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].end) == (int(epochs), int(epochs))
     assert (cfg.optim_wrapper, cfg.custom_hooks) == (trained.optim_wrapper, trained.custom_hooks)
     assert cfg.model.backbone.arch == {'s': 'small', 'b': 'base'}[size]
     assert cfg.model.backbone.init_cfg.checkpoint == f'pretrain/tnt_{cfg.model.backbone.arch}.pth'
-    classes = {'imagenet': 1000, 'cifar10': 10, 'cifar100': 100}[re.search('64e_(.*)-384', path.stem)[1]]
+    classes = dict(imagenet=1000, cifar10=10, cifar100=100, flowers102=102, pets=37, inat2019=1010)[name]
     assert (cfg.model.head.num_classes, cfg.model.data_preprocessor.num_classes) == (classes, classes)
     assert cfg.model.head.in_channels == trained.model.head.in_channels
-    assert cfg.model.data_preprocessor.to_rgb == ('imagenet' in path.stem)
+    assert cfg.model.data_preprocessor.to_rgb == (not name.startswith('cifar'))
     ours, theirs = (
         [
             branch[0]

@@ -110,7 +110,12 @@ class Connection(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         def build(*args: Any, **kwargs: Any) -> Any:
             connection = http_class(*args, **kwargs)
             connect = connection.connect
-            connection.connect = lambda: (connect(), self.sockets.append(connection.sock))
+
+            def connect_and_keep() -> None:
+                connect()
+                self.sockets.append(connection.sock)
+
+            connection.connect = connect_and_keep
             return connection
 
         return super().do_open(build, req, **options)

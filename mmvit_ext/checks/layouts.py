@@ -72,6 +72,22 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             '{train,val}/<wnid>/*.JPEG, or meta/{train,val}.txt with a path and a class number per line: ILSVRC 2012 '
             'of https://image-net.org',
         ),
+        'Oxford Flowers-102': Layout(
+            2_040,
+            6_149,
+            'jpg/*.jpg, imagelabels.mat and setid.mat: https://www.robots.ox.ac.uk/~vgg/data/flowers/102',
+        ),
+        'Oxford-IIIT Pets': Layout(
+            3_680,
+            3_669,
+            'images/*.jpg and annotations/{trainval,test}.txt: https://www.robots.ox.ac.uk/~vgg/data/pets',
+        ),
+        'iNaturalist 2019': Layout(
+            265_213,
+            3_030,
+            'train_val2019/*/*/*.jpg and meta/{train,val}.txt with file_name and category_id of {train,val}2019.json per '
+            'line: https://github.com/visipedia/inat_comp',
+        ),
         'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
         'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),
         **{f'mini {name}': _MINI for name in ('ADE20K', 'COCO', 'ImageNet')},

@@ -15,7 +15,7 @@ from mmvit_ext.checks.before_run import check_datasets
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.mini import DATA_ROOTS, MINI_CLASSES, make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
-from tests.config_tools import write_cifar
+from tests.config_tools import write_cifar, write_fine_grained
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
 #: Per segmentation file: layout, classes, crop, (longer, shorter) side of the training resize before its random factor.
@@ -32,6 +32,8 @@ CLASSIFICATION = ('imagenet_224', 'imagenet-tnt_224', 'imagenet-nest_224')
 GENERATION = 'imagenet-generation_64'
 CIFAR = ('cifar10_32', 'cifar100_32')
 TRANSFER = ('imagenet-tnt_384', 'cifar10-tnt_384')
+#: Classes, and images of training and test where each list of the dataset has four.
+FINE_GRAINED = {'flowers102-tnt_384': (102, 8, 4), 'pets-tnt_384': (37, 8, 4), 'inat2019-tnt_384': (1010, 8, 4)}
 #: What superpixels are measured on; tests/tools/test_superpixel_commands.py reads them.
 QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
 
@@ -65,7 +67,7 @@ def step(pipeline, kind):
 
 def test_every_base_config_is_listed_here():
     assert {path.stem for path in FOLDER.glob('*.py')} == {
-        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *QUALITY, GENERATION)
+        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *FINE_GRAINED, *QUALITY, GENERATION)
     }
 
 
@@ -117,7 +119,7 @@ def test_scales_of_test_time_augmentation(name, config):
     assert [flip.prob for flip in flips] == [0, 1]
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, GENERATION])
+@pytest.mark.parametrize('name', [*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *FINE_GRAINED, GENERATION])
 def test_a_dumped_config_reads_back_equal(name, tmp_path):
     config = Config.fromfile(FOLDER / f'{name}.py')
     config.dump(tmp_path / 'dumped.py')
@@ -329,6 +331,28 @@ def test_the_real_cifar_class_reads_files_of_its_layout(cifar, tmp_path, monkeyp
         assert len(dataset) == images
         assert len(dataset.CLASSES) == classes == cifar.num_classes
         assert {tuple(dataset[index]['inputs'].shape) for index in range(images)} == {(3, 32, 32)}
+
+
+@pytest.mark.parametrize('name', FINE_GRAINED)
+def test_fine_grained_classes_are_read_from_the_files_of_their_datasets(name, tmp_path):
+    """The highest class is the last one, and no image is both trained and tested on."""
+    pytest.importorskip('mmpretrain')
+    config, roots, seen = Config.fromfile(FOLDER / f'{name}.py'), write_fine_grained(tmp_path), []
+    classes, *counts = FINE_GRAINED[name]
+    for loader, images in zip(('train_dataloader', 'test_dataloader'), counts, strict=True):
+        node = config[loader].dataset
+        assert node.data_root == config.data_root
+        node.data_root = str(roots[node.type])
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            dataset = DATASETS.build(node)
+        assert len(dataset) == images
+        assert dataset[0]['inputs'].shape == (3, 384, 384)
+        seen.append({dataset.get_data_info(index)['img_path'] for index in range(images)})
+        labels = [int(dataset.get_gt_labels()[index]) for index in range(images)]
+        assert all(label < classes for label in labels)
+        assert loader == 'test_dataloader' or max(labels) == classes - (2 if 'flowers' in name else 1)
+    assert not seen[0] & seen[1]
+    assert config.num_classes == classes
 
 
 def test_cifar_is_painted_and_normalised_with_its_own_colours(cifar):
