@@ -84,12 +84,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Connection(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """One connection, redirects included, which :meth:`watched` ends when it becomes too slow.
-
-    Attributes:
-        received: Bytes so far; whoever reads counts them.
-        slow: Whether the connection was ended because it was too slow.
-    """
+    """One connection, redirects included, which :meth:`watched` ends as ``slow``; its reader counts ``received``."""
 
     def __init__(self) -> None:
         super().__init__()

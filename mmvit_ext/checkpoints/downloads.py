@@ -33,24 +33,18 @@ from .connections import VALIDATOR, Connection, asked_address, confirmed_address
 __all__ = ['cache_folder', 'cached_path', 'fetch']
 
 CHUNK = 2**18
-TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as lost, and over which its speed is measured."""
-ATTEMPTS = 6
-"""Connections in a row that bring nothing after which a download fails."""
-PROGRESS = 4096
-"""Bytes from which on a connection has brought something."""
-LONGEST_PAUSE = 120
-"""Seconds by which a server may put off the next attempt."""
-PATIENCE = 10
-"""How many times :data:`TIMEOUT` another process may hold a file without a further byte."""
+TIMEOUT = 30.0  # seconds without a byte until a connection counts as lost, and over which its speed is measured
+ATTEMPTS = 6  # connections in a row that bring nothing after which a download fails
+PROGRESS = 4096  # bytes from which on a connection has brought something
+LONGEST_PAUSE = 120  # seconds by which a server may put off the next attempt
+PATIENCE = 10  # how many times TIMEOUT another process may hold a file without a further byte
 LIMITS = {'MMVIT_EXT_LEAST_SPEED': 1024.0, 'MMVIT_EXT_LARGEST_DOWNLOAD': 2.0**35}
 """Bytes per second below which a connection is given up, and the largest file; environment variables override them."""
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _NUMBER = re.compile(r'[0-9]{1,18}')
 _RANGE = re.compile(r'bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)')
 _PAGE_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)', re.I)
-_PAGE = 2**18
-"""Bytes of a web page that are looked through for a form."""
+_PAGE = 2**18  # bytes of a web page that are looked through for a form
 
 
 def cache_folder() -> Path:
@@ -60,13 +54,7 @@ def cache_folder() -> Path:
 
 
 def cached_path(url: str, folder: Path, name: str | None = None) -> Path:
-    """The path of an address in a cache folder; each address has its own subfolder, as names may occur twice.
-
-    Args:
-        url: The address.
-        folder: The cache folder.
-        name: The file's name where the address does not end with it.
-    """
+    """The path of an address in a cache folder, in a subfolder of its own; ``name`` where the address has none."""
     name = name or urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip('/').rpartition('/')[2]
     safe = re.sub(r'[^\w.+-]', '_', name, flags=re.ASCII).lstrip('.')[-200:] or 'download'
     return folder / hashlib.sha256(url.encode('utf-8', 'surrogatepass')).hexdigest()[:12] / safe
@@ -82,7 +70,7 @@ def fetch(
     progress: bool = True,
     pause: float = 1.0,
 ) -> tuple[Path, str]:
-    """Find a file in the cache, or download it there.
+    """Find a file in the cache, or download it there; returns the path and the SHA-256 of the file, whole and right.
 
     Args:
         url: Address, ``http://``, ``https://`` or ``gs://``.
@@ -92,12 +80,6 @@ def fetch(
         offline: Do not use the network; a file that is not in the cache is an error.
         progress: Whether to show a progress bar on stderr.
         pause: Seconds before the second attempt; they double with each further one.
-
-    Returns:
-        The file, complete and with the right hash, and its SHA-256.
-
-    Raises:
-        UserError: The file is neither in the cache nor could it be downloaded.
     """
     address = asked_address(url)
     path = cached_path(url, cache_folder() if folder is None else Path(folder), name)
@@ -206,15 +188,7 @@ class _RetryError(Exception):
 
 
 class _Download:
-    """Fills the partial file of an address over as many connections as it takes.
-
-    Args:
-        url: The address as it was given, for messages.
-        part: The partial file.
-        tag: The file for what tells versions of the file apart: an entity tag or a date.
-        expected: First digits of the SHA-256.
-        bar: Shows the progress.
-    """
+    """Fills ``part`` over as many connections as it takes; ``tag`` keeps what tells versions of the file apart."""
 
     def __init__(self, url: str, part: Path, tag: Path, expected: Sequence[str], bar: Progress) -> None:
         self.url, self.part, self.tag, self.expected, self.bar = url, part, tag, expected, bar

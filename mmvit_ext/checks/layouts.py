@@ -85,8 +85,8 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         'iNaturalist 2019': Layout(
             265_213,
             3_030,
-            'train_val2019/*/*/*.jpg and meta/{train,val}.txt with file_name and category_id of {train,val}2019.json per '
-            'line: https://github.com/visipedia/inat_comp',
+            'train_val2019/*/*/*.jpg, and meta/{train,val}.txt with file_name and category_id of {train,val}2019.json '
+            'per line: https://github.com/visipedia/inat_comp',
         ),
         'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
         'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),

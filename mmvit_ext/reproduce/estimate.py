@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.machine import memory_limit, peak_bytes
 
 from .ledger import Ledger, Row
-from .rows import process_count
-from .training import TrainingPlan, plan_training
+from .training import TrainingPlan, plan_training, process_count
 
 __all__ = ['Estimate', 'estimate_row', 'image_size', 'random_batch']
 
@@ -45,28 +45,18 @@ _OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory',
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a row's training takes.
-
-    Attributes:
-        plan: Batch and learning rate on this machine.
-        size: Height and width of the images in pixels.
-        images: Number of images that the model sees in the whole schedule.
-        seconds: Time of an iteration, where the row fits.
-        needed: Bytes at the peak, weights and optimiser included, where the row fits.
-        limit: Bytes of memory that the device has.
-        single: Bytes at the peak with one image per GPU, where only that fits.
-    """
+    """What a row's training takes; without a time and a peak where it does not fit."""
 
     row: str
     device: str
     plan: TrainingPlan
-    size: tuple[int, int]
-    images: int
-    seconds: float | None
-    needed: int | None
-    limit: int
+    size: tuple[int, int]  # height and width of the images in pixels
+    images: int  # that the model sees in the whole schedule
+    seconds: float | None  # of an iteration
+    needed: int | None  # bytes at the peak, weights and optimiser included
+    limit: int  # bytes of memory that the device has
     fits: bool
-    single: int | None = None
+    single: int | None = None  # bytes at the peak with one image per GPU, where only that fits
 
     @property
     def iterations(self) -> int:
@@ -83,27 +73,23 @@ class Estimate:
         yield f'{self.row}: {plan.per_process} images of {height}x{width} pixels per process on {self.device}'
         if not self.fits:
             yield f'DOES NOT FIT: an iteration needs more memory than is free here; the device has {_gib(self.limit)}'
-            if self.single is None:
-                yield 'Not even one image per GPU fits: use a larger device'
-            else:
-                yield f'one image per GPU needs {_gib(self.single)}: pass --images-per-gpu 1, or a number in between'
+            least = 'Not even one image per GPU fits: use a larger device'
+            if self.single is not None:
+                least = f'one image per GPU needs {_gib(self.single)}: pass --images-per-gpu 1, or a number in between'
+            yield least
             return
         yield f'{self.seconds:.3f} s per iteration, peak memory {_gib(self.needed or 0)} of {_gib(self.limit)}'
         yield f'the schedule has {self.images:,} images: {self.iterations:,} iterations of {plan.total} ({plan.where})'
         for count in (1, *machines):
+            hours = self.hours(count) or 0
             where = 'this machine' if count == 1 else f'{count} of them'
-            yield f'on {where}: {_duration(self.hours(count) or 0)}'
+            text = f'{hours:.1f} hours' if 1 <= hours < 48 else f'{hours / 24:.1f} days'
+            yield f'on {where}: {text if hours >= 1 else f"{hours * 60:.1f} minutes"}'
         yield 'reading images, evaluation and communication between GPUs are not included'
 
 
 def _gib(size: float) -> str:
     return f'{size / 2**30:.1f} GiB'
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f'{hours * 60:.1f} minutes'
-    return f'{hours:.1f} hours' if hours < 48 else f'{hours / 24:.1f} days'
 
 
 def estimate_row(
@@ -188,19 +174,15 @@ def _limited(device: torch.device) -> Iterator[None]:
     try:
         import resource
 
-        status, info = (
-            dict(line.split(':', 1) for line in Path(path).read_text().splitlines() if ':' in line)
-            for path in ('/proc/self/status', '/proc/meminfo')
-        )
-        used, free = (int(text.split()[0]) * 1024 for text in (status['VmData'], info['MemAvailable']))
+        text = ''.join(Path(f'/proc/{name}').read_text() for name in ('self/status', 'meminfo'))
+        kilobytes = dict(re.findall(r'^(\w+):\s+([0-9]+) kB$', text, re.M))
+        used, free = (int(kilobytes[name]) * 1024 for name in ('VmData', 'MemAvailable'))
     except (ImportError, OSError, KeyError):  # not Linux
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = used + int(min(free, memory_limit(device)) * RESERVE)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
     try:
         yield
     finally:
@@ -213,26 +195,19 @@ def _run_iterations(
     model: Any = build_model(cfg, training=True).to(device).train()
     wrapper = _build_wrapper(cfg, model, device, amp)
 
-    def step() -> None:
+    def step() -> float:
+        start = time.perf_counter()
         # A step changes its samples: detectors move and pad what they are given.
         model.train_step(copy.deepcopy(batch), wrapper)
-
-    def wait() -> None:
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
+        return time.perf_counter() - start
 
     step()
     moments = [value for state in wrapper.optimizer.state.values() for value in state.values()]
     kept = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, moments)]
     needed = sum(tensor.numel() * tensor.element_size() for tensor in kept) + peak_bytes(step, device)
-    times = []
-    for _ in range(iterations):
-        wait()
-        start = time.perf_counter()
-        step()
-        wait()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), needed
+    return statistics.median(step() for _ in range(iterations)), needed
 
 
 def _build_wrapper(cfg: Config, model: torch.nn.Module, device: torch.device, amp: bool) -> Any:

@@ -3,16 +3,12 @@
 A row is a model of a metafile that has a result. Besides what other tools read there (``Config``, ``Metadata``,
 ``Results`` with ``Metrics``), the ledger knows
 
-- of a collection, ``Source`` of its figures and ``Checkpoints``: ``Where`` the authors put theirs, their ``Licence``,
-  the ``Converter`` of :mod:`mmvit_ext.checkpoints.convert` that reads them, ``Pretrained``, what recipes begin with;
-- of a model, ``Weights`` (the address of a checkpoint) and ``SHA256`` (its first digits at least, or ``unknown``),
-  ``File`` (its name, where the address does not end with it), ``Folder`` (an address where several files are, of which
-  ``File`` is the row's) and ``Other weights``, second sources of the same network;
-- of a result, ``Split``, ``Table`` (of the paper), ``Source`` and ``Certainty`` of the figures, ``Tolerance`` in
-  points, ``Baseline`` (the row that a published difference is to) and, for rows that no paper has, ``Reference``: the
-  record that others are compared with.
+- of a collection, ``Source`` of its figures and ``Checkpoints``: ``Where``, ``Licence``, the ``Converter`` of
+  :mod:`mmvit_ext.checkpoints.convert` that reads them, ``Pretrained``, what recipes begin with;
+- of a model, ``Weights`` and ``SHA256`` (digits or ``unknown``), ``File``, ``Folder`` and ``Other weights``;
+- of a result, ``Split``, ``Table``, ``Source``, ``Certainty``, ``Tolerance``, ``Baseline`` and ``Reference``.
 
-``Rows without a config`` lists what is published and has no config here.
+:class:`Row` says what they mean. ``Rows without a config`` lists what is published and has no config here.
 """
 
 from __future__ import annotations
@@ -41,18 +37,8 @@ CERTAINTIES = ('read in the source', 'second-hand', 'inferred', 'unverified')
 _HASH = re.compile(r'[0-9a-f]{8,64}')
 _DIFFERENCE = re.compile(r'(?P<metric>.+) over (?P<other>.+)')
 _SCHEDULES = ('Iterations', 'Epochs')
-_RESULT_KEYS = {
-    'Task',
-    'Dataset',
-    'Split',
-    'Metrics',
-    'Table',
-    'Tolerance',
-    'Baseline',
-    'Reference',
-    'Source',
-    'Certainty',
-}
+_RESULT_KEYS = {'Task', 'Dataset', 'Split', 'Metrics', 'Table', 'Tolerance'}
+_RESULT_KEYS |= {'Baseline', 'Reference', 'Source', 'Certainty'}
 
 
 @dataclass(frozen=True)
@@ -99,72 +85,43 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Collection:
-    """A method and its paper, with its model zoo page relative to the root.
-
-    Attributes:
-        where: Where the authors put their checkpoints, in words.
-        licence: Licence of these checkpoints.
-        converter: Name of the converter that reads them, if there is one.
-        source: Where the figures of its rows are published.
-        pretrained: What recipes begin with: mappings of ``Name``, ``Address``, ``Licence`` and a ``Note``.
-    """
+    """A method and its paper, with its model zoo page relative to the root."""
 
     name: str
     title: str
     url: str
     readme: str
-    where: str = NOT_IN_SOURCES
-    licence: str = NOT_IN_SOURCES
-    converter: str | None = None
-    source: str = NOT_IN_SOURCES
-    pretrained: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
+    where: str = NOT_IN_SOURCES  # the authors put their checkpoints, in words
+    licence: str = NOT_IN_SOURCES  # of these checkpoints
+    converter: str | None = None  # that reads them
+    source: str = NOT_IN_SOURCES  # of the figures of its rows
+    pretrained: tuple[Mapping[str, str], ...] = field(default=(), hash=False)  # Name, Address, Licence and a Note
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row; ``None`` and the defaults stand for what a metafile leaves out.
+    """One row; ``None`` and the defaults stand for what a metafile leaves out. Paths are relative to the root."""
 
-    Attributes:
-        name: Name of its config without the ending, which identifies the row.
-        collection: The method.
-        task: One of :data:`MAIN_METRICS`.
-        split: Images that were evaluated.
-        published: The authors' values by metric, in per cent, or in points where the name is that of a difference.
-        metadata: Parameters, operations, batch and schedule.
-        config: Path of the config relative to the root.
-        table: Table of the paper.
-        baseline: The row from which a published difference is counted.
-        reference: The record with which a row of ours is compared, relative to the root.
-        weights: Address of a checkpoint.
-        sha256: First digits of its SHA-256.
-        file: The checkpoint's name, where its address does not end with it.
-        folder: Address of a folder with several files, of which ``file`` is the row's.
-        others: Addresses of further checkpoints of the same network.
-        source: Where the figures are published.
-        certainty: One of :data:`CERTAINTIES`.
-        note: Why there is no config, or what else has to be known of the figures.
-    """
-
-    name: str
+    name: str  # of its config without the ending, which identifies the row
     collection: Collection
-    task: str
+    task: str  # one of MAIN_METRICS
     dataset: str
-    split: str
-    published: Mapping[str, float]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    split: str  # images that were evaluated
+    published: Mapping[str, float]  # per cent by metric, or points where the name is that of a difference
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # parameters, operations, batch and schedule
     config: str | None = None
-    table: str = NOT_IN_SOURCES
+    table: str = NOT_IN_SOURCES  # of the paper
     tolerance: float = TOLERANCE
-    baseline: str | None = None
-    reference: str | None = None
-    weights: str | None = None
-    sha256: str | None = None
-    file: str | None = None
-    folder: str | None = None
-    others: tuple[str, ...] = ()
-    source: str = NOT_IN_SOURCES
+    baseline: str | None = None  # the row from which a published difference is counted
+    reference: str | None = None  # the record with which a row of ours is compared
+    weights: str | None = None  # address of a checkpoint
+    sha256: str | None = None  # its first digits
+    file: str | None = None  # the checkpoint's name, where its address does not end with it
+    folder: str | None = None  # address of a folder with several files, of which ``file`` is the row's
+    others: tuple[str, ...] = ()  # addresses of further checkpoints of the same network
+    source: str = NOT_IN_SOURCES  # of the figures
     certainty: str = CERTAINTIES[0]
-    note: str = ''
+    note: str = ''  # why there is no config, or what else has to be known of the figures
 
     @property
     def mini(self) -> bool:
@@ -225,11 +182,9 @@ class Ledger:
         def plain(text: str) -> str:
             return re.sub(r'[^a-z0-9]', '', text.lower())
 
-        chosen = [
-            row
-            for row in self.rows
-            if plain(row.collection.name).startswith(plain(method or '')) and plain(dataset or '') in plain(row.dataset)
-        ]
+        start, part = plain(method or ''), plain(dataset or '')
+        rows = [row for row in self.rows if plain(row.collection.name).startswith(start)]
+        chosen = [row for row in rows if part in plain(row.dataset)]
         if not chosen:
             methods = ', '.join(dict.fromkeys(row.collection.name for row in self.rows))
             datasets = ', '.join(dict.fromkeys(row.dataset for row in self.rows))
@@ -255,9 +210,8 @@ def read_ledger(root: Path | None = None) -> Ledger:
     A metafile that is missing or not understood raises ``UserError`` with the file, the row and the key.
     """
     root = find_root() if root is None else Path(root)
-    rows: list[Row] = []
-    for path in _load(root / INDEX).get('Import') or []:
-        rows += _read_metafile(root, str(path))
+    paths = _load(root / INDEX).get('Import') or []
+    rows = [row for path in paths for row in _read_metafile(root, str(path))]
     names = Counter(row.name for row in rows)
     for row in rows:
         if names[row.name] > 1:
@@ -350,8 +304,8 @@ def _row(
         tolerance=float(tolerance),
         baseline=result.get('Baseline'),
         reference=reference,
-        weights=model.get('Weights'),
         sha256=None if sha256 in (None, UNKNOWN) else str(sha256).lower(),
+        weights=model.get('Weights'),
         file=model.get('File'),
         folder=model.get('Folder'),
         others=tuple(model.get('Other weights') or ()),

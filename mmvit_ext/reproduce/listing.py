@@ -15,25 +15,17 @@ __all__ = ['print_record', 'rows_table']
 
 
 def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = None, *, narrow: bool = False) -> Table:
-    """Rows with what is published and what was measured of them.
-
-    Args:
-        ledger: The ledger.
-        method: Only this method.
-        dataset: Only datasets with this in their name.
-        narrow: Whether to use one column; a long name that is broken over lines cannot be copied.
-    """
+    """Rows, published and measured; ``narrow`` uses one column: a long name over several lines cannot be copied."""
     records = read_records(ledger)
     table = Table(caption='per cent; "measured here" is the newest record in results/', box=SIMPLE_HEAD)
     table.add_column('row', no_wrap=True, overflow='ignore')
     for row in ledger.select(method, dataset):
+        told = row.published and not row.mini
         cells = {
             'dataset': row.dataset,
             'published': _values(row.published) or ('' if row.mini else NOT_IN_SOURCES),
-            'source': ''
-            if row.mini or not row.published
-            else f'{row.source}, {row.table}'.replace(f', {NOT_IN_SOURCES}', ''),
-            'certainty': '' if row.mini or not row.published else row.certainty,
+            'source': f'{row.source}, {row.table}'.replace(f', {NOT_IN_SOURCES}', '') if told else '',
+            'certainty': row.certainty if told else '',
             'measured here': _measured(row, records),
             'training': row.training if row.config else 'no config here',
             'checkpoint': _checkpoint(row),
@@ -75,13 +67,8 @@ def print_record(record: Record, why: str, console: Console) -> None:
     for title in ('measured', 'expected', 'difference'):
         table.add_column(title, justify='right')
     for name in dict.fromkeys([*record.metrics, *record.expected]):
-        difference = record.difference.get(name)
-        table.add_row(
-            name,
-            str(record.metrics.get(name, '')),
-            str(record.expected.get(name, '')),
-            '' if difference is None else f'{difference:+.2f}',
-        )
+        values = [str(part.get(name, '')) for part in (record.metrics, record.expected)]
+        table.add_row(name, *values, f'{record.difference[name]:+.2f}' if name in record.difference else '')
     console.print(table)
     console.print(f'expected: {why}; tolerance: {record.tolerance:g} points', soft_wrap=True)
     console.print(f'verdict: {record.verdict}')

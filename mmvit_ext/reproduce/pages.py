@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,6 @@ def _metadata(name: str) -> Cell:
     return lambda row: row.metadata.get(name, '')
 
 
-def _published(name: str) -> Cell:
-    return lambda row: row.published.get(name, '')
-
-
 _COUNTED: Mapping[str, Cell] = {
     'published parameters (M)': _metadata('Parameters'),
     'parameters here': _metadata('Parameters counted here'),
@@ -65,7 +62,10 @@ _COUNTED: Mapping[str, Cell] = {
     'GFLOPs here, without stage 1 attention': _metadata('GFLOPs without stage 1 attention'),
     'GFLOPs here': _metadata('GFLOPs counted here'),
 }
-"""Columns of what is counted."""
+
+
+def _published(row: Row, name: str) -> object:
+    return row.published.get(name, '')
 
 
 def _checkpoint(row: Row) -> str:
@@ -115,10 +115,11 @@ class _Page:
         """A link to a file of the checkout."""
         return f'[{text}]({Path(os.path.relpath(target, self.folder)).as_posix()})'
 
-    def tables(self, keep: Callable[[Row], bool], further: Mapping[str, Cell] | None = None) -> list[Table]:
-        """Tables of rows: a new one where method or task change, and one for all mini rows of a method."""
-        rows = [row for row in self.ledger.rows if row.config is not None and keep(row)]
-        groups = groupby(rows, lambda row: (row.collection.name, 'mini' if row.mini else row.task))
+    def tables(self, rows: Sequence[Row], further: Mapping[str, Cell] | None = None) -> list[Table]:
+        """Tables of rows with a config: a new one where method or task change, one for all mini rows of a method."""
+        groups = groupby(
+            (row for row in rows if row.config), lambda row: (row.collection.name, 'mini' if row.mini else row.task)
+        )
         return [self.table(members, {**self._columns(members), **(further or {})}) for _, (*members,) in groups]
 
     def table(self, rows: Sequence[Row], columns: Mapping[str, Cell]) -> Table:
@@ -143,7 +144,7 @@ class _Page:
         names = [name for name in METRICS if name in published] + [name for name in published if name not in METRICS]
         several = [name for name in names if name in METRICS and METRICS[name].multi_scale]
         return {
-            **{f'published {name.replace("(ms+flip)", " (ms)")}': _published(name) for name in names},
+            **{f'published {name.replace("(ms+flip)", " (ms)")}': partial(_published, name=name) for name in names},
             **_COUNTED,
             f'{_SHORT[task]} measured here': self._measured(*MAIN_METRICS[task]),
             **{f'{METRICS[name].key} (ms) measured here': self._measured(name, scale='multi') for name in several},
@@ -161,19 +162,13 @@ class _Page:
 
     def section(self, collection: Collection) -> dict[str, Any]:
         """What the zoo shows of a method."""
-        others = [row for row in self.ledger.rows if row.collection == collection and row.config is None]
-
-        def paper(row: Row) -> bool:
-            return row.collection == collection and not row.mini
-
-        def ours(row: Row) -> bool:
-            return row.collection == collection and row.mini
-
+        rows = [row for row in self.ledger.rows if row.collection == collection]
+        others = [row for row in rows if row.config is None]
         return {
             'collection': collection,
             'readme': self.link('page of the method', collection.readme),
-            'papers': self.tables(paper, _ZOO_COLUMNS),
-            'ours': self.tables(ours, {'training': lambda row: row.training}),
+            'papers': self.tables([row for row in rows if not row.mini], _ZOO_COLUMNS),
+            'ours': self.tables([row for row in rows if row.mini], {'training': _ZOO_COLUMNS['training']}),
             'without_config': self.table(others, _WITHOUT_CONFIG) if others else None,
         }
 
@@ -200,15 +195,14 @@ def render_pages(ledger: Ledger, records: Records | None = None) -> dict[str, st
     pages = {ZOO: _TEMPLATES.get_template('model_zoo.md.j2').render(tolerance=TOLERANCE, sections=sections)}
     for path in ['README.md', *dict.fromkeys(collection.readme for collection in collections)]:
         page = _Page(ledger, records, path)
+        shown = [row for row in ledger.rows if row.collection.readme == path]
         if path == 'README.md':
-            tables = page.tables(lambda row: 'mIoU(ms+flip)' in row.published)
-        else:
-            tables = page.tables(lambda row, path=path: row.collection.readme == path)  # type: ignore[misc]
+            shown = [row for row in ledger.rows if 'mIoU(ms+flip)' in row.published]
         try:
             text = (ledger.root / path).read_text(encoding='utf-8')
         except OSError as error:
             raise UserError(f'{ledger.root / path} cannot be read: {error.strerror}; the ledger names it') from error
-        pages[path] = _fill(text, tables, path)
+        pages[path] = _fill(text, page.tables(shown), path)
     return pages
 
 

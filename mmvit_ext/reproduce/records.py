@@ -17,56 +17,31 @@ from mmvit_ext.files import atomic_path
 
 from .ledger import MAIN_METRICS, METRICS, Ledger, Row
 
-__all__ = [
-    'MISSED',
-    'Record',
-    'Records',
-    'check_checkout',
-    'compare',
-    'expected_values',
-    'file_in_results',
-    'file_record',
-    'measured_values',
-    'read_records',
-]
+__all__ = ['Record', 'Records', 'compare', 'expected_values', 'file_in_results', 'measured_values', 'read_records']
 
 FOLDER = 'results'
-SCALES = ('single', 'multi')
 REPRODUCED, MISSED, BETTER, OPEN = 'reproduced', 'missed', 'better', 'nothing to compare with'
 
 
 @dataclass(frozen=True)
 class Record:
-    """One evaluation.
-
-    Attributes:
-        scale: ``single``, or ``multi`` for test-time augmentation.
-        date: When it began: UTC, ISO 8601.
-        seconds: Wall-clock time of the evaluation.
-        dataset: Name, split and number of images.
-        checkpoint: File name, SHA-256, origin, and the converter that was used, if any.
-        metrics: Measured values in per cent, by the names of the ledger.
-        expected: What they are compared with: the published values, or those of the row's reference.
-        difference: Measured minus expected, in points.
-        verdict: ``reproduced``, ``missed`` (a value is worse by more than the tolerance), ``better`` (one is better
-            by more, none worse) or ``nothing to compare with``.
-    """
+    """One evaluation."""
 
     row: str
-    scale: str
+    scale: str  # single, or multi for test-time augmentation
     command: str
     commit: str
-    date: str
-    seconds: float
+    date: str  # when it began: UTC, ISO 8601
+    seconds: float  # wall-clock time of the evaluation
     versions: Mapping[str, str]
     hardware: Mapping[str, str]
-    dataset: Mapping[str, Any]
-    checkpoint: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    expected: Mapping[str, float]
-    difference: Mapping[str, float]
+    dataset: Mapping[str, Any]  # name, split and number of images
+    checkpoint: Mapping[str, Any]  # file name, SHA-256, origin, and the converter that was used, if any
+    metrics: Mapping[str, float]  # measured values in per cent, by the names of the ledger
+    expected: Mapping[str, float]  # the published values, or those of the row's reference
+    difference: Mapping[str, float]  # measured minus expected, in points
     tolerance: float
-    verdict: str
+    verdict: str  # REPRODUCED, MISSED (worse by more than the tolerance), BETTER (by more, none worse) or OPEN
 
 
 class Records:
@@ -149,9 +124,8 @@ def compare(
     if not expected:
         return {}, OPEN
     slack = tolerance + 1e-6  # 54.8 - 54.6 is a little more than 0.2
-    gains = [
-        -value if name in METRICS and METRICS[name].lower_is_better else value for name, value in difference.items()
-    ]
+    worse = {name for name, metric in METRICS.items() if metric.lower_is_better}
+    gains = [-value if name in worse else value for name, value in difference.items()]
     if len(gains) < len(expected) or min(gains) < -slack:
         return difference, MISSED
     return difference, BETTER if max(gains) > slack else REPRODUCED

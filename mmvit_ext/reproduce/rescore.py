@@ -27,7 +27,7 @@ from mmvit_ext.machine import commit_of, describe_hardware, library_versions
 
 from .ledger import Ledger, Row
 from .records import Record, compare, expected_values, file_record, measured_values, read_records
-from .rows import load_row_config, process_count, run_tool, work_folder
+from .training import load_row_config, process_count, run_tool, work_folder
 
 __all__ = ['Checkpoint', 'evaluate_row', 'fetch_checkpoint', 'usable_checkpoint']
 
@@ -61,20 +61,15 @@ def fetch_checkpoint(
             return Checkpoint(Path(trained), sha256_of(trained), 'trained here')
     url = given or row.weights
     if url is None:
-        ways = f'train the row (--train), or pass --checkpoint FILE; no checkpoint is in {folder}'
+        known = f"the authors' checkpoint of {row.name} has no known address (they put theirs: {row.collection.where})"
         if row.mini:
-            raise UserError(f'{row.name} is a row of ours, whose checkpoint everybody trains: {ways}')
-        if row.folder:
-            raise UserError(
-                f'the checkpoint of {row.name} is one of several files of {row.folder}: download {row.file} there in a '
-                f'browser and pass --checkpoint FILE, or train the row (--train); no checkpoint is in {folder}'
-            )
-        raise UserError(
-            f"the address of the authors' checkpoint of {row.name} is not known (they put theirs: "
-            f'{row.collection.where}): {ways}'
-        )
-    known, name = (row.sha256, row.file) if url == row.weights else (None, None)
-    return Checkpoint(*fetch(url, cache, sha256=known, name=name, offline=offline, progress=progress), url)
+            known = f'{row.name} is a row of ours, whose checkpoint everybody trains'
+        elif row.folder:
+            known = f'the checkpoint of {row.name} is in {row.folder}: download {row.file} there in a browser'
+        ways = 'train the row (--train), or pass --checkpoint FILE' if not row.folder else 'pass --checkpoint FILE'
+        raise UserError(f'{known}{" and" if row.folder else ":"} {ways}; none is in {folder}')
+    digits, name = (row.sha256, row.file) if url == row.weights else (None, None)
+    return Checkpoint(*fetch(url, cache, sha256=digits, name=name, offline=offline, progress=progress), url)
 
 
 def usable_checkpoint(
@@ -125,9 +120,7 @@ def evaluate_row(
 ) -> Record:
     """Measure a row as it was published, compare, and write the record to the work folder too.
 
-    Rows of which only multi-scale values are published are always tested so. ``trust`` reads a checkpoint that holds
-    more than tensors with pickle, which runs code from it. An incomplete dataset or a checkpoint that does not fit
-    raises ``UserError``.
+    Rows of which only multi-scale values are published are always tested so.
     """
     scale = 'multi' if multi_scale or row.multi_scale_only else 'single'
     folder = writable_folder(work_folder(row, work_dir), '--work-dir')
@@ -144,7 +137,16 @@ def evaluate_row(
     path, converter = usable_checkpoint(source, cfg, row, cache, trust=trust)
     processes = process_count(gpus)
     date, start = datetime.now(timezone.utc).replace(microsecond=0), time.monotonic()
-    results = _test(ledger, row, path, folder, options, tta=scale == 'multi', processes=processes, trust=trust)
+    config, tta = str(ledger.root / str(row.config)), scale == 'multi'
+    if processes == 1:
+        results = test(config, str(path), work_dir=str(folder), tta=tta, cfg_options=options, trust=trust)
+    else:
+        out = folder / 'metrics.json'
+        arguments = ['--out', str(out), '--work-dir', str(folder)]
+        arguments += [*(['--tta'] if tta else []), *(['--trust'] if trust else [])]
+        if run_tool(ledger, 'test', [config, str(path)], processes, arguments, options):
+            raise UserError(f'the evaluation of {path} on {processes} GPUs failed: see the reason above')
+        results = json.loads(out.read_text(encoding='utf-8'))
     seconds = time.monotonic() - start
     measured = measured_values(row, scale, results)
     expected, _ = expected_values(ledger, row, scale, read_records(ledger))
@@ -169,26 +171,3 @@ def evaluate_row(
     )
     file_record(record, folder / f'record_{scale}.json')
     return record
-
-
-def _test(
-    ledger: Ledger,
-    row: Row,
-    path: Path,
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    tta: bool,
-    processes: int,
-    trust: bool,
-) -> Mapping[str, float]:
-    """Test in this process, or in one per GPU."""
-    config = str(ledger.root / str(row.config))
-    if processes == 1:
-        return test(config, str(path), work_dir=str(folder), tta=tta, cfg_options=dict(options), trust=trust)
-    out = folder / 'metrics.json'
-    flags = [*(['--tta'] if tta else []), *(['--trust'] if trust else [])]
-    arguments = ['--out', str(out), '--work-dir', str(folder), *flags]
-    if run_tool(ledger, 'test', [config, str(path)], processes, arguments, options):
-        raise UserError(f'the evaluation of {path} on {processes} GPUs failed: see the reason above')
-    return json.loads(out.read_text(encoding='utf-8'))

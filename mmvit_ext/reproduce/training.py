@@ -1,21 +1,73 @@
-"""Train a row's recipe on the GPUs at hand, which are seldom those of the paper."""
+"""Train a row's recipe on the GPUs at hand, which are seldom those of the paper; what every run of a row needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from mmvit_ext.checks.batch_size import batch_size_of
-from mmvit_ext.checks.layouts import check_layout
+from mmvit_ext.checks.layouts import check_layout, draw_mini_data
+from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors.user_error import UserError
 
 from .ledger import Ledger, Row
-from .rows import load_row_config, process_count, run_tool, work_folder
 
-__all__ = ['TrainingPlan', 'plan_training', 'train_row']
+__all__ = ['TrainingPlan', 'load_row_config', 'plan_training', 'process_count', 'run_tool', 'train_row', 'work_folder']
+
+
+def work_folder(row: Row, work_dir: str | None) -> Path:
+    """The folder of a row's logs, checkpoints and unfiled records: ``work_dir``, or the default of training."""
+    return Path(work_dir or Path('work_dirs') / row.name)
+
+
+def load_row_config(
+    ledger: Ledger, row: Row, data_root: str | None, cfg_options: Mapping[str, Any] | None
+) -> tuple[Config, dict[str, Any]]:
+    """The config of a row for the data at hand, and all overrides in it; missing mini data are drawn."""
+    options = {**({'data_root': data_root} if data_root else {}), **(cfg_options or {})}
+    cfg = load_config(ledger.root / str(row.config), options)
+    if row.mini and draw_mini_data(cfg.data_root):
+        print(f'The mini dataset was not there and has been drawn; it contains {cfg.data_root}.')
+    prepare_scope(cfg)
+    return cfg, options
+
+
+def process_count(gpus: int | None) -> int:
+    """The number of processes: one per wanted GPU, by default one per GPU of this machine, and 1 without a GPU."""
+    available = torch.cuda.device_count()
+    if gpus is not None and not 1 <= gpus <= max(1, available):
+        raise UserError(f'--gpus {gpus}: this machine has {available} GPUs, expected 1 to {max(1, available)}')
+    return gpus or max(1, available)
+
+
+def run_tool(
+    ledger: Ledger, name: str, files: Sequence[str], processes: int, arguments: Sequence[str], options: Mapping
+) -> int:
+    """Run ``tools/NAME.py``, or ``tools/dist_NAME.sh`` for several processes, and return the exit code."""
+    tools = ledger.root / 'tools'
+    if processes == 1:
+        command = [sys.executable, f'{tools}/{name}.py', *files]
+    else:
+        command = ['bash', f'{tools}/dist_{name}.sh', *files, str(processes)]
+    command += [*arguments, *(['--cfg-options'] if options else [])]
+    for key, value in options.items():
+        command.append(f'{key}=[{",".join(map(str, value))}]' if isinstance(value, list | tuple) else f'{key}={value}')
+    print(f'$ {shlex.join(command)}', flush=True)
+    with subprocess.Popen(command, env={**os.environ, 'PYTHON': sys.executable}) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # the command has received it as well, and may have something to save
 
 
 @dataclass(frozen=True)
@@ -44,11 +96,6 @@ def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None
 
     Each GPU gets as many images as in the recipe unless told otherwise. The learning rate is proportional to the total
     batch size, and a schedule in iterations becomes longer or shorter so that the model sees the same number of images.
-
-    Args:
-        cfg: The recipe.
-        processes: Number of GPUs, or 1 for the CPU.
-        images_per_gpu: Images per GPU and iteration.
     """
     size = batch_size_of(cfg, processes)
     if size is None or size.base is None:
@@ -90,11 +137,9 @@ def _counts_of_iterations(cfg: Config) -> dict[str, int]:
         if not checkpoint.get('by_epoch', True):
             places['default_hooks.checkpoint.interval'] = checkpoint.get('interval')
     schedulers = cfg.get('param_scheduler') or []
-    if isinstance(schedulers, list | tuple):
-        named = {f'param_scheduler.{index}': scheduler for index, scheduler in enumerate(schedulers)}
-    else:
-        named = {'param_scheduler': schedulers}
-    for name, scheduler in named.items():
+    several = isinstance(schedulers, list | tuple)
+    for index, scheduler in enumerate(schedulers if several else [schedulers]):
+        name = f'param_scheduler.{index}' if several else 'param_scheduler'
         if not scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based'):
             places |= {f'{name}.{key}': scheduler.get(key) or None for key in ('begin', 'end', 'T_max')}
     return {key: value for key, value in places.items() if isinstance(value, int)}

@@ -20,8 +20,7 @@ from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.reproduce import Ledger, read_ledger
 from mmvit_ext.reproduce.rescore import fetch_checkpoint
-from mmvit_ext.reproduce.rows import load_row_config
-from mmvit_ext.reproduce.training import plan_training
+from mmvit_ext.reproduce.training import load_row_config, plan_training
 from tests.reproduce.file_server import serving
 from tests.reproduce.released import RELEASES
 
