@@ -88,3 +88,20 @@ def test_both_forms_of_custom_imports_work(name):
         assert MODELS.get('mmvit_ext.ATMHead').__name__ == 'ATMHead'
     """)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_library_that_cannot_be_imported_leaves_the_models_that_do_not_need_it():
+    result = run("""
+        import sys
+
+        class Broken:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition('.')[0] in ('mmseg', 'mmpretrain', 'mmdet'):
+                    raise RuntimeError('made for another version')
+
+        sys.meta_path.insert(0, Broken())
+        import mmvit_ext.models, mmvit_ext.datasets, mmvit_ext.evaluation, mmvit_ext.engine, mmvit_ext.inference
+        from mmengine.registry import MODELS
+        assert MODELS.build(dict(type='mmvit_ext.ViT', arch='tiny', num_layers=1, out_indices=0)).out_strides == (16,)
+    """)
+    assert result.returncode == 0, result.stderr

@@ -11,6 +11,7 @@ vis_backends = [dict(type='LocalVisBackend')]
 # An interrupted run goes on as if it had not been interrupted; SIGTERM and Ctrl-C save first.
 default_hooks = dict(
     exact_resume=dict(type='mmvit_ext.ExactResumeHook'),
+    resumed_config=dict(type='mmvit_ext.ResumedConfigHook'),
     preemption=dict(type='mmvit_ext.PreemptionHook'),
     # A loss or gradient that is NaN ends the run; max_skips=N leaves up to N such updates out instead.
     nonfinite=dict(type='mmvit_ext.NonFiniteHook'),

@@ -7,9 +7,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file
+from mmvit_ext.config.walking import is_pretrained
 from mmvit_ext.files import is_remote
 
 from .datasets import VisitedDataset, check_samples, visit_datasets
+from .strides import check_strides
 from .types import check_num_classes, check_types
 
 __all__ = ['check_before_run', 'check_datasets']
@@ -42,12 +44,13 @@ def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str
         check_checkpoint_file(cfg.load_from, 'checkpoint')
     datasets = check_datasets(cfg, splits)
     check_num_classes(cfg, scope, {dataset.key: dataset.classes for dataset in datasets})
-    return [str(dataset) for dataset in datasets]
+    notes = check_strides(cfg) if scope == 'mmdet' else []
+    return [*map(str, datasets), *notes]
 
 
 def _iter_pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping):
-        if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+        if is_pretrained(node) and isinstance(node.get('checkpoint'), str):
             yield f'{key}.checkpoint', node['checkpoint']
         elif isinstance(node.get('pretrained'), str):
             yield f'{key}.pretrained', node['pretrained']

@@ -114,6 +114,11 @@ def visit_datasets(cfg: Config, splits: Iterable[str]) -> Iterator[VisitedDatase
                         'data_root to where it is'
                     )
                 dataset.built = _build(dataset)
+                if isinstance(dataset.classes, str):
+                    raise UserError(
+                        f'{key}.metainfo.classes is the text {dataset.classes!r}: write a tuple, also for one class, '
+                        f'({dataset.classes!r},)'
+                    )
                 if dataset.local:
                     _check_paths(dataset.folders, dataset.ann_file, key)
                 yield dataset

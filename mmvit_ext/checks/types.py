@@ -80,12 +80,29 @@ def check_types(cfg: Config, scope: str) -> None:
             raise UserError(unknown_type_message(name, registry_name, own_scope or scope, where=key))
 
 
+def _check_binary(key: str, head: Mapping[str, Any], count: int) -> None:
+    """Refuse what gives a constant: one class, of which each pixel is, and a softmax over one map."""
+    losses = head.get('loss_decode') or [{}]
+    losses = [losses] if isinstance(losses, Mapping) else losses
+    softmax = any('CrossEntropyLoss' in str(loss.get('type', 'CrossEntropyLoss')) for loss in losses)
+    softmax = softmax and not any(loss.get('use_sigmoid') for loss in losses)
+    if count == 1 or (head.get('out_channels') == 1 and softmax):
+        found = 'num_classes is 1' if count == 1 else 'out_channels is 1 with a softmax over it as loss'
+        raise UserError(
+            f'{key}.{found}, so that every pixel gets the same label: for one kind of object set num_classes=2 and the '
+            "classes ('background', NAME), labelled 0 and 1; mmseg's heads may have out_channels=1 then, with "
+            'loss_decode.use_sigmoid=True'
+        )
+
+
 def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[str] | None]) -> None:
     """Compare every head's ``num_classes`` with the class names of every dataset, by its dotted key, where known."""
     for head_key, head in iter_heads(cfg, scope):
         count = head.get('num_classes')
         if not isinstance(count, int):
             continue
+        if scope == 'mmseg':
+            _check_binary(head_key, head, count)
         for dataset_key, names in classes.items():
             if names is not None and len(names) != count:
                 shown = ', '.join(map(str, names[:3])) + (', ...' if len(names) > 3 else '')

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, iter_heads, step_name
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import writable_folder
 
@@ -45,11 +45,11 @@ def set_lr_scaling(cfg: Config) -> None:
 def set_precision(cfg: Config, amp: bool) -> list[str]:
     """Choose mixed precision if ``amp`` or the config asks for it, as the device supports it; returns lines to log."""
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
+    kind = step_name({'type': 'OptimWrapper', **wrapper}).rpartition('.')[2]  # text, with its scope or not, or a class
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
         names = ', '.join(sorted(set(wrapper) - {'constructor'}))
         raise UserError(f'--amp works with one optimizer, the config has {names}: set the precision of each there')
-    if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'):
+    if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
         raise UserError(
             f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set its precision there'
         )
@@ -76,7 +76,7 @@ def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> No
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         hooks['nonfinite'] = ConfigDict(type='mmvit_ext.NonFiniteHook', max_skips=updates)
         for hook in cfg.get('custom_hooks') or []:
-            if isinstance(hook, Mapping) and hook.get('type') == 'mmvit_ext.NonFiniteHook':
+            if isinstance(hook, Mapping) and step_name(hook).endswith('NonFiniteHook'):
                 hook['max_skips'] = updates  # type: ignore[index]
     if samples is not None:
         if not 0 < samples < float('inf'):
@@ -100,6 +100,12 @@ def set_tta_pipeline(cfg: Config) -> None:
 def set_tta(cfg: Config) -> None:
     """Test with the views of ``tta_pipeline``, merged by ``tta_model``."""
     set_tta_pipeline(cfg)
+    one_map = [key for key, head in iter_heads(cfg, 'mmseg') if head.get('out_channels') == 1]
+    if one_map and step_name(cfg.tta_model).endswith('SegTTAModel'):
+        raise UserError(
+            f'--tta: {one_map[0]} has out_channels=1, whose probabilities SegTTAModel takes the sigmoid of once more: '
+            "set tta_model=dict(type='mmvit_ext.ScoreTTAModel')"
+        )
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

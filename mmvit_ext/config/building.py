@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmvit_ext.config.loading import prepare_scope
+from mmvit_ext.config.walking import is_pretrained
 from mmvit_ext.errors import UserError
 
 __all__ = ['build_model', 'discard_pretrained', 'resolve_device']
@@ -68,8 +69,7 @@ def build_model(cfg: Config, *, device: str | torch.device | None = None, traini
 def discard_pretrained(node: Any) -> None:
     """Remove pretrained weights from a model config or a part of it, in place: a checkpoint replaces them anyway."""
     if isinstance(node, Mapping):
-        config = node.get('init_cfg')
-        if isinstance(config, Mapping) and config.get('type') == 'Pretrained':
+        if is_pretrained(node.get('init_cfg')):
             node['init_cfg'] = None  # type: ignore[index]
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None  # type: ignore[index]

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config
+from mmengine.fileio import YamlHandler, register_handler
 from mmengine.registry import init_default_scope
 
 from mmvit_ext.config.overrides import apply_cfg_options
@@ -13,6 +15,17 @@ from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import missing_library, nearest
 
 __all__ = ['load_config', 'prepare_scope']
+
+LIBRARIES = ('mmseg', 'mmdet', 'mmpretrain')
+
+
+@register_handler(['yaml', 'yml'])  # for every file that mmengine reads, base files of other configs included
+class PlainYamlHandler(YamlHandler):
+    """Reads YAML as data: mmengine's handler constructs whatever Python object a tag names."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read a file."""
+        return yaml.load(file, Loader=yaml.SafeLoader)
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -29,6 +42,12 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         cfg = Config.fromfile(str(path))
     except UserError:
         raise
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(
+            f'the config {path} cannot be read: it or its base file has the YAML tag {str(error.problem).split()[-1]} '
+            f'(line {error.problem_mark.line + 1 if error.problem_mark else "unknown"}), which may run code: write '
+            'plain values there, or a Python config'
+        ) from error
     except Exception as error:
         line = getattr(error, 'lineno', None)
         where = f' (line {line})' if line else ''
@@ -43,8 +62,13 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def prepare_scope(cfg: Config) -> str:
-    """Import the library that the config's ``default_scope`` names, look types up there from now on, and return it."""
-    scope = cfg.get('default_scope')
+    """Import the library of a config, look types up there from now on, and return its name.
+
+    The library is what ``default_scope`` names; in a pure Python config, where it is None, that of the model's class.
+    """
+    kind = (cfg.get('model') or {}).get('type')
+    module = str(getattr(kind, '__module__', kind)).partition('.')[0]
+    scope = cfg.get('default_scope') or (module if module in LIBRARIES else None)
     if not scope:
         raise UserError(
             "the config has no default_scope: add default_scope='mmseg' ('mmdet', 'mmpretrain'), "
@@ -62,5 +86,6 @@ def prepare_scope(cfg: Config) -> str:
             f"{scope} (needed for default_scope='{scope}') is installed but cannot be imported: {error}; "
             '`python -m mmvit_ext.doctor` lists the versions that belong together'
         ) from error
+    cfg.default_scope = scope
     init_default_scope(scope)
     return str(scope)

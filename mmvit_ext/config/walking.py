@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['iter_dataset_cfgs', 'iter_heads', 'label_steps', 'step_name', 'walk', 'without_labels']
+__all__ = ['is_pretrained', 'iter_dataset_cfgs', 'iter_heads', 'label_steps', 'step_name', 'walk', 'without_labels']
 
 _HEAD_PATHS = {
     'mmseg': ('decode_head', 'auxiliary_head'),
@@ -64,6 +64,11 @@ def step_name(step: Mapping[str, Any]) -> str:
     """The type of a step as text, with its scope where it has one."""
     kind = step.get('type')
     return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def is_pretrained(node: Any) -> bool:
+    """Whether a node is an ``init_cfg`` that loads a checkpoint, its type as text or as class."""
+    return isinstance(node, Mapping) and step_name(node).rpartition('.')[2] in ('Pretrained', 'PretrainedInit')
 
 
 def _loads_labels(step: Any) -> bool:

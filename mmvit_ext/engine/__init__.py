@@ -7,7 +7,8 @@ from .hooks.drawing import SampleHook, SuperpixelVisualizationHook
 from .hooks.exact_resume import ExactResumeHook
 from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
-from .hooks.reports import BatchSizeHook, LabelRangeHook, SkippedSamplesHook, WeightsReportHook
+from .hooks.reports import BatchSizeHook, LabelRangeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
+from .hooks.resumed_config import ResumedConfigHook
 from .optimizers import CPUAmpOptimWrapper, LearningRateDecayOptimizerConstructor, MultiOptimWrapperConstructor
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     'ExactResumeHook',
     'LabelRangeHook',
     'LearningRateDecayOptimizerConstructor',
+    'MetricsHook',
     'MultiOptimWrapperConstructor',
     'NonFiniteHook',
     'PreemptionHook',
+    'ResumedConfigHook',
     'SafeFilesHook',
     'SampleHook',
     'SkippedSamplesHook',

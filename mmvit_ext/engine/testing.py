@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
 
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_show_dir, set_tta
@@ -74,6 +75,7 @@ def test(
         for key in UNUSED:
             cfg.pop(key, None)
     runner = build_runner(cfg, [WeightsReportHook(allow_partial)], notes, trust=trust)
+    runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
     if out and out.endswith(PICKLES):
         dumper = (
             importlib.import_module('mmdet.evaluation').DumpDetResults if cfg.default_scope == 'mmdet' else DumpResults
@@ -86,6 +88,12 @@ def test(
             file.write_text(json.dumps(plain, indent=2))
     leave_processes()
     return metrics
+
+
+def _is_for_training(hook: Hook) -> bool:
+    """Whether a hook has something to do in training or validation only; some of these ask for the training loop."""
+    stages = ' '.join(hook.get_triggered_stages())
+    return ('_train' in stages or '_val' in stages) and '_test' not in stages and '_load' not in stages
 
 
 def _set_out(cfg: Config, path: Path) -> None:

@@ -15,7 +15,8 @@ from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_lr_scaling, set_precision, set_tolerance
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
 from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
-from mmvit_ext.engine.hooks.reports import BatchSizeHook, SkippedSamplesHook, WeightsReportHook
+from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
+from mmvit_ext.engine.hooks.resumed_config import ResumedConfigHook
 from mmvit_ext.engine.runner import build_runner, leave_processes, load_run
 from mmvit_ext.errors import same_on_every_process
 
@@ -72,7 +73,8 @@ def train(
             set_lr_scaling(cfg)
         splits = ['train'] if cfg.get('val_cfg') is None else ['train', 'val']
         notes += check_before_run(cfg, cfg.default_scope, splits)
-    hooks = [WeightsReportHook(allow_partial), BatchSizeHook(), NonFiniteHook(), SkippedSamplesHook()]
+    hooks = [WeightsReportHook(allow_partial), BatchSizeHook(), NonFiniteHook(), SkippedSamplesHook(), MetricsHook()]
+    hooks.append(ResumedConfigHook())
     runner = build_runner(cfg, hooks, notes, trust=trust)
     with kept_signal_handlers():
         runner.train()

@@ -25,7 +25,7 @@ def describe_place(error: BaseException) -> str | None:
             f'a sample cannot be prepared by the pipeline ({_shorten(final)}): num_workers=0 or '
             'tools/check_dataset.py names its file'
         )
-    reason = _shorten(f'{type(error).__name__}: {error}')
+    reason = _shorten(f'{type(error).__name__}: {error}').removesuffix(':')
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]  # from the command to where it was raised
     for places in (_PLACES, _OUTER_PLACES):
         for frame in frames:
@@ -80,6 +80,37 @@ def _runner(places: Mapping[str, Any], reason: str) -> str | None:
     return f'no runner can be built from {name} ({reason}): check it and the options that change it; {_TRACEBACK}'
 
 
+def _hook(places: Mapping[str, Any], reason: str) -> str | None:
+    hook = type(places.get('hook'))
+    # ours has a bug then; of the hook that steps the schedules, the schedule says more
+    if (
+        hook.__module__.startswith('mmvit_ext')
+        or hook.__name__ == 'ParamSchedulerHook'
+        or _NOT_THE_CONFIG.search(reason)
+    ):
+        return None
+    return (
+        f'the hook {hook.__name__} fails in {places.get("fn_name")} ({reason}): check its entry in default_hooks or '
+        f'custom_hooks; {_TRACEBACK}'
+    )
+
+
+def _schedule(places: Mapping[str, Any], reason: str) -> str | None:
+    name = type(places.get('self')).__name__
+    return f'the schedule {name} fails in its step ({reason}): check its entry in param_scheduler; {_TRACEBACK}'
+
+
+def _optimizer(places: Mapping[str, Any], reason: str) -> str | None:
+    remedy = 'check its constructor, paramwise_cfg and optimizer'
+    if reason.startswith('NotImplementedError'):  # of constructors that know some models only, as for rates by layer
+        remedy = "constructor='mmvit_ext.LearningRateDecayOptimizerConstructor' has layer-wise rates for our backbones"
+    return f'no optimizer can be built from optim_wrapper ({reason}): {remedy}; {_TRACEBACK}'
+
+
+def _schedules(places: Mapping[str, Any], reason: str) -> str | None:
+    return f'no schedule can be built from param_scheduler ({reason}): check its entries; {_TRACEBACK}'
+
+
 _Places = tuple[tuple[str, str, Callable[[Mapping[str, Any], str], str | None]], ...]
 
 # A stack is read from its beginning: what is found first is what the user has written, not a part that it consists of.
@@ -88,7 +119,13 @@ _PLACES: _Places = (
     ('build_from_cfg', 'mmengine/registry/build_functions.py', _building),
     ('build_model_from_cfg', 'mmengine/registry/build_functions.py', _building),
     ('run_iter', 'mmengine/runner/loops.py', _first_iteration),
+    ('call_hook', 'mmengine/runner/runner.py', _hook),
+    ('step', 'mmengine/optim/scheduler/param_scheduler.py', _schedule),
 )
 
 # Within these there may be one of the others, which says more.
-_OUTER_PLACES: _Places = (('from_cfg', 'mmengine/runner/runner.py', _runner),)
+_OUTER_PLACES: _Places = (
+    ('from_cfg', 'mmengine/runner/runner.py', _runner),
+    ('build_optim_wrapper', 'mmengine/runner/runner.py', _optimizer),
+    ('build_param_scheduler', 'mmengine/runner/runner.py', _schedules),
+)

@@ -1,6 +1,6 @@
 """All registered models. Decode heads extend mmseg's base class and exist only where mmseg is installed."""
 
-from importlib.util import find_spec
+from importlib import import_module
 
 from .backbones import *  # noqa: F403
 from .classifiers import *  # noqa: F403
@@ -9,6 +9,10 @@ from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
 from .superpixel_extractor import *  # noqa: F403
 
-if find_spec('mmseg') is not None:
+try:
+    import_module('mmseg.models')
+except Exception:  # not installed, or broken by a version of something else that these models do not need
+    pass
+else:
     from .decode_heads import *  # noqa: F403
     from .segmentors import *  # noqa: F403

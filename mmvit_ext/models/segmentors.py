@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import SegTTAModel
 from mmseg.structures import SegDataSample
@@ -24,15 +25,22 @@ class ScoreTTAModel(SegTTAModel):
     """
 
     def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
-        """Average the score maps ``(N, H, W)`` of each image's views and take the best class."""
+        """Average the score maps ``(N, H, W)`` of each image's views and take the best class.
+
+        One map holds the probability of the second of two classes and is compared with the head's ``threshold``.
+        """
         merged = []
         for views in data_samples_list:
             scores = sum(view.seg_logits.data for view in views) / len(views)
+            if len(scores) == 1:  # of two classes, with the probability of the second
+                labels = (scores > self.module.decode_head.threshold).to(torch.int64)
+            else:
+                labels = scores.argmax(dim=0, keepdim=True)
             sample = views[0]
             sample.set_data(
                 {
                     'seg_logits': PixelData(data=scores),
-                    'pred_sem_seg': PixelData(data=scores.argmax(dim=0, keepdim=True)),
+                    'pred_sem_seg': PixelData(data=labels),
                 }
             )
             merged.append(sample)

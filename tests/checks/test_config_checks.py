@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmvit_ext.checks.batch_size import BatchSize, batch_size_of
+from mmvit_ext.checks.datasets import visit_datasets
 from mmvit_ext.checks.types import check_num_classes
 from mmvit_ext.config.overrides import apply_cfg_options
 from mmvit_ext.config.walking import iter_dataset_cfgs
@@ -106,3 +107,11 @@ def test_a_config_without_a_batch_size_or_recipe_gets_no_warning() -> None:
     assert size is not None
     assert size.warning() is None
     assert 'recipe unknown' in str(size)
+
+
+@pytest.mark.parametrize('classes', ['ship', 'a'])
+def test_a_text_in_place_of_a_tuple_of_classes_is_named(tmp_path, classes: str) -> None:
+    dataset = {'type': 'mmseg.BaseSegDataset', 'metainfo': {'classes': classes}, 'data_root': str(tmp_path)}
+    pytest.importorskip('mmseg.datasets')
+    with pytest.raises(UserError, match=rf"metainfo\.classes is the text '{classes}': .*\('{classes}',\)"):
+        list(visit_datasets(config(train_dataloader={'dataset': dataset}), ['train']))

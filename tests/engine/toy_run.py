@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import uuid
 from collections.abc import Callable
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -147,10 +148,11 @@ def toy_config(work_dir: Path, **changes: Any) -> Config:
     }
     if changes.get('exact', True):
         default_hooks['exact_resume'] = {'type': 'mmvit_ext.ExactResumeHook'}
+        default_hooks['resumed_config'] = {'type': 'mmvit_ext.ResumedConfigHook'}
     return Config(
         {
             'default_scope': 'mmengine',
-            'experiment_name': f'toy_{os.getpid()}_{random.getrandbits(40)}',
+            'experiment_name': f'toy_{uuid.uuid4()}',
             'work_dir': str(work_dir),
             'model': {'type': 'ToyModel', 'ballast': changes.get('ballast', 0)},
             'train_dataloader': {

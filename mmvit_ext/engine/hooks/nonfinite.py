@@ -21,7 +21,7 @@ from mmvit_ext.registry import HOOKS
 
 from .reports import bare_model
 
-__all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
+__all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths', 'wrappers_by_name']
 
 _SHOWN = 4
 _INFO = 'nonfinite_updates'
@@ -98,7 +98,7 @@ class NonFiniteHook(Hook):
         self._skipped = int(runner.message_hub.get_info(_INFO, 0) or 0)
         model = bare_model(runner.model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        for key, wrapper in _wrappers(runner.optim_wrapper).items():
+        for key, wrapper in wrappers_by_name(runner.optim_wrapper).items():
             optimizer = getattr(wrapper, 'optimizer', None)
             if isinstance(optimizer, torch.optim.Optimizer):
                 self._steps[key] = _Step()
@@ -143,7 +143,7 @@ class NonFiniteHook(Hook):
             for name, value in (outputs or {}).items()
             if 'loss' in name and torch.is_tensor(value) and value.is_floating_point()
         ]
-        accumulates = not all(wrapper.should_update() for wrapper in _wrappers(runner.optim_wrapper).values())
+        accumulates = not all(wrapper.should_update() for wrapper in wrappers_by_name(runner.optim_wrapper).values())
         if accumulates and self.max_skips:
             return  # one update is one count, however many batches it is made of
         values = [torch.stack([value for _, value in self._losses])] if self._losses else []
@@ -158,7 +158,7 @@ class NonFiniteHook(Hook):
 
     def _count_overflows(self, optim_wrapper: OptimWrapper) -> bool:
         """Whether a gradient scaler has left out too many steps one after another."""
-        for key, wrapper in _wrappers(optim_wrapper).items():
+        for key, wrapper in wrappers_by_name(optim_wrapper).items():
             if key in self._steps and hasattr(wrapper, 'loss_scaler') and wrapper.should_update():
                 self._overflows = 0 if self._steps[key].called else self._overflows + 1
         return self._overflows >= MAX_OVERFLOWS
@@ -192,7 +192,7 @@ class NonFiniteHook(Hook):
         # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
         unseen = [
             key
-            for key, wrapper in _wrappers(runner.optim_wrapper).items()
+            for key, wrapper in wrappers_by_name(runner.optim_wrapper).items()
             if key in self._steps and not self._steps[key].called and not hasattr(wrapper, 'loss_scaler')
         ]
         self._skipped += 1
@@ -219,7 +219,8 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
 
 
-def _wrappers(optim_wrapper: Any) -> dict[str, Any]:
+def wrappers_by_name(optim_wrapper: Any) -> dict[str, Any]:
+    """The optimizers of a run by their names, a single one without a name."""
     return dict(optim_wrapper.items()) if isinstance(optim_wrapper, OptimWrapperDict) else {'': optim_wrapper}
 
 

@@ -7,18 +7,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from mmengine.hooks import Hook
+import numpy as np
+import torch
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
 from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.config.walking import is_pretrained
 from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors import UserError
 from mmvit_ext.registry import HOOKS
 
-__all__ = ['BatchSizeHook', 'LabelRangeHook', 'SkippedSamplesHook', 'WeightsReportHook', 'bare_model']
+__all__ = ['BatchSizeHook', 'LabelRangeHook', 'MetricsHook', 'SkippedSamplesHook', 'WeightsReportHook', 'bare_model']
 
 DataBatch = dict | tuple | list | None
 
@@ -32,8 +35,7 @@ def bare_model(model: nn.Module) -> Any:
 
 def _pretrained_configs(module: nn.Module) -> list[Mapping[str, Any]]:
     configs = getattr(module, 'init_cfg', None) or []
-    configs = [configs] if isinstance(configs, Mapping) else configs
-    return [entry for entry in configs if isinstance(entry, Mapping) and entry.get('type') == 'Pretrained']
+    return [entry for entry in ([configs] if isinstance(configs, Mapping) else configs) if is_pretrained(entry)]
 
 
 @HOOKS.register_module()
@@ -127,6 +129,33 @@ class BatchSizeHook(Hook):
         runner.logger.info(str(size))
         if warning := size.warning():
             runner.logger.warning(warning)
+
+
+@HOOKS.register_module()
+class MetricsHook(Hook):
+    """Warns of metrics of a validation that are not finite, and of a ``save_best`` that is none of the metrics.
+
+    mmengine ends the run at its first validation if ``save_best`` is none of them. Here it goes on without a best
+    checkpoint.
+    """
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """Look at the metrics before they are used; the checkpoint hook is later."""
+        if wrong := [f'{name} = {value}' for name, value in (metrics or {}).items() if not _is_finite(value)]:
+            runner.logger.warning(f'metrics of the validation that are not finite: {", ".join(wrong)}')
+        for hook in runner.hooks:
+            wanted = getattr(hook, 'key_indicators', None) or [] if isinstance(hook, CheckpointHook) else []
+            absent = [key for key in wanted if key != 'auto' and key not in (metrics or {})]
+            if absent and hook.save_best:  # type: ignore[attr-defined]
+                hook.save_best = None  # type: ignore[attr-defined]
+                runner.logger.error(
+                    f'no best checkpoint is saved: default_hooks.checkpoint.save_best names {", ".join(absent)}, the '
+                    f'metrics of the validation are {", ".join(metrics or ["none"])}; set it to one of them'
+                )
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, int | float | np.number | torch.Tensor) or bool(np.isfinite(float(value)))
 
 
 @HOOKS.register_module()

@@ -121,7 +121,7 @@ class ATMHead(BaseDecodeHead):
     Args:
         in_channels: Widths of the maps named by ``in_index``, one number where there is one map.
         channels: Width D of the queries.
-        num_classes: Number of classes N.
+        num_classes: Number of classes N, at least 2: a background is a class.
         in_index: Which maps of the backbone are decoded, low to high layer.
         num_heads: Attention heads; divides D.
         num_layers: Decoder layers of a stage.
@@ -178,7 +178,14 @@ class ATMHead(BaseDecodeHead):
         if loss not in ('atm', 'ce'):
             raise ValueError(f"loss must be 'atm' or 'ce', got {loss!r}")
         default_loss = {'atm': {'type': 'mmvit_ext.ATMLoss'}, 'ce': {'type': 'mmseg.CrossEntropyLoss'}}[loss]
-        kwargs.setdefault('out_channels', num_classes)
+        out_channels, threshold = kwargs.get('out_channels', num_classes), kwargs.get('threshold')
+        if num_classes < 2 or out_channels != num_classes or threshold is not None:
+            raise ValueError(
+                f'{num_classes=}, {out_channels=}, {threshold=}: the head compares the scores of at least two classes; '
+                "for binary segmentation set num_classes=2 and the classes ('background', NAME), labelled 0 and 1, "
+                'without out_channels and threshold'
+            )
+        kwargs['out_channels'] = num_classes
         super().__init__(
             in_channels,
             channels,

@@ -1,0 +1,190 @@
+"""A resumed run follows the config that it is resumed with, not the one that its checkpoint was saved with.
+
+mmengine loads the options of the optimizer and the schedules from the checkpoint, over those of the config: a longer
+schedule then continues at the end of the old one, with a learning rate of 0.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.config.comparing import config_differences, read_config_text
+from mmvit_ext.errors import UserError
+from mmvit_ext.registry import HOOKS
+
+from .nonfinite import wrappers_by_name
+from .reports import bare_model
+
+__all__ = ['ResumedConfigHook']
+
+_SECTIONS = ['model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler']
+_SECTIONS += ['auto_scale_lr', 'val_dataloader', 'val_cfg', 'val_evaluator', 'default_hooks', 'custom_hooks']
+_SHOWN = 20
+_PROGRESS = {'last_step', '_global_step', '_last_value', 'verbose'}  # of a schedule; all else in its state is its plan
+_REMEDY = 'change it back, or start anew from the weights with --cfg-options load_from=FILE and without --resume'
+
+
+@HOOKS.register_module()
+class ResumedConfigHook(Hook):
+    """Compares the config of a resumed run with that of its checkpoint, and lets the run follow its own.
+
+    - Every difference is logged before the first iteration, another total batch size with both sizes.
+    - Where options of the optimizer or schedules differ, those of the config hold: learning rates continue at the
+      resumed iteration as if the run had had these schedules from its beginning.
+    - What a checkpoint cannot be continued with is refused: another type of optimizer or of training loop, other
+      parameter groups, a changed schedule that depends on past validations (``ReduceOnPlateauLR``).
+
+    Raises:
+        UserError: The checkpoint cannot be continued with this config.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._resumed = self._changed = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        """Compare, and take the options of the optimizer from the config where they or the schedules differ."""
+        ready = isinstance(runner, Runner) and isinstance(checkpoint, dict) and 'optimizer' in checkpoint
+        if not ready or not runner._resume or runner._train_loop is None:
+            return  # FlexibleRunner's strategies load optimizers their own way
+        self._resumed = True
+        old = read_config_text((checkpoint.get('meta') or {}).get('cfg'))
+        processes = len((checkpoint.get('exact_resume') or {}).get('generators') or '1')
+        unknown = old is None or processes != runner.world_size
+        differences: Mapping[str, Any] = {}
+        if old is not None:
+            new = read_config_text(runner.cfg.pretty_text) or {}
+            differences = config_differences(*({key: cfg.get(key) for key in _SECTIONS} for cfg in (old, new)))
+            _report(runner, old, new, differences, processes)
+        if unknown or any(re.match('optim_wrapper|param_scheduler|auto_scale_lr|train_', key) for key in differences):
+            self._changed = _use_config(runner, checkpoint)
+
+    def before_train(self, runner: Runner) -> None:
+        """Bring changed schedules to the resumed iteration, and tell where a run has nothing left to learn."""
+        if self._changed:
+            _advance(runner)
+        if not self._resumed:
+            return
+        rates = [
+            group['lr'] for wrapper in wrappers_by_name(runner.optim_wrapper).values() for group in wrapper.param_groups
+        ]
+        if runner.iter >= runner.max_iters:
+            runner.logger.warning(
+                f'the checkpoint is of iteration {runner.iter} and the config trains until {runner.max_iters}: nothing '
+                'is left to do; a longer train_cfg and param_scheduler train on'
+            )
+        elif not any(rates):
+            runner.logger.warning(
+                f'every learning rate is 0 at iteration {runner.iter} of {runner.max_iters}: param_scheduler ends '
+                'before train_cfg does; set its end (or T_max, total_iters) to that of train_cfg'
+            )
+
+
+def _report(
+    runner: Runner, old: Mapping[str, Any], new: Mapping[str, Any], differences: Mapping[str, Any], processes: int
+) -> None:
+    """Log what differs, and refuse what cannot be continued."""
+    where = f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}'
+    kinds = [_counts_epochs(cfg.get('train_cfg') or {}) for cfg in (old, new)]
+    if kinds[0] != kinds[1]:
+        counted = ['epochs' if kind else 'iterations' for kind in kinds]
+        raise UserError(
+            f'{where}: its training counted {counted[0]}, that of the config counts {counted[1]}: {_REMEDY}'
+        )
+    for key, (before, after) in differences.items():
+        if re.fullmatch(r'optim_wrapper\.(.*\.)?optimizer\.type', key):
+            raise UserError(f'{where}: {key} was {before}, is {after} and has another state: {_REMEDY}')
+    if differences:
+        lines = [f'  {key}: {before!r} -> {after!r}' for key, (before, after) in differences.items()]
+        more = [f'  and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
+        listed = '\n'.join([*lines[:_SHOWN], *more])
+        runner.logger.warning(f'the config differs from that of the resumed checkpoint:\n{listed}')
+    sizes = [batch_size_of(Config(dict(old)), processes), batch_size_of(runner.cfg, runner.world_size)]
+    if sizes[0] and sizes[1] and sizes[0].total != sizes[1].total:
+        runner.logger.warning(
+            f'the checkpoint was trained with a {sizes[0]}; now it is a {sizes[1]}: iterations count other images'
+        )
+
+
+def _counts_epochs(train_cfg: Mapping[str, Any]) -> bool:
+    return bool(train_cfg.get('by_epoch', 'Epoch' in str(train_cfg.get('type'))))
+
+
+def _by_name(entry: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Something of each optimizer, by the optimizer's name."""
+    return {name: (entry or {}).get(name) if name else entry for name in names}
+
+
+def _use_config(runner: Runner, checkpoint: dict[str, Any]) -> bool:
+    """Replace options in the checkpoint's optimizer by the config's if these or the schedules differ; whether so."""
+    wrappers = wrappers_by_name(runner.optim_wrapper)
+    states = _by_name(checkpoint['optimizer'], wrappers)
+    schedules = _by_name(runner.param_schedulers, wrappers)
+    saved_schedules = _by_name(checkpoint.get('param_schedulers'), wrappers)
+    pairs: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
+    changed = False
+    for name, wrapper in wrappers.items():
+        state = states[name] or {'param_groups': []}
+        base = state.get('base_param_settings')
+        stored, groups = [*state['param_groups'], *([base] if base else [])], wrapper.param_groups
+        sizes = [[len(group['params']) for group in side] for side in (stored, groups)]
+        if sizes[0] != sizes[1]:
+            if set(bare_model(runner.model).state_dict()) != set(checkpoint['state_dict']):
+                return False  # another model, which the report of the weights refuses
+            raise UserError(
+                f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}: its optimizer '
+                f'{name} has {sum(sizes[0])} parameters in {len(sizes[0])} groups, that of the config {sum(sizes[1])} '
+                f'in {len(sizes[1])} (constructor, paramwise_cfg or frozen parts differ): {_REMEDY}'
+            )
+        plans, saved_plans = schedules[name] or [], saved_schedules[name] or []
+        moved = {plan.param_name for plan in plans} | {plan.get('param_name') for plan in saved_plans}
+        fixed = [
+            [{k: v for k, v in g.items() if k != 'params' and k not in moved} for g in s] for s in (stored, groups)
+        ]
+        differs = fixed[0] != fixed[1] or [_plan(p) for p in saved_plans] != [_plan(p.state_dict()) for p in plans]
+        if differs and any(getattr(plan, 'need_val_args', False) for plan in plans):
+            raise UserError(
+                'the checkpoint cannot be resumed with a changed param_scheduler or optimizer, because a '
+                f'ReduceOnPlateau schedule depends on the validations so far: {_REMEDY}'
+            )
+        changed |= differs
+        pairs += zip(stored, groups, strict=True)
+    if changed:
+        checkpoint.pop('param_schedulers', None)
+        for then, now in pairs:
+            parameters = then['params']
+            then.clear()
+            then.update(copy.deepcopy({key: value for key, value in now.items() if key != 'params'}), params=parameters)
+    return changed
+
+
+def _plan(state: Mapping[str, Any]) -> dict[str, Any]:
+    if 'num_bad_epochs' in state:
+        return {}  # what a ReduceOnPlateau schedule has seen changes all of it
+    return {key: value for key, value in state.items() if key not in _PROGRESS}
+
+
+def _advance(runner: Runner) -> None:
+    """Step the schedules, which are at their beginning, as often as the run has come."""
+    by_name = runner.param_schedulers if isinstance(runner.param_schedulers, dict) else {'': runner.param_schedulers}
+    plans: list[Any] = [plan for entry in by_name.values() for plan in entry or []]
+    length, epochs = len(runner.train_dataloader), runner.epoch
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that schedules step before the optimizer
+        for iteration in range(1, runner.iter + 1):
+            at_end = epochs > 0 and iteration % length == 0
+            epochs -= at_end
+            for plan in plans:
+                if at_end or not plan.by_epoch:
+                    plan.step()
+        for plan in plans * epochs:  # of epochs with another batch size
+            if plan.by_epoch:
+                plan.step()

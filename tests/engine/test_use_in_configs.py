@@ -1,0 +1,195 @@
+"""Configs as users write them: hooks that train in a test, metrics of another name, classes as types, one class."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook, LoggerHook, ProfilerHook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.structures import PixelData
+
+from mmvit_ext.checks.types import check_num_classes
+from mmvit_ext.config.adjust import set_precision, set_tta
+from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
+from mmvit_ext.engine.testing import _is_for_training
+from mmvit_ext.errors import UserError
+from mmvit_ext.errors.failures import describe_failure
+from tests.engine import test_resumed_config as resumed
+from tests.engine import toy_run
+
+
+def test_hooks_of_a_training_are_left_out_of_a_test() -> None:
+    assert _is_for_training(EarlyStoppingHook(monitor='acc'))
+    assert _is_for_training(ProfilerHook())
+    assert not [hook for hook in (LoggerHook(), EMAHook(), WeightsReportHook(), Hook()) if _is_for_training(hook)]
+
+
+@toy_run.METRICS.register_module(force=True)
+class OddMetric(toy_run.ToyMetric):
+    """Another name than the config's, and not a number."""
+
+    def compute_metrics(self, results: list[float]) -> dict[str, float]:
+        return {'error': float('nan'), 'count': len(results)}
+
+
+def test_a_metric_of_another_name_or_nan_does_not_end_a_run_but_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.callHandlers', lambda _, record: said.append(record.getMessage()))
+    changes = {'val_evaluator.type': 'OddMetric', 'default_hooks.metrics': {'type': 'mmvit_ext.MetricsHook'}}
+    rates = resumed.run(tmp_path, changes, iterations=4, val_interval=2)
+    assert max(rates) == 4
+    text = '\n'.join(said)
+    assert 'not finite: error = nan' in text
+    assert text.count('save_best names acc, the metrics of the validation are error, count') == 1
+    assert not list(tmp_path.glob('best_*'))
+    assert isinstance(MetricsHook(), Hook)
+
+
+def raising(stage: str) -> type[Hook]:
+    def method(*_: Any, **__: Any) -> None:
+        raise KeyError
+
+    return type('UserHook', (Hook,), {stage: method})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'hook', 'expected'),
+    [
+        ({}, raising('before_train'), 'the hook UserHook fails in before_train (KeyError)'),
+        ({}, raising('after_val_epoch'), 'the hook UserHook fails in after_val_epoch (KeyError)'),
+        (
+            {'param_scheduler': [{'type': 'OneCycleLR', 'eta_max': 1, 'total_steps': 2, 'by_epoch': False}]},
+            None,
+            'OneCycleLR',
+        ),
+        ({'param_scheduler': [resumed.poly(0)]}, None, 'PolyLR'),
+        (
+            {'optim_wrapper.constructor': 'mmpretrain.LearningRateDecayOptimWrapperConstructor'},
+            None,
+            'no optimizer can',
+        ),
+    ],
+)
+def test_what_an_optimizer_a_hook_or_a_schedule_raises_is_a_sentence(
+    tmp_path: Path, changes: dict[str, Any], hook: type[Hook] | None, expected: str
+) -> None:
+    if 'optim_wrapper.constructor' in changes:
+        pytest.importorskip('mmpretrain.engine')
+        changes = {**changes, 'optim_wrapper.paramwise_cfg': {'layer_decay_rate': 0.5}}
+    cfg = toy_run.toy_config(tmp_path, iterations=6, val_interval=2)
+    cfg.default_hooks.pop('preemption')
+    cfg.merge_from_dict(changes)
+    cfg.param_scheduler = changes.get('param_scheduler', cfg.param_scheduler)
+    runner = toy_run.Runner.from_cfg(cfg)
+    if hook is not None:
+        runner.register_hook(hook())
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever it is
+        runner.train()
+    assert expected in str(describe_failure(caught.value))
+
+
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper, AmpOptimWrapper, None])
+def test_mixed_precision_knows_a_wrapper_by_any_of_its_names(kind: Any) -> None:
+    wrapper = {'optimizer': {'type': 'SGD', 'lr': 1}, **({'type': kind} if kind else {})}
+    cfg = Config({'optim_wrapper': wrapper})
+    set_precision(cfg, True)
+    on_cpu = 'mmvit_ext.CPUAmpOptimWrapper'
+    assert cfg.optim_wrapper.type in ((AmpOptimWrapper, 'AmpOptimWrapper') if torch.cuda.is_available() else (on_cpu,))
+    with pytest.raises(UserError, match='has ApexOptimWrapper'):
+        set_precision(Config({'optim_wrapper': {'type': 'mmengine.ApexOptimWrapper'}}), True)
+
+
+def test_a_pure_python_config_needs_no_default_scope(tmp_path: Path) -> None:
+    segmentors = pytest.importorskip('mmseg.models.segmentors')
+    cfg = Config({'default_scope': None, 'model': {'type': segmentors.EncoderDecoder}})
+    assert (prepare_scope(cfg), cfg.default_scope) == ('mmseg', 'mmseg')
+    (tmp_path / 'c.py').write_text(
+        'from mmseg.models.segmentors import EncoderDecoder\ndefault_scope = None\nmodel = dict(type=EncoderDecoder)\n'
+    )
+    assert prepare_scope(load_config(tmp_path / 'c.py')) == 'mmseg'
+    assert prepare_scope(Config({'default_scope': None, 'model': {'type': 'mmseg.EncoderDecoder'}})) == 'mmseg'
+    with pytest.raises(UserError, match='no default_scope'):
+        prepare_scope(Config({'model': {'type': 'EncoderDecoder'}}))
+
+
+@pytest.mark.parametrize('tag', ['!!python/object/apply:os.mkdir ["{}"]', '!!python/name:os.getcwd', '!other 1'])
+@pytest.mark.parametrize('name', ['c.yml', 'c.yaml', 'leaf.py'])
+def test_tags_in_yaml_run_nothing(tmp_path: Path, tag: str, name: str) -> None:
+    trap = tmp_path / 'trap'
+    file = tmp_path / (name if name != 'leaf.py' else 'base.yaml')
+    file.write_text(f'a: {tag.format(trap)}\n')
+    (tmp_path / 'leaf.py').write_text("_base_ = 'base.yaml'\n")
+    with pytest.raises(UserError, match=r'cannot be read.*the YAML tag .*(python|other).* plain values'):
+        load_config(tmp_path / name)
+    assert not trap.exists()
+    file.write_text('a: [1, {b: c}]\n')
+    assert load_config(tmp_path / name).a == [1, {'b': 'c'}]
+
+
+SOFTMAX, SIGMOID = ({'type': 'CrossEntropyLoss', 'use_sigmoid': value} for value in (False, True))
+
+
+@pytest.mark.parametrize(
+    ('head', 'good'),
+    [
+        ({'num_classes': 1, 'loss_decode': SIGMOID}, False),
+        ({'num_classes': 2, 'out_channels': 1}, False),
+        ({'num_classes': 2, 'out_channels': 1, 'loss_decode': [SOFTMAX]}, False),
+        ({'num_classes': 2, 'out_channels': 1, 'loss_decode': SIGMOID}, True),
+        ({'num_classes': 2}, True),
+    ],
+)
+def test_heads_that_give_a_constant_are_refused_with_the_remedy(head: dict[str, Any], good: bool) -> None:
+    cfg = Config({'model': {'decode_head': head}})
+    names = {'data': ['background', 'ship'][: head['num_classes']]}
+    if good:
+        check_num_classes(cfg, 'mmseg', names)
+    else:
+        with pytest.raises(UserError, match=r'model\.decode_head\..*num_classes=2'):
+            check_num_classes(cfg, 'mmseg', names)
+
+
+@pytest.mark.parametrize('wrong', [{'num_classes': 1}, {'out_channels': 1}, {'threshold': 0.4}])
+@pytest.mark.parametrize('kind', ['ATMHead', 'ShrunkATMHead'])
+def test_heads_of_scores_refuse_one_map_and_a_threshold(kind: str, wrong: dict[str, Any]) -> None:
+    heads = pytest.importorskip('mmvit_ext.models.decode_heads')
+    settings = {'in_channels': [8] * 2, 'in_index': [0, 1], 'channels': 8, 'num_heads': 2, 'num_layers': 1, **wrong}
+    settings = {'num_classes': 2, **settings, **({'img_size': 32} if kind == 'ShrunkATMHead' else {})}
+    with pytest.raises(ValueError, match="'background', NAME"):
+        getattr(heads, kind)(**settings)
+
+
+def test_views_of_one_probability_are_averaged_and_compared_with_the_threshold() -> None:
+    pytest.importorskip('mmseg')
+    from mmseg.structures import SegDataSample
+
+    from mmvit_ext.models.segmentors import ScoreTTAModel
+
+    class Module(torch.nn.Module):
+        decode_head = ConfigDict(threshold=0.3)
+        test_step = None
+
+    model = ScoreTTAModel(module=Module())
+    views = [
+        SegDataSample(seg_logits=PixelData(data=torch.tensor([[[low, high]]])))
+        for low, high in ((0.1, 0.2), (0.3, 0.6))
+    ]
+    assert model.merge_preds([views])[0].pred_sem_seg.data.tolist() == [[[0, 1]]]
+
+
+def test_the_sigmoid_of_a_sigmoid_is_refused_in_test_time_augmentation() -> None:
+    model = {'decode_head': {'num_classes': 2, 'out_channels': 1}}
+    cfg = Config({'model': model, 'tta_model': {'type': 'SegTTAModel'}, 'tta_pipeline': []})
+    with pytest.raises(UserError, match='ScoreTTAModel'):
+        set_tta(copy.deepcopy(cfg))
+    cfg.tta_model.type = 'mmvit_ext.ScoreTTAModel'
+    set_tta(cfg)
+    assert cfg.model.module.decode_head.out_channels == 1
