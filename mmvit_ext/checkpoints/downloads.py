@@ -348,8 +348,7 @@ class _Download:
     def _proved(self) -> bool:
         """Whether a file is whole of which the server does not tell the length."""
         digest = digest_of(self.part)
-        if all(digest.startswith(digits) for digits in self.expected) and (
-            self.expected or zipfile.is_zipfile(self.part)  # a checkpoint of PyTorch has its directory at the end
-        ):
+        known = all(digest.startswith(digits) for digits in self.expected)
+        if known and (self.expected or zipfile.is_zipfile(self.part)):  # PyTorch's have their directory at the end
             return True
         raise _RetryError('the server does not tell the length of the file, and what came is not known to be whole')

@@ -22,6 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
 
 from mmvit_ext.checks.layouts import LAYOUTS
+from mmvit_ext.config.adjust import set_precision
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors.user_error import UserError
@@ -32,14 +33,10 @@ from .training import TrainingPlan, plan_training, process_count
 
 __all__ = ['Estimate', 'estimate_row', 'image_size', 'random_batch']
 
-ITERATIONS = 3
-"""Timed iterations, after one that is not timed."""
-CLASSES_PER_IMAGE = 10
-"""Classes of a random label map, about ADE20K's average."""
-OBJECTS_PER_IMAGE = 7
-"""Objects of a random detection image, about COCO's average."""
-RESERVE = 0.95
-"""Share of the free memory that a step on the CPU may use."""
+ITERATIONS = 3  # timed, after one that is not
+CLASSES_PER_IMAGE = 10  # of a random label map, about ADE20K's average
+OBJECTS_PER_IMAGE = 7  # of a random detection image, about COCO's average
+RESERVE = 0.95  # share of the free memory that a step on the CPU may use
 _OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'bad_alloc')
 
 
@@ -154,9 +151,10 @@ def _measure(
     try:
         with _limited(device):
             return _run_iterations(cfg, batch, device, iterations, amp)
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        if not known and not any(words in str(error) for words in _OUT_OF_MEMORY):
+    except MemoryError:
+        pass
+    except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
     # Only outside the block above are the frames of the failed step gone.
     gc.collect()
@@ -193,7 +191,8 @@ def _run_iterations(
     cfg: Config, batch: dict[str, Any], device: torch.device, iterations: int, amp: bool
 ) -> tuple[float, int]:
     model: Any = build_model(cfg, training=True).to(device).train()
-    wrapper = _build_wrapper(cfg, model, device, amp)
+    set_precision(cfg, amp)
+    wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
 
     def step() -> float:
         start = time.perf_counter()
@@ -208,18 +207,6 @@ def _run_iterations(
     kept = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, moments)]
     needed = sum(tensor.numel() * tensor.element_size() for tensor in kept) + peak_bytes(step, device)
     return statistics.median(step() for _ in range(iterations)), needed
-
-
-def _build_wrapper(cfg: Config, model: torch.nn.Module, device: torch.device, amp: bool) -> Any:
-    wrapper = copy.deepcopy(cfg.optim_wrapper)
-    kind = wrapper.get('type', 'OptimWrapper')
-    if amp and kind == 'OptimWrapper':
-        kind = 'AmpOptimWrapper'
-    if kind == 'AmpOptimWrapper' and device.type == 'cpu':
-        kind = 'mmvit_ext.CPUAmpOptimWrapper'
-        for name in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(name, None)
-    return build_optim_wrapper(model, {**wrapper, 'type': kind})
 
 
 def random_batch(cfg: Config, images: int) -> dict[str, list[Any]]:

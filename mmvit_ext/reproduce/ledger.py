@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -239,15 +239,12 @@ def _read_metafile(root: Path, name: str) -> list[Row]:
     for entry in content.get('Collections') or []:
         paper, ours = entry.get('Paper') or {}, entry.get('Checkpoints') or {}
         collections[entry['Name']] = Collection(
-            name=entry['Name'],
-            title=paper.get('Title', ''),
-            url=paper.get('URL', ''),
-            readme=entry.get('README', ''),
-            where=ours.get('Where', NOT_IN_SOURCES),
-            licence=ours.get('Licence', NOT_IN_SOURCES),
-            converter=ours.get('Converter'),
+            entry['Name'],
+            paper.get('Title', ''),
+            paper.get('URL', ''),
+            entry.get('README', ''),
             source=entry.get('Source') or paper.get('Title', ''),
-            pretrained=tuple(ours.get('Pretrained') or ()),
+            **_known(Collection, {**ours, 'Pretrained': tuple(ours.get('Pretrained') or ())}),
         )
     trained = [model for model in content.get('Models') or [] if model.get('Results')]
     rows = [_row(root, name, model, collections, model['Results']) for model in trained]
@@ -291,28 +288,23 @@ def _row(
     check(reference is None or (root / reference).is_file(), f'there is no record {reference}')
     metadata = model.get('Metadata') or {}
     check(config is None or set(_SCHEDULES) & set(metadata), 'the Metadata has neither Iterations nor Epochs')
-    return Row(
-        name=str(model['Name']),
+    ours = _known(Row, {**model, **result})
+    ours.update(
         collection=collections[str(collection)],
-        task=result['Task'],
-        dataset=result['Dataset'],
-        split=result['Split'],
         published=MappingProxyType(published),
         metadata=MappingProxyType(metadata),
-        config=config,
-        table=str(result.get('Table', NOT_IN_SOURCES)),
         tolerance=float(tolerance),
-        baseline=result.get('Baseline'),
-        reference=reference,
         sha256=None if sha256 in (None, UNKNOWN) else str(sha256).lower(),
-        weights=model.get('Weights'),
-        file=model.get('File'),
-        folder=model.get('Folder'),
         others=tuple(model.get('Other weights') or ()),
         source=str(result.get('Source', collections[str(collection)].source)),
-        certainty=certainty,
-        note=str(model.get('Note', '')),
     )
+    return Row(**ours)
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a metafile that are fields of a class under the same name, in lower case."""
+    names = {field.name for field in fields(kind)}
+    return {key.lower(): value for key, value in values.items() if key.lower() in names and value is not None}
 
 
 def _is_number(value: object) -> bool:
