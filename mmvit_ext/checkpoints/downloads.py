@@ -43,6 +43,7 @@ LIMITS = {'MMVIT_EXT_LEAST_SPEED': 1024.0, 'MMVIT_EXT_LARGEST_DOWNLOAD': 2.0**35
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _NUMBER = re.compile(r'[0-9]{1,18}')
 _RANGE = re.compile(r'bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)')
+_PAGES = {'text/html', 'application/xhtml+xml', 'application/json', 'application/xml', 'text/xml'}
 _PAGE_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)', re.I)
 _PAGE = 2**18  # bytes of a web page that are looked through for a form
 
@@ -70,16 +71,11 @@ def fetch(
     progress: bool = True,
     pause: float = 1.0,
 ) -> tuple[Path, str]:
-    """Find a file in the cache, or download it there; returns the path and the SHA-256 of the file, whole and right.
+    """Find a file in the cache, or download it there; returns its path and its SHA-256.
 
-    Args:
-        url: Address, ``http://``, ``https://`` or ``gs://``.
-        folder: The cache folder; by default :func:`cache_folder`.
-        sha256: At least the first 8 digits of the file's SHA-256. Digits in the file's name count as well.
-        name: The file's name where the address does not end with it.
-        offline: Do not use the network; a file that is not in the cache is an error.
-        progress: Whether to show a progress bar on stderr.
-        pause: Seconds before the second attempt; they double with each further one.
+    ``sha256`` is at least its first 8 digits; those in the file's name count as well. ``name`` is the file's where the
+    address does not end with it. ``pause`` is what lies before the second attempt, in seconds; later ones are twice as
+    long. Whatever keeps the file from being whole and right in ``folder`` is a ``UserError``.
     """
     address = asked_address(url)
     path = cached_path(url, cache_folder() if folder is None else Path(folder), name)
@@ -225,7 +221,7 @@ class _Download:
             time.sleep(max(wait, pause * 2 ** (idle - 1) if idle else 0))
 
     def _failed(self, reason: str) -> UserError:
-        reason = re.sub(r'[^\x20-\x7e]', '?', reason)[:200]  # some of it is the server's
+        reason = re.sub(r'[^\x20-\x7e]+', '?', reason)[:200]  # some of it is the server's
         return UserError(
             f'{self.url} could not be downloaded: {reason}; run the command again to resume, or download the file by '
             'hand and pass --checkpoint FILE'
@@ -272,7 +268,7 @@ class _Download:
         """Write what a response brings; tells whether the file is complete after it."""
         start, total = self._extent(response, have, validator)
         block = response.read1(CHUNK)
-        if response.headers.get_content_type() == 'text/html' or (not start and _PAGE_START.match(block)):
+        if response.headers.get_content_type() in _PAGES or (not start and _PAGE_START.match(block)):
             while len(block) < _PAGE and (more := response.read1(CHUNK)):
                 block += more
             if connection.slow:

@@ -59,14 +59,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         'mIoU(ms+flip)': Metric('mIoU', multi_scale=True),
         'Top 1 Accuracy': Metric('accuracy/top1'),
         'Top 5 Accuracy': Metric('accuracy/top5'),
-        'box AP': Metric('coco/bbox_mAP', 100),
-        'box AP50': Metric('coco/bbox_mAP_50', 100),
-        'box AP75': Metric('coco/bbox_mAP_75', 100),
-        'box APs': Metric('coco/bbox_mAP_s', 100),
-        'box APm': Metric('coco/bbox_mAP_m', 100),
-        'box APl': Metric('coco/bbox_mAP_l', 100),
-        'mask AP': Metric('coco/segm_mAP', 100),
-        'mask AP50': Metric('coco/segm_mAP_50', 100),
+        **{f'box AP{end[1:]}': Metric(f'coco/bbox_mAP{end}', 100) for end in ('', '_50', '_75', '_s', '_m', '_l')},
+        **{f'mask AP{end[1:]}': Metric(f'coco/segm_mAP{end}', 100) for end in ('', '_50')},
         'FID': Metric('FID', lower_is_better=True),
     }
 )

@@ -205,6 +205,7 @@ def test_chunks_end_with_a_last_chunk(tmp_path, end):
         (reply(b'', status='204 No Content', length=False), '204'),
         (reply(b'\xef\xbb\xbf\n <!DOCTYPE html><p>log in'), 'web page'),
         (reply(b'<?xml version="1.0"?><Error>NoSuchKey</Error>'), 'web page'),
+        (reply(b'{"error": "quota"}', 'Content-Type: application/json; charset=utf-8'), 'web page'),
         (reply(b'<html><![x[<form id="download-form" action="http://[::1">', 'Content-Type: text/html'), 'understood'),
         (reply(NEW, 'X: ' + 'y' * 2**20), 'could not be downloaded'),
         (reply(NEW, *(f'X-{number}: 1' for number in range(300))), 'could not be downloaded'),
