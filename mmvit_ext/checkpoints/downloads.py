@@ -330,11 +330,10 @@ class _Download:
         try:
             if start + len(block) > self.largest:
                 raise self._failed(f'it has more than {self.largest:.0f} bytes (MMVIT_EXT_LARGEST_DOWNLOAD)')
-            with _disk(self.part), self.part.open('ab', buffering=0) as file:
-                view = memoryview(block)
-                while view:
-                    view = view[file.write(view) :]
+            with _disk(self.part), self.part.open('ab') as file:
+                file.write(block)
                 if start + len(block) == total:
+                    file.flush()
                     os.fsync(file.fileno())
         except UserError:
             if total is None:
