@@ -95,7 +95,9 @@ _WITHOUT_CONFIG: Mapping[str, Cell] = {
     'published': lambda row: ', '.join(f'{name} {value}' for name, value in row.published.items()),
     'published parameters (M)': _metadata('Parameters'),
     'published GFLOPs': _metadata('GFLOPs'),
-    **{title: _ZOO_COLUMNS[title] for title in ('split', 'training', 'table of the paper', 'certainty')},
+    **{title: _ZOO_COLUMNS[title] for title in ('split', 'training')},
+    'table of the paper': lambda row: row.table,
+    'certainty': _certainty,
     'measured here': lambda row: NOT_MEASURED,
     'why there is no config': lambda row: row.note,
 }
