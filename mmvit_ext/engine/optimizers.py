@@ -25,7 +25,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The context of the forward pass."""
         with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
             yield
 
@@ -57,15 +56,13 @@ class MultiOptimWrapperConstructor:
         self.optim_wrapper_cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
-        """Build the optimizers by name."""
         model = bare_model(model)
         parts = dict(model.named_children())
-        for name in self.optim_wrapper_cfg:
-            if name not in parts:
-                raise UserError(
-                    f'optim_wrapper.{name} names no part of {type(model).__name__}, which has {", ".join(parts)}: '
-                    'rename or remove it'
-                )
+        if unknown := [name for name in self.optim_wrapper_cfg if name not in parts]:
+            raise UserError(
+                f'optim_wrapper.{unknown[0]} names no part of {type(model).__name__}, which has {", ".join(parts)}: '
+                'rename or remove it'
+            )
         return OptimWrapperDict(
             **{name: build_optim_wrapper(parts[name], dict(entry)) for name, entry in self.optim_wrapper_cfg.items()}
         )
@@ -118,8 +115,6 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             if matching is not None:
                 decay = (self.base_wd or 0.0) * custom[matching].get('decay_mult', 1.0)
             scale = rate ** (num_layers - 1 - layer)
-            group = groups.setdefault(
-                (layer, decay), {'params': [], 'lr': scale * self.base_lr, 'lr_scale': scale, 'weight_decay': decay}
-            )
-            group['params'].append(parameter)
+            options = {'params': [], 'lr': scale * self.base_lr, 'lr_scale': scale, 'weight_decay': decay}
+            groups.setdefault((layer, decay), options)['params'].append(parameter)
         params.extend(groups[key] for key in sorted(groups))

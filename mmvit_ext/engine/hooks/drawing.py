@@ -4,7 +4,7 @@ They go to the visualizer of the run: with its usual ``LocalVisBackend`` to ``vi
 run's folder, with a ``TensorboardVisBackend`` to TensorBoard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,24 @@ __all__ = ['DrawingHook', 'SampleHook', 'SuperpixelVisualizationHook']
 
 
 class DrawingHook(Hook):
-    """Decides when to draw; :meth:`draw` says what."""
+    """Decides when to draw; :meth:`draw` draws on the runner's visualizer, after so many iterations or epochs."""
 
     priority = 'LOW'
+    draw: Callable[[Runner, int], None]
 
     def __init__(self, interval: int, by_epoch: bool) -> None:
         if interval < 1:
             raise ValueError(f'interval must be at least 1, got {interval}')
         self.interval, self.by_epoch = interval, by_epoch
 
-    def draw(self, runner: Runner, step: int) -> None:
-        """Draw on the runner's visualizer, after so many iterations or epochs."""
-        raise NotImplementedError
-
     def before_train(self, runner: Runner) -> None:
-        """Draw before the first step."""
         self.draw(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Draw every ``interval`` iterations."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self.draw(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Draw every ``interval`` epochs."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self.draw(runner, runner.epoch + 1)
 
@@ -87,7 +81,6 @@ class SampleHook(DrawingHook):
 
     @master_only
     def draw(self, runner: Runner, step: int) -> None:
-        """Draw a grid of samples."""
         from mmvit_ext.inference.sheets import image_grid  # late: the run of another model should not depend on it
         from mmvit_ext.models.generators.adversarial import noise_of
 
@@ -140,16 +133,10 @@ class SuperpixelVisualizationHook(DrawingHook):
                 f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has {number} images, '
                 'counted from 0'
             )
-        if not getattr(runner.visualizer, '_vis_backends', None):
-            runner.logger.warning(
-                'SuperpixelVisualizationHook: the visualizer has no backend, so no picture is kept; give it '
-                "vis_backends=[dict(type='LocalVisBackend')]"
-            )
         super().before_train(runner)
 
     @master_only
     def draw(self, runner: Runner, step: int) -> None:
-        """Draw the montages of the chosen images."""
         model = bare_model(runner.model)
         modes = [(module, module.training) for module in model.modules()]
         model.eval()

@@ -1,8 +1,7 @@
 """Stop a run whose losses or gradients are no longer finite, or leave such updates out.
 
-mmengine continues after a NaN, and one update with it makes every parameter NaN. The gradients are checked right before
-the optimizer's step, through PyTorch's hooks for it. A gradient scaler does not call the step of an iteration in which
-the scaled gradients overflowed, so an overflow is not mistaken for a fault of the model.
+The gradients are checked right before the optimizer's step, through PyTorch's hooks for it. A gradient scaler does not
+call the step of an iteration in which the scaled gradients overflowed, so that is not mistaken for a fault.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmvit_ext.errors import UserError
@@ -93,11 +92,9 @@ class NonFiniteHook(Hook):
         self._overflows = self._skipped = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Start watching the optimizers, which exist from now on."""
         self._close()
         self._skipped = int(runner.message_hub.get_info(_INFO, 0) or 0)
-        model = bare_model(runner.model)
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = {id(parameter): name for name, parameter in bare_model(runner.model).named_parameters()}
         for key, wrapper in wrappers_by_name(runner.optim_wrapper).items():
             optimizer = getattr(wrapper, 'optimizer', None)
             if isinstance(optimizer, torch.optim.Optimizer):
@@ -108,7 +105,6 @@ class NonFiniteHook(Hook):
                 self._handles.append(optimizer.register_step_pre_hook(watch))
 
     def after_train(self, runner: Runner) -> None:
-        """Stop watching and say how many updates were left out."""
         if self._skipped:
             runner.logger.warning(f'non-finite: {self._skipped} updates were left out or had a loss that is not finite')
         self._close()
@@ -137,80 +133,74 @@ class NonFiniteHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Read the verdict of the iteration."""
+        wrappers = wrappers_by_name(runner.optim_wrapper)
         self._paths += image_paths(data_batch)
         self._losses += [
             (name, value.detach().float().mean())
             for name, value in (outputs or {}).items()
             if 'loss' in name and torch.is_tensor(value) and value.is_floating_point()
         ]
-        accumulates = not all(wrapper.should_update() for wrapper in wrappers_by_name(runner.optim_wrapper).values())
+        accumulates = not all(wrapper.should_update() for wrapper in wrappers.values())
         if accumulates and self.max_skips:
             return  # one update is one count, however many batches it is made of
         values = [torch.stack([value for _, value in self._losses])] if self._losses else []
         found = _any_nonfinite([*values, *(step.norms for step in self._steps.values())], runner.model.parameters())
-        overflowed = self._count_overflows(runner.optim_wrapper)
-        if found or overflowed:
-            self._report(runner, overflowed)
+        for key, step in self._steps.items():  # a gradient scaler leaves out the steps that overflowed
+            if hasattr(wrappers[key], 'loss_scaler') and wrappers[key].should_update():
+                self._overflows = 0 if step.called else self._overflows + 1
+        if found or self._overflows >= MAX_OVERFLOWS:
+            self._report(runner, wrappers)
         self._losses.clear()
         if not accumulates:
             self._paths.clear()
         self._steps = {key: _Step() for key in self._steps}
 
-    def _count_overflows(self, optim_wrapper: OptimWrapper) -> bool:
-        """Whether a gradient scaler has left out too many steps one after another."""
-        for key, wrapper in wrappers_by_name(optim_wrapper).items():
-            if key in self._steps and hasattr(wrapper, 'loss_scaler') and wrapper.should_update():
-                self._overflows = 0 if self._steps[key].called else self._overflows + 1
-        return self._overflows >= MAX_OVERFLOWS
-
-    def _report(self, runner: Runner, overflowed: bool) -> None:
-        found = [(name, float(value)) for name, value in self._losses if not bool(torch.isfinite(value))]
+    def _report(self, runner: Runner, wrappers: Mapping[str, Any]) -> None:
+        steps = self._steps.values()
+        losses = {name: float(value) for name, value in self._losses if not bool(torch.isfinite(value))}
         gradients = [
-            step.names[index]
-            for step in self._steps.values()
+            name
+            for step in steps
             if step.norms is not None
-            for index in (~torch.isfinite(step.norms)).nonzero().flatten().tolist()
+            for name, finite in zip(step.names, torch.isfinite(step.norms).tolist(), strict=True)
+            if not finite
         ]
-        total = sum(len(step.names) for step in self._steps.values())
-        everywhere: list[Any] = all_gather_object((found, gradients, total, list(self._paths)))
-        named_losses = dict(pair for entry in everywhere for pair in entry[0])
-        named_gradients = list(dict.fromkeys(name for entry in everywhere for name in entry[1]))
-        paths = [path for entry in [entry for entry in everywhere if entry[0]] or everywhere for path in entry[3]]
-        parts = []
-        if named_losses:
-            parts.append('losses that are not finite: ' + ', '.join(f'{k} = {v}' for k, v in named_losses.items()))
-        if named_gradients:
-            parts.append(f'gradients that are not finite: {len(named_gradients)} of {total} ({_some(named_gradients)})')
-        if overflowed and not parts:
-            parts = [f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale']
-        message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
         buffers = [
             name
             for name, buffer in bare_model(runner.model).named_buffers()
             if buffer.is_floating_point() and not torch.isfinite(buffer).all()
         ]
         # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
-        unseen = [
-            key
-            for key, wrapper in wrappers_by_name(runner.optim_wrapper).items()
-            if key in self._steps and not self._steps[key].called and not hasattr(wrapper, 'loss_scaler')
-        ]
+        unseen = any(not step.called and not hasattr(wrappers[key], 'loss_scaler') for key, step in self._steps.items())
+        everywhere: list[Any] = all_gather_object((losses, gradients, list(self._paths), bool(buffers or unseen)))
+        losses = {name: value for entry in everywhere for name, value in entry[0].items()}
+        gradients = list(dict.fromkeys(name for entry in everywhere for name in entry[1]))
+        paths = [path for entry in [entry for entry in everywhere if entry[0]] or everywhere for path in entry[2]]
+        parts = []
+        if losses:
+            parts.append('losses that are not finite: ' + ', '.join(f'{k} = {v}' for k, v in losses.items()))
+        if gradients:
+            total = sum(len(step.names) for step in steps)
+            parts.append(f'gradients that are not finite: {len(gradients)} of {total} ({_some(gradients)})')
+        overflowed = self._overflows >= MAX_OVERFLOWS
+        if overflowed and not parts:
+            parts = [f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale']
+        message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
         self._skipped += 1
-        remedy = (
-            'look at these samples (tools/check_dataset.py), lower the learning rate or clip gradients; the last '
-            'checkpoint was written before this'
-        )
-        if self.max_skips and not overflowed and not any(all_gather_object(bool(buffers or unseen))):
+        if self.max_skips and not overflowed and not any(entry[3] for entry in everywhere):
             runner.message_hub.update_info(_INFO, self._skipped)
             if self._skipped <= self.max_skips:
                 runner.logger.warning(f'{message}: update left out ({self._skipped} of at most {self.max_skips})')
                 return
-            message = f'{message}; these are {self._skipped} such updates where max_skips is {self.max_skips}'
+            message += f'; these are {self._skipped} such updates where max_skips is {self.max_skips}'
         elif buffers:
-            message = f'{message}; buffers of the model are no longer finite either ({_some(buffers)})'
+            message += f'; buffers of the model are no longer finite either ({_some(buffers)})'
         elif self.max_skips and unseen:
-            message = f'{message}; the update was made already, a step compiled by this PyTorch cannot be watched'
-        error = NonFiniteError(f'{message}: {remedy}')
+            message += '; the update was made already, a step compiled by this PyTorch cannot be watched'
+        error = NonFiniteError(
+            f'{message}: look at these samples (tools/check_dataset.py), lower the learning rate or clip gradients; '
+            'the last checkpoint was written before this'
+        )
         error.same_on_every_process = True
         raise error
 

@@ -41,8 +41,7 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'  # after the checkpoint hook, which may just have saved this iteration
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT'), interval: int = 10) -> None:
-        unknown = [name for name in signals if not hasattr(signal, name)]
-        if unknown or isinstance(signals, str):
+        if isinstance(signals, str) or not all(hasattr(signal, name) for name in signals):
             raise ValueError(f'PreemptionHook: signals={signals!r}: expected a list of names such as SIGTERM')
         if interval < 1:
             raise ValueError(f'PreemptionHook: interval={interval}: expected 1 or more')
@@ -53,17 +52,14 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Handle the signals, and keep the data loader's workers alive when the whole process group gets one."""
-        try:
-            for number in self.signals:
-                self._previous[number] = signal.signal(number, self._on_signal)
-        except ValueError:  # not in the main thread: whoever started the thread decides about signals
-            return
+        if threading.current_thread() is not threading.main_thread():
+            return  # whoever started the thread decides about signals
+        self._previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
         loaders = [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else [])
         for loader in loaders:
             loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
 
     def after_train(self, runner: Runner | None = None) -> None:
-        """Restore the handlers of the signals."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

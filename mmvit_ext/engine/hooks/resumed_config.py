@@ -8,7 +8,7 @@ import copy
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -28,7 +28,6 @@ _SECTIONS = ['model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'opt
 _SECTIONS += ['auto_scale_lr', 'val_dataloader', 'val_cfg', 'val_evaluator', 'default_hooks', 'custom_hooks']
 _SHOWN = 20
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'verbose'}  # of a schedule; all else in its state is its plan
-_REMEDY = 'change it back, or start anew from the weights with --cfg-options load_from=FILE and without --resume'
 
 
 @HOOKS.register_module()
@@ -88,81 +87,76 @@ class ResumedConfigHook(Hook):
             )
 
 
+def _refuse(runner: Runner, reason: str) -> NoReturn:
+    raise UserError(
+        f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}: {reason}: change it back, or '
+        'start anew from the weights with --cfg-options load_from=FILE and without --resume'
+    )
+
+
 def _report(
     runner: Runner, old: Mapping[str, Any], new: Mapping[str, Any], differences: Mapping[str, Any], processes: int
 ) -> None:
     """Log what differs, and refuse what cannot be continued."""
-    where = f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}'
-    kinds = [_counts_epochs(cfg.get('train_cfg') or {}) for cfg in (old, new)]
-    if kinds[0] != kinds[1]:
-        counted = ['epochs' if kind else 'iterations' for kind in kinds]
-        raise UserError(
-            f'{where}: its training counted {counted[0]}, that of the config counts {counted[1]}: {_REMEDY}'
-        )
+    was, now = (
+        'epochs' if loop.get('by_epoch', 'Epoch' in str(loop.get('type'))) else 'iterations'
+        for loop in (cfg.get('train_cfg') or {} for cfg in (old, new))
+    )
+    if was != now:
+        _refuse(runner, f'its training counted {was}, that of the config counts {now}')
     for key, (before, after) in differences.items():
         if re.fullmatch(r'optim_wrapper\.(.*\.)?optimizer\.type', key):
-            raise UserError(f'{where}: {key} was {before}, is {after} and has another state: {_REMEDY}')
+            _refuse(runner, f'{key} was {before} and is {after}, which keeps other values')
     if differences:
         lines = [f'  {key}: {before!r} -> {after!r}' for key, (before, after) in differences.items()]
-        more = [f'  and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
-        listed = '\n'.join([*lines[:_SHOWN], *more])
-        runner.logger.warning(f'the config differs from that of the resumed checkpoint:\n{listed}')
-    sizes = [batch_size_of(Config(dict(old)), processes), batch_size_of(runner.cfg, runner.world_size)]
+        lines[_SHOWN:] = [f'  and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
+        runner.logger.warning('\n'.join(['the config differs from that of the resumed checkpoint:', *lines]))
+    sizes = batch_size_of(Config(dict(old)), processes), batch_size_of(runner.cfg, runner.world_size)
     if sizes[0] and sizes[1] and sizes[0].total != sizes[1].total:
         runner.logger.warning(
             f'the checkpoint was trained with a {sizes[0]}; now it is a {sizes[1]}: iterations count other images'
         )
 
 
-def _counts_epochs(train_cfg: Mapping[str, Any]) -> bool:
-    return bool(train_cfg.get('by_epoch', 'Epoch' in str(train_cfg.get('type'))))
-
-
-def _by_name(entry: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Something of each optimizer, by the optimizer's name."""
-    return {name: (entry or {}).get(name) if name else entry for name in names}
-
-
 def _use_config(runner: Runner, checkpoint: dict[str, Any]) -> bool:
     """Replace options in the checkpoint's optimizer by the config's if these or the schedules differ; whether so."""
     wrappers = wrappers_by_name(runner.optim_wrapper)
-    states = _by_name(checkpoint['optimizer'], wrappers)
-    schedules = _by_name(runner.param_schedulers, wrappers)
-    saved_schedules = _by_name(checkpoint.get('param_schedulers'), wrappers)
+    states, plans, saved_plans = (
+        {name: (entry or {}).get(name) if name else entry for name in wrappers}
+        for entry in (checkpoint['optimizer'], runner.param_schedulers, checkpoint.get('param_schedulers'))
+    )
     pairs: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
     changed = False
     for name, wrapper in wrappers.items():
         state = states[name] or {'param_groups': []}
-        base = state.get('base_param_settings')
-        stored, groups = [*state['param_groups'], *([base] if base else [])], wrapper.param_groups
-        sizes = [[len(group['params']) for group in side] for side in (stored, groups)]
-        if sizes[0] != sizes[1]:
+        stored = [*state['param_groups'], *filter(None, [state.get('base_param_settings')])]  # as in param_groups
+        groups = wrapper.param_groups
+        was, now = ([len(group['params']) for group in side] for side in (stored, groups))
+        if was != now:
             if set(bare_model(runner.model).state_dict()) != set(checkpoint['state_dict']):
                 return False  # another model, which the report of the weights refuses
-            raise UserError(
-                f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}: its optimizer '
-                f'{name} has {sum(sizes[0])} parameters in {len(sizes[0])} groups, that of the config {sum(sizes[1])} '
-                f'in {len(sizes[1])} (constructor, paramwise_cfg or frozen parts differ): {_REMEDY}'
+            _refuse(
+                runner,
+                f'its optimizer {name} has {sum(was)} parameters in {len(was)} groups, that of the config {sum(now)} '
+                f'in {len(now)} (constructor, paramwise_cfg or frozen parts differ)',
             )
-        plans, saved_plans = schedules[name] or [], saved_schedules[name] or []
-        moved = {plan.param_name for plan in plans} | {plan.get('param_name') for plan in saved_plans}
-        fixed = [
-            [{k: v for k, v in g.items() if k != 'params' and k not in moved} for g in s] for s in (stored, groups)
-        ]
-        differs = fixed[0] != fixed[1] or [_plan(p) for p in saved_plans] != [_plan(p.state_dict()) for p in plans]
-        if differs and any(getattr(plan, 'need_val_args', False) for plan in plans):
-            raise UserError(
-                'the checkpoint cannot be resumed with a changed param_scheduler or optimizer, because a '
-                f'ReduceOnPlateau schedule depends on the validations so far: {_REMEDY}'
+        mine, saved = plans[name] or [], saved_plans[name] or []
+        moved = {'params', *(plan.param_name for plan in mine), *(plan.get('param_name') for plan in saved)}
+        fixed = [[{k: v for k, v in g.items() if k not in moved} for g in side] for side in (stored, groups)]
+        differs = fixed[0] != fixed[1] or [_plan(plan) for plan in saved] != [_plan(plan.state_dict()) for plan in mine]
+        if differs and any(getattr(plan, 'need_val_args', False) for plan in mine):
+            _refuse(
+                runner, 'optimizer or param_scheduler differ, and ReduceOnPlateau depends on the validations so far'
             )
         changed |= differs
         pairs += zip(stored, groups, strict=True)
     if changed:
         checkpoint.pop('param_schedulers', None)
-        for then, now in pairs:
-            parameters = then['params']
+        for then, group in pairs:
+            options = {key: copy.deepcopy(value) for key, value in group.items() if key != 'params'}
+            options['params'] = then['params']
             then.clear()
-            then.update(copy.deepcopy({key: value for key, value in now.items() if key != 'params'}), params=parameters)
+            then.update(options)
     return changed
 
 

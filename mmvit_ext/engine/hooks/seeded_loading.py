@@ -7,6 +7,7 @@ the same in the main process and in a worker, in a run in one go and in a resume
 
 import random
 from collections.abc import Iterator, Mapping
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,6 @@ class PlacedBatchSampler:
 
     @property
     def batch_size(self) -> int:
-        """Samples per batch."""
         return int(self.batches.batch_size)
 
     def begin(self, epoch: int, start: int) -> None:
@@ -146,26 +146,19 @@ def seeded_loader(
 
 
 class BatchStream:
-    """The iterator of an iteration-based loop over a loader that begins at the right batch by itself.
+    """The iterator of an iteration-based loop over a loader that begins at the right batch by itself, when asked first.
 
-    The loader starts at the first batch, so that no worker starts before. ``skipped`` is how many batches a resumed
-    loop takes and drops, because its version of mmengine cannot skip them.
+    ``skipped`` is how many batches a resumed loop takes and drops, because its version of mmengine cannot skip them.
     """
 
     def __init__(self, loader: DataLoader, skipped: int) -> None:
-        self._loader, self._skipped = loader, skipped
-        self._iterator: Iterator[Any] | None = None
+        self._batches = chain(repeat(None, skipped), (batch for part in (loader,) for batch in part))
 
-    def __iter__(self) -> 'BatchStream':
+    def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        if self._skipped > 0:
-            self._skipped -= 1
-            return None
-        if self._iterator is None:
-            self._iterator = iter(self._loader)
-        return next(self._iterator)
+        return next(self._batches)
 
     def skip_iter(self, count: int) -> None:
-        """Do nothing: newer versions of mmengine call this to skip batches, and the place is known already."""
+        """Newer versions of mmengine call this to skip batches; the place is known already."""
