@@ -26,6 +26,7 @@ __all__ = [
     'DISTRIBUTIONS',
     'commit_of',
     'describe_hardware',
+    'importable',
     'library_versions',
     'memory_limit',
     'peak_bytes',
@@ -149,3 +150,12 @@ def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) 
     counts = transferred if transfer else (progress.MofNCompleteColumn(),)
     columns = (progress.TextColumn(title or '{task.description}'), progress.BarColumn(), *counts)
     return progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True), disable=not show)
+
+
+def importable(module: str) -> bool:
+    """Whether a library is installed and not broken by the version of something else."""
+    try:
+        importlib.import_module(module)
+    except Exception:
+        return False
+    return True

@@ -113,12 +113,18 @@ def visit_datasets(cfg: Config, splits: Iterable[str]) -> Iterator[VisitedDatase
                         f'the dataset folder {root} ({key}.data_root) does not exist: put the data there or set '
                         'data_root to where it is'
                     )
+                for place, entries in ((f'{key}.metainfo', config.get('metainfo') or {}), (key, config)):
+                    names = entries.get('classes')
+                    if (
+                        isinstance(names, str)
+                        and not is_remote(names)
+                        and not os.path.isfile(os.path.expanduser(names))
+                    ):
+                        raise UserError(
+                            f'{place}.classes is the text {names!r}, which is no file: write a tuple, also for one '
+                            f'class, ({names!r},)'
+                        )
                 dataset.built = _build(dataset)
-                if isinstance(dataset.classes, str):
-                    raise UserError(
-                        f'{key}.metainfo.classes is the text {dataset.classes!r}: write a tuple, also for one class, '
-                        f'({dataset.classes!r},)'
-                    )
                 if dataset.local:
                     _check_paths(dataset.folders, dataset.ann_file, key)
                 yield dataset

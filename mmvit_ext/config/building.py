@@ -71,7 +71,7 @@ def discard_pretrained(node: Any) -> None:
     if isinstance(node, Mapping):
         if is_pretrained(node.get('init_cfg')):
             node['init_cfg'] = None  # type: ignore[index]
-        if isinstance(node.get('pretrained'), str):
+        if node.get('pretrained'):  # an address, or True for what the class knows by itself
             node['pretrained'] = None  # type: ignore[index]
         node = list(node.values())
     if isinstance(node, list | tuple):

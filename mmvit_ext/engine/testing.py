@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
-from mmvit_ext.engine.hooks.reports import WeightsReportHook
+from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
 from mmvit_ext.engine.runner import build_runner, leave_processes, load_run
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.files import atomic_path, writable_folder
@@ -74,7 +74,7 @@ def test(
             set_tta(cfg)
         for key in UNUSED:
             cfg.pop(key, None)
-    runner = build_runner(cfg, [WeightsReportHook(allow_partial)], notes, trust=trust)
+    runner = build_runner(cfg, [WeightsReportHook(allow_partial), MetricsHook()], notes, trust=trust)
     runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
     if out and out.endswith(PICKLES):
         dumper = (

@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from mmvit_ext.machine import importable
+
 from .fid import FID
 
 __all__ = ['FID']
@@ -12,7 +14,7 @@ if find_spec('mmcv') is not None:
 
     __all__ += ['CAMLocalization', 'SuperpixelQuality']
 
-if find_spec('mmseg') is not None:
+if importable('mmseg.evaluation'):
     from .trimap_iou import TrimapIoUMetric
 
     __all__ += ['TrimapIoUMetric']

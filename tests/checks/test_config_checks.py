@@ -1,5 +1,7 @@
 """Overrides of configs, batch sizes, and the look-up of type names."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
@@ -110,8 +112,9 @@ def test_a_config_without_a_batch_size_or_recipe_gets_no_warning() -> None:
 
 
 @pytest.mark.parametrize('classes', ['ship', 'a'])
-def test_a_text_in_place_of_a_tuple_of_classes_is_named(tmp_path, classes: str) -> None:
-    dataset = {'type': 'mmseg.BaseSegDataset', 'metainfo': {'classes': classes}, 'data_root': str(tmp_path)}
-    pytest.importorskip('mmseg.datasets')
-    with pytest.raises(UserError, match=rf"metainfo\.classes is the text '{classes}': .*\('{classes}',\)"):
+@pytest.mark.parametrize('entry', ['mmseg.BaseSegDataset', 'mmdet.CocoDataset', 'mmpretrain.CustomDataset'])
+def test_a_text_in_place_of_a_tuple_of_classes_is_named(tmp_path: Path, entry: str, classes: str) -> None:
+    named = {'classes': classes}
+    dataset = {'type': entry, **(named if 'Custom' in entry else {'metainfo': named}), 'data_root': str(tmp_path)}
+    with pytest.raises(UserError, match=rf"classes is the text '{classes}', .*\('{classes}',\)"):
         list(visit_datasets(config(train_dataloader={'dataset': dataset}), ['train']))

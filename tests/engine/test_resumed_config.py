@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict, PolyLR
 from mmengine.runner import Runner
 
 from mmvit_ext.config.comparing import config_differences, read_config_text
+from mmvit_ext.engine.hooks import resumed_config
 from mmvit_ext.errors import UserError
 from tests.engine import toy_run
 
@@ -148,3 +151,31 @@ def test_a_type_is_the_same_with_and_without_its_scope() -> None:
     old = {'a': {'type': 'mmengine.optim.SGD', 'lr': 1}, 'gone': 1}
     new = {'a': {'type': 'SGD', 'lr': [2]}}
     assert config_differences(old, new) == {'a.lr': (1, 'not set'), 'a.lr.0': ('not set', 2), 'gone': (1, 'not set')}
+
+
+def test_each_of_several_optimizers_gets_its_own_options() -> None:
+    model = torch.nn.ModuleDict({'a': torch.nn.Linear(2, 1), 'b': torch.nn.Linear(2, 1)})
+
+    def runner(rate: float, end: int) -> Any:
+        wrapper = OptimWrapperDict(**{n: OptimWrapper(torch.optim.SGD(model[n].parameters(), lr=rate)) for n in 'ab'})
+        plans = {n: [PolyLR(wrapper[n], end=end if n == 'b' else 9, by_epoch=False)] for n in 'ab'}
+        state = {'iter': 3, 'epoch': 0, 'train_dataloader': range(5), 'cfg': SimpleNamespace(filename='c.py')}
+        return SimpleNamespace(optim_wrapper=wrapper, param_schedulers=plans, model=model, **state)
+
+    def checkpoint(run: Any) -> dict[str, Any]:
+        plans = {name: [plan.state_dict() for plan in entry] for name, entry in run.param_schedulers.items()}
+        return {
+            'optimizer': run.optim_wrapper.state_dict(),
+            'param_schedulers': plans,
+            'state_dict': model.state_dict(),
+        }
+
+    saved = checkpoint(runner(0.1, 9))
+    assert not resumed_config._use_config(runner(0.1, 9), saved)
+    assert 'param_schedulers' in saved
+    now = runner(0.1, 7)
+    assert resumed_config._use_config(now, saved)
+    now.optim_wrapper.load_state_dict(saved['optimizer'])
+    resumed_config._advance(now)
+    rates = {name: now.optim_wrapper[name].param_groups[0]['lr'] for name in 'ab'}
+    assert rates == pytest.approx({'a': 0.1 * (1 - 3 / 8), 'b': 0.1 * (1 - 3 / 6)})

@@ -47,7 +47,7 @@ def test_a_metric_of_another_name_or_nan_does_not_end_a_run_but_is_said(
     rates = resumed.run(tmp_path, changes, iterations=4, val_interval=2)
     assert max(rates) == 4
     text = '\n'.join(said)
-    assert 'not finite: error = nan' in text
+    assert 'metrics that are not finite: error = nan' in text
     assert text.count('save_best names acc, the metrics of the validation are error, count') == 1
     assert not list(tmp_path.glob('best_*'))
     assert isinstance(MetricsHook(), Hook)

@@ -133,21 +133,22 @@ class BatchSizeHook(Hook):
 
 @HOOKS.register_module()
 class MetricsHook(Hook):
-    """Warns of metrics of a validation that are not finite, and of a ``save_best`` that is none of the metrics.
+    """Warns of metrics that are not finite, and of a ``save_best`` that is none of the metrics of the validation.
 
-    mmengine ends the run at its first validation if ``save_best`` is none of them. Here it goes on without a best
-    checkpoint.
+    mmengine ends the run at its first validation then. Here it continues, without a best checkpoint.
     """
 
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
-        """Look at the metrics before they are used; the checkpoint hook is later."""
+    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         if wrong := [f'{name} = {value}' for name, value in (metrics or {}).items() if not _is_finite(value)]:
-            runner.logger.warning(f'metrics of the validation that are not finite: {", ".join(wrong)}')
-        for hook in runner.hooks:
-            wanted = getattr(hook, 'key_indicators', None) or [] if isinstance(hook, CheckpointHook) else []
-            absent = [key for key in wanted if key != 'auto' and key not in (metrics or {})]
-            if absent and hook.save_best:  # type: ignore[attr-defined]
-                hook.save_best = None  # type: ignore[attr-defined]
+            runner.logger.warning(f'metrics that are not finite: {", ".join(wrong)}')
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """Look at the metrics before the checkpoint hook, which is later, uses them."""
+        self.after_test_epoch(runner, metrics)
+        for hook in [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.save_best]:
+            absent = [key for key in hook.key_indicators if key != 'auto' and key not in (metrics or {})]
+            if absent:
+                hook.save_best = None
                 runner.logger.error(
                     f'no best checkpoint is saved: default_hooks.checkpoint.save_best names {", ".join(absent)}, the '
                     f'metrics of the validation are {", ".join(metrics or ["none"])}; set it to one of them'

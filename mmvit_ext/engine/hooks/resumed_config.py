@@ -88,10 +88,12 @@ class ResumedConfigHook(Hook):
 
 
 def _refuse(runner: Runner, reason: str) -> NoReturn:
-    raise UserError(
+    error = UserError(
         f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}: {reason}: change it back, or '
         'start anew from the weights with --cfg-options load_from=FILE and without --resume'
     )
+    error.same_on_every_process = True
+    raise error
 
 
 def _report(
