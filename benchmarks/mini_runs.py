@@ -37,7 +37,7 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint."""
-        return Path((self.work_dir / 'last_checkpoint').read_text().strip())
+        return self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
 
 
 def train(config: Path, name: str, seed: int, out: Path, options: Sequence[str] = ()) -> Run:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ __all__ = [
     'digest_of',
     'is_remote',
     'named_hash',
+    'regular_file',
     'sha256_of',
     'verify_hash',
     'writable_folder',
@@ -40,8 +42,35 @@ def writable_folder(path: str | Path, option: str) -> Path:
     return folder
 
 
+_NO_FILES = {
+    stat.S_IFDIR: 'a folder',
+    stat.S_IFIFO: 'a named pipe',
+    stat.S_IFSOCK: 'a socket',
+    stat.S_IFCHR: 'a device',
+    stat.S_IFBLK: 'a device',
+}
+
+
+def regular_file(path: str | Path, role: str, remedy: str = 'check the path') -> Path:
+    """Check that a path is a regular file that can be opened: reading a pipe or a device may never end."""
+    path = Path(path).expanduser()
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind not in _NO_FILES:
+            path.open('rb').close()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise UserError(f'there is no {role} {path}: {remedy}') from error
+        raise UserError(f'the {role} {path} cannot be opened: {error.strerror}') from error
+    except ValueError as error:
+        raise UserError(f'{str(path)!r} cannot be the name of a {role}: {remedy}') from error
+    if kind in _NO_FILES:
+        raise UserError(f'the {role} {path} is {_NO_FILES[kind]}: expected a regular file, {remedy}')
+    return path
+
+
 # PyTorch's own convention and OpenMMLab's: the first digits of the file's SHA-256 behind the last hyphen.
-_HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin)(?:\.tar)?$')
+_HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin|safetensors)(?:\.tar)?$')
 _DATE = re.compile(r'^(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$')
 SHA256_DIGITS = re.compile(r'^[0-9a-f]{8,64}$')
 

@@ -1,17 +1,27 @@
-"""Choose the checkpoint that a run resumes from: the newest one that can be loaded."""
+"""Choose the checkpoint that a run resumes from: the newest one of this run that can be loaded.
+
+A path that stands in a file is never followed: a note in a copied folder names the original's checkpoints.
+"""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import is_remote
+from mmvit_ext.files import is_remote, regular_file
 
 from .reading import checkpoint_damage
 from .unpickling import read_outline
 
-__all__ = ['NewestCheckpoint', 'newest_checkpoint', 'training_position']
+__all__ = ['RUN_ID', 'NewestCheckpoint', 'may_be_of_run', 'newest_checkpoint', 'training_position']
+
+RUN_ID = 'run_id'
+"""Key in ``meta`` of a checkpoint, and the file in ``work_dir`` with the id of the latest run there."""
+
+_OWN_NAME = re.compile(r'(?:iter|epoch)_\d+\.pth|preempted\.pth')
 
 
 @dataclass(frozen=True)
@@ -21,17 +31,40 @@ class NewestCheckpoint:
     path: str | None  # None when the run has not written one
     iteration: int | None = None  # None when the file does not state it
     passed_over: tuple[str, ...] = ()  # what is wrong with each newer one
+    has_id: bool = True
 
     def notes(self) -> list[str]:
-        """Which newer files were passed over, and how far back the chosen one is."""
-        if not self.passed_over or self.path is None:
-            return []
-        at = '' if self.iteration is None else f' of iteration {self.iteration}'
-        return [f'--resume: {"; ".join(self.passed_over)}; resuming from the older {self.path}{at}']
+        """Which newer files were passed over, how far back the chosen one is, and whether its run is not known."""
+        notes = []
+        if self.passed_over and self.path is not None:
+            at = '' if self.iteration is None else f' of iteration {self.iteration}'
+            notes = [f'--resume: {"; ".join(self.passed_over)}; resuming from the older {self.path}{at}']
+        if not self.has_id:
+            notes.append(
+                f'--resume: {self.path} has no id of its run (another version wrote it), it is taken by its name'
+            )
+        return notes
 
 
-def training_position(path: str | Path) -> int | None:
-    """The iteration of a training run's checkpoint, without reading tensors; ``None`` for weights alone.
+class Position(NamedTuple):
+    """Where in which training run a checkpoint was written; ``run`` is None where the file does not say."""
+
+    iteration: int
+    run: str | None
+
+
+class Candidate(NamedTuple):
+    """A checkpoint of training; they sort by what ``--resume`` prefers."""
+
+    has_id: bool
+    iteration: int
+    date: float
+    path: Path
+    run: str | None
+
+
+def training_position(path: str | Path) -> Position | None:
+    """Iteration and run of a training run's checkpoint, without reading tensors; ``None`` for weights alone.
 
     Raises:
         Exception: The file is damaged; what exactly is raised depends on the damage.
@@ -41,65 +74,108 @@ def training_position(path: str | Path) -> int | None:
     if 'optimizer' not in content or 'message_hub' not in content or not isinstance(meta, Mapping):
         return None
     iteration = meta.get('iter')
-    return iteration if isinstance(iteration, int) else None
+    return Position(iteration, _run_of(meta)) if isinstance(iteration, int) else None
 
 
-def newest_checkpoint(work_dir: str | Path, more_folders: Iterable[str | Path] = ()) -> NewestCheckpoint:
-    """The newest checkpoint of a run that can be loaded.
+def _run_of(meta: Any) -> str | None:
+    run = meta.get(RUN_ID) if isinstance(meta, Mapping) else None
+    return run if isinstance(run, str) and run else None
+
+
+def may_be_of_run(path: str | Path, run: str) -> bool:
+    """Whether a checkpoint, of weights alone or of training, has this run's id or none that can be read."""
+    try:
+        return _run_of(read_outline(Path(path)).get('meta')) in (None, run)
+    except Exception:  # cut off, or of another format
+        return True
+
+
+def _text(path: Path) -> str:
+    return regular_file(path, 'note', 'remove it').read_text(errors='replace')[:4096].strip() if path.exists() else ''
+
+
+def newest_checkpoint(
+    work_dir: str | Path, more_folders: Iterable[str | Path] = (), *, restarted: bool = False
+) -> NewestCheckpoint:
+    """The newest checkpoint of the latest run of a folder that can be loaded.
 
     Newest is the one of the highest iteration, not the one of the latest date: copying a folder changes dates. Only
-    files that a run can resume from count, so the best checkpoint, which has no optimiser, does not.
+    files that a run can resume from count, so the best checkpoint, which has no optimiser, does not. Which run is meant
+    is told by the folder's file ``run_id``, or by the checkpoint that ``last_checkpoint`` names, or by all checkpoints
+    together. Files without an id have to have the name that the checkpoint hook gives.
 
     Args:
         work_dir: The run's folder, with ``last_checkpoint``.
         more_folders: Where else its checkpoints are, such as the checkpoint hook's ``out_dir``.
+        restarted: Whether the launcher started the run again, so that it may not have saved anything yet.
 
     Raises:
-        UserError: There are checkpoints and none of them can be loaded.
+        UserError: There are checkpoints and none of them can be loaded or is of this run.
     """
-    try:
-        named = (Path(work_dir) / 'last_checkpoint').read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        named = ''
-    if named and (is_remote(named) or os.path.isdir(named)):
-        return NewestCheckpoint(named)  # on a server, or the folder of a sharded model: only its library can read it
-    folders = {Path(work_dir).resolve(): Path(work_dir)}
-    for folder in (*more_folders, *([Path(named).parent] if named else [])):
-        if not is_remote(str(folder)):
-            folders.setdefault(Path(folder).resolve(), Path(folder))
-    found: list[tuple[int, float, Path]] = []
-    damaged: list[tuple[float, str]] = []
-    for folder in folders.values():
-        for path in sorted(path for path in folder.glob('*.pth') if path.is_file()):
-            date = 0.0
-            try:
-                date = path.stat().st_mtime
-                position = training_position(path)
-            except FileNotFoundError:  # the run continues elsewhere and has just removed it
-                continue
-            except Exception:
-                if path.name.startswith(('iter_', 'epoch_', 'preempted')) or str(path) == named:
-                    when = float('inf') if str(path) == named else date
-                    damaged.append((when, f'{path} {checkpoint_damage(path) or "is damaged"}'))
-                continue
-            if position is not None:
-                found.append((position, date, path))
-    for position, date, path in sorted(found, reverse=True):
-        damage = checkpoint_damage(path)
+    note, listed = Path(work_dir) / 'last_checkpoint', [str(work_dir), *map(str, more_folders)]
+    noted = _text(note)
+    name = os.path.basename(noted)
+    advice = 'pass --resume FILE if it is to continue from there, or leave --resume out to start from the beginning'
+    folders = list({Path(folder).resolve(): Path(folder) for folder in listed if not is_remote(folder)}.values())
+    # On a server, or the folder of a sharded model: only its library can read it.
+    if is_remote(noted) and noted not in [f'{folder.rstrip("/")}/{name}' for folder in listed]:
+        raise UserError(f'--resume: {note} names {noted}, which is not in the folder of this run: {advice}')
+    sharded = [str(folder / name) for folder in folders if _OWN_NAME.fullmatch(name) and (folder / name).is_dir()]
+    if is_remote(noted) or sharded:
+        return NewestCheckpoint(noted if is_remote(noted) else sharded[0])
+    found, damaged = _look_into(folders, name)
+    run = _text(Path(work_dir) / RUN_ID) or _latest_run(found, name, advice)
+    ours = [c for c in found if (c.run == run if c.run else _OWN_NAME.fullmatch(c.path.name))]
+    for candidate in sorted(ours, reverse=True):
+        damage = checkpoint_damage(candidate.path)
         if damage is None:
             # Where a position cannot be read, only the date shows whether the file is newer.
-            newer = tuple(text for when, text in damaged if when >= date)
-            return NewestCheckpoint(str(path), position, newer)
-        damaged.append((float('inf'), f'{path} {damage}'))
+            newer = tuple(text for when, text in damaged if when >= candidate.date)
+            return NewestCheckpoint(str(candidate.path), candidate.iteration, newer, candidate.has_id)
+        damaged.append((float('inf'), f'{candidate.path} {damage}'))
     if damaged:
-        listed = '; '.join(text for _, text in damaged)
+        texts = '; '.join(text for _, text in damaged)
         raise UserError(
-            f'--resume: no checkpoint in {work_dir} can be loaded: {listed}; copy one there, or leave --resume out to '
+            f'--resume: no checkpoint in {work_dir} can be loaded: {texts}; copy one there, or leave --resume out to '
             'start from the beginning'
         )
-    if named:
+    if found and not restarted:
+        others = ', '.join(str(candidate.path) for candidate in sorted(found, reverse=True)[:3])
+        raise UserError(f'--resume: no checkpoint of this run is in {work_dir}, {others} is of another one: {advice}')
+    if noted and not found:
         raise UserError(
-            f'--resume: {Path(work_dir) / "last_checkpoint"} names {named}, which is not there or no checkpoint of a '
-            'training run: put it there, or leave --resume out to start from the beginning'
+            f'--resume: {note} names {noted}, and {name} is not there or no checkpoint of a training run: put it into '
+            f'{work_dir}, or {advice}'
         )
     return NewestCheckpoint(None)
+
+
+def _look_into(folders: Iterable[Path], noted_name: str) -> tuple[list[Candidate], list[tuple[float, str]]]:
+    """The checkpoints of training in the folders, and date and description of those that cannot be read."""
+    found: list[Candidate] = []
+    damaged: list[tuple[float, str]] = []
+    for path in [path for folder in folders for path in sorted(folder.glob('*.pth')) if path.is_file()]:
+        date = 0.0
+        try:
+            date = path.stat().st_mtime
+            position = training_position(path)
+        except FileNotFoundError:  # the run continues elsewhere and has just removed it
+            continue
+        except Exception:
+            if _OWN_NAME.fullmatch(path.name) or path.name == noted_name:
+                when = float('inf') if path.name == noted_name else date
+                damaged.append((when, f'{path} {checkpoint_damage(path) or "is damaged"}'))
+            continue
+        if position is not None:
+            found.append(Candidate(position.run is not None, position.iteration, date, path, position.run))
+    return found, damaged
+
+
+def _latest_run(found: Iterable[Candidate], noted_name: str, advice: str) -> str | None:
+    """The id of the run whose checkpoint was noted as the last one, or the only id that there is."""
+    runs = {candidate.path.name: candidate.run for candidate in found if candidate.run}
+    if noted_name in {candidate.path.name for candidate in found}:
+        return runs.get(noted_name)
+    if len(set(runs.values())) > 1:
+        raise UserError(f'--resume: {", ".join(sorted(runs))} are of different runs: {advice}')
+    return next(iter(runs.values()), None)

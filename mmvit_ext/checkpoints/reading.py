@@ -4,6 +4,7 @@ What needs more than tensors and harmless types is refused unless the user says 
 """
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,31 +13,54 @@ from typing import Any
 import torch
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import SHA256_DIGITS, is_remote, verify_hash
+from mmvit_ext.files import SHA256_DIGITS, is_remote, regular_file, verify_hash
+from mmvit_ext.models.layers.position_embedding import note_grids
 
 from .unpickling import load_without_code, read_outline
 
-__all__ = ['check_checkpoint_file', 'checkpoint_damage', 'extract_state_dict', 'metafile_hash', 'read_checkpoint']
+__all__ = [
+    'FORMAT',
+    'check_checkpoint_file',
+    'checkpoint_damage',
+    'extract_state_dict',
+    'metafile_hash',
+    'read_checkpoint',
+]
 
-_LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began before PyTorch 1.6
+FORMAT = {'mmvit_ext_format': 1}
+"""Noted in ``meta`` of training checkpoints; raised when an older version could not resume from them."""
+
+_LEGACY_MAGIC = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # a number with which torch.save began before PyTorch 1.6
 
 _ZIP_MAGIC = b'PK\x03\x04'
+
+_OTHER_FILES = (
+    (b'<', 'a web page: download the file itself'),
+    (b'version https://git-lfs', 'a pointer of Git LFS: fetch the file itself with git lfs pull'),
+    (b'\x1f\x8b', 'a gzip archive: unpack it'),
+    (b'BZh', 'a bzip2 archive: unpack it'),
+    (b'\xfd7zXZ', 'an xz archive: unpack it'),
+    (b'\x93NUMPY', 'a NumPy array: write its values with torch.save'),
+    (b'\x89HDF', 'an HDF5 file of Keras: write its values with torch.save'),
+    (b'GGUF', 'a GGUF file: take the weights as .safetensors or .pth'),
+)
+"""How files begin that people take for checkpoints, and what they are."""
+
+
+def is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether a file is of the safetensors format: the length of a JSON header, then the header."""
+    return path.suffix == '.safetensors' or (head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100 * 2**20)
 
 
 def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: str = 'check the path') -> None:
     """Find a missing, cut off or foreign file without reading it; ``role`` and ``remedy`` are for the message."""
     if is_remote(str(path)):
         return
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise UserError(f'the {role} {path} is a folder: expected a .pth file')
-    if not path.is_file():
-        raise UserError(f'there is no {role} {path}: {remedy}')
-    try:
-        with path.open('rb') as file:
-            head = file.read(len(_LEGACY_MAGIC))
-    except OSError as error:
-        raise UserError(f'the {role} {path} cannot be opened: {error.strerror}') from error
+    path = regular_file(path, role, remedy)
+    with path.open('rb') as file:
+        head = file.read(64)
+    if not head:
+        raise UserError(f'the {role} {path} is empty: download or copy it again')
     if head.startswith(_ZIP_MAGIC):
         # The archive's directory stands at its end, so a cut off download fails here.
         if not zipfile.is_zipfile(path):
@@ -46,16 +70,23 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
             )
         try:
             with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
+                names = [name.rpartition('/')[2] for name in archive.namelist()]
         except Exception as error:  # damaged bytes fail in every way that a parser has
             raise UserError(_damaged(path, role, error)) from error
-        if not any(name.endswith('/data.pkl') or name == 'data.pkl' for name in names):
-            raise UserError(f'the {role} {path} is a zip archive but no PyTorch checkpoint: expected a .pth file')
-        if any(name.rpartition('/')[2] == 'constants.pkl' for name in names):
+        if 'constants.pkl' in names:
             raise UserError(f'the {role} {path} is a TorchScript program: expected parameters written by torch.save')
-    elif head[:1] != b'\x80':
-        kind = 'is empty' if not head else 'is no PyTorch checkpoint'
-        raise UserError(f'the {role} {path} {kind}: expected a file written by torch.save; download or copy it again')
+        if 'data.pkl' not in names:
+            arrays = any(name.endswith('.npy') for name in names)
+            what = 'arrays of NumPy (.npz), as JAX models have them,' if arrays else 'a zip archive'
+            raise UserError(f'the {role} {path} is {what} but no PyTorch checkpoint: expected a .pth file')
+    elif not is_safetensors(path, head) and _LEGACY_MAGIC not in head:
+        what = next((f', but {what}' for begin, what in _OTHER_FILES if head.startswith(begin)), '')
+        if head[:1] == b'\x80' and len(head) > 30:
+            what = ', but a plain pickle: write its tensors with torch.save'
+        raise UserError(
+            f'the {role} {path} is no PyTorch checkpoint{what or ": download or copy it again"} (expected a file '
+            'written by torch.save, or .safetensors)'
+        )
 
 
 def checkpoint_damage(path: str | Path) -> str | None:
@@ -89,7 +120,9 @@ def read_checkpoint(
     expected_hash: str | None = None,
     map_location: Any = 'cpu',
 ) -> dict[str, Any]:
-    """Read a checkpoint without running code from it.
+    """Read a checkpoint, written by ``torch.save`` or as safetensors, without running code from it.
+
+    Parameters that released files hold under ``model`` are put under ``state_dict``, where the libraries look.
 
     Args:
         path: The file.
@@ -99,35 +132,125 @@ def read_checkpoint(
         map_location: Where the tensors go, as in :func:`torch.load`.
 
     Raises:
-        UserError: The file is missing, cut off, no checkpoint, has another hash than its name says, or only pickle
-            could read it.
+        UserError: The file is missing, cut off, no checkpoint, of a newer version, has another hash than its name says,
+            only pickle could read it, or it holds tensors that could not be loaded as they are.
     """
     check_checkpoint_file(path, role)
     path = Path(path).expanduser()
     verify_hash(path, expected_hash, role)
     try:
-        content = load_without_code(path, map_location)
+        content = _read(path, map_location, trust)
     except pickle.UnpicklingError as error:
-        if not trust:
-            reason = ' '.join(str(error).split())[:160]
-            raise UserError(
-                f'the {role} {path} holds more than tensors and plain values ({reason}): pass --trust if you '
-                'trust where it comes from, reading it then runs code from the file'
-            ) from error
-        try:
-            content = torch.load(path, map_location=map_location, weights_only=False)
-        except Exception as damage:
-            raise UserError(_damaged(path, role, damage)) from damage
+        raise UserError(
+            f'the {role} {path} holds more than tensors and plain values ({_offender(error)}): pass --trust if you '
+            'trust where it comes from, reading it then runs code from the file'
+        ) from error
     except Exception as error:  # damaged bytes fail in every way that a parser has
         raise UserError(_damaged(path, role, error)) from error
     if not isinstance(content, dict):
         raise UserError(f'the {role} {path} holds a {type(content).__name__}: expected a dictionary of parameters')
+    meta = content.get('meta')
+    for key, known in FORMAT.items():
+        found = meta.get(key, known) if isinstance(meta, Mapping) else known
+        if not isinstance(found, int) or found > known:
+            raise UserError(
+                f'the {role} {path} was written by a newer version of mmvit_ext (format {found!r}, this one knows '
+                f'{known}): update mmvit_ext'
+            )
+    if 'state_dict' not in content and isinstance(content.get('model'), Mapping):
+        content['state_dict'] = content.pop('model')
+    state = _parameters(content)
+    if fault := _first_fault(state):
+        raise UserError(f'the {role} {path} cannot be used, {fault}: take another file or version of it')
+    note_grids(state)
     return content
+
+
+def _read(path: Path, map_location: Any, trust: bool) -> Any:
+    with path.open('rb') as file:
+        safetensors = is_safetensors(path, file.read(9))
+    if safetensors:
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return load_without_code(path, map_location)
+    except pickle.UnpicklingError:
+        if not trust:
+            raise
+    return torch.load(path, map_location=map_location, weights_only=False)
+
+
+def _offender(error: Exception) -> str:
+    """What a reader without code stumbled over: the name of the type, or the end of its message."""
+    text = ' '.join(str(error).split())
+    match = re.search(r'GLOBAL (\S+)', text) or re.match(r'(\S+) is none of the harmless types', text)
+    return f'an object of {match[1]}' if match else text.rpartition('WeightsUnpickler error: ')[2][:160]
 
 
 def _damaged(path: Path, role: str, error: Exception) -> str:
     reason = ' '.join(str(error).split())[:160] or type(error).__name__
+    if re.search(r'unsupported pickle protocol|maximum supported version', reason):
+        return f'the {role} {path} is of a newer format than this PyTorch reads ({reason}): update PyTorch'
     return f'the {role} {path} is damaged ({reason}): download or copy it again'
+
+
+def _first_fault(state: Mapping[Any, Any]) -> str | None:
+    """The first parameter that would be loaded wrongly or not at all, with the reason."""
+    seen = set[str]()
+    for name, value in state.items():
+        if not torch.is_tensor(value):
+            continue
+        if not isinstance(name, str):
+            return f'it has a parameter named {name!r}, which is no text'
+        short = name.removeprefix('module.')
+        if short in seen:
+            return f'it has two values of {short}, one with "module." before the name'
+        seen.add(short)
+        if fault := _fault(value):
+            return f'its parameter {name} {fault}'
+    return None
+
+
+def _fault(value: torch.Tensor) -> str | None:
+    if value.is_meta:
+        return 'has a shape but no values (it was saved from the device meta)'
+    if value.is_quantized:
+        return f'is quantised ({value.dtype})'
+    if value.layout != torch.strided:
+        return f'is sparse ({value.layout})'
+    if not value.is_floating_point():
+        return None
+    distinct = value[tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())]
+    if distinct.element_size() == 1:
+        distinct = distinct.float()  # float8 knows no comparisons
+    mask = distinct.isneginf() | distinct.eq(0)  # attention masks are made of -inf and 0
+    if distinct.isfinite().all() or (mask.all() and distinct.eq(0).any()):
+        return None
+    return 'has values that are not finite (NaN or infinite), the training has diverged'
+
+
+def _parameters(content: Mapping[str, Any]) -> Mapping[Any, Any]:
+    state = content.get('state_dict')
+    return state if isinstance(state, Mapping) else content
+
+
+def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
+    """Take the tensors by name out of a checkpoint, without the ``module.`` of a distributed wrapper."""
+    state = _parameters(content)
+    tensors = {name.removeprefix('module.'): value for name, value in state.items() if torch.is_tensor(value)}
+    if not tensors:
+        parts = [
+            key
+            for key, part in content.items()
+            if isinstance(part, Mapping) and any(map(torch.is_tensor, part.values()))
+        ]
+        hint = f'; write one of its parts {", ".join(map(str, parts))} to a file of its own' if parts else ''
+        shown = ', '.join(map(str, list(content)[:5]))
+        raise UserError(
+            f'{path} holds no parameters (its keys: {shown}): expected a state_dict or a checkpoint with one{hint}'
+        )
+    return tensors
 
 
 def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
@@ -153,19 +276,3 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
             )
         return digits
     return None
-
-
-def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
-    """Take the tensors by name out of a checkpoint, without the ``module.`` of a distributed wrapper."""
-    candidates = (content.get('state_dict'), content.get('model'), content)
-    state = next(candidate for candidate in candidates if isinstance(candidate, Mapping))
-    nameless = [name for name, value in state.items() if torch.is_tensor(value) and not isinstance(name, str)]
-    if nameless:
-        raise UserError(f'{path} has a parameter named {nameless[0]!r}: expected text, as a model has it')
-    tensors = {name.removeprefix('module.'): value for name, value in state.items() if torch.is_tensor(value)}
-    if not tensors:
-        shown = ', '.join(map(str, list(content)[:5]))
-        raise UserError(
-            f'{path} holds no parameters (its keys: {shown}): expected a state_dict or a checkpoint with one'
-        )
-    return tensors

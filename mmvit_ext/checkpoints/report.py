@@ -18,6 +18,8 @@ from torch import nn
 
 from mmvit_ext.errors.user_error import UserError
 
+from .styles import style_hint
+
 __all__ = ['LoadObserver', 'WeightsReport', 'check_report', 'load_weights', 'weights_report']
 
 MIN_FRACTION = 0.5
@@ -35,12 +37,15 @@ class WeightsReport:
     missing: tuple[str, ...]  # names of the model that the checkpoint does not have
     unexpected: tuple[str, ...]  # names of the checkpoint that the model does not have
     mismatched: tuple[tuple[str, Shape, Shape], ...]  # name, shape in the checkpoint, other shape in the model
-    resized: tuple[str, ...] = ()  # of ``matched``: what the model resized itself, such as a position embedding
+    adapted: tuple[str, ...] = ()  # of ``matched``: what the model changed itself, such as a position embedding's grid
+    failed: tuple[
+        str, ...
+    ] = ()  # names that the checkpoint has, but whose values are not in the model, with the reason
 
     @property
     def total(self) -> int:
         """Number of parameters and buffers that the model has."""
-        return len(self.matched) + len(self.missing) + len(self.mismatched)
+        return len(self.matched) + len(self.missing) + len(self.mismatched) + len(self.failed)
 
     @property
     def fraction(self) -> float:
@@ -50,16 +55,17 @@ class WeightsReport:
     @property
     def exact(self) -> bool:
         """Whether everything of the model is filled and nothing of the checkpoint is left."""
-        return not (self.missing or self.unexpected or self.mismatched)
+        return not (self.missing or self.unexpected or self.mismatched or self.failed)
 
     def __str__(self) -> str:
         text = f'{len(self.matched)} of {self.total} parameters matched'
-        if self.resized:
-            text += f' ({len(self.resized)} of them resized: {_names(self.resized)})'
+        if self.adapted:
+            text += f' ({len(self.adapted)} of them adapted: {_names(self.adapted)})'
         for title, names in (('missing', self.missing), ('unexpected', self.unexpected)):
             text += f', {len(names)} {title}' + (f' ({_names(names)})' if names else '')
         shapes = [f'{name} {_shape(theirs)} for {_shape(ours)}' for name, theirs, ours in self.mismatched]
-        return text + f', {len(shapes)} of another shape' + (f' ({_names(shapes)})' if shapes else '')
+        text += f', {len(shapes)} of another shape' + (f' ({_names(shapes)})' if shapes else '')
+        return text + (f', {len(self.failed)} not arrived ({_names(self.failed)})' if self.failed else '')
 
 
 def _names(names: Sequence[str]) -> str:
@@ -77,11 +83,18 @@ def weights_report(model_state: Mapping[str, Any], checkpoint_state: Mapping[str
     """
     ours, theirs = _shapes(model_state), _shapes(checkpoint_state)
     common = [name for name in ours if name in theirs]
+    same = [name for name in common if ours[name] == theirs[name]]
+    kinds = {name: (_kind(checkpoint_state[name]), _kind(model_state[name])) for name in same}
     return WeightsReport(
-        matched=tuple(name for name in common if ours[name] == theirs[name]),
+        matched=tuple(name for name in same if None in kinds[name] or kinds[name][0] == kinds[name][1]),
         missing=tuple(name for name in ours if name not in theirs),
         unexpected=tuple(name for name in theirs if name not in ours),
         mismatched=tuple((name, theirs[name], ours[name]) for name in common if ours[name] != theirs[name]),
+        failed=tuple(
+            f'{name}: {theirs} numbers for {ours}'
+            for name, (theirs, ours) in kinds.items()
+            if theirs and ours and theirs != ours
+        ),
     )
 
 
@@ -92,6 +105,22 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
         for name, shape in shapes.items()
         if isinstance(shape, tuple | list) and not name.endswith('num_batches_tracked')
     }
+
+
+def _kind(value: Any) -> str | None:
+    """Numbers of another kind change their meaning when they are copied; ``None`` for a shape."""
+    if not torch.is_tensor(value):
+        return None
+    if value.is_quantized:
+        return 'quantised'
+    return 'floating' if value.is_floating_point() else 'complex' if value.is_complex() else 'whole'
+
+
+def _arrived(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
+    if loaded.is_meta or stored.is_meta or stored.layout != loaded.layout:
+        return False
+    values = stored.detach().to(loaded.device, loaded.dtype)
+    return torch.equal(loaded, values) or torch.allclose(loaded, values, rtol=0, atol=0, equal_nan=True)
 
 
 def check_report(report: WeightsReport, source: str, target: str, *, strict: bool, allow_partial: bool = False) -> None:
@@ -107,20 +136,21 @@ def check_report(report: WeightsReport, source: str, target: str, *, strict: boo
     Raises:
         UserError: Too little matched; names counts, examples and the remedy.
     """
-    if allow_partial or report.exact or (not strict and report.fraction >= MIN_FRACTION):
+    if allow_partial or report.exact or (not strict and not report.failed and report.fraction >= MIN_FRACTION):
         return
-    need = 'all of them' if strict else 'at least half'
+    need = 'all of them' if strict else 'every value of the file' if report.failed else 'at least half'
+    hint = style_hint(report.unexpected) or '; use the checkpoint that belongs to this config'
     raise UserError(
-        f'{source} does not fit {target}: {report}; expected {need}; use the checkpoint that belongs to this config, '
-        f'or pass {ALLOW_OPTION} if this is intended'
+        f'{source} does not fit {target}: {report}; expected {need}{hint}, or pass {ALLOW_OPTION} if this is intended'
     )
 
 
 class LoadObserver:
     """Reports every ``load_state_dict`` on a model or a part of it, from the outside.
 
-    Every module's pre-hook notes the shapes of its own entries as they are at the moment they are copied, after the
-    module's own conversions; the post-hook of the module on which the loading began closes the account.
+    A first pre-hook of the module on which the loading begins notes what the file has, a last one of every module what
+    its own entries are at the moment they are copied, after the module's own conversions; the post-hook of the first
+    module compares that with what the model has then.
 
     Args:
         model: The model to watch, without a distributed wrapper.
@@ -130,12 +160,14 @@ class LoadObserver:
 
     def __init__(self, model: nn.Module, on_load: Callable[[str, nn.Module, WeightsReport], None]) -> None:
         self._on_load = on_load
-        # Of each loading under way: the module on which it began, the file's shapes, and those that were copied.
-        self._stack: list[tuple[nn.Module, dict[str, Shape], dict[str, Shape]]] = []
-        self._handles = []
+        # Of each loading under way: the module on which it began, the file's tensors, and those that were copied.
+        self._stack: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
+        self._handles: list[Any] = []
         for name, module in model.named_modules():
-            self._handles.append(module._register_load_state_dict_pre_hook(partial(self._before, module)))
-            self._handles.append(module.register_load_state_dict_post_hook(partial(self._after, name)))
+            first = module._register_load_state_dict_pre_hook(partial(self._begin, module))
+            module._load_state_dict_pre_hooks.move_to_end(first.id, last=False)  # type: ignore[attr-defined]
+            last = module._register_load_state_dict_pre_hook(partial(self._before, module))
+            self._handles += [first, last, module.register_load_state_dict_post_hook(partial(self._after, name))]
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -144,25 +176,30 @@ class LoadObserver:
         self._handles.clear()
         self._stack.clear()
 
-    def _before(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
-        shapes = {name: tuple(value.shape) for name, value in state_dict.items() if torch.is_tensor(value)}
+    def _begin(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
         if not prefix:
-            self._stack.append((module, shapes, {}))
-        if not self._stack:
-            return
-        own = [*module._parameters, *module._buffers]
-        self._stack[-1][2].update({prefix + name: shapes[prefix + name] for name in own if prefix + name in shapes})
+            self._stack.append((module, {name: v for name, v in state_dict.items() if torch.is_tensor(v)}, {}))
+
+    def _before(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        if self._stack:
+            names = [prefix + name for name in (*module._parameters, *module._buffers)]
+            self._stack[-1][2].update(
+                {name: state_dict[name] for name in names if torch.is_tensor(state_dict.get(name))}
+            )
 
     def _after(self, name: str, module: nn.Module, incompatible: Any) -> None:
         if not self._stack or self._stack[-1][0] is not module:
             return
         _, raw, effective = self._stack.pop()
-        ours = {key: tuple(value.shape) for key, value in module.state_dict().items() if torch.is_tensor(value)}
+        ours = {key: value for key, value in module.state_dict().items() if torch.is_tensor(value)}
         # A name that a part of the model renamed while it loaded is not left over, so the loader's own list counts.
         left = {key: raw[key] for key in incompatible.unexpected_keys if key in raw}
         report = weights_report(ours, {**left, **effective})
-        resized = tuple(key for key in report.matched if raw.get(key, ours[key]) != ours[key])
-        self._on_load(name, module, replace(report, resized=resized))
+        adapted = tuple(key for key in report.matched if key in raw and raw[key] is not effective[key])
+        lost = [key for key in report.matched if not _arrived(effective[key], ours[key])]
+        matched = tuple(key for key in report.matched if key not in lost)
+        failed = (*report.failed, *(f'{key}: the model has other values' for key in lost))
+        self._on_load(name, module, replace(report, matched=matched, adapted=adapted, failed=failed))
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:
@@ -174,7 +211,7 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsRepo
     try:
         # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False; its own
         # report goes to the log, which a prediction command does not have.
-        load_state_dict(model, dict(state_dict), strict=False, logger=silent)
+        load_state_dict(model, state_dict, strict=False, logger=silent)
     finally:
         observer.close()
     return reports[-1]

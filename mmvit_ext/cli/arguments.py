@@ -34,7 +34,7 @@ class ConfigOptions(DictAction):
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     'config': dict(help='config file'),
-    'checkpoint': dict(help='checkpoint file (.pth)'),
+    'checkpoint': dict(help='checkpoint file (.pth or .safetensors)'),
     'images': dict(nargs='+', metavar='IMAGE|FOLDER|GLOB', help='images to read'),
     '--out': dict(required=True, help='folder for the results'),
     '--work-dir': dict(help='folder of logs and checkpoints (default: work_dirs/<name of the config>)'),

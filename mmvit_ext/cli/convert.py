@@ -12,6 +12,7 @@ import torch
 
 from mmvit_ext.checkpoints import convert
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
+from mmvit_ext.checkpoints.styles import style_hint
 from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import atomic_path
@@ -39,7 +40,9 @@ def run(args: argparse.Namespace) -> None:
         converted = convert.convert(state, args.method)
         description = convert.describe(state, args.method)
     except ValueError as error:
-        raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}') from error
+        hint = style_hint(state)
+        hint = '' if f'convert {args.method} ' in hint else hint
+        raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}{hint}') from error
     meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
     with atomic_path(destination) as file:
         torch.save({'state_dict': converted, 'meta': meta}, file)

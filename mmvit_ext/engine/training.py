@@ -98,7 +98,7 @@ def _set_resume(cfg: Config, resume: str | None) -> list[str]:
         return []
     out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
     folders = [os.path.join(out_dir, os.path.basename(os.path.normpath(cfg.work_dir)))] if out_dir else []
-    newest = newest_checkpoint(cfg.work_dir, folders)
+    newest = newest_checkpoint(cfg.work_dir, folders, restarted=bool(restarts))
     notes = [f'started again by the launcher ({restarts})'] if restarts else []
     if newest.path is not None:
         cfg.load_from = newest.path

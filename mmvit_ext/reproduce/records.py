@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path
+from mmvit_ext.files import atomic_path, regular_file
 
 from .ledger import MAIN_METRICS, METRICS, Ledger, Row
 
@@ -72,7 +72,7 @@ def read_records(ledger: Ledger) -> Records:
 
 def _read_record(path: Path) -> Record:
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(regular_file(path, 'record').read_text(encoding='utf-8'))
         names = {field.name for field in fields(Record)}
         if not isinstance(content, dict) or set(content) != names:
             raise ValueError(f'expected the keys {sorted(names)}')

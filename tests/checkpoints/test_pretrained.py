@@ -83,7 +83,7 @@ def test_a_resized_embedding_counts_as_matched() -> None:
     state['backbone.position.embedding'] = torch.ones(7)
     report = load_weights(Net(), state)
     assert report.exact
-    assert report.resized == ('backbone.position.embedding',)
+    assert report.adapted == ('backbone.position.embedding',)
 
 
 def test_a_parameter_that_the_model_renames_itself_is_neither_missing_nor_unexpected() -> None:

@@ -1,9 +1,13 @@
 """Checkpoints from elsewhere: no code in them runs, whichever way they are read, and hashes are what names promise."""
 
+import argparse
 import hashlib
 import os
+import pickle
 import shutil
+import socket
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint, load_from_local
 from mmengine.utils import digit_version
+from safetensors.torch import save_file
 
 from mmvit_ext.checkpoints import reading
 from mmvit_ext.checkpoints.reading import metafile_hash, read_checkpoint
+from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
 from mmvit_ext.checkpoints.unpickling import load_restricted
 from mmvit_ext.errors.user_error import UserError
@@ -219,6 +225,135 @@ def test_the_runtime_of_the_configs_has_the_hooks(name: str) -> None:
     root = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
     types = {hook['type'] for hook in Config.fromfile(root / f'{name}_runtime.py').default_hooks.values()}
     assert {'mmvit_ext.NonFiniteHook', 'mmvit_ext.SafeFilesHook', 'mmvit_ext.SkippedSamplesHook'} <= types
+
+
+FOREIGN = {
+    'page.pth': (b'<!DOCTYPE html><html>', 'a web page: download the file itself'),
+    'pointer.pth': (b'version https://git-lfs.github.com/spec/v1\noid sha256:00', 'git lfs pull'),
+    'packed.pth': (b'\x1f\x8b\x08\x00', 'a gzip archive: unpack it'),
+    'pickled.pkl': (pickle.dumps({'weight': list(range(40))}), 'a plain pickle: write its tensors with torch.save'),
+    'keras.h5': (b'\x89HDF\r\n\x1a\n', 'an HDF5 file'),
+    'short.pth': (b'\x80\x02\x8a\nl', 'download or copy it again'),
+}
+
+
+@pytest.mark.parametrize('name', FOREIGN)
+def test_files_of_another_kind_are_called_by_their_name(name: str, tmp_path: Path) -> None:
+    content, message = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f'{name} is no PyTorch checkpoint.*{message}'):
+        read_checkpoint(tmp_path / name)
+
+
+def test_arrays_of_jax_are_called_so(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'B_16.npz', kernel=np.zeros(3))
+    with pytest.raises(UserError, match=r'B_16\.npz is arrays of NumPy .*JAX'):
+        read_checkpoint(tmp_path / 'B_16.npz')
+
+
+def test_the_type_that_needs_trust_is_named(reader: str, tmp_path: Path) -> None:
+    path = tmp_path / 'deit.pth'
+    torch.save({'model': {'a': torch.zeros(1)}, 'args': argparse.Namespace(lr=1)}, path)
+    with pytest.raises(UserError, match=r'values \(an object of argparse\.Namespace\): pass --trust'):
+        read_checkpoint(path)
+    assert read_checkpoint(path, trust=True)['args'].lr == 1
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'device', 'socket'])
+def test_what_is_no_regular_file_is_named_without_waiting(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / 'a.pth'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    elif kind == 'device':
+        path.symlink_to('/dev/zero')
+    else:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(str(path))
+    with pytest.raises(UserError, match=rf'a\.pth is a .*{kind}: expected a regular file'):
+        read_checkpoint(path)
+    with pytest.raises(UserError, match='there is no checkpoint'):
+        read_checkpoint(path / 'b.pth' if kind != 'folder' else tmp_path / 'b.pth')
+    with pytest.raises(UserError, match='cannot be the name of a checkpoint'):
+        read_checkpoint(f'{path}\0')
+
+
+@pytest.mark.parametrize('noted', [2, 1.5, 'next'])
+def test_a_format_of_a_later_version_is_told_as_such(noted: Any, tmp_path: Path) -> None:
+    torch.save({'meta': {'mmvit_ext_format': noted}, 'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'written by a newer version of mmvit_ext .*update mmvit_ext'):
+        read_checkpoint(tmp_path / 'a.pth')
+    torch.save({'meta': dict(reading.FORMAT), 'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
+    assert read_checkpoint(tmp_path / 'a.pth')['meta'] == reading.FORMAT
+
+
+def test_an_archive_of_a_later_pytorch_is_told_as_such(tmp_path: Path) -> None:
+    torch.save({'a': torch.zeros(3)}, tmp_path / 'a.pth')
+    with zipfile.ZipFile(tmp_path / 'a.pth') as old, zipfile.ZipFile(tmp_path / 'b.pth', 'w') as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, b'9999\n' if entry.filename.endswith('/version') else old.read(entry))
+    with pytest.raises(UserError, match=r'of a newer format than this PyTorch reads .*update PyTorch'):
+        read_checkpoint(tmp_path / 'b.pth')
+
+
+# Safetensors
+
+
+def test_safetensors_are_read_wherever_a_checkpoint_is(tmp_path: Path) -> None:
+    weights = {'weight': torch.arange(6.0).reshape(2, 3)}
+    save_file(weights, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    shutil.copy(tmp_path / 'model.safetensors', tmp_path / 'renamed.bin')
+    for name in ('model.safetensors', 'renamed.bin'):
+        reading.check_checkpoint_file(tmp_path / name)
+        content = reading.extract_state_dict(read_checkpoint(tmp_path / name), name)
+        assert torch.equal(content['weight'], weights['weight'])
+        layer = Layer(init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / name)})
+        with safe_loading():
+            layer.init_weights()
+        assert torch.equal(layer.weight, weights['weight'])
+
+
+@pytest.mark.parametrize('keep', [4, 30, -5])
+def test_a_cut_off_safetensors_file_is_called_damaged(keep: int, tmp_path: Path) -> None:
+    save_file({'weight': torch.zeros(50)}, tmp_path / 'model.safetensors')
+    (tmp_path / 'model.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:keep])
+    with pytest.raises(UserError, match=r'model\.safetensors is damaged .*download or copy it again'):
+        read_checkpoint(tmp_path / 'model.safetensors')
+
+
+# Foreign names
+
+STYLES = {
+    'visual.transformer.resblocks.0.attn.in_proj_weight': 'CLIP: no converter',
+    'vision_model.encoder.layers.0.self_attn.q_proj.weight': 'CLIP: no converter',
+    'vit.encoder.layer.0.attention.attention.query.weight': 'Hugging Face transformers: no converter',
+    'encoder.layers.encoder_layer_0.self_attention.in_proj_weight': "torchvision's ViT: no converter",
+    'blocks.3.gamma_1': 'BEiT: no converter',
+    'blocks.3.ls1.gamma': 'a ViT with layer scale .*: no converter',
+    'layers.0.blocks.0.attn.qkv.weight': 'Swin: no converter',
+    'layer1.0.conv1.weight': 'a ResNet: no converter',
+    'backbone.layers.0.attn.qkv.weight': "mmpretrain's ViT: no converter",
+    'dist_token': 'convert the file with `mmvit convert deit FILE OUT.pth`',
+    'blocks.0.attn.qkv.weight': 'convert the file with `mmvit convert vit FILE OUT.pth`',
+    'pixel_pos': '`mmvit convert tnt FILE OUT.pth`',
+    'levels.0.transformer_encoder.0.norm1.weight': '`mmvit convert nest FILE OUT.pth`',
+    'patch_embed1.proj.weight': '`mmvit convert p2t FILE OUT.pth`',
+    'decode_head.decoder_1.layers.0.norm1.weight': '`mmvit convert segvit FILE OUT.pth`',
+}
+
+
+@pytest.mark.parametrize('name', STYLES)
+def test_foreign_names_come_with_the_way_from_there(name: str) -> None:
+    report = load_weights(Layer(), {name: torch.zeros(2), 'norm.weight': torch.zeros(2)})
+    with pytest.raises(UserError, match=f'the names are those of .*{STYLES[name]}'):
+        check_report(report, 'a.pth', 'the model', strict=False)
+
+
+def test_names_of_nobody_come_with_the_general_advice() -> None:
+    report = load_weights(Layer(), {'strange': torch.zeros(2)})
+    with pytest.raises(UserError, match='use the checkpoint that belongs to this config'):
+        check_report(report, 'a.pth', 'the model', strict=False)
 
 
 # Through the libraries' loaders

@@ -236,6 +236,38 @@ def test_stored_paths_of_other_folders_are_never_removed(tmp_path: Path) -> None
             entry.unlink()
 
 
+def test_a_file_of_another_run_is_never_removed_by_its_name(tmp_path: Path) -> None:
+    """A run that resumes somebody's checkpoint in a folder with checkpoints of its own kind."""
+    for name in ('iter_1.pth', 'iter_2.pth', 'best_acc_iter_1.pth', PREEMPTED_NAME):
+        torch.save({'meta': {'run_id': 'theirs'}, 'state_dict': {}}, tmp_path / name)
+    runner = make_runner(tmp_path)
+    runner.message_hub.update_info('keep_ckpt_ids', [1, 2])
+    runner.message_hub.update_info('best_ckpt', str(tmp_path / 'best_acc_iter_1.pth'))
+    runner.message_hub.update_info('best_score', 0.1)
+    hook = make_hook(runner, save_best='acc')
+    for iteration in (3, 4):
+        save(hook, runner, iteration)
+        hook.after_val_epoch(runner, {'acc': iteration / 10})
+    names = {path.name for path in tmp_path.glob('*.pth')}
+    assert names == {
+        *('iter_1.pth', 'iter_2.pth', 'best_acc_iter_1.pth', PREEMPTED_NAME),
+        *('iter_4.pth', 'best_acc_iter_4.pth'),
+    }
+
+
+def test_a_resumed_run_keeps_its_id_and_another_has_another(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook, other = make_hook(runner), AtomicCheckpointHook(by_epoch=False, interval=1)
+    content: dict[str, Any] = {'meta': {}}
+    hook.before_save_checkpoint(runner, content)
+    assert content['meta']['run_id'] == (tmp_path / 'run_id').read_text() != other.run_id
+    runner._resume, runner._train_loop = True, {}
+    other.after_load_checkpoint(runner, content)
+    assert other.run_id == hook.run_id
+    other.after_load_checkpoint(runner, {'meta': {}})  # of a version without ids
+    assert other.run_id == hook.run_id
+
+
 def test_what_a_kill_left_behind_is_cleared_at_the_next_start(tmp_path: Path) -> None:
     runner = make_runner(tmp_path)
     (tmp_path / '.iter_1.pth.partial').write_bytes(b'cut off')
@@ -244,7 +276,7 @@ def test_what_a_kill_left_behind_is_cleared_at_the_next_start(tmp_path: Path) ->
     # killed between the rename of the second and the removal of the first: the second one still lists both
     runner.message_hub.update_info('keep_ckpt_ids', [1, 2])
     make_hook(runner)
-    assert [path.name for path in tmp_path.iterdir()] == ['iter_2.pth']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['iter_2.pth', 'run_id']
 
 
 def test_a_regular_checkpoint_replaces_the_one_of_a_preemption(tmp_path: Path) -> None:

@@ -104,5 +104,7 @@ def test_learned_queries_load_at_another_crop(head):
     square = type(head)([24, 24], 12, num_classes=5, img_size=64, query_stride=8, num_heads=3)
     other.load_state_dict(square.state_dict(), strict=True)
     assert other.position_queries.weight.shape == (120, 12)
+    wide = type(head)([24, 24], 12, num_classes=5, img_size=(48, 64), query_stride=8, num_heads=3)
+    other.load_state_dict(wide.state_dict(), strict=True)
     with pytest.raises(ValueError, match=r'position_queries\.weight has 48 tokens'):
         other.load_state_dict(head.state_dict())

@@ -33,6 +33,8 @@ classifiers in timm's names; ``vit``: AugReg and DeiT backbones in timm's names,
 same DeiT files as a start for ``mmvit_ext.SPFormer``.
 """
 
+_LEARNED = ('weight', 'bias', 'token', 'pos_embed')
+
 _DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType(
     {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
 )
@@ -54,6 +56,9 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
     foreign = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if foreign:
         raise TypeError(f'state_dict must hold tensors only, but {foreign[:5]} are none; pass checkpoint["state_dict"]')
+    whole = [key for key, value in state_dict.items() if not value.is_floating_point() and key.endswith(_LEARNED)]
+    if whole:
+        raise ValueError(f'{whole[0]} holds {state_dict[whole[0]].dtype} numbers: expected floating ones')
     return METHODS[method](state_dict)
 
 

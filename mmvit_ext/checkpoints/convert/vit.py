@@ -32,7 +32,9 @@ _RULES: tuple[Rule, ...] = (
     (r'(cls_token|pos_embed)', r'\1'),
     (rf'patch_embed\.proj\.{_P}', r'patch_embed.projection.\1'),
     (rf'norm\.{_P}', r'ln1.\1'),
-    (rf'(head|pre_logits\.fc)\.{_P}', None),
+    # A classifier, the norm of the mean of all tokens before one, and the decoder of masked autoencoders.
+    (rf'(head|pre_logits\.fc|fc_norm)\.{_P}', None),
+    (r'(mask_token|decoder_.*)', None),
 )
 
 

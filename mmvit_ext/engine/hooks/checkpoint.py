@@ -5,6 +5,7 @@ the content goes to a temporary file, which is synced and renamed, and an outdat
 """
 
 import os
+import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from mmvit_ext.checkpoints.newest import RUN_ID, may_be_of_run
+from mmvit_ext.checkpoints.reading import FORMAT
 from mmvit_ext.files import PARTIAL_SUFFIX, atomic_path, is_remote
 from mmvit_ext.registry import HOOKS
 
@@ -82,6 +85,9 @@ class AtomicCheckpointHook(CheckpointHook):
     your own, whether a write is whole is up to that backend, but the order still holds for regular checkpoints.
     DeepSpeed and FSDP write their files themselves and not whole.
 
+    Each checkpoint has the id of its run in ``meta``, which a resumed run keeps, and ``work_dir/run_id`` has that of
+    the latest run: ``--resume`` takes files of this run only, and files of another run are never removed.
+
     Before it saves, it calls the hooks' ``before_collective_save`` in every process, where mmengine's
     ``before_save_checkpoint`` reaches the first process only.
 
@@ -96,6 +102,16 @@ class AtomicCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.saved_iteration: int | None = None
+        self.run_id = uuid.uuid4().hex
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        """Let a resumed run keep its id."""
+        if runner._resume and runner._train_loop is not None:
+            self.run_id = str(checkpoint['meta'].get(RUN_ID) or self.run_id)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Note whose checkpoint it is."""
+        checkpoint['meta'].update({RUN_ID: self.run_id, **FORMAT})
 
     def before_train(self, runner: Runner) -> None:
         """Choose where and how files are written, and clear away what a kill left behind."""
@@ -103,13 +119,15 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.file_client_args is None and self.backend_args is None and not is_remote(target):
             self.backend_args = {'backend': ATOMIC_BACKEND}
         info = runner.message_hub.runtime_info
-        if 'keep_ckpt_ids' in info:
-            info['keep_ckpt_ids'] = [step for step in info['keep_ckpt_ids'] if type(step) is int]
+        steps = info.pop('keep_ckpt_ids', None)
         super().before_train(runner)
         self._replace_stored_paths(info)
-        if self.max_keep_ckpts > 0:
-            # mmengine's queue drops the oldest as soon as a new one is added
-            self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
+        # mmengine's queue drops the oldest as soon as a new one is added
+        self.keep_ckpt_ids = deque(step for step in steps if type(step) is int) if isinstance(steps, list) else deque()
+        self._drop_outdated(runner)
+        if is_main_process():
+            with atomic_path(Path(runner.work_dir) / RUN_ID, durable=True) as temporary:
+                temporary.write_text(self.run_id)
         if is_main_process() and self._is_atomic:
             for partial in Path(self.out_dir).glob(f'.*{PARTIAL_SUFFIX}'):
                 partial.unlink(missing_ok=True)
@@ -123,7 +141,7 @@ class AtomicCheckpointHook(CheckpointHook):
             name = os.path.basename(str(info[key]))
             path = self.file_backend.join_path(self.out_dir, name)
             ours = name.startswith('best_') and self.file_backend.isfile(path) and not os.path.islink(path)
-            info[key] = path if ours else None
+            info[key] = path if ours and self._may_remove(path) else None
         if self.save_best is not None and len(self.key_indicators) == 1:
             self.best_ckpt_path = info.get('best_ckpt')
         elif self.save_best is not None:
@@ -159,14 +177,21 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             write_last_checkpoint(runner, self.last_ckpt)
         self._remove(PREEMPTED_NAME)
-        while keep and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
+        self._drop_outdated(runner)
+
+    def _drop_outdated(self, runner: Runner) -> None:
+        while 0 < self.max_keep_ckpts < len(self.keep_ckpt_ids):
             outdated = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
             self._remove(outdated)
 
     def _remove(self, name: str) -> None:
-        if is_main_process():
-            remove_checkpoint(self.file_backend, self.file_backend.join_path(self.out_dir, name))
+        path = self.file_backend.join_path(self.out_dir, name)
+        if is_main_process() and self._may_remove(path):
+            remove_checkpoint(self.file_backend, path)
+
+    def _may_remove(self, path: str) -> bool:
+        return not os.path.isfile(path) or may_be_of_run(path, self.run_id)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
         if not self.save_best or not self._is_atomic:

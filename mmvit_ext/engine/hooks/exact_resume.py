@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.engine.hooks import random_state
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import HOOKS
 
 from .checkpoint import accumulated_iterations
@@ -59,12 +60,19 @@ class ExactResumeHook(Hook):
             newest = newest_checkpoint(runner.work_dir, checkpoint_folders(runner))
             for note in newest.notes():
                 runner.logger.warning(note)
-            runner._load_from = newest.path
+            # Without one, mmengine would follow whatever path stands in last_checkpoint.
+            runner._load_from, runner._resume = newest.path, newest.path is not None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         """Keep the states of a resumed checkpoint until the first iteration."""
         if runner._resume and runner._train_loop is not None:
             self._saved = checkpoint.get(KEY) or {}
+            states = self._saved.get('generators') or [] if isinstance(self._saved, Mapping) else None
+            if not isinstance(states, list) or not all(isinstance(state, Mapping) for state in states):
+                raise UserError(
+                    f'the checkpoint {runner._load_from} has states of random generators ({KEY}) in a form that this '
+                    'version does not know: update mmvit_ext, or start from its weights with load_from'
+                )
 
     def before_train(self, runner: Runner) -> None:
         """Tie the training data to the place in the run."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import nn
 
 from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
@@ -66,7 +66,7 @@ class WeightsReportHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         """Note that the next loading is that of ``load_from`` or ``resume``, and look at the file's content."""
-        source = runner._load_from or find_latest_checkpoint(runner.work_dir)
+        source = runner._load_from or 'that last_checkpoint names'
         testing = runner._train_loop is None
         resuming = bool(runner._resume) and not testing
         self._whole_model_source = f'the checkpoint {source}'
@@ -75,11 +75,13 @@ class WeightsReportHook(Hook):
             raise UserError(
                 f'{self._whole_model_source} holds a {type(checkpoint).__name__}: expected a dictionary of parameters'
             )
-        absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+        absent = [key for key in ('meta', 'message_hub', 'optimizer') if not isinstance(checkpoint.get(key), Mapping)]
+        if not absent:
+            absent = [key for key in ('epoch', 'iter') if not isinstance(checkpoint['meta'].get(key), int)]
         if resuming and absent:
             raise UserError(
-                f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights '
-                'only; start from them with --cfg-options load_from=FILE'
+                f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights only, '
+                'or is of a version that is not known here; start from its weights with --cfg-options load_from=FILE'
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -110,11 +112,9 @@ class WeightsReportHook(Hook):
             self._whole_model_source = None
         self._logger.info(f'weights: {source} -> {target}: {report}')
         check_report(report, source, target, strict=strict, allow_partial=self.allow_partial)
-        if not report.exact and not strict and (report.missing or report.mismatched):
-            self._logger.warning(
-                f'weights: {len(report.missing) + len(report.mismatched)} parameters of {target} keep their random '
-                'start'
-            )
+        if not report.exact and not strict and (report.missing or report.mismatched or report.failed):
+            count = report.total - len(report.matched)
+            self._logger.warning(f'weights: {count} parameters of {target} keep their random start')
 
 
 @HOOKS.register_module()

@@ -13,8 +13,6 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvit_ext.models.layers.position_embedding import fit_position_embedding
-
 __all__ = [
     'Backbone',
     'MapInfo',
@@ -163,9 +161,7 @@ class Backbone(BaseModule):
         self.out_type = out_type
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
-        self._positions: dict[str, tuple[tuple[int, int], int, str]] = {}
         self._register_load_state_dict_pre_hook(self._fit_state_dict)
-        self._register_state_dict_hook(_tell_grids)
 
     @classmethod
     def arch_settings(cls, arch: str | Mapping[str, Any], **replaced: Any) -> dict[str, Any]:
@@ -204,12 +200,6 @@ class Backbone(BaseModule):
         if not -1 <= self.frozen_stages <= highest:
             raise ValueError(f'frozen_stages must be -1 to {highest}, got {self.frozen_stages}')
         self._owners, self._last = dict(owners or {}), tuple(last)
-
-    def declare_position(
-        self, name: str, grid: tuple[int, int], *, num_prefix_tokens: int = 0, mode: str = 'bicubic'
-    ) -> None:
-        """State the grid ``(h, w)`` of a position embedding, so that one with another grid can be loaded."""
-        self._positions[name] = (grid, num_prefix_tokens, mode)
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
         """What ``frozen_stages`` freezes: at 0 the embedding of the image, at k the k-th stage."""
@@ -251,13 +241,8 @@ class Backbone(BaseModule):
         self.init_parameters()
         self._is_init = True
 
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: Mapping, *_: Any) -> None:
-        """Before any load: resize position embeddings; leave out a final norm that this network does not have."""
-        for name, (grid, num_prefix_tokens, mode) in self._positions.items():
-            stored_grid = local_metadata.get('grids', {}).get(name)
-            fit_position_embedding(
-                state_dict, prefix + name, grid, stored_grid, num_prefix_tokens=num_prefix_tokens, mode=mode
-            )
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Before any load: leave out a final norm that this network does not have."""
         for name in self._last:
             if self._modules.get(name) is None:
                 for part in ('weight', 'bias'):
@@ -359,8 +344,3 @@ class Backbone(BaseModule):
         if index not in self.map_info:
             raise ValueError(f'indices must be numbers of blocks or of {list(self.map_info)}, got {index!r}')
         return index
-
-
-def _tell_grids(backbone: Backbone, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """After saving: a number of tokens does not tell their grid."""
-    local_metadata['grids'] = {name: grid for name, (grid, *_) in backbone._positions.items()}

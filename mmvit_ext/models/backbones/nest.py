@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import Backbone, MapInfo, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
 from mmvit_ext.models.layers.mlp import MLP, init_linears
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesT']
@@ -266,7 +266,7 @@ class NesT(Backbone):
                     with_cp=with_cp,
                 )
             )
-            self.declare_position(f'levels.{level}.pos_embed', level_grid, mode=interpolate_mode)
+            track_position(self, f'levels.{level}.pos_embed', level_grid, mode=interpolate_mode)
         if extra_dims is not None:
             self.extra_aggregation = BlockAggregation(self.embed_dims[-2], extra_dims, norm_cfg=norm_cfg)
         self.norm = build_norm_layer(norm_cfg, self.embed_dims[self.num_levels - 1])[1] if final_norm else None

@@ -37,7 +37,7 @@ from mmvit_ext.models.backbones.base import (
 )
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.mlp import init_linears
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
 from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
 from mmvit_ext.registry import MODELS
@@ -244,7 +244,7 @@ class SPFormer(Backbone):
         for stage, first in enumerate(self.first_blocks):
             names = [f'sca.{stage}', f'pos_embeds.{stage}', *([f'projections.{stage - 1}'] if stage else [])]
             owners |= dict.fromkeys(names, f'layers.{first}')
-            self.declare_position(f'pos_embeds.{stage}', self.grid, mode=interpolate_mode)
+            track_position(self, f'pos_embeds.{stage}', self.grid, mode=interpolate_mode)
         info = MapInfo(C, pixel_stride * cell_size)
         self.declare(
             {f'layers.{index}': info for index in range(num_blocks)},

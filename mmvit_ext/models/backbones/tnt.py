@@ -39,7 +39,7 @@ from mmvit_ext.models.backbones.base import (
 )
 from mmvit_ext.models.layers.attention import SelfAttention
 from mmvit_ext.models.layers.mlp import MLP, init_linears
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['TNT']
@@ -328,7 +328,7 @@ class TNT(Backbone):
         )
         self.norm = build_norm_layer(norm_cfg, C)[1] if final_norm and depth - 1 in self.out_indices else None
         if with_patch_pos:
-            self.declare_position('patch_pos', self.grid, num_prefix_tokens=with_cls_token, mode=interpolate_mode)
+            track_position(self, 'patch_pos', self.grid, num_prefix_tokens=with_cls_token, mode=interpolate_mode)
         self.freeze()
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, arch_table, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ViT', 'ViTLayer']
@@ -293,7 +293,7 @@ class ViT(Backbone):
         )
         if out_origin:
             self.out_names = ('patch_embed', *self.out_names)
-        self.declare_position('pos_embed', self.grid, num_prefix_tokens=1, mode=interpolate_mode)
+        track_position(self, 'pos_embed', self.grid, num_prefix_tokens=1, mode=interpolate_mode)
         self.freeze()
         if 'all' not in frozen_exclude:
             for name, parameter in self.named_parameters():

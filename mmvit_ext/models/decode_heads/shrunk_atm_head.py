@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead, ATMStage
 from mmvit_ext.models.layers.attention import PackedAttention
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, square_grid
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.losses.atm_loss import StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -112,15 +112,7 @@ class ShrunkATMHead(ATMHead):
         self.query_grid = (-(-height // query_stride), -(-width // query_stride))
         self.position_queries = nn.Embedding(self.query_grid[0] * self.query_grid[1], channels)
         self.levels = nn.ModuleList(QULevel(c, channels, num_heads, num_layers, dropout_ratio) for c in in_channels)
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
-
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Before any load: resize the learned queries."""
-        name = f'{prefix}position_queries.weight'
-        stored = state_dict.get(name)
-        if stored is not None and stored.shape[0] != self.position_queries.num_embeddings:
-            grid = square_grid(stored.shape[0], name)
-            state_dict[name] = resize_position_embedding(stored[None], grid, self.query_grid)[0]
+        track_position(self, 'position_queries.weight', self.query_grid)
 
     def decode(self, inputs: Sequence[Tensor]) -> list[StageOutput]:
         """Fine and coarse map to class logits and masks of every ATM layer, the final one last."""

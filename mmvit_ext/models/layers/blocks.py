@@ -157,7 +157,13 @@ def register_layout(network: nn.Module) -> None:
 
 def _upgrade(network: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Before any load: bring a file of the first layout to the second."""
-    if f'{prefix}layout_version' in state_dict or not any(key.startswith(prefix) for key in state_dict):
+    version = state_dict.get(f'{prefix}layout_version')
+    if version is not None and version.numel() == 1 and not version.is_meta and version.item() > LAYOUT_VERSION:
+        raise ValueError(
+            f'the weights are of a newer version of mmvit_ext (layout {version.item()} of {prefix or "the network"}, '
+            f'this one knows {LAYOUT_VERSION}): update mmvit_ext'
+        )
+    if version is not None or not any(key.startswith(prefix) for key in state_dict):
         return
     for name, module in network.named_modules():
         key = f'{prefix}{name}.proj.weight'

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from mmengine.logging import print_log
+from torch import Tensor, nn
 
-__all__ = ['fit_position_embedding', 'resize_position_embedding', 'square_grid']
+__all__ = ['note_grids', 'resize_position_embedding', 'square_grid', 'track_position']
 
 
 def resize_position_embedding(
@@ -48,26 +53,72 @@ def square_grid(num_tokens: int, name: str) -> tuple[int, int]:
     return edge, edge
 
 
-def fit_position_embedding(
-    state_dict: dict[str, Tensor],
-    key: str,
-    grid: tuple[int, int],
-    stored_grid: tuple[int, int] | None = None,
-    *,
-    num_prefix_tokens: int = 0,
-    mode: str = 'bicubic',
+def track_position(
+    module: nn.Module, name: str, grid: tuple[int, int], *, num_prefix_tokens: int = 0, mode: str = 'bicubic'
 ) -> None:
-    """Resize a position embedding that is about to be loaded, in place of the one in the state dict.
+    """Resize a module's position embedding, ``(1, P + h*w, C)`` or ``(h*w, C)``, in every state dict that is loaded.
 
-    A file that does not tell its grid (``stored_grid`` is None) has the network's grid if it has as many tokens, and a
-    square one otherwise. Nothing happens where the key is missing.
+    A number of tokens does not tell a grid, so the grid is told in the metadata of every state dict that is made. Where
+    it is not told, as in other packages' files, a square is assumed, otherwise the module's grid, with a warning.
     """
+    module._register_load_state_dict_pre_hook(partial(_fit, name, grid, num_prefix_tokens, mode))
+    module._register_state_dict_hook(partial(_tell, name, grid))
+
+
+def _fit(
+    name: str,
+    grid: tuple[int, int],
+    num_prefix_tokens: int,
+    mode: str,
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    local_metadata: Mapping[str, Any],
+    *_: Any,
+) -> None:
+    """Before any load: resize the embedding in the state dict."""
+    key = prefix + name
     stored = state_dict.get(key)
-    if stored is None or stored.ndim != 3:
+    if stored is None or stored.ndim not in (2, 3) or not stored.is_floating_point():
         return
-    count = stored.shape[1] - num_prefix_tokens
-    if stored_grid is None or stored_grid[0] * stored_grid[1] != count:
-        stored_grid = grid if count == grid[0] * grid[1] else square_grid(count, key)
-    state_dict[key] = resize_position_embedding(
-        stored, (stored_grid[0], stored_grid[1]), grid, num_prefix_tokens=num_prefix_tokens, mode=mode
-    )
+    tokens = stored if stored.ndim == 3 else stored[None]
+    count = tokens.shape[1] - num_prefix_tokens
+    told: Any = getattr(stored, 'grid', None) or local_metadata.get('grids', {}).get(name)
+    if _is_grid(told) and told[0] * told[1] == count:
+        stored_grid = (told[0], told[1])
+    else:
+        own = count == grid[0] * grid[1] and math.isqrt(count) ** 2 != count
+        stored_grid = grid if own else square_grid(count, key)
+        if own or stored_grid != grid:
+            print_log(
+                f'{key}: the file does not tell the grid of its {count} tokens, which is taken to be '
+                f'{stored_grid[0]}x{stored_grid[1]}; this model has {grid[0]}x{grid[1]}',
+                'current',
+                logging.WARNING,
+            )
+    if stored_grid == grid:
+        return
+    tokens = tokens.float() if tokens.element_size() < 4 else tokens  # some interpolations know no float16
+    fitted = resize_position_embedding(tokens, stored_grid, grid, num_prefix_tokens=num_prefix_tokens, mode=mode)
+    state_dict[key] = fitted if stored.ndim == 3 else fitted[0]
+
+
+def _is_grid(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(type(edge) is int and edge > 0 for edge in value)
+
+
+def _tell(
+    name: str, grid: tuple[int, int], module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]
+) -> None:
+    """After a state dict was made: note the grid in its metadata."""
+    local_metadata.setdefault('grids', {})[name] = grid
+
+
+def note_grids(state_dict: Mapping[Any, Any]) -> None:
+    """Note the grids of a file's metadata on its tensors: the libraries drop the metadata where they filter names."""
+    metadata = getattr(state_dict, '_metadata', None)
+    for prefix, local in metadata.items() if isinstance(metadata, Mapping) else ():
+        grids = local.get('grids') if isinstance(local, Mapping) else None
+        for name, grid in grids.items() if isinstance(grids, Mapping) else ():
+            tensor = state_dict.get(f'{prefix}.{name}' if prefix else name)
+            if isinstance(tensor, Tensor) and _is_grid(grid):
+                vars(tensor)['grid'] = grid

@@ -23,7 +23,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import check_heads
-from mmvit_ext.models.layers.position_embedding import fit_position_embedding, resize_position_embedding
+from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.grid import cell_similarity, cell_size, pool_cells, superpixel_to_pixel, to_cells
 
 __all__ = ['PIXEL_QKV', 'POSITIONS', 'ConvPosition', 'LearnedPosition', 'SCAIteration', 'SuperpixelCrossAttention']
@@ -54,10 +54,7 @@ class LearnedPosition(nn.Module):
         super().__init__()
         self.grid, self.mode = grid, mode
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
-        self._register_load_state_dict_pre_hook(self._fit_state_dict)
-
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        fit_position_embedding(state_dict, f'{prefix}pos_embed', self.grid, mode=self.mode)
+        track_position(self, 'pos_embed', grid, mode=mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to the same shape."""
