@@ -20,12 +20,10 @@ class BatchSize:
 
     @property
     def total(self) -> int:
-        """Images per optimiser step."""
         return self.processes * self.per_process * self.accumulation
 
     @property
     def factor(self) -> float | None:
-        """Total batch size over the recipe's."""
         return self.total / self.base if self.base else None
 
     @property
@@ -74,11 +72,6 @@ def batch_size_of(cfg: Config, processes: int) -> BatchSize | None:
     scaling = cfg.get('auto_scale_lr') or {}
     wrapper = cfg.get('optim_wrapper') or {}
     lr = (wrapper.get('optimizer') or {}).get('lr')
-    return BatchSize(
-        processes=processes,
-        per_process=per_process,
-        accumulation=int(wrapper.get('accumulative_counts', 1)),
-        base=scaling.get('base_batch_size'),
-        lr=float(lr) if isinstance(lr, int | float) else None,
-        scaled=bool(scaling.get('enable', False)),
-    )
+    rate = float(lr) if isinstance(lr, int | float) else None
+    accumulation, scaled = int(wrapper.get('accumulative_counts', 1)), bool(scaling.get('enable', False))
+    return BatchSize(processes, per_process, accumulation, scaling.get('base_batch_size'), rate, scaled)

@@ -21,37 +21,31 @@ EDGE = 896
 REGIONS = ('bbox_roi_extractor', 'mask_roi_extractor')  # others may look at maps that are not the detector's
 
 
-def _expected_strides(model: nn.Module) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+def _expected_strides(model: nn.Module) -> Iterator[tuple[str, list[tuple]]]:
     """The strides that parts of a detector are made for, with the dotted keys of these parts."""
     for name, module in model.named_modules():
         strides = getattr(getattr(module, 'prior_generator', None), 'strides', None)
         key = f'model.{name}.{"anchor" if hasattr(module, "anchor_generator") else "prior"}_generator'
         if strides is None and any(part in name.split('.') for part in REGIONS):
             strides, key = getattr(module, 'featmap_strides', None), f'model.{name}.featmap_strides'
-        if strides:
-            yield key, [(int(s[0]), int(s[1])) if isinstance(s, list | tuple) else (int(s), int(s)) for s in strides]
+        pairs = [tuple(stride) if isinstance(stride, list | tuple) else (stride, stride) for stride in strides or []]
+        if pairs and all(float(edge).is_integer() for pair in pairs for edge in pair):  # others fit one image size only
+            yield key, pairs
 
 
 def check_strides(cfg: Config) -> list[str]:
-    """Compare the strides of a detector's maps, behind its neck, with those of its anchors, points and regions.
-
-    Returns:
-        A line worth logging where the strides of the maps cannot be found out.
-
-    Raises:
-        UserError: They differ; names the part of the model, both lists and the remedy.
-    """
-    model: Any = build_model(cfg, device='meta', training=True).eval()
-    expected = dict(_expected_strides(model))
-    if not expected or not hasattr(model, 'extract_feat'):
-        return []
-    mean = getattr(model.data_preprocessor, 'mean', None)
-    channels = 3 if mean is None else len(mean)
+    """Refuse maps, behind the neck, of other strides than the anchors, points and regions; returns lines to log."""
     try:
+        model: Any = build_model(cfg, device='meta', training=True).eval()
+        mean = getattr(model.data_preprocessor, 'mean', None)
+        image = torch.zeros(1, 3 if mean is None else len(mean), EDGE, EDGE, device='meta')
+        expected = dict(_expected_strides(model))
         with torch.no_grad():
-            maps = model.extract_feat(torch.zeros(1, channels, EDGE, EDGE, device='meta'))
+            maps = model.extract_feat(image) if expected else []
         found = [(round(EDGE / x.shape[-1]), round(EDGE / x.shape[-2])) for x in maps]
-    except Exception as error:  # an operator may not know tensors without memory
+    except (
+        Exception
+    ) as error:  # an operator may not know tensors without memory; what is wrong here the run finds again
         return [f'the strides of the maps were not compared with those of anchors and regions: {type(error).__name__}']
     for key, strides in expected.items():
         if found[: len(strides)] != strides:
@@ -65,5 +59,5 @@ def check_strides(cfg: Config) -> list[str]:
     return []
 
 
-def _listed(strides: list[tuple[int, int]]) -> str:
+def _listed(strides: list[tuple]) -> str:
     return ', '.join(str(x) if x == y else f'{x}x{y}' for x, y in strides)

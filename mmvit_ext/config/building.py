@@ -72,7 +72,7 @@ def discard_pretrained(node: Any) -> None:
         if is_pretrained(node.get('init_cfg')):
             node['init_cfg'] = None  # type: ignore[index]
         if node.get('pretrained'):  # an address, or True for what the class knows by itself
-            node['pretrained'] = None  # type: ignore[index]
+            node['pretrained'] = False if node['pretrained'] is True else None  # type: ignore[index]
         node = list(node.values())
     if isinstance(node, list | tuple):
         for entry in node:

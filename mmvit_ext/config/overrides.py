@@ -28,9 +28,8 @@ _OPTIM_WRAPPER_KEYS += ['accumulative_counts', 'clip_grad', 'dtype', 'loss_scale
 def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the config') -> None:
     """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
 
-    ``data_root`` is a variable of the config file, already copied into the datasets when the file has been read. It is
-    set in every dataset that had the old value, because that is what is meant by it. ``path`` is for messages, which
-    name the nearest key or the keys to set instead.
+    ``data_root``, a variable that was copied into the datasets when the file was read, is set in each that has the old
+    value.
     """
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):

@@ -19,8 +19,8 @@ __all__ = ['CPUAmpOptimWrapper', 'LearningRateDecayOptimizerConstructor', 'Multi
 class CPUAmpOptimWrapper(OptimWrapper):
     """An optimizer wrapper that runs the forward pass in bfloat16 on the CPU, where ``AmpOptimWrapper`` refuses to.
 
-    bfloat16 has the exponent range of float32, so it needs no loss scaling. Weights, gradients and the optimizer stay
-    in float32. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
+    bfloat16 needs no loss scaling. Weights, gradients and the optimizer stay in float32. Takes the arguments of
+    :class:`mmengine.optim.OptimWrapper`.
     """
 
     @contextmanager
@@ -72,10 +72,9 @@ class MultiOptimWrapperConstructor:
 class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """The constructor of the same name in mmseg and mmdet, for any backbone with ``get_layer_depth``.
 
-    Theirs decides by the name of the backbone's class and knows ConvNeXt, BEiT and MAE only. This one asks the
-    backbone. A parameter of layer i of n gets ``decay_rate ** (n - 1 - i)`` of the learning rate, so that heads keep it
-    whole; parameters with one dimension and biases have no weight decay. There is one parameter group for each layer
-    with and one without weight decay.
+    Theirs knows ConvNeXt, BEiT and MAE only. A parameter of layer i of n gets ``decay_rate ** (n - 1 - i)`` of the
+    learning rate, so that heads keep it whole; parameters with one dimension and biases have no weight decay. There is
+    one parameter group for each layer with and one without weight decay.
 
     Args:
         optim_wrapper_cfg: The ``optim_wrapper`` of the config.
@@ -88,7 +87,6 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
-        """Add the groups of a model's parameters to ``params``."""
         model = bare_model(module)
         get_depth = getattr(getattr(model, 'backbone', None), 'get_layer_depth', None)
         if get_depth is None:

@@ -19,7 +19,7 @@ LOSS = {'type': 'SmoothL1Loss'}
 CODER = {'type': 'DeltaXYWHBBoxCoder'}
 
 
-def anchors(*strides: int) -> dict[str, Any]:
+def anchors(*strides: float) -> dict[str, Any]:
     return {'type': 'AnchorGenerator', 'scales': [8], 'ratios': [1.0], 'strides': list(strides)}
 
 
@@ -80,3 +80,9 @@ def test_what_cannot_be_measured_is_a_line_and_no_end(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Neck, 'forward', broken)
     assert 'not compared' in check_strides(config(RETINA, FPN))[0]
+
+
+def test_strides_of_one_image_size_and_what_cannot_be_built_yet_are_left_to_the_run() -> None:
+    assert check_strides(config(single({'type': 'RetinaHead', 'anchor_generator': anchors(7.97)}), FPN)) == []
+    synced = config({**RETINA, 'bbox_head': {**RETINA['bbox_head'], 'norm_cfg': {'type': 'Unknown'}}}, FPN)
+    assert 'not compared' in check_strides(synced)[0]

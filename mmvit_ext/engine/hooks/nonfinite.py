@@ -45,8 +45,7 @@ class _Step:
 def image_paths(data_batch: Any) -> list[str]:
     """The image files of a batch of mmseg, mmdet or mmpretrain, as far as its samples carry their paths."""
     if isinstance(data_batch, Mapping):
-        samples = data_batch.get('data_samples')
-        return image_paths(samples) if samples is not None else []
+        return image_paths(data_batch.get('data_samples'))
     if isinstance(data_batch, list | tuple):
         return [path for entry in data_batch for path in image_paths(entry)]
     metainfo = getattr(data_batch, 'metainfo', None)
@@ -58,24 +57,18 @@ def image_paths(data_batch: Any) -> list[str]:
 class NonFiniteHook(Hook):
     """Stops the run at the first infinite or NaN loss or gradient, naming iteration, loss keys, parameters and images.
 
-    With ``max_skips`` the update is left out instead: the optimizer gets no gradients, so neither parameters nor
-    moments change, and no weight decay is applied. It is counted, over resumes too, and the run stops when there are
-    more. A loss that is not finite while all gradients are is counted, but its update is made. All processes of a
-    distributed run decide alike.
-
-    Steps that a gradient scaler (``AmpOptimWrapper``) leaves out because the scaled gradients overflowed are not
+    With ``max_skips`` the update is left out instead: parameters and moments stay as they are. All processes decide
+    alike. Steps that a gradient scaler (``AmpOptimWrapper``) leaves out because the scaled gradients overflowed are not
     counted, unless there are 20 one after another: a scaler would continue like this for ever.
 
     Args:
-        max_skips: Number of updates that are left out before the run stops, at least 0.
+        max_skips: Number of updates that are left out before the run stops, over resumes too, at least 0.
 
     Raises:
         NonFiniteError: From ``after_train_iter``.
 
     Note:
-        Without ``max_skips`` the outcome is read at the end of the iteration, where mmengine waits for the device to
-        log the losses; with it, before the step. Running statistics of a batch norm that have become NaN cannot be
-        restored, so they stop the run even with ``max_skips``.
+        Running statistics of a batch norm that have become NaN cannot be restored, so they stop the run in any case.
     """
 
     # After RuntimeInfoHook has read the losses; before anything is averaged, logged or saved.

@@ -26,11 +26,9 @@ __all__ = ['PreemptionHook', 'WorkerStart', 'kept_signal_handlers']
 class PreemptionHook(Hook):
     """Saves a checkpoint when the process receives a signal to end, and ends it with exit code 75.
 
-    At the first SIGTERM or SIGINT (Ctrl-C) the iteration in progress is finished, the state is saved as
-    ``preempted.pth``, and the process ends. ``--resume`` continues from there; the file is removed when the next
-    regular checkpoint is written. A second signal has its usual effect, so it ends the process at once. During a
-    validation of a single process the state is saved at once and the validation is lost; with several processes it is
-    finished first.
+    The iteration in progress is finished and the state is saved as ``preempted.pth``, from which ``--resume`` continues
+    and which the next regular checkpoint removes. A second signal has its usual effect. During a validation a single
+    process saves at once and the validation is lost; several processes finish it first.
 
     Args:
         signals: Names of the signals. A batch system may send another one some time ahead, for example ``'SIGUSR1'``.
@@ -51,7 +49,6 @@ class PreemptionHook(Hook):
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Handle the signals, and keep the data loader's workers alive when the whole process group gets one."""
         if threading.current_thread() is not threading.main_thread():
             return  # whoever started the thread decides about signals
         self._previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
@@ -121,9 +118,7 @@ def _save(runner: Runner, iteration: int) -> str:
 class WorkerStart:
     """What a data loader's worker does first, so that it outlives the signal that its whole process group receives.
 
-    A terminal's Ctrl-C and most batch systems reach the workers, too, and without them the iteration in progress could
-    not be finished. Ctrl-C is left to the main process; SIGTERM is obeyed if the main process sent it, as it does when
-    it ends. ``init`` is the ``worker_init_fn`` that the data loader had.
+    Ctrl-C is left to the main process; SIGTERM is obeyed if the main process sent it, as it does when it ends.
     """
 
     def __init__(self, init: Callable[[int], None] | None) -> None:

@@ -1,8 +1,7 @@
 """Training data whose order and augmentation depend on the place in the run alone.
 
 Every index that the sampler yields is given its place: which batch of the run (or of the epoch), which sample of the
-batch. The dataset seeds the random generators with that place before it loads the sample. So the sample of a place is
-the same in the main process and in a worker, in a run in one go and in a resumed one.
+batch. The dataset seeds the random generators with that place before it loads the sample.
 """
 
 import random
@@ -84,11 +83,8 @@ class PlacedBatchSampler:
 class SeededDataset:
     """A dataset that seeds Python's, NumPy's and torch's CPU generator with the place of each sample.
 
-    In the main process the generators are restored afterwards, so loading does not change the model's randomness.
-    Attributes are read from and set on the dataset. A transform with a generator of its own, as those of newer
-    versions of Albumentations, is not reached.
-
-    The process's rank is in its seeds, so that processes do not augment alike.
+    In the main process the generators are restored afterwards, so loading does not change the model's randomness. The
+    process's rank is in its seeds, so that processes do not augment alike.
     """
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
@@ -126,8 +122,8 @@ def seeded_loader(
 ) -> tuple[DataLoader, PlacedBatchSampler]:
     """A data loader as the given one, with order and augmentation tied to the place in the run, and its batch sampler.
 
-    The sampler is built anew from the loader's config, because from the given one samples may have been taken. Without
-    ``sampler_seed`` all processes draw one.
+    The sampler is built anew, because from the given one samples may have been taken. Without ``sampler_seed`` all
+    processes draw one.
     """
     defaults = {'dataset': loader.dataset, 'seed': sampler_seed}
     sampler = DATA_SAMPLERS.build(dict(config['sampler']), default_args=defaults)
