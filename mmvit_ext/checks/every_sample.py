@@ -140,16 +140,23 @@ def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sam
     """The samples of a segmentation or classification dataset; wrong class labels go into the report."""
     samples = []
     labels: list[int] = []
+    first: dict[str, list[Any]] = {}
     count = len(report.classes) if report.classes else None
     for entry in dataset.load_samples():
         path = entry.get('img_path')
         samples.append(_Sample(path if isinstance(path, str) else None, entry if entry.get('seg_map_path') else None))
-        for label in np.atleast_1d(entry['gt_label']).tolist() if 'gt_label' in entry else []:
+        given = np.atleast_1d(entry['gt_label']).tolist() if 'gt_label' in entry else []
+        if isinstance(path, str) and first.setdefault(path, given) != given:
+            reason = f'the image {path} is listed with the labels {first[path]} and {given}'
+            report.findings.append(Finding(path, 'label values', reason))
+        for label in given:
             if not isinstance(label, int) or label < 0 or (count is not None and label >= count):
                 reason = f'the image {path} has the label {label} where the dataset has {count} classes'
                 report.findings.append(Finding(str(path), 'label values', reason))
             else:
                 labels.append(label)
+    if first and len(first) < len(samples):
+        report.notes.append(f'{len(samples) - len(first)} samples are images that are listed before')
     if dataset.local:
         report.findings += _labels_without_image(dataset, samples)
     if labels:

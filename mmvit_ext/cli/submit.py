@@ -15,9 +15,9 @@ from pathlib import Path
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import EXIT_BAD_INPUT
 from mmvit_ext.inference.images import report_failures
-from mmvit_ext.submission.ade20k import submit_ade20k
+from mmvit_ext.submission.ade20k import ADE20K
 from mmvit_ext.submission.check import check_archive
-from mmvit_ext.submission.coco import KINDS, submit_coco
+from mmvit_ext.submission.coco import COCO, KINDS
 
 TASKS = {'coco': 'COCO detection: test-dev2017 and other splits', 'ade20k': 'ADE20K scene parsing'}
 
@@ -57,14 +57,10 @@ def _check(archive: str | Path, *, complete: bool = False, **known: str | None) 
 def run(args: argparse.Namespace) -> int:
     if args.task == 'check':
         return _check(args.archive, complete=args.all, images=args.images, annotations=args.annotations)
-    known = {'images': args.images}
-    if args.task == 'coco':
-        archives, outcome = submit_coco(**keywords(args, 'task'))
-        written = list(archives.values())
-        known = {'annotations': args.annotations} if args.annotations else known
-    else:
-        archive, outcome = submit_ade20k(**keywords(args, 'task'))
-        written = [archive]
+    coco = args.task == 'coco'
+    benchmark = COCO(args.annotations, args.kind) if coco else ADE20K()
+    written, outcome = benchmark.submit(**keywords(args, 'task', 'annotations', 'kind'))
+    known = {'annotations': args.annotations} if coco and args.annotations else {'images': args.images}
     if outcome.failed:
         print('no archive written; the finished images are kept, run the same command again for the others')
         return report_failures(outcome, 'submit')

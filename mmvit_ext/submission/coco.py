@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmvit_ext.config.loading import load_config
+from mmvit_ext.config.walking import walk
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.images import Outcome, collect_images
+from mmvit_ext.inference.images import collect_images
+from mmvit_ext.inference.predictor import Predictor
 
-from .run import FinishedImages, check_targets, image_folder, load_predictor, predict_missing, write_archive
+from .run import Benchmark
 from .splits import CocoSplit, read_coco_split, split_of_images
 
-__all__ = ['ARCHIVE_NAME', 'KINDS', 'MAX_OBJECTS', 'NAME_RULE', 'archive_names', 'submit_coco']
+__all__ = ['ARCHIVE_NAME', 'COCO', 'KINDS', 'MAX_OBJECTS', 'NAME_RULE', 'TEST_DEV_IMAGES', 'archive_names']
 
 KINDS = ('bbox', 'segm')
 """The two test types of the server."""
@@ -37,8 +38,8 @@ ARCHIVE_NAME = re.compile(rf'detections_(?P<split>{"|".join(SPLITS)})_(?P<name>[
 def archive_names(out: Path, kinds: Sequence[str]) -> dict[str, Path]:
     """The archive of each test type, 'bbox' and 'segm'.
 
-    The server wants an archive for each type, both named by the same rule: a single type gets ``out``, and of two, each
-    adds its type to the method's name. Raises ``UserError`` for a name that the server does not take.
+    A single type gets ``out``, and of two, each adds its type to the method's name. ``UserError`` for a name that the
+    server does not take.
     """
     parts = ARCHIVE_NAME.fullmatch(out.stem)
     if parts is None:
@@ -51,172 +52,111 @@ def archive_names(out: Path, kinds: Sequence[str]) -> dict[str, Path]:
     return {kind: out.with_name(f'detections_{parts["split"]}_{parts["name"]}-{kind}_results.zip') for kind in kinds}
 
 
-def submit_coco(
-    config: str | Path,
-    checkpoint: str | Path,
-    images: str | Path,
-    out: str | Path,
-    *,
-    annotations: str | Path | None = None,
-    kind: str | None = None,
-    tta: bool = False,
-    device: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-    allow_partial: bool = False,
-    trust: bool = False,
-    progress: bool = True,
-) -> tuple[dict[str, Path], Outcome]:
-    """Predict a test split of COCO and write the archives for its server.
+class COCO(Benchmark):
+    """The objects in the images of a split, found by a model of mmdet.
 
     Args:
-        config: The config of the training run, of mmdet.
-        checkpoint: The checkpoint file.
-        images: The folder of the test images.
-        out: The archive, named as the server wants it. A model with masks has two, see :func:`archive_names`.
         annotations: The image list of the split. Without it, all images of the folder are predicted, and their names
             are their ids.
-        kind: 'bbox' or 'segm' for that archive only; by default all that the model predicts.
-        tta: Whether to merge several views of each image, as the config says; only for models without masks.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Accept a checkpoint that does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        The archives by test type, and what became of the images. If images failed, no archive is written; the finished
-        ones are kept, and the same call resumes.
-
-    Raises:
-        UserError: The arguments, the config or the checkpoint are wrong.
+        kind: 'bbox' or 'segm' for that archive only; by default all that the model predicts. A model with masks has
+            two archives, see :func:`archive_names`.
     """
-    cfg = load_config(config, cfg_options)
-    if cfg.get('default_scope') != 'mmdet':
-        raise UserError(f'{config} is of scope {cfg.get("default_scope")}: COCO detection needs a config of mmdet')
-    masks = _predicts_masks(cfg.model)
-    _check_model(cfg, config, kind, masks=masks, tta=tta)
-    target = Path(out).expanduser()
-    archives = archive_names(target, [kind] if kind else KINDS if masks else KINDS[:1])
-    check_targets(target, archives.values())
-    paths, split = _images_of_split(image_folder(images), annotations, target)
-    predictor = load_predictor(cfg, checkpoint, tta=tta, device=device, allow_partial=allow_partial, trust=trust)
-    encoder = _Encoder(_category_ids(predictor.classes, split))
-    finished = FinishedImages(target, '.json', cfg, checkpoint, {'benchmark': 'coco', '--tta': tta})
 
-    def write(path: Path, file: Path) -> None:
-        number = split.ids[path.name]
-        sample = predictor(path)[1]
-        (height, width), (rows, columns) = sample.metainfo['ori_shape'], split.sizes[number]
-        if (height, width) != (rows, columns):
+    name, title, scope, suffix = 'coco', 'COCO detection', 'mmdet', '.json'
+
+    def __init__(self, annotations: str | Path | None = None, kind: str | None = None) -> None:
+        self.annotations, self.kind = annotations, kind
+        self.split: CocoSplit
+
+    def plan(self, cfg: Config, folder: Path, out: Path, *, tta: bool) -> tuple[dict[str, Path], list[Path]]:
+        """The archive of each test type, and the images of the split."""
+        heads = ('mask_head', 'panoptic_head')
+        masks = any(key.endswith(heads) and value is not None for key, value in walk(cfg.model))
+        if self.kind == 'segm' and not masks:
+            raise UserError('--type segm: the model of the config has no mask head; leave the option out')
+        if tta and masks:
             raise UserError(
-                f'{path} has {height}x{width} pixels (height x width), the split says {rows}x{columns}: the folder '
-                'holds other images'
+                "--tta: the model of the config predicts masks, and mmdet's DetTTAModel merges boxes only: leave the "
+                'option out, or use a config without a mask head'
             )
-        file.write_text(json.dumps(encoder(sample, number)), encoding='utf-8')
+        tested = {'model.test_cfg.': cfg.model.get('test_cfg')}
+        if tta:
+            tested['tta_model.tta_cfg.'] = (cfg.get('tta_model') or {}).get('tta_cfg')
+        for key, limit in (entry for prefix, node in tested.items() for entry in walk(node, prefix)):
+            # The regions of a first stage are more, and no objects.
+            if key.endswith('.max_per_img') and '.rpn.' not in key and isinstance(limit, int) and limit > MAX_OBJECTS:
+                raise UserError(
+                    f'{key} of the config is {limit}, and {MAX_OBJECTS} objects of an image count on the server: pass '
+                    f'--cfg-options {key}={MAX_OBJECTS}'
+                )
+        archives = archive_names(out, [self.kind] if self.kind else KINDS if masks else KINDS[:1])
+        return archives, self._images(folder, out)
 
-    outcome = predict_missing(paths, finished, write, progress=progress)
-    if not outcome.failed:
-        files = sorted(outcome.written, key=lambda path: path.name)
-        for one, archive in archives.items():
-            write_archive(archive, [(f'{archive.stem}.json', _json_list(one, files))])
-        finished.remove()
-    return archives, outcome
-
-
-def _check_model(cfg: Config, config: str | Path, kind: str | None, *, masks: bool, tta: bool) -> None:
-    if kind == 'segm' and not masks:
-        raise UserError(f'--type segm: the model of {config} has no mask head; leave the option out')
-    if tta and masks:
-        raise UserError(
-            f"--tta: the model of {config} predicts masks, and mmdet's DetTTAModel merges boxes only: leave the option "
-            'out, or use a config without a mask head'
-        )
-    limits = _limits(cfg.model.get('test_cfg'), 'model.test_cfg')
-    if tta:
-        limits += _limits((cfg.get('tta_model') or {}).get('tta_cfg'), 'tta_model.tta_cfg')
-    for key, limit in limits:
-        if limit > MAX_OBJECTS:
+    def _images(self, folder: Path, out: Path) -> list[Path]:
+        if self.annotations is not None:
+            self.split = read_coco_split(self.annotations)
+            absent = [name for name in self.split.ids if not (folder / name).is_file()]
+            if absent:
+                raise UserError(
+                    f'--images {folder} lacks {len(absent)} of the {len(self.split.ids)} images of {self.annotations}, '
+                    f'the first is {absent[0]}: unpack them there'
+                )
+            return [folder / name for name in self.split.ids]
+        paths = collect_images([folder])
+        if out.name.startswith('detections_test-dev2017_') and len(paths) != TEST_DEV_IMAGES:
             raise UserError(
-                f'{key} of {config} is {limit}, and {MAX_OBJECTS} objects of an image count on the server: pass '
-                f'--cfg-options {key}={MAX_OBJECTS}'
+                f'test-dev2017 has {TEST_DEV_IMAGES} images and {folder} has {len(paths)}: pass --annotations '
+                'image_info_test-dev2017.json, which lists those that belong to it (the server refuses others)'
             )
+        self.split = split_of_images(paths)
+        return paths
 
-
-def _predicts_masks(node: Any) -> bool:
-    if isinstance(node, Mapping):
-        return any(
-            (key.endswith(('mask_head', 'panoptic_head')) and value is not None) or _predicts_masks(value)
-            for key, value in node.items()
-        )
-    return isinstance(node, list | tuple) and any(_predicts_masks(entry) for entry in node)
-
-
-def _limits(test_cfg: Any, key: str) -> list[tuple[str, int]]:
-    """Most objects of an image, in a one-stage detector and behind the regions of a two-stage one."""
-    if not isinstance(test_cfg, Mapping):
-        return []
-    found = _limits(test_cfg.get('rcnn'), f'{key}.rcnn')
-    limit = test_cfg.get('max_per_img')
-    return [*found, (f'{key}.max_per_img', limit)] if isinstance(limit, int) else found
-
-
-def _images_of_split(folder: Path, annotations: str | Path | None, out: Path) -> tuple[list[Path], CocoSplit]:
-    if annotations is not None:
-        split = read_coco_split(annotations)
-        absent = [name for name in split.ids if not (folder / name).is_file()]
-        if absent:
-            raise UserError(
-                f'--images {folder} lacks {len(absent)} of the {len(split.ids)} images of {annotations}, the first is '
-                f'{absent[0]}: unpack them there'
-            )
-        return [folder / name for name in split.ids], split
-    paths = collect_images([folder])
-    if out.name.startswith('detections_test-dev2017_') and len(paths) != TEST_DEV_IMAGES:
-        raise UserError(
-            f'test-dev2017 has {TEST_DEV_IMAGES} images and {folder} has {len(paths)}: pass --annotations '
-            'image_info_test-dev2017.json, which lists those that belong to it (the server refuses others)'
-        )
-    return paths, split_of_images(paths)
-
-
-def _category_ids(classes: Sequence[str], split: CocoSplit) -> list[int]:
-    unknown = [name for name in classes if name not in split.categories]
-    if unknown:
-        raise UserError(
-            f'the model has classes that are no categories of the split, the first is {unknown[0]!r}: use a model '
-            'that was trained on COCO'
-        )
-    return [split.categories[name] for name in classes]
-
-
-class _Encoder:
-    """Turns what the model predicts for an image into COCO's entries by test type, through mmdet's own metric."""
-
-    def __init__(self, category_ids: list[int]) -> None:
+    def writer(self, predictor: Predictor) -> Callable[[Path, Path], None]:
+        """What writes COCO's entries of an image by test type, made by mmdet's own metric."""
         from mmdet.evaluation import CocoMetric
 
-        self.metric = CocoMetric(format_only=True, outfile_prefix='unused')
-        self.metric.cat_ids = category_ids
-
-    def __call__(self, sample: Any, number: int) -> dict[str, list[dict[str, Any]]]:
-        self.metric.results.clear()
-        self.metric.process({}, [{**sample.to_dict(), 'img_id': number, 'instances': []}])
-        with tempfile.TemporaryDirectory() as folder:
-            files = self.metric.results2json([found for _, found in self.metric.results], f'{folder}/image')
-            entries = {kind: json.loads(Path(files[kind]).read_text()) for kind in KINDS if kind in files}
-        for entry in entries.get('segm', []):
-            # pycocotools takes an object's area from its box where it has one, and so sorts masks into wrong sizes.
-            del entry['bbox']
-        if len(entries['bbox']) > MAX_OBJECTS:
+        split = self.split
+        unknown = [name for name in predictor.classes if name not in split.categories]
+        if unknown:
             raise UserError(
-                f'the model finds {len(entries["bbox"])} objects in an image, and {MAX_OBJECTS} count on the server: '
-                'lower max_per_img in the config'
+                f'the model has classes that are no categories of the split, the first is {unknown[0]!r}: use a model '
+                'that was trained on COCO'
             )
-        return entries
+        metric: Any = CocoMetric(format_only=True, outfile_prefix='unused')
+        metric.cat_ids = [split.categories[name] for name in predictor.classes]
+
+        def write(path: Path, file: Path) -> None:
+            number = split.ids[path.name]
+            sample = predictor(path)[1]
+            (height, width), (rows, columns) = sample.metainfo['ori_shape'], split.sizes[number]
+            if (height, width) != (rows, columns):
+                raise UserError(
+                    f'{path} has {height}x{width} pixels (height x width), the split says {rows}x{columns}: the folder '
+                    'holds other images'
+                )
+            metric.results.clear()
+            metric.process({}, [{**sample.to_dict(), 'img_id': number, 'instances': []}])
+            with tempfile.TemporaryDirectory() as place:
+                files = metric.results2json([found for _, found in metric.results], f'{place}/image')
+                entries = {kind: json.loads(Path(files[kind]).read_text()) for kind in KINDS if kind in files}
+            for entry in entries.get('segm', []):
+                # pycocotools takes an object's area from its box where it has one, and so sorts masks wrongly.
+                del entry['bbox']
+            if (total := len(entries['bbox'])) > MAX_OBJECTS:
+                raise UserError(
+                    f'the model finds {total} objects in an image, and {MAX_OBJECTS} count on the server: lower '
+                    'max_per_img in the config'
+                )
+            file.write_text(json.dumps(entries), encoding='utf-8')
+
+        return write
+
+    def members(self, kind: str, archive: Path, files: Sequence[Path]) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """The entries of all images as one JSON list, in parts."""
+        yield f'{archive.stem}.json', _json_list(kind, sorted(files, key=lambda path: path.name))
 
 
 def _json_list(kind: str, files: Sequence[Path]) -> Iterator[bytes]:
-    """The entries of all images as one JSON list, in parts."""
     separator = b'['
     for file in files:
         for entry in json.loads(file.read_text(encoding='utf-8'))[kind]:

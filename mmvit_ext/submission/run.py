@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, sha256_of, writable_folder
 from mmvit_ext.inference.images import Outcome, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.tta import TTAPredictor
 
-__all__ = ['FinishedImages', 'check_targets', 'image_folder', 'load_predictor', 'predict_missing', 'write_archive']
+__all__ = ['Benchmark', 'FinishedImages', 'check_targets', 'image_folder', 'predict_missing', 'write_archive']
 
 _RESULT_KEYS = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline', 'tta_model', 'tta_pipeline')
 """Entries of a config that decide what the model computes from an image."""
@@ -50,23 +52,10 @@ def image_folder(folder: str | Path) -> Path:
     return path
 
 
-def load_predictor(
-    cfg: Config, checkpoint: str | Path, *, tta: bool, device: str | None, allow_partial: bool, trust: bool
-) -> Predictor:
-    """Load the trained model with its test pipeline; the arguments are those of the commands."""
-    kind = TTAPredictor if tta else Predictor
-    return kind(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
-
-
 class FinishedImages:
     """The folder ``OUT.partial`` with one file per finished image, from which a run of the same model resumes.
 
-    Args:
-        out: The archive.
-        suffix: Suffix of the files, with its point.
-        cfg: The config of the model.
-        checkpoint: The checkpoint file.
-        options: What else the results depend on; a folder of another run is refused.
+    It is refused where config, checkpoint or other ``options`` that the results depend on were others.
     """
 
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
@@ -74,7 +63,10 @@ class FinishedImages:
         wanted = {'checkpoint': sha256_of(checkpoint), 'config': _config_digest(cfg), **options}
         record = self.folder / 'run.json'
         if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
-            found = json.loads(record.read_text(encoding='utf-8'))
+            try:
+                found = dict(json.loads(record.read_text(encoding='utf-8')))
+            except (TypeError, ValueError):  # it is damaged
+                found = {}
             differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
             if differing:
                 raise UserError(
@@ -141,3 +133,78 @@ def _without_places(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return [_without_places(entry) for entry in node]
     return node
+
+
+class Benchmark(ABC):
+    """A test set whose results go to a server: what it takes, and how a model's predictions become that."""
+
+    name: str  # of the subcommand
+    title: str
+    scope: str  # of the configs
+    suffix: str  # of the file with the results of an image
+
+    @abstractmethod
+    def plan(self, cfg: Config, folder: Path, out: Path, *, tta: bool) -> tuple[dict[str, Path], list[Path]]:
+        """The archives by what they hold, and the images to predict; raises where config and name do not fit."""
+
+    @abstractmethod
+    def writer(self, predictor: Predictor) -> Callable[[Path, Path], None]:
+        """What predicts an image and writes its results to a file; raises where the classes do not fit."""
+
+    @abstractmethod
+    def members(self, kind: str, archive: Path, files: Sequence[Path]) -> Iterable[tuple[str, Iterable[bytes]]]:
+        """Name and content of the files in an archive, from the results of all images."""
+
+    def submit(
+        self,
+        config: str | Path,
+        checkpoint: str | Path,
+        images: str | Path,
+        out: str | Path,
+        *,
+        tta: bool = False,
+        device: str | None = None,
+        cfg_options: Mapping[str, Any] | None = None,
+        allow_partial: bool = False,
+        trust: bool = False,
+        progress: bool = True,
+    ) -> tuple[list[Path], Outcome]:
+        """Predict the test images and write the archives for the server.
+
+        Args:
+            config: The config of the training run.
+            checkpoint: The checkpoint file.
+            images: The folder of the test images.
+            out: The archive, named as the server wants it.
+            tta: Whether to merge several views of each image, as the config says.
+            device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
+            cfg_options: Overrides of the config, by dotted key.
+            allow_partial: Accept a checkpoint that does not fit the model.
+            trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+            progress: Whether to show a progress bar on stderr.
+
+        Returns:
+            The archives, and what became of the images. If images failed, no archive is written; the finished ones are
+            kept, and the same call resumes.
+
+        Raises:
+            UserError: The arguments, the config or the checkpoint are wrong.
+        """
+        cfg = load_config(config, cfg_options)
+        if cfg.get('default_scope') != self.scope:
+            raise UserError(
+                f'{config} is of scope {cfg.get("default_scope")}: {self.title} needs a config of {self.scope}'
+            )
+        target = Path(out).expanduser()
+        archives, paths = self.plan(cfg, image_folder(images), target, tta=tta)
+        check_targets(target, archives.values())
+        kind = TTAPredictor if tta else Predictor
+        predictor = kind(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+        write = self.writer(predictor)
+        finished = FinishedImages(target, self.suffix, cfg, checkpoint, {'benchmark': self.name, '--tta': tta})
+        outcome = predict_missing(paths, finished, write, progress=progress)
+        if not outcome.failed:
+            for content, archive in archives.items():
+                write_archive(archive, self.members(content, archive, outcome.written))
+            finished.remove()
+        return list(archives.values()), outcome

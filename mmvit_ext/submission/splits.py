@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmvit_ext.checks.coco_file import read_lists
 from mmvit_ext.datasets.mini.catalog import COCO_CATEGORIES
 from mmvit_ext.errors.user_error import UserError
 
@@ -36,7 +36,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-    except OSError as error:
+    except Exception as error:  # decoders raise what they like
         raise UserError(f'the image {path} cannot be read ({error}): copy or download it again') from error
     return (width, height) if turned else (height, width)
 
@@ -46,24 +46,21 @@ def read_coco_split(path: str | Path) -> CocoSplit:
 
     Categories that the file does not list are COCO's own.
     """
+    content = read_lists(Path(path).expanduser(), '--annotations', 'images')
+    images = content['images']
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
-    except OSError as error:
-        raise UserError(f'--annotations {path} cannot be opened: {error.strerror}; check the path') from error
-    except ValueError as error:
-        raise UserError(f'--annotations {path} is no JSON file ({error}): download it again') from error
-    try:
-        images = content['images']
-        ids = {entry['file_name']: int(entry['id']) for entry in images}
+        ids = {str(entry['file_name']): int(entry['id']) for entry in images}
         sizes = {int(entry['id']): (int(entry['height']), int(entry['width'])) for entry in images}
-        categories = {entry['name']: int(entry['id']) for entry in content.get('categories', [])}
-    except (KeyError, TypeError, ValueError) as error:
+        categories = {str(entry['name']): int(entry['id']) for entry in content.get('categories') or []}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f'--annotations {path} is no image list of COCO ({type(error).__name__}: {error}): expected "images" with '
             '"id", "file_name", "height" and "width", as in image_info_test-dev2017.json'
         ) from error
     if not ids:
         raise UserError(f'--annotations {path} lists no images: expected a file such as image_info_test-dev2017.json')
+    if not len(ids) == len(sizes) == len(images):
+        raise UserError(f'--annotations {path} has an id or a file_name twice in "images": download it again')
     return CocoSplit(ids, sizes, categories or COCO_IDS)
 
 

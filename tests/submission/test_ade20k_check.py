@@ -117,7 +117,7 @@ BROKEN: dict[str, tuple[set[str], str, Callable[[Maps], Maps]]] = {
     'ignored label 255': ({'labels'}, 'the label 255', replace(lambda v: png(np.where(v == 7, 255, v).astype('u1')))),
     'cut off': ({'unreadable label map'}, 'decoded', replace(lambda v: png(v)[:-40])),
     'no picture': ({'unreadable label map'}, 'decoded', replace(lambda v: b'nothing')),
-    'jpeg': ({'unreadable label map', 'labels'}, 'JPEG', replace(lambda v: encode(Image.fromarray(v * 0), 'JPEG'))),
+    'jpeg': ({'unreadable label map'}, 'no PNG file', replace(lambda v: encode(Image.fromarray(v * 0), 'JPEG'))),
 }
 
 

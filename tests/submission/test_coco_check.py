@@ -15,7 +15,8 @@ pytest.importorskip('pycocotools')
 from pycocotools import mask as mask_utils
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.submission.check import Fault, Report, check_archive
+from mmvit_ext.submission.check import check_archive
+from mmvit_ext.submission.report import Fault, Report
 
 Entries = list[dict[str, Any]]
 
@@ -121,12 +122,12 @@ BROKEN_BOXES: dict[str, tuple[str, str, Callable[[Entries], Any]]] = {
     'score below 0': ('score', '-0.25, expected 0 to 1', change(score=-0.25)),
     'score that is no number': ('score', 'nan', change(score=float('nan'))),
     'no score': ('score', 'None', change(score=None)),
-    'box beyond the border': ('box', 'reaches out of the image, which has 61x47', change(bbox=[40, 4, 30, 5])),
+    'box beyond the border': ('box', 'reaches out of the image of 61x47 pixels', change(bbox=[40, 4, 30, 5])),
     'box before the border': ('box', 'reaches out', change(bbox=[-4, 4, 10, 5])),
     'corners instead of a size': ('box', 'reaches out', change(bbox=[30, 30, 50, 40])),
-    'negative width': ('box', 'width -3 and height 5', change(bbox=[10, 10, -3, 5])),
-    'box of three numbers': ('box', 'expected four numbers', change(bbox=[1, 2, 3])),
-    'infinite box': ('box', 'expected four numbers', change(bbox=[0, 0, float('inf'), 3])),
+    'negative width': ('box', 'has no area', change(bbox=[10, 10, -3, 5])),
+    'box of three numbers': ('box', 'no list of four numbers', change(bbox=[1, 2, 3])),
+    'infinite box': ('box', 'no numbers', change(bbox=[0, 0, float('inf'), 3])),
     'no box': ('box', 'None', change(bbox=None)),
     'entry that is a list': ('entry', 'is a list', lambda entries: [entries[0], [1, 2], entries[2]]),
     'the same entry twice': ('duplicate', 'equals entry 1', lambda entries: [*entries, copy.deepcopy(entries[1])]),
@@ -136,7 +137,7 @@ BROKEN_BOXES: dict[str, tuple[str, str, Callable[[Entries], Any]]] = {
         lambda entries: [{**entries[1], 'score': index / 100} for index in range(101)],
     ),
     'no object': ('no objects', 'empty', lambda entries: []),
-    'entries by image': ('JSON file', 'it holds a dict', lambda entries: {'139': entries}),
+    'entries by image': ('JSON file', "starts with '{", lambda entries: {'139': entries}),
     'cut off JSON': ('JSON file', 'cannot be read', lambda entries: json.dumps(entries)[:-5]),
 }
 BROKEN_MASKS: dict[str, tuple[str, str, Callable[[Entries], Any]]] = {

@@ -257,6 +257,41 @@ COCO_FAULTS = {
     'no size': (lambda c: c['images'][1].pop('width'), 'annotation', '2.png has no width and height'),
     'missing': (lambda c: c['images'][1].update(file_name='3.png'), 'missing file', '3.png does not exist'),
     'class': (lambda c: c['categories'][1].update(name='cow'), 'annotation', "has no category 'dog'"),
+    'box of 400 digits': (lambda c: change_box(c, 4, 3, 10**400, 7), 'box', 'no numbers'),
+    'true in a box': (lambda c: change_box(c, 4, 3, True, 7), 'box', 'no numbers'),
+    'area that is none': (lambda c: c['annotations'][1].update(area=float('nan')), 'box', 'its area is nan'),
+    'width of 400 digits': (lambda c: c['images'][1].update(width=10**400), 'annotation', 'no width and height'),
+    'annotation twice': (lambda c: c['annotations'][1].update(id=1), 'annotation', 'two annotations have the id 1'),
+    'no annotation id': (lambda c: c['annotations'][1].pop('id'), 'annotation', 'of image 2 has no id'),
+    'list as annotation id': (
+        lambda c: [annotation.update(id=[1]) for annotation in c['annotations']],
+        'annotation',
+        'two annotations have the id [1]',
+    ),
+    'image under two ids': (
+        lambda c: c['images'][1].update(file_name='1.png'),
+        'annotation',
+        'two images have the file',
+    ),
+    'image by two paths': (
+        lambda c: c['images'][1].update(file_name='../images/./1.png'),
+        'annotation',
+        'two images have the file',
+    ),
+    'category twice': (lambda c: c['categories'][1].update(id=3), 'annotation', 'two categories have the id 3'),
+    'category name twice': (
+        lambda c: c['categories'].append({'id': 7, 'name': 'dog'}),
+        'annotation',
+        'two categories have the name dog',
+    ),
+    'half a character': (lambda c: c['images'][1].update(file_name='\ud800.png'), 'annotation', 'no file_name'),
+    'zero byte': (lambda c: c['images'][1].update(file_name='2.png\0'), 'annotation', 'no file_name'),
+    'no annotations': (lambda c: c['annotations'].clear(), 'annotation', 'has no annotations: the dataset is empty'),
+    'nothing': (
+        lambda c: [c[key].clear() for key in ('images', 'annotations')],
+        'annotation',
+        'has no images: the dataset is empty',
+    ),
 }
 
 
@@ -284,7 +319,17 @@ def test_an_image_without_objects_is_told_but_no_fault(coco: tuple, run_tool: Ru
 
 
 @pytest.mark.parametrize(
-    'text', ['', '{', '[]', '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
+    'text',
+    [
+        '',
+        '{',
+        '[]',
+        '{"images": []}',
+        '{"images": [1], "annotations": [], "categories": []}',
+        '\ufeff{"images": [], "annotations": [], "categories": []}',
+        '[' * 100_000,
+        '{"images": [], "annotations": [], "categories": [' + '9' * 5000 + ']}',
+    ],
 )
 def test_an_annotation_file_of_another_kind_ends_with_2(text: str, coco: tuple, run_tool: Run) -> None:
     coco[1].write_text(text)
@@ -318,18 +363,20 @@ def test_wrong_labels_and_files_of_a_list_are_found(tmp_path: Path, run_tool: Ru
         Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / 'data' / 'images' / f'{index}.jpg')
     cut = tmp_path / 'data' / 'images' / '1.jpg'
     cut.write_bytes(cut.read_bytes()[:-50])
-    (tmp_path / 'data' / 'list.txt').write_text('0.jpg 0\n1.jpg 1\n2.jpg 7\n3.jpg 1\n')
+    (tmp_path / 'data' / 'list.txt').write_text('0.jpg 0\n1.jpg 1\n2.jpg 7\n3.jpg 1\n0.jpg 0\n0.jpg 1\n')
     config = tmp_path / 'imagenet.py'
     config.write_text(IMAGENET.format(root=str(tmp_path / 'data')) + "train_dataloader['dataset']['metainfo'] = dict(")
     config.write_text(config.read_text() + "classes=('cat', 'dog'))\n")
     code, output = run_tool('check_dataset', str(config), '--jobs', '1')
     assert code == 1
     listed = findings(output)
-    assert len(listed) == 3
-    assert 'has the label 7 where the dataset has 2 classes' in listed[0]
-    assert '3.jpg does not exist' in listed[1]
-    assert '1.jpg cannot be decoded' in listed[2]
-    assert any(line.split() == ['dog', '2', '66.67%'] for line in output.splitlines())
+    assert len(listed) == 4
+    assert '0.jpg is listed with the labels [0] and [1]' in listed[0]
+    assert 'has the label 7 where the dataset has 2 classes' in listed[1]
+    assert '3.jpg does not exist' in listed[2]
+    assert '1.jpg cannot be decoded' in listed[3]
+    assert 'note: 2 samples are images that are listed before' in output
+    assert any(line.split() == ['dog', '3', '60.00%'] for line in output.splitlines())
 
 
 def test_a_dataset_that_fetches_itself_and_has_no_folder_is_told_in_one_sentence(tmp_path: Path, run_tool: Run) -> None:

@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.submission import coco as submission
+from mmvit_ext.submission import run as submission
 from tests.config_tools import CONFIGS, small_config
 
 Run = Callable[..., tuple[int, str]]
