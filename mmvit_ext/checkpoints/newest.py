@@ -46,13 +46,6 @@ class NewestCheckpoint:
         return notes
 
 
-class Position(NamedTuple):
-    """Where in which training run a checkpoint was written; ``run`` is None where the file does not say."""
-
-    iteration: int
-    run: str | None
-
-
 class Candidate(NamedTuple):
     """A checkpoint of training; they sort by what ``--resume`` prefers."""
 
@@ -63,18 +56,17 @@ class Candidate(NamedTuple):
     run: str | None
 
 
-def training_position(path: str | Path) -> Position | None:
+def training_position(path: str | Path) -> tuple[int, str | None] | None:
     """Iteration and run of a training run's checkpoint, without reading tensors; ``None`` for weights alone.
 
-    Raises:
-        Exception: The file is damaged; what exactly is raised depends on the damage.
+    What a damaged file raises depends on the damage.
     """
     content = read_outline(Path(path))
     meta = content.get('meta')
     if 'optimizer' not in content or 'message_hub' not in content or not isinstance(meta, Mapping):
         return None
     iteration = meta.get('iter')
-    return Position(iteration, _run_of(meta)) if isinstance(iteration, int) else None
+    return (iteration, _run_of(meta)) if isinstance(iteration, int) else None
 
 
 def _run_of(meta: Any) -> str | None:
@@ -102,15 +94,9 @@ def newest_checkpoint(
     Newest is the one of the highest iteration, not the one of the latest date: copying a folder changes dates. Only
     files that a run can resume from count, so the best checkpoint, which has no optimiser, does not. Which run is meant
     is told by the folder's file ``run_id``, or by the checkpoint that ``last_checkpoint`` names, or by all checkpoints
-    together. Files without an id have to have the name that the checkpoint hook gives.
-
-    Args:
-        work_dir: The run's folder, with ``last_checkpoint``.
-        more_folders: Where else its checkpoints are, such as the checkpoint hook's ``out_dir``.
-        restarted: Whether the launcher started the run again, so that it may not have saved anything yet.
-
-    Raises:
-        UserError: There are checkpoints and none of them can be loaded or is of this run.
+    together. Files without an id have to have the name that the checkpoint hook gives. ``more_folders`` are where else
+    checkpoints are, such as the hook's ``out_dir``; ``restarted`` says that the launcher started the run again, which
+    may not have saved anything yet.
     """
     note, listed = Path(work_dir) / 'last_checkpoint', [str(work_dir), *map(str, more_folders)]
     noted = _text(note)
@@ -167,7 +153,8 @@ def _look_into(folders: Iterable[Path], noted_name: str) -> tuple[list[Candidate
                 damaged.append((when, f'{path} {checkpoint_damage(path) or "is damaged"}'))
             continue
         if position is not None:
-            found.append(Candidate(position.run is not None, position.iteration, date, path, position.run))
+            iteration, run = position
+            found.append(Candidate(run is not None, iteration, date, path, run))
     return found, damaged
 
 

@@ -30,6 +30,8 @@ __all__ = [
 FORMAT = {'mmvit_ext_format': 1}
 """Noted in ``meta`` of training checkpoints; raised when an older version could not resume from them."""
 
+_AGAIN = 'download or copy it again'
+
 _LEGACY_MAGIC = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # a number with which torch.save began before PyTorch 1.6
 
 _ZIP_MAGIC = b'PK\x03\x04'
@@ -57,54 +59,49 @@ def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: st
     if is_remote(str(path)):
         return
     path = regular_file(path, role, remedy)
+    if what := _unlike_checkpoint(path):
+        raise UserError(f'the {role} {path} {what}')
+
+
+def _unlike_checkpoint(path: Path) -> str | None:
+    """What a regular file is that does not look like a checkpoint, and the remedy."""
     with path.open('rb') as file:
         head = file.read(64)
     if not head:
-        raise UserError(f'the {role} {path} is empty: download or copy it again')
+        return f'is empty: {_AGAIN}'
     if head.startswith(_ZIP_MAGIC):
         # The archive's directory stands at its end, so a cut off download fails here.
         if not zipfile.is_zipfile(path):
-            raise UserError(
-                f'the {role} {path} is cut off ({path.stat().st_size} bytes, the end of the archive is missing): '
-                'download or copy it again'
-            )
+            return f'is cut off ({path.stat().st_size} bytes, the end of the archive is missing): {_AGAIN}'
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [name.rpartition('/')[2] for name in archive.namelist()]
         except Exception as error:  # damaged bytes fail in every way that a parser has
-            raise UserError(_damaged(path, role, error)) from error
+            return _damaged(error)
         if 'constants.pkl' in names:
-            raise UserError(f'the {role} {path} is a TorchScript program: expected parameters written by torch.save')
+            return 'is a TorchScript program: expected parameters written by torch.save'
         if 'data.pkl' not in names:
             arrays = any(name.endswith('.npy') for name in names)
-            what = 'arrays of NumPy (.npz), as JAX models have them,' if arrays else 'a zip archive'
-            raise UserError(f'the {role} {path} is {what} but no PyTorch checkpoint: expected a .pth file')
+            kind = 'arrays of NumPy (.npz), as JAX models have them,' if arrays else 'a zip archive'
+            return f'is {kind} but no PyTorch checkpoint: expected a .pth file'
     elif not is_safetensors(path, head) and _LEGACY_MAGIC not in head:
-        what = next((f', but {what}' for begin, what in _OTHER_FILES if head.startswith(begin)), '')
+        what = next((f', but {what}' for begin, what in _OTHER_FILES if head.startswith(begin)), f': {_AGAIN}')
         if head[:1] == b'\x80' and len(head) > 30:
             what = ', but a plain pickle: write its tensors with torch.save'
-        raise UserError(
-            f'the {role} {path} is no PyTorch checkpoint{what or ": download or copy it again"} (expected a file '
-            'written by torch.save, or .safetensors)'
-        )
+        return f'is no PyTorch checkpoint{what} (expected a file written by torch.save, or .safetensors)'
+    return None
 
 
 def checkpoint_damage(path: str | Path) -> str | None:
     """What is wrong with a file written by ``torch.save``, such as ``'is cut off'``, found by reading all of it."""
-    path = Path(path)
     try:
-        if path.stat().st_size == 0:
-            return 'is empty'
-        with path.open('rb') as file:
-            if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:
-                return 'does not begin as a checkpoint does'
-        if not zipfile.is_zipfile(path):
-            return 'is cut off'
+        if what := _unlike_checkpoint(Path(path)):
+            return what.partition(':')[0]
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             return f'is damaged (wrong checksum of {damaged})'
-        read_outline(path)
+        read_outline(Path(path))
     except OSError as error:
         return f'cannot be read ({error.strerror or error})'
     except Exception as error:
@@ -122,18 +119,9 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """Read a checkpoint, written by ``torch.save`` or as safetensors, without running code from it.
 
-    Parameters that released files hold under ``model`` are put under ``state_dict``, where the libraries look.
-
-    Args:
-        path: The file.
-        role: What the file is to the caller, for the message.
-        trust: Read it with pickle if that is the only way. Pickle runs code from the file.
-        expected_hash: First digits of the file's SHA-256, where they are known from elsewhere than its name.
-        map_location: Where the tensors go, as in :func:`torch.load`.
-
-    Raises:
-        UserError: The file is missing, cut off, no checkpoint, of a newer version, has another hash than its name says,
-            only pickle could read it, or it holds tensors that could not be loaded as they are.
+    Parameters that released files hold under ``model`` are put under ``state_dict``, where the libraries look. ``role``
+    is what the file is to the caller, for the message; with ``trust``, pickle reads what nothing else can and runs code
+    from it; ``expected_hash`` are first digits of the SHA-256 that are known from elsewhere than the file's name.
     """
     check_checkpoint_file(path, role)
     path = Path(path).expanduser()
@@ -146,7 +134,7 @@ def read_checkpoint(
             'trust where it comes from, reading it then runs code from the file'
         ) from error
     except Exception as error:  # damaged bytes fail in every way that a parser has
-        raise UserError(_damaged(path, role, error)) from error
+        raise UserError(f'the {role} {path} {_damaged(error)}') from error
     if not isinstance(content, dict):
         raise UserError(f'the {role} {path} holds a {type(content).__name__}: expected a dictionary of parameters')
     meta = content.get('meta')
@@ -188,11 +176,11 @@ def _offender(error: Exception) -> str:
     return f'an object of {match[1]}' if match else text.rpartition('WeightsUnpickler error: ')[2][:160]
 
 
-def _damaged(path: Path, role: str, error: Exception) -> str:
+def _damaged(error: Exception) -> str:
     reason = ' '.join(str(error).split())[:160] or type(error).__name__
     if re.search(r'unsupported pickle protocol|maximum supported version', reason):
-        return f'the {role} {path} is of a newer format than this PyTorch reads ({reason}): update PyTorch'
-    return f'the {role} {path} is damaged ({reason}): download or copy it again'
+        return f'is of a newer format than this PyTorch reads ({reason}): update PyTorch'
+    return f'is damaged ({reason}): {_AGAIN}'
 
 
 def _first_fault(state: Mapping[Any, Any]) -> str | None:
@@ -265,14 +253,11 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
     except (OSError, ValueError, yaml.YAMLError):
         return None  # a broken table of results is no reason to keep a model from being used
     models = content.get('Models') if isinstance(content, dict) else content
-    for model in models if isinstance(models, list) else []:
-        weights = model.get('Weights') if isinstance(model, dict) else None
-        if not isinstance(weights, str) or weights.rpartition('/')[2] != Path(path).name or 'SHA256' not in model:
-            continue
-        digits = str(model['SHA256']).lower()
-        if not SHA256_DIGITS.match(digits):
-            raise UserError(
-                f'{metafile} has the SHA256 {digits!r} for {weights}: expected 8 to 64 hexadecimal digits in quotes'
-            )
-        return digits
+    rows = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    for model in rows:
+        if str(model.get('Weights')).rpartition('/')[2] == Path(path).name and 'SHA256' in model:
+            digits = str(model['SHA256']).lower()
+            if SHA256_DIGITS.match(digits):
+                return digits
+            raise UserError(f'{metafile} has the SHA256 {digits!r}: expected 8 to 64 hexadecimal digits in quotes')
     return None

@@ -124,18 +124,7 @@ def _arrived(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
 
 
 def check_report(report: WeightsReport, source: str, target: str, *, strict: bool, allow_partial: bool = False) -> None:
-    """Refuse a checkpoint that does not belong to the model.
-
-    Args:
-        report: What matched.
-        source: The checkpoint, as the message names it.
-        target: What it was loaded into, as the message names it.
-        strict: Whether everything has to match; otherwise half of the model is enough.
-        allow_partial: Accept the checkpoint however little matched.
-
-    Raises:
-        UserError: Too little matched; names counts, examples and the remedy.
-    """
+    """Refuse a checkpoint that does not belong to the model: with ``strict`` all has to match, otherwise half of it."""
     if allow_partial or report.exact or (not strict and not report.failed and report.fraction >= MIN_FRACTION):
         return
     need = 'all of them' if strict else 'every value of the file' if report.failed else 'at least half'
@@ -150,12 +139,8 @@ class LoadObserver:
 
     A first pre-hook of the module on which the loading begins notes what the file has, a last one of every module what
     its own entries are at the moment they are copied, after the module's own conversions; the post-hook of the first
-    module compares that with what the model has then.
-
-    Args:
-        model: The model to watch, without a distributed wrapper.
-        on_load: Called after each loading with the dotted name of the loaded part ('' for the whole model), the part
-            and the report. What it raises ends the loading.
+    module compares that with what the model has then. ``on_load`` is called with the dotted name of the loaded part (''
+    for the whole model), the part and the report; what it raises ends the loading.
     """
 
     def __init__(self, model: nn.Module, on_load: Callable[[str, nn.Module, WeightsReport], None]) -> None:

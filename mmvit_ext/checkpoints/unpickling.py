@@ -20,11 +20,7 @@ __all__ = ['load_restricted', 'load_without_code', 'read_outline']
 
 
 def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
-    """``torch.load(weights_only=True)`` that knows what mmengine stores besides tensors.
-
-    Raises:
-        pickle.UnpicklingError: Something in it is neither a tensor nor a harmless value.
-    """
+    """``torch.load(weights_only=True)`` that knows what mmengine stores besides tensors."""
     if hasattr(torch.serialization, 'safe_globals'):  # PyTorch 2.5 and later
         with torch.serialization.safe_globals(_safe_globals()):
             return torch.load(file, map_location=map_location, weights_only=True)
@@ -149,11 +145,7 @@ class _Outline(pickle.Unpickler):
 
 
 def read_outline(path: Path) -> Mapping[str, Any]:
-    """Read the dictionary of a ``torch.save`` file with stand-ins for objects and tensors; empty for other content.
-
-    Raises:
-        Exception: The file is damaged; what exactly is raised depends on the damage.
-    """
+    """Read the dictionary of a ``torch.save`` file with stand-ins for objects and tensors; empty for other content."""
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith('/data.pkl') or name == 'data.pkl')
         with archive.open(name) as file:

@@ -7,12 +7,11 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from .deit import convert_deit, describe_deit
 from .nest import convert_nest, describe_nest
 from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
 from .tnt import convert_tnt, describe_tnt
-from .vit import convert_vit
+from .vit import convert_deit, convert_vit, describe_deit
 
 __all__ = ['METHODS', 'convert', 'describe']
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from mmvit_ext.models.backbones.nest import NesT
 from mmvit_ext.models.layers.blocks import LAYOUT_VERSION, heads_outermost
 
-from .fitting import describe_network, require_fit
-from .rules import Rule, apply_rules, name_some, numbers_in, require_keys
+from .rules import Rule, apply_rules, describe_network, name_some, numbers_in, published_arch, require_fit, require_keys
 
 __all__ = ['convert_nest', 'describe_nest', 'nest_arguments']
 
@@ -46,14 +45,6 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The columns of the attentions' last projections have the heads innermost in these files and outermost in ours. They
     are moved here where the number of heads is known, which no shape states, for the published sizes; in other files
     they stay, and the network moves them when it loads a file without ``layout_version``.
-
-    Returns:
-        The names of an mmpretrain ``ImageClassifier`` to tensors: ``backbone.`` for ``mmvit_ext.NesT`` and ``head.fc.``
-        for ``LinearClsHead``. Tensors are those of the argument where nothing is moved.
-
-    Raises:
-        ValueError: Names keys that are left over or missing, or a position embedding that is not of square blocks that
-            tile a square.
     """
     arguments = nest_arguments(state_dict)
     converted = apply_rules(state_dict, _RULES, METHOD)
@@ -64,16 +55,14 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             plane = blocks.reshape(1, across, across, edge, edge, -1).transpose(2, 3)
             converted[f'backbone.{key}'] = plane.reshape(1, (across * edge) ** 2, -1)
     qkv_bias = any(key.endswith('attn.qkv.bias') for key in state_dict)
-    with_version = {**converted, 'backbone.layout_version': torch.tensor(LAYOUT_VERSION)}
-    require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, with_version, METHOD)
-    sizes = arguments['arch'].items()
-    published = next((arch for arch in NesT.ARCHS.values() if all(arch[key] == value for key, value in sizes)), None)
-    if published is not None:
-        for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
-            level = int(key.split('.')[2])
-            converted[key] = heads_outermost(converted[key], published['num_heads'][level])
-        converted['backbone.layout_version'] = torch.tensor(LAYOUT_VERSION)
-    return converted
+    version = {'backbone.layout_version': torch.tensor(LAYOUT_VERSION)}
+    require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, {**converted, **version}, METHOD)
+    name = published_arch(NesT, arguments['arch'])
+    if name is None:
+        return converted
+    for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
+        converted[key] = heads_outermost(converted[key], NesT.ARCHS[name]['num_heads'][int(key.split('.')[2])])
+    return converted | version
 
 
 def describe_nest(state_dict: Mapping[str, Tensor]) -> str:
@@ -82,14 +71,7 @@ def describe_nest(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of ``mmvit_ext.NesT`` that fit a file, read off its shapes.
-
-    Returns:
-        ``arch`` without ``num_heads``, which no shape states, ``img_size``, ``patch_size`` and ``block_size``.
-
-    Raises:
-        ValueError: The file is no NesT classifier, or whose position embeddings are not of square blocks.
-    """
+    """Arguments of ``mmvit_ext.NesT`` that fit a file, read off its shapes, without numbers of heads."""
     positions = numbers_in(state_dict, _POSITION)
     if not positions or 'patch_embed.proj.weight' not in state_dict:
         raise ValueError(
@@ -100,13 +82,11 @@ def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     require_keys(state_dict, [f'levels.{level}.pos_embed' for level in levels], METHOD)
     patch_size = state_dict['patch_embed.proj.weight'].shape[-1]
     across, edge = _blocks('levels.0.pos_embed', state_dict['levels.0.pos_embed'])
+    layers = (numbers_in(state_dict, rf'levels\.{level}\.transformer_encoder\.(\d+)\..*') for level in levels)
     return {
         'arch': {
             'embed_dims': tuple(state_dict[f'levels.{level}.pos_embed'].shape[-1] for level in levels),
-            'depths': tuple(
-                max(numbers_in(state_dict, rf'levels\.{level}\.transformer_encoder\.(\d+)\..*'), default=-1) + 1
-                for level in levels
-            ),
+            'depths': tuple(max(numbers, default=-1) + 1 for numbers in layers),
         },
         'img_size': across * edge * patch_size,
         'patch_size': patch_size,

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from mmvit_ext.models.backbones.p2t import OVERLAPPED_KERNELS, P2T, PATCH_STRIDES
 
-from .fitting import describe_network, require_fit
-from .rules import Rule, apply_rules, name_some, numbers_in, require_keys
+from .rules import Rule, apply_rules, describe_network, name_some, non_default, numbers_in, require_fit, require_keys
 
 __all__ = ['convert_p2t', 'describe_p2t', 'p2t_arguments']
 
@@ -74,21 +73,11 @@ _KINDS = {
 
 
 def convert_p2t(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a P2T classifier, Semantic FPN, RetinaNet or Mask R-CNN.
-
-    Returns:
-        The names of the models in ``configs/p2t`` to the same tensors. The backbone has the prefix ``backbone.`` in all
-        of them, which is what ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` looks for.
-
-    Raises:
-        ValueError: Names keys that are left over or missing, or shapes that no ``mmvit_ext.P2T`` has, with the reason.
-    """
+    """Rename the keys of a P2T classifier, Semantic FPN, RetinaNet or Mask R-CNN; all get a ``backbone.``."""
     kind, arguments = _kind(state_dict), p2t_arguments(state_dict)
+    converted = apply_rules(state_dict, (*_BACKBONE, *(_CLASSIFIER if kind == 'classifier' else _DENSE)), METHOD)
     if kind == 'classifier':
-        bare = apply_rules(state_dict, (*_BACKBONE, *_CLASSIFIER), METHOD)
-        converted = {key if key.startswith('head.') else f'backbone.{key}': value for key, value in bare.items()}
-    else:
-        converted = apply_rules(state_dict, (*_BACKBONE, *_DENSE), METHOD)
+        converted = {key if key.startswith('head.') else f'backbone.{key}': value for key, value in converted.items()}
     require_keys(state_dict, _KINDS[kind], f'{METHOD} {kind}')
     require_fit(P2T, arguments, converted, METHOD)
     return converted
@@ -100,15 +89,7 @@ def describe_p2t(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of ``mmvit_ext.P2T`` that fit a released file, read off its shapes.
-
-    Returns:
-        ``arch`` without ``num_heads``, which no shape states, and those of ``overlapped``, ``with_rpe``, ``ffn_type``
-        and ``qkv_bias`` that are not the default.
-
-    Raises:
-        ValueError: No ``mmvit_ext.P2T`` has these shapes.
-    """
+    """Arguments of ``mmvit_ext.P2T`` that fit a released file, read off its shapes, without numbers of heads."""
     prefix = '' if _kind(state_dict) == 'classifier' else 'backbone.'
     shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in state_dict.items()}
     stages = range(1, NUM_STAGES + 1)
@@ -139,8 +120,7 @@ def p2t_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         'ffn_type': 'irb' if 'block1.0.mlp.conv.weight' in shapes else 'mlp',
         'qkv_bias': 'block1.0.attn.q.0.bias' in shapes,
     }
-    default = {'overlapped': True, 'with_rpe': True, 'ffn_type': 'irb', 'qkv_bias': True}
-    return arguments | {name: value for name, value in found.items() if value != default[name]}
+    return arguments | non_default(found, {'overlapped': True, 'with_rpe': True, 'ffn_type': 'irb', 'qkv_bias': True})
 
 
 def _kind(state_dict: Mapping[str, Tensor]) -> str:

@@ -27,34 +27,33 @@ BACKBONE_RULE: Rule = (
 
 _PARAMETERS = ('weight', 'bias')
 
+
+def _both(theirs: str, ours: str) -> dict[str, str]:
+    return {f'{theirs}{p}': f'{ours}{p}' for p in _PARAMETERS}
+
+
 _COMMON_NAMES = {
-    'self_attn.in_proj_weight': 'self_attn.in_proj_weight',
-    'self_attn.in_proj_bias': 'self_attn.in_proj_bias',
-    **{f'self_attn.out_proj.{p}': f'self_attn.out_proj.{p}' for p in _PARAMETERS},
-    **{f'linear1.{p}': f'ffn.0.{p}' for p in _PARAMETERS},
-    **{f'linear2.{p}': f'ffn.3.{p}' for p in _PARAMETERS},
-    **{f'norm{n}.{p}': f'norm{n}.{p}' for n in (1, 2, 3) for p in _PARAMETERS},
+    **_both('self_attn.in_proj_', 'self_attn.in_proj_'),
+    **_both('self_attn.out_proj.', 'self_attn.out_proj.'),
+    **_both('linear1.', 'ffn.0.'),
+    **_both('linear2.', 'ffn.3.'),
+    **{name: name for n in (1, 2, 3) for name in _both(f'norm{n}.', '')},
 }
 
 _ATM_LAYER_NAMES = {
     **_COMMON_NAMES,
-    **{f'multihead_attn.{m}.{p}': f'cross_attn.{m}.{p}' for m in ('q', 'k', 'v', 'proj') for p in _PARAMETERS},
+    **{f'multihead_attn.{name}': f'cross_attn.{name}' for m in ('q', 'k', 'v', 'proj') for name in _both(f'{m}.', '')},
 }
 
 _QU_LAYER_NAMES = {
     **_COMMON_NAMES,
-    'multihead_attn.in_proj_weight': 'cross_attn.in_proj_weight',
-    'multihead_attn.in_proj_bias': 'cross_attn.in_proj_bias',
-    **{f'multihead_attn.out_proj.{p}': f'cross_attn.out_proj.{p}' for p in _PARAMETERS},
+    **_both('multihead_attn.in_proj_', 'cross_attn.in_proj_'),
+    **_both('multihead_attn.out_proj.', 'cross_attn.out_proj.'),
 }
 
 
 def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure and ``decode_head.``.
-
-    Raises:
-        ValueError: Names keys that are left over or missing.
-    """
+    """Rename the keys of a SegViT segmentor or head, with or without the Shrunk structure and ``decode_head.``."""
     prefix = 'decode_head.' if any(key.startswith('decode_head.') for key in state_dict) else ''
     is_head = (lambda key: key.startswith(prefix)) if prefix else (lambda key: not key.startswith('backbone.'))
     head = {key: value for key, value in state_dict.items() if is_head(key)}
@@ -79,7 +78,7 @@ def _atm_names(state_dict: Mapping[str, Tensor], source: str, target: str) -> di
     """Names of an ATM decoder under the prefix ``source`` to those of ``ATMHead`` under ``target``."""
     return {
         f'{source}q.weight': f'{target}class_queries.weight',
-        **{f'{source}class_embed.{p}': f'{target}class_embed.{p}' for p in _PARAMETERS},
+        **_both(f'{source}class_embed.', f'{target}class_embed.'),
         **_stage_names(state_dict, source, f'{target}stages', _ATM_LAYER_NAMES),
     }
 
@@ -98,8 +97,8 @@ def _stage_names(
     for stage in stages:
         ours = f'{target}.{stage - 1}'
         if projected:
-            names |= {f'{source}input_proj_{stage}.{p}': f'{ours}.proj.{p}' for p in _PARAMETERS}
-            names |= {f'{source}proj_norm_{stage}.{p}': f'{ours}.norm.{p}' for p in _PARAMETERS}
+            names |= _both(f'{source}input_proj_{stage}.', f'{ours}.proj.')
+            names |= _both(f'{source}proj_norm_{stage}.', f'{ours}.norm.')
         for layer in layers:
             theirs = f'{source}decoder_{stage}.layers.{layer}'
             names |= {f'{theirs}.{a}': f'{ours}.layers.{layer}.{b}' for a, b in layer_names.items()}

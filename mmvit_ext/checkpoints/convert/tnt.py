@@ -20,8 +20,7 @@ from torch import Tensor
 
 from mmvit_ext.models.backbones.tnt import TNT
 
-from .fitting import describe_network, require_fit
-from .rules import Rule, apply_rules, name_some, numbers_in, require_keys
+from .rules import Rule, apply_rules, describe_network, name_some, non_default, numbers_in, require_fit, require_keys
 
 __all__ = ['convert_tnt', 'describe_tnt', 'tnt_arguments']
 
@@ -91,13 +90,8 @@ _STYLES: Mapping[str, tuple[Rule, ...]] = {
 def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of a TNT classifier: the authors', timm's, or mmpretrain's with or without ``backbone.``.
 
-    Returns:
-        The names of an mmpretrain classifier with ``mmvit_ext.TNT``, ``backbone.`` and ``head.fc.``, to the tensors:
-        the same ones, but for the joined matrices of queries, keys and values and a position embedding that the other
-        styles store as a map. The authors' ``outer_tokens``, which nothing reads, are left out.
-
-    Raises:
-        ValueError: Names keys that are left over or missing, or shapes that no ``mmvit_ext.TNT`` has.
+    Queries, keys and values are joined, and a position embedding that is stored as a map becomes tokens. The authors'
+    ``outer_tokens``, which nothing reads, are left out.
     """
     renamed = _renamed(state_dict)
     # A file of a backbone alone is complete too; half a classifier is not.
@@ -118,16 +112,7 @@ def describe_tnt(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def tnt_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of ``mmvit_ext.TNT`` that fit a released file, read off its shapes.
-
-    Returns:
-        ``arch`` without the numbers of heads, which no shape states, and those of ``img_size``, ``inner_stride``,
-        ``word_padding``, ``word_norm``, ``qkv_bias`` and ``mlp_ratio`` that are not the default; both sizes under the
-        assumption of patches of 16 pixels on a square grid.
-
-    Raises:
-        ValueError: No ``mmvit_ext.TNT`` has these keys and shapes.
-    """
+    """Arguments of ``mmvit_ext.TNT`` that fit a released file of 16-pixel patches, without numbers of heads."""
     return _arguments(_renamed(state_dict))
 
 
@@ -195,5 +180,5 @@ def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
         'qkv_bias': f'{inner}.attn.qkv.bias' in renamed,
         'mlp_ratio': hidden / c,
     }
-    default = dict(zip(found, (224, 4, 'patch', 'sentence', False, 4.0), strict=True))
-    return arguments | {name: value for name, value in found.items() if value != default[name]}
+    default = (224, 4, 'patch', 'sentence', False, 4.0)
+    return arguments | non_default(found, dict(zip(found, default, strict=True)))
