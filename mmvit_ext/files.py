@@ -1,30 +1,32 @@
-"""Files: atomic writing, hashes, writable folders."""
+"""Files: atomic writing, hashes, writable folders, and folders that one process at a time writes to."""
 
+import errno
 import hashlib
 import os
+import platform
 import re
+import shlex
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from mmvit_ext.errors import DISK_FULL
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = [
-    'PARTIAL_SUFFIX',
-    'atomic_path',
-    'digest_of',
-    'is_remote',
-    'named_hash',
-    'regular_file',
-    'sha256_of',
-    'verify_hash',
-    'writable_folder',
-]
+try:
+    import fcntl
+except ImportError:  # Windows, where folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ['PARTIAL_SUFFIX', 'atomic_path', 'digest_of', 'is_remote', 'named_hash', 'regular_file', 'sha256_of']
+__all__ += ['sole_use', 'verify_hash', 'writable_folder']
 
 PARTIAL_SUFFIX = '.partial'
+LOCK_NAME = '.mmvit_ext.lock'
 
 
 def writable_folder(path: str | Path, option: str) -> Path:
@@ -67,6 +69,85 @@ def regular_file(path: str | Path, role: str, remedy: str = 'check the path') ->
     if kind in _NO_FILES:
         raise UserError(f'the {role} {path} is {_NO_FILES[kind]}: expected a regular file, {remedy}')
     return path
+
+
+_held: set[tuple[int, str]] = set()
+"""Process and path of each lock file that this process holds."""
+
+
+@contextmanager
+def sole_use(folder: str | Path, option: str) -> Iterator[None]:
+    """Keep other processes from using a folder in a block; ``option`` named it, for the message.
+
+    The lock is the process's and not the file's: it ends with the process however that ends, its workers do not
+    inherit it, and a copied folder is free. On a file system without locks a line on stderr says so.
+
+    Raises:
+        UserError: Another process uses the folder, which is named; or no file can be written there.
+    """
+    path = Path(folder) / LOCK_NAME
+    key = (os.getpid(), os.path.realpath(path))
+    if fcntl is None or key in _held:
+        yield
+        return
+    descriptor = _open_lock(path, option)
+    _held.add(key)
+    try:
+        owner = f'process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)[:200]})'
+        with suppress(OSError):  # of a full disk: the lock holds without its owner's name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, owner.encode(errors='replace'), 0)
+        yield
+    finally:
+        _held.discard(key)
+        if _is_at(path, descriptor):
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, option: str) -> int:
+    """Open and lock a lock file; again where the process that held it has removed it in between."""
+    folder = path.parent
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            raise UserError(
+                f'{option} {folder} cannot be used: {path} cannot be opened ({error.strerror}); choose another folder, '
+                'or remove that file if no command uses the folder'
+            ) from error
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                owner = _read_owner(descriptor)
+                os.close(descriptor)
+                raise UserError(
+                    f'{option} {folder} is in use by {owner}: wait until it has ended, or choose another folder'
+                ) from error
+            print(
+                f'{folder}: its file system has no locks ({error.strerror}), so a second command that writes there at '
+                'the same time is not noticed',
+                file=sys.stderr,
+            )
+        if _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _read_owner(descriptor: int) -> str:
+    text = b''
+    with suppress(OSError):
+        text = os.pread(descriptor, 1000, 0)
+    return ''.join(filter(str.isprintable, text.decode(errors='replace'))) or 'another process'
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 # PyTorch's own convention and OpenMMLab's: the first digits of the file's SHA-256 behind the last hyphen.
@@ -152,6 +233,10 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private to their owner
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     if durable and os.name == 'posix':

@@ -29,6 +29,7 @@ __all__ = [
     'importable',
     'library_versions',
     'memory_limit',
+    'open_files_limit',
     'peak_bytes',
     'progress_bar',
 ]
@@ -99,6 +100,16 @@ def memory_limit(device: torch.device) -> int:
     for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
         limits += [int(line) for line in _lines(path) if line.isdigit()]
     return min(limits, default=2**63)
+
+
+def open_files_limit() -> float:
+    """How many files a process may open at once."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float('inf')
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # up to which mmengine raises it
+    return float('inf') if limit == resource.RLIM_INFINITY else limit
 
 
 def _lines(path: str) -> list[str]:

@@ -248,13 +248,14 @@ def wait_for(path):
 
 
 def test_killed_setup_does_not_make_the_folder_foreign(machine):
-    (machine.state / 'slow').write_text('5')
+    (machine.state / 'slow').write_text('2')
     process = machine.start()
-    wait_for(machine.state / 'pid')
+    orphan = wait_for(machine.state / 'pid')
     process.kill()
-    process.communicate(timeout=10)
+    process.wait(timeout=10)
     (machine.state / 'slow').unlink()
-    machine.run()
+    assert 'Another set-up of this checkout' in machine.run()
+    assert not Path(f'/proc/{orphan}').exists()  # two installers in one folder would spoil it
     assert machine.kinds() == FULL
 
 

@@ -76,6 +76,7 @@ def environment(kind, python):
 def run(env, log, *command):
     """Run a command, show the main lines of its output and log all of them; it never outlives this program."""
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    pipes['close_fds'] = False  # it inherits the lock, so that a second set-up waits for what outlives this one
     process = subprocess.Popen(command, env=env, cwd=str(ROOT), start_new_session=True, **pipes)  # type: ignore
     try:
         with log.open('a') as stream:
@@ -132,7 +133,12 @@ def main():
     name, pins, mmcv, minors = STACKS[options.stack]
     venv, stamp, constraints = ROOT / name, ROOT / name / STAMP, ROOT / pins
     with constraints.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second set-up of this checkout waits here
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print('Another set-up of this checkout, or what it had started, is running: waiting.', flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)
         version, *old = (stamp.read_text() if stamp.exists() else '').split('\0')
         wanted = [str(venv), lock.read(), *((ROOT / name).read_text() for name in PACKAGE)]
         kept = (venv / 'bin' / 'python').exists() and old[:2] == wanted[:2] and not options.rebuild_mmcv

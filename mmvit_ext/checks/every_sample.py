@@ -18,6 +18,7 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
+from mmvit_ext.config.adjust import WORKER_TIMEOUT
 from mmvit_ext.config.walking import label_steps
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
 from mmvit_ext.datasets.transforms import LoadImageFromFile
@@ -258,6 +259,7 @@ def _outcomes(
             num_workers=workers,
             multiprocessing_context=method,
             worker_init_fn=_ignore_interrupts,
+            timeout=WORKER_TIMEOUT if workers else 0,
         )
         task = bar.add_task(title, total=len(samples))
         remaining = iter(chunks)
@@ -266,11 +268,11 @@ def _outcomes(
                 yield outcome
                 bar.advance(task, len(next(remaining)))
         except RuntimeError as error:
-            if 'DataLoader worker' not in str(error):
+            if 'DataLoader' not in str(error):
                 raise
             first = next((sample.image for chunk in remaining for sample in chunk if sample.image), 'the dataset')
             raise UserError(
-                'a worker process was killed, most often for lack of memory, at one of the files from '
+                'a worker process was killed, most often for lack of memory, or hangs, at one of the files from '
                 f'{first} on: lower --jobs; --jobs 1 reads them one after another'
             ) from error
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import active_children
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,8 +29,8 @@ def run_command(
     """Run a command and turn what it raises into an exit code.
 
     That is the command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted, which is told
-    with ``after_interrupt``; 1 for an unknown failure, with its traceback. ``--traceback`` or a non-empty
-    ``MMVIT_EXT_TRACEBACK`` shows every traceback.
+    with ``after_interrupt``; 1 for a lost process or connection, with one sentence, and for an unknown failure, with
+    its traceback. ``--traceback`` or a non-empty ``MMVIT_EXT_TRACEBACK`` shows every traceback.
     """
     try:
         return int(command(argv) or 0)
@@ -39,7 +40,8 @@ def run_command(
             print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     except Exception as error:
-        from mmvit_ext.errors.failures import describe_failure  # mmengine, which `mmvit --help` should not wait for
+        # here because of mmengine, which `mmvit --help` should not wait for
+        from mmvit_ext.errors.failures import describe_failure, describe_outage
 
         sentence = describe_failure(error)
         if sentence is None or '--traceback' in argv or os.environ.get(TRACEBACK_VARIABLE):
@@ -51,7 +53,7 @@ def run_command(
             sys.stdout.flush()
             rank = f' [rank {os.environ["RANK"]}]' if int(os.environ.get('WORLD_SIZE', '1')) > 1 else ''
             print(f'{name}{rank}: error: {sentence}', file=sys.stderr, flush=True)
-        return EXIT_BAD_INPUT
+        return 1 if describe_outage(error) else EXIT_BAD_INPUT
 
 
 def tell_launcher(code: int) -> None:
@@ -85,6 +87,10 @@ def end_process(main: Callable[[], int]) -> NoReturn:
             print(end.code, file=sys.stderr)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     tell_launcher(code)
+    if hasattr(signal, 'SIGCHLD') and (workers := active_children()):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises an error for each
+        for worker in workers:
+            worker.kill()  # one that is stopped or hangs would be waited for
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         atexit._run_exitfuncs()
         sys.stdout.flush()

@@ -12,9 +12,16 @@ from mmengine.config import Config, ConfigDict
 from mmvit_ext.config.walking import iter_dataset_cfgs, iter_heads, step_name
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import writable_folder
+from mmvit_ext.machine import open_files_limit
 
-__all__ = ['complete_mmpretrain_loaders', 'set_lr_scaling', 'set_precision', 'set_show_dir', 'set_tolerance', 'set_tta']
-__all__ += ['set_tta_pipeline', 'set_work_dir']
+__all__ = ['WORKER_TIMEOUT', 'complete_mmpretrain_loaders', 'set_lr_scaling', 'set_precision', 'set_show_dir']
+__all__ += ['prepare_workers', 'set_tolerance', 'set_tta', 'set_tta_pipeline', 'set_work_dir']
+
+WORKER_TIMEOUT = 600
+"""Seconds after which a data loader without a batch ends the run: its workers hang."""
+
+LEAST_OPEN_FILES = 256
+"""Usual limits are 1024 and more. Where workers reach it, their batches are lost and the run would wait for them."""
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -30,6 +37,20 @@ def complete_mmpretrain_loaders(cfg: Config) -> None:
         if isinstance(loader, dict):
             loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
+
+
+def prepare_workers(cfg: Config) -> None:
+    """Let no data loader wait for ever for a worker that hangs, and refuse workers that could not open their files."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if isinstance(loader, dict) and loader.get('num_workers'):
+            loader.setdefault('timeout', WORKER_TIMEOUT)
+            if open_files_limit() < LEAST_OPEN_FILES:
+                raise UserError(
+                    f'{split}_dataloader.num_workers={loader["num_workers"]}, and a process may open '
+                    f'{open_files_limit()} files only, of which workers need one for each tensor: raise the limit '
+                    '(ulimit -n 4096), or set num_workers=0 and persistent_workers=False'
+                )
 
 
 def set_lr_scaling(cfg: Config) -> None:

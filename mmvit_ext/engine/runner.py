@@ -1,7 +1,12 @@
 """From a config file to mmengine's ``Runner``: what training and testing have in common."""
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +16,14 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading
-from mmvit_ext.config.adjust import complete_mmpretrain_loaders, set_work_dir
+from mmvit_ext.config.adjust import complete_mmpretrain_loaders, prepare_workers, set_work_dir
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.engine.hooks.reports import LabelRangeHook
-from mmvit_ext.errors import UserError
+from mmvit_ext.engine.hooks.worker_timeout import WorkerTimeoutHook
+from mmvit_ext.errors import DISK_FULL, UserError
+from mmvit_ext.files import is_remote, sole_use
 
-__all__ = ['build_runner', 'leave_processes', 'load_run']
+__all__ = ['build_runner', 'leave_processes', 'load_run', 'sole_use_by_run']
 
 
 def load_run(
@@ -36,6 +43,7 @@ def load_run(
     if prepare_scope(cfg) == 'mmpretrain':
         complete_mmpretrain_loaders(cfg)
     set_work_dir(cfg, work_dir)
+    prepare_workers(cfg)
     _join_processes(cfg, launcher)
     for key in sections:
         if cfg.get(key) is None:  # an empty section, as in mmpretrain, is a complete one
@@ -60,7 +68,9 @@ def _join_processes(cfg: Config, launcher: str) -> None:
         raise UserError(f'--launcher {launcher} needs a GPU and there is none: use --launcher pytorch or none')
     # mmengine selects a GPU when it starts the process group, and passes it to the wrapper: on a CPU neither exists.
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend='gloo')
+        seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')  # as mmengine does on a GPU
+        timeout = None if seconds is None else timedelta(seconds=seconds)
+        torch.distributed.init_process_group(backend='gloo', timeout=timeout)
     wrapper = cfg.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False))
     wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
     wrapper['device_ids'] = None
@@ -72,11 +82,23 @@ def leave_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
+@contextmanager
+def sole_use_by_run(launcher: str, folders: Mapping[str, str | None]) -> Iterator[None]:
+    """Keep other runs from using folders, by the options that named them; a run's first process does it for all."""
+    ranks = [os.environ.get(name) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')]
+    first = launcher == 'none' or next((rank for rank in ranks if rank), '0') == '0'
+    with ExitStack() as stack:
+        for option, folder in folders.items():
+            if first and folder and not is_remote(folder):
+                stack.enter_context(sole_use(folder, option))
+        yield
+
+
 def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), *, trust: bool = False) -> Runner:
     """Build the runner of a config with these hooks, unless the config has one of their class, and log the notes."""
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
-    hooks = [*hooks, SafeFilesHook(trust=trust)]
+    hooks = [*hooks, SafeFilesHook(trust=trust), WorkerTimeoutHook()]
     if cfg.default_scope == 'mmseg':
         # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
         hooks.append(LabelRangeHook())
@@ -84,6 +106,18 @@ def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), 
     for hook in hooks:
         if type(hook) not in present:
             runner.register_hook(hook)
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_on_lost_line, handler)  # type: ignore[method-assign]
     for line in notes:
         runner.logger.info(line)
     return runner
+
+
+def _on_lost_line(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """End the run where its log cannot be written because the disk is full; Python would print a traceback per line."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        error.filename = handler.baseFilename
+        raise error
+    logging.Handler.handleError(handler, record)

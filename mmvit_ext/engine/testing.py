@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
-from mmvit_ext.engine.runner import build_runner, leave_processes, load_run
+from mmvit_ext.engine.runner import build_runner, leave_processes, load_run, sole_use_by_run
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.files import atomic_path, writable_folder
 
@@ -74,6 +74,15 @@ def test(
             set_tta(cfg)
         for key in UNUSED:
             cfg.pop(key, None)
+    # Not the work folder: a checkpoint may be tested while its training continues there.
+    folders = {'--out': None if Path(out or '').suffix else out, '--show-dir': show_dir}
+    with sole_use_by_run(launcher, folders):
+        metrics = _run(cfg, out, notes, allow_partial=allow_partial, trust=trust)
+    leave_processes()
+    return metrics
+
+
+def _run(cfg: Config, out: str | None, notes: Sequence[str], *, allow_partial: bool, trust: bool) -> dict[str, float]:
     runner = build_runner(cfg, [WeightsReportHook(allow_partial), MetricsHook()], notes, trust=trust)
     runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
     if out and out.endswith(PICKLES):
@@ -86,7 +95,6 @@ def test(
         plain = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
         with atomic_path(out) as file:
             file.write_text(json.dumps(plain, indent=2))
-    leave_processes()
     return metrics
 
 

@@ -17,7 +17,7 @@ from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
 from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
 from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from mmvit_ext.engine.hooks.resumed_config import ResumedConfigHook
-from mmvit_ext.engine.runner import build_runner, leave_processes, load_run
+from mmvit_ext.engine.runner import build_runner, leave_processes, load_run, sole_use_by_run
 from mmvit_ext.errors import same_on_every_process
 
 __all__ = ['train']
@@ -75,10 +75,17 @@ def train(
         notes += check_before_run(cfg, cfg.default_scope, splits)
     hooks = [WeightsReportHook(allow_partial), BatchSizeHook(), NonFiniteHook(), SkippedSamplesHook(), MetricsHook()]
     hooks.append(ResumedConfigHook())
-    runner = build_runner(cfg, hooks, notes, trust=trust)
-    with kept_signal_handlers():
+    folders = {'--work-dir': cfg.work_dir, 'default_hooks.checkpoint.out_dir': _checkpoint_folder(cfg)}
+    with sole_use_by_run(launcher, folders), kept_signal_handlers():
+        runner = build_runner(cfg, hooks, notes, trust=trust)
         runner.train()
     leave_processes()
+
+
+def _checkpoint_folder(cfg: Config) -> str | None:
+    """Where the checkpoints are if not in ``work_dir``."""
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    return os.path.join(out_dir, os.path.basename(os.path.normpath(cfg.work_dir))) if out_dir else None
 
 
 def _set_resume(cfg: Config, resume: str | None) -> list[str]:
@@ -96,8 +103,7 @@ def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     if resume != 'auto' and not restarts:
         cfg.load_from = resume
         return []
-    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
-    folders = [os.path.join(out_dir, os.path.basename(os.path.normpath(cfg.work_dir)))] if out_dir else []
+    folders = filter(None, [_checkpoint_folder(cfg)])
     newest = newest_checkpoint(cfg.work_dir, folders, restarted=bool(restarts))
     notes = [f'started again by the launcher ({restarts})'] if restarts else []
     if newest.path is not None:

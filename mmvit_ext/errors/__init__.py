@@ -1,8 +1,13 @@
 """The error for bad input, exit codes, and what a failure says to the user."""
 
+import errno
+
 from .user_error import UserError, same_on_every_process
 
-__all__ = ['EXIT_BAD_INPUT', 'EXIT_INTERRUPTED', 'EXIT_PREEMPTED', 'UserError', 'same_on_every_process']
+__all__ = ['DISK_FULL', 'EXIT_BAD_INPUT', 'EXIT_INTERRUPTED', 'EXIT_PREEMPTED', 'UserError', 'same_on_every_process']
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk, and of a user's full share of it."""
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell expects

@@ -12,11 +12,12 @@ import re
 import traceback
 from pathlib import Path
 
-from .places import describe_place
+from . import DISK_FULL
+from .places import describe_place, written_file
 from .type_names import unknown_type_message
 from .user_error import UserError, worker_message
 
-__all__ = ['describe_failure']
+__all__ = ['describe_failure', 'describe_outage']
 
 _PACKAGE_DIR = str(Path(__file__).resolve().parents[1]) + os.sep
 
@@ -32,7 +33,29 @@ _OUT_OF_MEMORY = (
     'factor), lower the crop size, set backbone.with_cp=True or pass --amp'
 )
 
-_KNOWN = (
+_Table = tuple[tuple[str, str], ...]
+
+_OUTAGES: _Table = (
+    (
+        r'.*DataLoader worker.*(killed by signal|exited unexpectedly)',
+        'a data loader worker was killed, most often for lack of memory or of shared memory (/dev/shm): lower '
+        'num_workers or the batch size',
+    ),
+    (
+        r'.*DataLoader timed out after (?P<seconds>\d+)',
+        'the data loader workers gave no batch for {seconds} seconds: a worker was stopped or hangs, most often on a '
+        'file system that does not answer, or too many files are open (ulimit -n); look at the disk of the data, or '
+        'raise the timeout of the data loader',
+    ),
+    (
+        r'Dist\w*Error: |RuntimeError: .*([Gg]loo|NCCL|ProcessGroup|Connection (closed|reset) by peer)',
+        'the connection to another process of this run is lost ({message}): it has ended, or its machine or the '
+        'network is gone or hangs; see the output of the other processes, then start all of them again with --resume',
+    ),
+)
+"""What another process, another machine or the network did: another try may succeed with the same input."""
+
+_KNOWN: _Table = (
     (r'UnidentifiedImageError: |.*image file is truncated|.*broken data stream|error: OpenCV\(', _UNDECODED),
     (
         r'AssertionError: failed to load image: (?P<path>.*)',
@@ -49,9 +72,17 @@ _KNOWN = (
     ),
     (r'OutOfMemoryError: |.*CUDA out of memory', _OUT_OF_MEMORY),
     (
-        r'.*DataLoader worker.*(killed by signal|exited unexpectedly)',
-        'a data loader worker was killed, most often for lack of memory or of shared memory (/dev/shm): lower '
-        'num_workers or the batch size',
+        r'.*([Tt]oo many open files|received \d+ items of ancdata)',
+        'too many files are open at once: raise the limit (ulimit -n 4096), or lower num_workers',
+    ),
+    (
+        r'RuntimeError: unable to \w+ .*(torch_|shared memory)',
+        'the shared memory of the data loader workers is full ({message}): make /dev/shm larger (docker run '
+        '--shm-size=8g), or lower num_workers or the batch size',
+    ),
+    (
+        r'RuntimeError: .*(PytorchStreamWriter failed writing|unexpected pos \d+ vs)',
+        'a file could not be written, most often because the disk is full: free some space and run the command again',
     ),
     (
         r'.*(EADDRINUSE|[Aa]ddress already in use)',
@@ -79,10 +110,34 @@ def _describe_by_text(name: str, message: str) -> str | None:
         return unknown_type_message(match['name'].strip('\'"'), match['registry'], scope=match['scope'])
     if name == 'RuntimeError' and message.startswith('Failed to get '):
         return unknown_type_message(message.removeprefix('Failed to get ').strip(), None)
-    for pattern, sentence in _KNOWN:
+    return _look_up(_KNOWN, name, message)
+
+
+def _look_up(table: _Table, name: str, message: str) -> str | None:
+    for pattern, sentence in table:
         if match := re.match(pattern, f'{name}: {message}'):
             return sentence.format(message=message, **match.groupdict())
     return None
+
+
+def _name_and_message(error: BaseException) -> tuple[str, str]:
+    # str() of a KeyError is the repr of its argument.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    name, message = worker_message(text) or (type(error).__name__, text)
+    return name, ' '.join(message.split())
+
+
+def describe_outage(error: BaseException | None) -> str | None:
+    """The sentence for a failure of another process or the network, after which the same command may succeed.
+
+    PyTorch tells of a killed worker wherever the main process is, also within a block whose own error then hides it.
+    """
+    if error is None or isinstance(error, UserError):
+        return None
+    name, message = _name_and_message(error)
+    if _look_up(_KNOWN, name, message):
+        return None
+    return _look_up(_OUTAGES, name, message) or describe_outage(error.__cause__ or error.__context__)
 
 
 def describe_failure(error: BaseException) -> str | None:
@@ -90,15 +145,16 @@ def describe_failure(error: BaseException) -> str | None:
     for candidate in (error, error.__cause__):
         if isinstance(candidate, UserError):
             return str(candidate)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f'the disk is full ({error.filename or "unknown file"}): free some space and run the command again'
-    if isinstance(error, OSError) and error.errno is not None and error.filename:
+    if outage := describe_outage(error):
+        return outage
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        name = error.filename or written_file(error) or 'unknown file'
+        return f'the disk is full ({name}): free some space and run the command again'
+    many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if isinstance(error, OSError) and error.errno is not None and error.filename and not many:
         reason = (error.strerror or str(error)).lower()
         return f'cannot open {error.filename}: {reason}; check the path and its permissions'
-    # str() of a KeyError is the repr of its argument.
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    name, message = worker_message(text) or (type(error).__name__, text)
-    message = ' '.join(message.split())
+    name, message = _name_and_message(error)
     if name == 'UserError':
         return message
     if sentence := _describe_by_text(name, message):

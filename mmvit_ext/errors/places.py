@@ -7,9 +7,10 @@ of -1 in PyTorch. The error says little, but the call stack shows which file or 
 import re
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
-__all__ = ['describe_place']
+__all__ = ['describe_place', 'written_file']
 
 _TRACEBACK = '--traceback shows where it comes from'
 _SAMPLE_IN_A_WORKER = re.compile(r'mmengine[\\/]dataset[\\/]base_dataset\.py", line \d+, in __call__')
@@ -34,6 +35,15 @@ def describe_place(error: BaseException) -> str | None:
                     sentence = describe(frame.f_locals, reason)
                     if sentence:
                         return sentence
+    return None
+
+
+def written_file(error: BaseException) -> str | None:
+    """The file that a library was writing when an error without a file name came."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for name in ('file_path', 'filepath', 'path', 'file'):
+            if isinstance(value := frame.f_locals.get(name), str | PurePath):
+                return str(value)
     return None
 
 

@@ -12,6 +12,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mmvit_ext.config.adjust import WORKER_TIMEOUT
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.machine import progress_bar
@@ -27,7 +28,7 @@ def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapp
     loader = copy.deepcopy(cfg.get('test_dataloader'))
     if not loader or cfg.get('test_evaluator') is None:
         raise UserError('the config has no test_dataloader or no test_evaluator: add a dataset of _base_/datasets')
-    loader.update(persistent_workers=False)
+    loader.update(persistent_workers=False, timeout=WORKER_TIMEOUT if loader.get('num_workers') else 0)
     if cfg.get('default_scope') == 'mmpretrain':
         loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
     dataset = loader.dataset

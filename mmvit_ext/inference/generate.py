@@ -87,7 +87,8 @@ def generate_images(
             first.append(images)
         return write_picture(Image.fromarray(images[0].permute(1, 2, 0).numpy()), folder / 'samples' / path)
 
-    outcome = process_images([Path(f'{index:05}.png') for index in range(num)], work, 'generating', progress=progress)
+    paths = [Path(f'{index:05}.png') for index in range(num)]
+    outcome = process_images(paths, work, 'generating', folder, progress=progress)
     if first:
         write_picture(Image.fromarray(image_grid(torch.cat(first), columns)), folder / 'grid.png')
     return outcome

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmvit_ext.errors import EXIT_BAD_INPUT
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import sole_use
 from mmvit_ext.machine import progress_bar
 
 __all__ = ['Outcome', 'collect_images', 'output_names', 'process_images', 'report_failures']
@@ -88,14 +89,15 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def process_images(
-    paths: Sequence[Path], work: Callable[[Path, str], Path], title: str, *, progress: bool = True
+    paths: Sequence[Path], work: Callable[[Path, str], Path], title: str, folder: Path, *, progress: bool = True
 ) -> Outcome:
     """Do the same with each image; one bad image does not keep the others from being done.
 
-    ``work`` takes an image and the name of its results (:func:`output_names`), and returns the file it wrote.
+    ``work`` takes an image and the name of its results (:func:`output_names`), and returns the file it wrote in
+    ``folder``, which no other process may use meanwhile.
     """
     outcome = Outcome()
-    with progress_bar(title, show=progress) as bar:
+    with sole_use(folder, '--out'), progress_bar(title, show=progress) as bar:
         for path, name in zip(bar.track(paths), output_names(paths), strict=True):
             try:
                 outcome.written.append(work(path, name))

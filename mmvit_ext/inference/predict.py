@@ -73,4 +73,4 @@ def predict_images(
             write_picture(labels, folder / 'labels' / f'{name}.png')
         return write_picture(picture, folder / 'overlays' / f'{name}.png')
 
-    return process_images(paths, work, 'predicting', progress=progress)
+    return process_images(paths, work, 'predicting', folder, progress=progress)

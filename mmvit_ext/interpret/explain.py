@@ -134,7 +134,7 @@ def explain_images(
         entries.append(Entry(name, path, encode_thumbnail(opened.image), found))
         return Path(found.pictures[0][1])
 
-    outcome = process_images(paths, work, f'explaining ({method})', progress=progress)
+    outcome = process_images(paths, work, f'explaining ({method})', folder, progress=progress)
     if entries:
         overall = explainer.overall()
         overrides = ', '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())

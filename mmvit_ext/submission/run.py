@@ -107,7 +107,7 @@ def predict_missing(
         return target
 
     title = f'predicting ({done} images were finished before)' if done else 'predicting'
-    return process_images(paths, work, title, progress=progress)
+    return process_images(paths, work, title, finished.folder, progress=progress)
 
 
 def write_archive(path: Path, members: Iterable[tuple[str, Iterable[bytes]]]) -> None:

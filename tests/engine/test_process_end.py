@@ -40,6 +40,7 @@ def test_a_process_of_a_distributed_run_ends_without_finalisation_but_with_its_e
 @pytest.mark.parametrize(('end', 'code'), [(None, 0), (75, 75), ('a message', 1)])
 def test_the_code_of_an_exit_in_the_command_is_kept(end: object, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('WORLD_SIZE', raising=False)
+    monkeypatch.setattr(command, 'active_children', list)  # those of other tests stay
 
     def main() -> int:
         raise SystemExit(end)
