@@ -179,3 +179,14 @@ def test_each_of_several_optimizers_gets_its_own_options() -> None:
     resumed_config._advance(now)
     rates = {name: now.optim_wrapper[name].param_groups[0]['lr'] for name in 'ab'}
     assert rates == pytest.approx({'a': 0.1 * (1 - 3 / 8), 'b': 0.1 * (1 - 3 / 6)})
+
+
+@pytest.mark.parametrize(
+    'state', [7, {}, {'param_groups': 3}, {'param_groups': [{}]}, {'param_groups': [{'params': 1}]}]
+)
+def test_a_checkpoint_of_another_form_is_a_sentence(tmp_path: Path, state: Any) -> None:
+    run(tmp_path, {}, iterations=2, interval=2)
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    torch.save({**content, 'optimizer': state}, tmp_path / 'other.pth')
+    with pytest.raises(UserError, match='cannot be resumed with this config: its '):
+        run(tmp_path, {'load_from': str(tmp_path / 'other.pth')}, iterations=4, resume=True)

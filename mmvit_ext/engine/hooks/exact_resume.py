@@ -25,22 +25,14 @@ KEY = 'exact_resume'
 class ExactResumeHook(Hook):
     """Makes a resumed run the run that would have been without the interruption.
 
-    - The states of Python's, NumPy's, torch's and the GPU's random generator of every process are saved in each
-      checkpoint and restored before the first iteration.
-    - The training data loader is replaced by one whose order and augmentation depend on the place in the run, see
-      :mod:`~.seeded_loading`: a resumed run skips samples without loading them, also in the middle of an epoch, and
-      the number of workers changes nothing.
-    - A validation leaves the random generators as they were, because a resumed run does not repeat it.
-    - ``resume=True`` without a file takes the newest checkpoint that can be loaded.
-
-    On a CPU a resumed run is equal bit by bit. On a GPU it differs as two uninterrupted runs do, for example by the
-    order of additions of some kernels.
+    The states of all random generators are saved in each checkpoint, and order and augmentation of the training data
+    depend on the place in the run, see :mod:`~.seeded_loading`. ``resume=True`` without a file takes the newest
+    checkpoint that can be loaded. On a CPU a resumed run is equal bit by bit.
 
     Note:
         The processes' states are gathered by :class:`mmvit_ext.engine.AtomicCheckpointHook`; with another checkpoint
         hook those of the first process alone are saved. Number of processes and batch size have to stay the same.
         Gradients that are accumulated over iterations are not in a checkpoint: save at multiples of the accumulation.
-        The order of a data loader that was built before the runner is not restored.
     """
 
     priority = 'VERY_HIGH'
@@ -128,12 +120,10 @@ class ExactResumeHook(Hook):
             random_state.restore(states[runner.rank if runner.rank < len(states) else 0])
 
     def before_val(self, runner: Runner) -> None:
-        """Keep the states of the generators in a validation of a training run."""
         if runner._train_loop is not None:
             self._before_val = random_state.capture()
 
     def after_val(self, runner: Runner) -> None:
-        """Restore them."""
         if self._before_val is not None:
             random_state.restore(self._before_val)
             self._before_val = None

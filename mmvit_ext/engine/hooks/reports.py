@@ -60,7 +60,6 @@ class WeightsReportHook(Hook):
         self._strict = False
 
     def before_run(self, runner: Runner) -> None:
-        """Start watching."""
         self._logger, self._model = runner.logger, bare_model(runner.model)
         self._observer = LoadObserver(self._model, self._on_load)
 
@@ -122,7 +121,6 @@ class BatchSizeHook(Hook):
     """Logs total batch size and learning rate against the recipe's ``auto_scale_lr.base_batch_size``."""
 
     def before_train(self, runner: Runner) -> None:
-        """Log once, when the number of processes is known."""
         size = batch_size_of(runner.cfg, runner.world_size)
         if size is None:
             return
@@ -167,7 +165,6 @@ class SkippedSamplesHook(Hook):
         self._told = 0
 
     def after_train(self, runner: Runner, checkpoint: dict | None = None) -> None:
-        """Report what is new since the last time."""
         count = _count_skipped(runner.train_dataloader.dataset)
         if count > self._told:
             runner.logger.warning(f'{count} bad samples of the training data were left out so far')
@@ -198,7 +195,6 @@ class LabelRangeHook(Hook):
         self.ignore_index = ignore_index
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None, mode: str = 'train') -> None:
-        """Check a batch of the training, the validation or the test."""
         dataset = getattr(runner, f'{mode}_dataloader').dataset
         classes: Sequence[str] | None = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not classes or not isinstance(data_batch, Mapping):

@@ -34,11 +34,10 @@ _PROGRESS = {'last_step', '_global_step', '_last_value', 'verbose'}  # of a sche
 class ResumedConfigHook(Hook):
     """Compares the config of a resumed run with that of its checkpoint, and lets the run follow its own.
 
-    - Every difference is logged before the first iteration, another total batch size with both sizes.
-    - Where options of the optimizer or schedules differ, those of the config hold: learning rates continue at the
-      resumed iteration as if the run had had these schedules from its beginning.
-    - What a checkpoint cannot be continued with is refused: another type of optimizer or of training loop, other
-      parameter groups, a changed schedule that depends on past validations (``ReduceOnPlateauLR``).
+    Every difference is logged before the first iteration. Where options of the optimizer or schedules differ, those of
+    the config hold: rates continue at the resumed iteration as if the run had had these schedules from its beginning.
+    Another type of optimizer or of training loop, other parameter groups and a changed ``ReduceOnPlateauLR`` are
+    refused.
 
     Raises:
         UserError: The checkpoint cannot be continued with this config.
@@ -55,16 +54,10 @@ class ResumedConfigHook(Hook):
         if not ready or not runner._resume or runner._train_loop is None:
             return  # FlexibleRunner's strategies load optimizers their own way
         self._resumed = True
-        old = read_config_text((checkpoint.get('meta') or {}).get('cfg'))
-        processes = len((checkpoint.get('exact_resume') or {}).get('generators') or '1')
-        unknown = old is None or processes != runner.world_size
-        differences: Mapping[str, Any] = {}
-        if old is not None:
-            new = read_config_text(runner.cfg.pretty_text) or {}
-            differences = config_differences(*({key: cfg.get(key) for key in _SECTIONS} for cfg in (old, new)))
-            _report(runner, old, new, differences, processes)
-        if unknown or any(re.match('optim_wrapper|param_scheduler|auto_scale_lr|train_', key) for key in differences):
-            self._changed = _use_config(runner, checkpoint)
+        try:
+            self._changed = _compare(runner, checkpoint)
+        except (AttributeError, KeyError, TypeError) as error:
+            _refuse(runner, f'its content has a form that is not known here ({type(error).__name__}: {error})')
 
     def before_train(self, runner: Runner) -> None:
         """Bring changed schedules to the resumed iteration, and tell where a run has nothing left to learn."""
@@ -85,6 +78,19 @@ class ResumedConfigHook(Hook):
                 f'every learning rate is 0 at iteration {runner.iter} of {runner.max_iters}: param_scheduler ends '
                 'before train_cfg does; set its end (or T_max, total_iters) to that of train_cfg'
             )
+
+
+def _compare(runner: Runner, checkpoint: dict[str, Any]) -> bool:
+    """Report differences and let the checkpoint follow the config; whether schedules have to be brought forward."""
+    old = read_config_text((checkpoint.get('meta') or {}).get('cfg'))
+    processes = len((checkpoint.get('exact_resume') or {}).get('generators') or '1')
+    relevant = old is None or processes != runner.world_size
+    if old is not None:
+        new = read_config_text(runner.cfg.pretty_text) or {}
+        differences = config_differences(*({key: cfg.get(key) for key in _SECTIONS} for cfg in (old, new)))
+        _report(runner, old, new, differences, processes)
+        relevant |= any(re.match('optim_wrapper|param_scheduler|auto_scale_lr|train_', key) for key in differences)
+    return relevant and _use_config(runner, checkpoint)
 
 
 def _refuse(runner: Runner, reason: str) -> NoReturn:
