@@ -15,6 +15,7 @@ default_hooks = dict(
     preemption=dict(type='mmvit_ext.PreemptionHook'),
     # A loss or gradient that is NaN ends the run; max_skips=N leaves up to N such updates out instead.
     nonfinite=dict(type='mmvit_ext.NonFiniteHook'),
+    metrics=dict(type='mmvit_ext.MetricsHook'),
     # Checkpoints are read without running code from them; trust=True allows it.
     safe_files=dict(type='mmvit_ext.SafeFilesHook'),
     skipped_samples=dict(type='mmvit_ext.SkippedSamplesHook'),

@@ -23,14 +23,15 @@ class Watch(Hook):
     """Keeps the options that the optimizer has in each iteration."""
 
     def __init__(self) -> None:
-        self.options: dict[int, list[tuple[float, ...]]] = {}
+        self.options: dict[int, list[tuple[Any, ...]]] = {}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         groups = runner.optim_wrapper.param_groups
-        self.options[runner.iter + 1] = [(group['lr'], group['weight_decay']) for group in groups]
+        names = ('lr', 'weight_decay', 'betas')
+        self.options[runner.iter + 1] = [tuple(group[name] for name in names) for group in groups]
 
 
-def run(folder: Path, changes: dict[str, Any], **options: Any) -> dict[int, list[tuple[float, ...]]]:
+def run(folder: Path, changes: dict[str, Any], **options: Any) -> dict[int, list[tuple[Any, ...]]]:
     """Train in this process with entries of the config replaced; the options of the optimizer by iteration."""
     torch.set_num_threads(1)
     cfg = toy_run.toy_config(folder, **options)
@@ -52,6 +53,8 @@ def poly(end: int, **more: Any) -> dict[str, Any]:
 WARM = {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 3}
 COSINE = {'type': 'CosineAnnealingLR', 'by_epoch': False, 'begin': 3}
 STEPS = {'type': 'MultiStepLR', 'by_epoch': True, 'gamma': 0.5}
+WAVE = {'type': 'CosineAnnealingLR', 'eta_min': 1e-3, 'begin': 0, 'convert_to_iter_based': True}
+MOMENTUM = {'type': 'LinearMomentum', 'start_factor': 0.5, 'by_epoch': False, 'begin': 0}
 GROUPS = {'optim_wrapper.paramwise_cfg': {'custom_keys': {'first': {'lr_mult': 0.1}}}}
 
 
@@ -71,6 +74,11 @@ GROUPS = {'optim_wrapper.paramwise_cfg': {'custom_keys': {'first': {'lr_mult': 0
             {'param_scheduler': [WARM, {**STEPS, 'milestones': [1, 2]}], 'optim_wrapper.optimizer.lr': 0.07},
             {'epochs': 3},
         ),
+        (
+            {'param_scheduler': [{**WAVE, 'end': 2, 'T_max': 2}]},
+            {'param_scheduler': [{**WAVE, 'end': 3, 'T_max': 3}, {**MOMENTUM, 'end': 18}]},
+            {'epochs': 3},
+        ),
     ],
 )
 def test_the_rates_are_those_of_a_run_with_the_new_config(
@@ -82,7 +90,7 @@ def test_the_rates_are_those_of_a_run_with_the_new_config(
     rest = run(tmp_path / 'halves', new, keep=9, resume=True, **length)
     assert sorted(rest) == sorted(set(whole) - set(done))
     assert rest == {number: whole[number] for number in rest}
-    assert all(rate > 0 for rate, _ in rest[min(rest)])
+    assert all(rate > 0 for rate, *_ in rest[min(rest)])
     names = ('epoch_2.pth', 'epoch_3.pth') if 'epochs' in length else ('iter_4.pth', f'iter_{max(rest)}.pth')
     before, after = (toy_run.weights(tmp_path / 'halves', name) for name in names)
     assert not torch.equal(before['last.weight'], after['last.weight'])

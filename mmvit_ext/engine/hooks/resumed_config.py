@@ -178,7 +178,8 @@ def _advance(runner: Runner) -> None:
     """Step the schedules, which are at their beginning, as often as the run has come."""
     by_name = runner.param_schedulers if isinstance(runner.param_schedulers, dict) else {'': runner.param_schedulers}
     plans: list[Any] = [plan for entry in by_name.values() for plan in entry or []]
-    length, epochs = len(runner.train_dataloader), runner.epoch
+    epochs = runner.epoch
+    length = len(runner.train_dataloader) if epochs else 1  # not every dataset that is read endlessly has a length
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that schedules step before the optimizer
         for iteration in range(1, runner.iter + 1):
