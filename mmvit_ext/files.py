@@ -1,6 +1,7 @@
-"""Files: atomic writing, hashes, writable folders, and folders that one process at a time writes to."""
+"""Files: atomic writing that replaces nothing of others, images, names, hashes, writable folders and their locks."""
 
 import errno
+import filecmp
 import hashlib
 import os
 import platform
@@ -9,10 +10,15 @@ import shlex
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
+
+from PIL import Image
 
 from mmvit_ext.errors import DISK_FULL
 from mmvit_ext.errors.user_error import UserError
@@ -22,11 +28,41 @@ try:
 except ImportError:  # Windows, where folders are not locked
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ['PARTIAL_SUFFIX', 'atomic_path', 'digest_of', 'is_remote', 'named_hash', 'regular_file', 'sha256_of']
-__all__ += ['sole_use', 'verify_hash', 'writable_folder']
+__all__ = ['PARTIAL_SUFFIX', 'ExistingFileError', 'atomic_path', 'digest_of', 'fit_name', 'is_remote', 'kept_files']
+__all__ += ['named_hash', 'open_image', 'regular_file', 'sha256_of', 'sole_use', 'verify_hash', 'writable_folder']
 
 PARTIAL_SUFFIX = '.partial'
 LOCK_NAME = '.mmvit_ext.lock'
+
+IMAGE_FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+"""The only ones that images are decoded as, whatever a file is called: Pillow knows others that start programs."""
+
+LONGEST_NAME = 255
+"""Bytes of a file name that common file systems take."""
+
+
+def open_image(source: str | Path | IO[bytes], role: str = 'image') -> Image.Image:
+    """Open a picture, a file or a stream, in one of :data:`IMAGE_FORMATS`.
+
+    Raises:
+        UserError: It is no regular file.
+        OSError: It has more pixels than Pillow's limit against decompression bombs.
+        Exception: It cannot be decoded; what exactly is raised depends on the format.
+    """
+    if isinstance(source, str | Path):
+        regular_file(source, role)
+    try:
+        return Image.open(source, formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
+
+
+def fit_name(name: str, room: int = 0) -> str:
+    """A file name that leaves ``room`` bytes for what is appended; one that is too long is cut, and gets its hash."""
+    content = os.fsencode(name)
+    if len(content) + room <= LONGEST_NAME:
+        return name
+    return f'{content[: LONGEST_NAME - room - 9].decode(errors="ignore")}-{hashlib.sha256(content).hexdigest()[:8]}'
 
 
 def writable_folder(path: str | Path, option: str) -> Path:
@@ -208,19 +244,68 @@ def digest_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+class ExistingFileError(UserError):
+    """A file that a command does not own is where it would write; it is left as it is."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    inputs: frozenset[str]
+    force: bool | None
+    written: set[str] = field(default_factory=set)
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar('kept', default=None)
+
+
+@contextmanager
+def kept_files(
+    inputs: Iterable[str | Path] = (), outputs: Iterable[str | Path | None] = (), *, force: bool | None = None
+) -> Iterator[None]:
+    """Within the block, :func:`atomic_path` replaces no file that was there before.
+
+    A file of the same content stays and is no error, so that a command can be repeated.
+
+    Args:
+        inputs: Files that the command reads; they are not replaced even by ``force``.
+        outputs: Results that are known before, files and folders: what exists is an error at once.
+        force: Whether other files may be replaced; ``None`` for a command without ``--force``.
+
+    Raises:
+        ExistingFileError: A file would have been replaced.
+    """
+    kept = _Kept(frozenset(os.path.realpath(path) for path in inputs), force)
+    for path in outputs:
+        if path and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+            _check_replaceable(Path(path), kept)
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _check_replaceable(path: Path, kept: _Kept) -> None:
+    if os.path.realpath(path) in kept.inputs:
+        raise ExistingFileError(f'{path} is read by this command and cannot be its result: choose another place')
+    if not kept.force:
+        remedy = '' if kept.force is None else ', or pass --force to replace it'
+        raise ExistingFileError(f'{path} exists already: move it away, choose another name{remedy}')
+
+
 @contextmanager
 def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside ``path`` that becomes ``path`` if the block succeeds and is removed if it fails.
 
     The folder is created. ``durable`` brings the content to the disk before the name, so that a machine that stops
     leaves a whole file; what a kill leaves behind is then named ``.NAME*.partial``, otherwise it has the suffix of
-    ``path``.
+    ``path``. Within :func:`kept_files` nothing is replaced.
     """
     path = Path(path)
+    suffix = PARTIAL_SUFFIX if durable else path.suffix[:16]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        suffix = PARTIAL_SUFFIX if durable else path.suffix
-        descriptor, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f'.{path.stem[:32]}.', suffix=suffix, dir=path.parent)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}; choose another place') from error
     os.close(descriptor)
@@ -232,7 +317,7 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private to their owner
-        os.replace(temporary, path)
+        _publish(temporary, path)
     except OSError as error:
         if error.errno in DISK_FULL:
             error.filename = str(path)
@@ -242,6 +327,24 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     if durable and os.name == 'posix':
         with suppress(OSError):  # some network file systems refuse it; the rename is as atomic as they make it
             _sync(path.parent, os.O_RDONLY)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    kept, place = _KEPT.get(), os.path.realpath(path)
+    if kept is None or place in kept.written or (kept.force and place not in kept.inputs):
+        os.replace(temporary, path)
+    else:
+        try:
+            os.link(temporary, path)  # which, unlike a renaming, never replaces
+        except OSError:
+            if not os.path.lexists(path):  # a file system without hard links
+                os.replace(temporary, path)
+            elif place in kept.inputs or not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
+                _check_replaceable(path, kept)
+            else:
+                return
+    if kept is not None:
+        kept.written.add(place)
 
 
 def _sync(path: Path, mode: int) -> None:

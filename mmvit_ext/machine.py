@@ -159,7 +159,8 @@ def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) 
 
     transferred = (progress.DownloadColumn(), progress.TransferSpeedColumn())
     counts = transferred if transfer else (progress.MofNCompleteColumn(),)
-    columns = (progress.TextColumn(title or '{task.description}'), progress.BarColumn(), *counts)
+    shown = title.replace('{', '{{').replace('}', '}}') or '{task.description}'
+    columns = (progress.TextColumn(shown, markup=False), progress.BarColumn(), *counts)
     return progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True), disable=not show)
 
 

@@ -21,9 +21,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmvit_ext.files import open_image
+
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs'
 PHOTOGRAPHS = ('chelsea.png', 'coffee.png')
+MARKER = '.mmvit_ext_demo'
 ABSENT_CLASS = re.compile(r'\|\s*nan\s*\|\s*nan\s*\|')
 
 
@@ -44,6 +47,17 @@ def run(step: str, tool: str, *arguments: object) -> list[str]:
     return output
 
 
+def check_folders(out: Path, data: Path, data_root: Path) -> None:
+    """End the demo where it would write among files of somebody else; otherwise mark the folder as one of the demo."""
+    taken = [name for name in ('training', 'pictures', 'evaluation', 'photographs') if (out / name).exists()]
+    if taken and not (out / MARKER).is_file():
+        raise SystemExit(f'error: {out / taken[0]} was not written by the demo: choose another folder with --out.')
+    if data.exists() and not data_root.is_dir():
+        raise SystemExit(f'error: {data} is no mini dataset, it has no {data_root}: choose another folder with --data.')
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text('tools/demo.py writes into this folder.\n')
+
+
 def set_aside(folder: Path) -> None:
     """Give a folder of an earlier run another name; nothing is removed."""
     if folder.exists():
@@ -57,7 +71,7 @@ def write_photographs(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
-        with Image.open(Path(skimage.__file__).parent / 'data' / name) as photograph:
+        with open_image(Path(skimage.__file__).parent / 'data' / name) as photograph:
             photograph.convert('RGB').save((folder / name).with_suffix('.jpg'), quality=92)
 
 
@@ -84,9 +98,9 @@ def segmentation_overview(data_root: Path, images: Sequence[Path], predictions: 
     meta = ADE20KDataset.METAINFO
     columns = []
     for path in images[:6]:
-        image = np.asarray(Image.open(path).convert('RGB'))
-        truth = np.asarray(Image.open(data_root / 'annotations' / 'validation' / f'{path.stem}.png')).astype(int) - 1
-        prediction = np.asarray(Image.open(predictions / 'labels' / f'{path.stem}.png')).astype(int)
+        image = np.asarray(open_image(path).convert('RGB'))
+        truth = np.asarray(open_image(data_root / 'annotations' / 'validation' / f'{path.stem}.png')).astype(int) - 1
+        prediction = np.asarray(open_image(predictions / 'labels' / f'{path.stem}.png')).astype(int)
         column = [Image.fromarray(image)]
         for labels in (truth, prediction):
             column.append(draw_overlay(image, labels, meta['classes'], meta['palette'], legend=False, opacity=0.6))
@@ -108,7 +122,7 @@ def detection_overview(data_root: Path, images: Sequence[Path], predictions: Pat
     records = {record['file_name']: record for record in content['images']}
     columns = []
     for path in images[:3]:
-        image = np.asarray(Image.open(path).convert('RGB'))
+        image = np.asarray(open_image(path).convert('RGB'))
         record = records[path.name]
         objects = [entry for entry in content['annotations'] if entry['image_id'] == record['id']]
         masks = []
@@ -124,7 +138,7 @@ def detection_overview(data_root: Path, images: Sequence[Path], predictions: Pat
             meta['palette'],
             masks=np.stack(masks),
         )
-        columns.append([truth, Image.open(predictions / 'overlays' / f'{path.stem}.png').convert('RGB')])
+        columns.append([truth, open_image(predictions / 'overlays' / f'{path.stem}.png').convert('RGB')])
     return columns
 
 
@@ -227,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = CONFIGS / task.config
     start = time.monotonic()
     work_dir, pictures = args.out / 'training', args.out / 'pictures'
+    data_root = args.data / task.data_root
+    check_folders(args.out, args.data, data_root)
     for folder in (work_dir, pictures):
         set_aside(folder)
 
@@ -234,7 +250,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'the mini dataset is there already: {args.data}')
     else:
         run('Draw the mini dataset', 'make_mini_dataset.py', args.data)
-    data_root = args.data / task.data_root
     options = [f'data_root={data_root}']
     training_options = list(options)
     if args.length:

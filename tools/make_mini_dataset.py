@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Write the mini dataset: ``make_mini_dataset.py OUT [--images N --size HxW --seed S --force]``."""
 
-import sys
-
-from mmvit_ext.cli.mini_dataset import main
+from mmvit_ext.cli.main import run_tool
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool('mini_dataset')

@@ -13,7 +13,7 @@ img_size = 96
 model = dict(type='mmvit_ext.CAMClassifier')
 # All of the image, because what is cut off cannot be localised, and one block at the top, as in training.
 test_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='mmvit_ext.LoadBoxes'),
     dict(
         type='mmvit_ext.TrackPlacement',

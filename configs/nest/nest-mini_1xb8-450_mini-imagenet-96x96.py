@@ -34,7 +34,7 @@ model = dict(
 )
 # Without the augmentation that is made for a million images and hundreds of epochs.
 train_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.5, 1.0), backend='pillow'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),

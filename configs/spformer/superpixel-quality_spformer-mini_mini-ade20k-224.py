@@ -12,7 +12,7 @@ num_classes = 150
 
 model = dict(backbone=dict(arch='tiny', depths=(2, 4), img_size=192))
 test_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='Resize', scale=(896, 224), keep_ratio=True),
     dict(type='mmvit_ext.LoadSegAnnotations', num_classes=num_classes, reduce_zero_label=True),
     dict(type='PackSegInputs'),

@@ -7,7 +7,8 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file
-from mmvit_ext.config.walking import is_pretrained
+from mmvit_ext.config.walking import is_pretrained, label_steps
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import is_remote
 
 from .datasets import VisitedDataset, check_samples, visit_datasets
@@ -44,8 +45,26 @@ def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str
         check_checkpoint_file(cfg.load_from, 'checkpoint')
     datasets = check_datasets(cfg, splits)
     check_num_classes(cfg, scope, {dataset.key: dataset.classes for dataset in datasets})
+    for dataset in datasets:
+        _check_label_steps(dataset)
     notes = check_strides(cfg) if scope == 'mmdet' else []
     return [*map(str, datasets), *notes]
+
+
+def _check_label_steps(dataset: VisitedDataset) -> None:
+    """Refuse a label loader that says something else than its dataset, which it follows where it says nothing."""
+    said = {
+        'reduce_zero_label': getattr(dataset.built, 'reduce_zero_label', None),
+        'num_classes': len(dataset.classes) if dataset.classes else None,
+    }
+    steps = dataset.config.get('pipeline') or []
+    for step in label_steps(steps):
+        for name, expected in said.items():
+            if None not in (expected, step.get(name)) and step[name] != expected:
+                raise UserError(
+                    f'{dataset.key}.pipeline.{steps.index(step)}.{name} is {step[name]} but the dataset {dataset.key} '
+                    f'has {expected}: leave {name} out of the pipeline, it follows the dataset'
+                )
 
 
 def _iter_pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:

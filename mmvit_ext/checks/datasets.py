@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import is_remote
+from mmvit_ext.files import is_remote, regular_file
 
 __all__ = ['VisitedDataset', 'check_samples', 'visit_datasets']
 
@@ -161,6 +161,8 @@ def _build(dataset: VisitedDataset) -> Any:
 
 
 def _check_paths(folders: Mapping[str, Any], ann_file: str, key: str) -> None:
+    if os.path.exists(ann_file) and not os.path.isdir(ann_file):
+        regular_file(ann_file, 'annotation file')
     if ann_file and not is_remote(ann_file) and not os.path.exists(ann_file):
         raise UserError(
             f'the annotation file {ann_file} ({key}.ann_file) does not exist: put it there or set ann_file '

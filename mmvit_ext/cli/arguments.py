@@ -59,6 +59,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         action='store_true',
         help='read checkpoints that hold more than tensors and plain values; this runs code from the files',
     ),
+    '--force': dict(action='store_true', help='replace results that are there already, but never what is read'),
     '--traceback': dict(action='store_true', help='show where an error came from'),
 }
 

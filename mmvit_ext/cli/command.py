@@ -10,7 +10,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import NoReturn
 
-from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError, say
 
 __all__ = ['end_process', 'run_command', 'tell_launcher']
 
@@ -21,6 +21,12 @@ FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
 def _is_first_process() -> bool:
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
     return not rank.isdigit() or int(rank) == 0
+
+
+def _describe(error: Exception) -> str | None:
+    from mmvit_ext.errors.failures import describe_failure  # mmengine, which `mmvit --help` should not wait for
+
+    return describe_failure(error)
 
 
 def run_command(
@@ -40,10 +46,12 @@ def run_command(
             print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     except Exception as error:
-        # here because of mmengine, which `mmvit --help` should not wait for
-        from mmvit_ext.errors.failures import describe_failure, describe_outage
+        sentence, code = str(error), EXIT_BAD_INPUT
+        if not isinstance(error, UserError):
+            # here because of mmengine, which `mmvit --help` should not wait for
+            from mmvit_ext.errors.failures import describe_failure, describe_outage
 
-        sentence = describe_failure(error)
+            sentence, code = describe_failure(error), 1 if describe_outage(error) else EXIT_BAD_INPUT
         if sentence is None or '--traceback' in argv or os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
         if sentence is None:
@@ -52,8 +60,8 @@ def run_command(
         if _is_first_process() or not getattr(error, 'same_on_every_process', False):
             sys.stdout.flush()
             rank = f' [rank {os.environ["RANK"]}]' if int(os.environ.get('WORLD_SIZE', '1')) > 1 else ''
-            print(f'{name}{rank}: error: {sentence}', file=sys.stderr, flush=True)
-        return 1 if describe_outage(error) else EXIT_BAD_INPUT
+            say(f'{name}{rank}: error: {sentence}', sys.stderr)
+        return code
 
 
 def tell_launcher(code: int) -> None:
@@ -67,7 +75,7 @@ def tell_launcher(code: int) -> None:
     try:
         Path(path).write_text(str(code))
     except OSError as error:
-        print(f'cannot write {path}: {error}', file=sys.stderr)
+        say(f'cannot write {path}: {error}', sys.stderr)
         return
     if code == EXIT_BAD_INPUT and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')):
         os.kill(os.getppid(), signal.SIGTERM)

@@ -14,8 +14,8 @@ from mmvit_ext.checkpoints import convert
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.styles import style_hint
 from mmvit_ext.cli.arguments import add_shared
-from mmvit_ext.errors import UserError
-from mmvit_ext.files import atomic_path
+from mmvit_ext.errors import UserError, say
+from mmvit_ext.files import atomic_path, kept_files
 from mmvit_ext.version import __version__
 
 
@@ -23,18 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('method', choices=sorted(convert.METHODS), help='whose checkpoint it is')
     parser.add_argument('source', help='the released checkpoint')
     parser.add_argument('destination', help='the file to write (.pth)')
-    parser.add_argument('--force', action='store_true', help='overwrite the destination')
-    add_shared(parser, '--trust', '--traceback')
+    add_shared(parser, '--force', '--trust', '--traceback')
 
 
 def run(args: argparse.Namespace) -> None:
     source, destination = Path(args.source), Path(args.destination)
     if destination.is_dir():
         raise UserError(f'{destination} is a folder: give the name of the file to write')
-    if destination.exists() and source.exists() and destination.samefile(source):
-        raise UserError(f'{destination} is the source itself: choose another name for the result')
-    if destination.exists() and not args.force:
-        raise UserError(f'{destination} exists already: choose another name or pass --force')
+    with kept_files([source], [destination], force=args.force):
+        _convert(args, source, destination)
+
+
+def _convert(args: argparse.Namespace, source: Path, destination: Path) -> None:
     state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust), source)
     try:
         converted = convert.convert(state, args.method)
@@ -46,6 +46,6 @@ def run(args: argparse.Namespace) -> None:
     meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
     with atomic_path(destination) as file:
         torch.save({'state_dict': converted, 'meta': meta}, file)
-    print(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
+    say(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
     if description:
-        print(f'It is a {description}.')
+        say(f'It is a {description}.')

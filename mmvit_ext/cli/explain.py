@@ -19,7 +19,7 @@ from typing import Any
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared
 from mmvit_ext.config.loading import load_config
-from mmvit_ext.errors import UserError
+from mmvit_ext.errors import UserError, say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.explain import Explainer, explain_images
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             added = sub.add_argument(option, default=None, **OPTIONS[option])
             if option == '--top':
                 added.help = f'{added.help} {TOP[name]}'
-        add_shared(sub, *MODEL_ARGUMENTS)
+        add_shared(sub, '--force', *MODEL_ARGUMENTS)
 
 
 def _region(words: Sequence[str]) -> str | list[float]:
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         options['region'] = _region(options['region'])
     module, _, function = path.partition('.')
     explain = getattr(importlib.import_module(f'mmvit_ext.interpret.{module}'), function)
-    model = {name: getattr(args, name) for name in ('device', 'cfg_options', 'allow_partial', 'trust')}
+    model = {name: getattr(args, name) for name in ('device', 'cfg_options', 'allow_partial', 'trust', 'force')}
 
     def make(predictor: Predictor, folder: Path, count: int) -> Explainer:
         if 'beside' in options:
@@ -134,5 +134,5 @@ def run(args: argparse.Namespace) -> int:
 
     outcome = explain_images(args.method, args.config, args.checkpoint, args.images, args.out, make, **model)
     if outcome.written:
-        print(f'{len(outcome.written)} images explained, open {Path(args.out) / args.method}.html')
+        say(f'{len(outcome.written)} images explained, open {Path(args.out) / args.method}.html')
     return report_failures(outcome, 'explain')

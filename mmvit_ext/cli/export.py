@@ -13,7 +13,8 @@ from mmvit_ext.checks.types import check_types
 from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
-from mmvit_ext.errors import UserError
+from mmvit_ext.errors import UserError, say
+from mmvit_ext.files import kept_files
 from mmvit_ext.inference.export import SUFFIXES, export_segmentor, write_exported
 
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('out', help='file to write: .pt2 (torch.export) or .onnx')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="pixels (default: the config's crop)")
-    add_shared(parser, '--trust', '--traceback')
+    add_shared(parser, '--force', '--trust', '--traceback')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,5 +39,6 @@ def run(args: argparse.Namespace) -> None:
     model = build_model(cfg)
     state = extract_state_dict(read_checkpoint(args.checkpoint, trust=args.trust), args.checkpoint)
     check_report(load_weights(model, state), args.checkpoint, 'the model', strict=True)
-    write_exported(export_segmentor(model, (height, width)), args.out)
-    print(f'{args.out}: images (1, 3, {height}, {width}) to scores (1, {model.out_channels}, {height}, {width})')
+    with kept_files([args.config, args.checkpoint], [args.out], force=args.force):
+        write_exported(export_segmentor(model, (height, width)), args.out)
+    say(f'{args.out}: images (1, 3, {height}, {width}) to scores (1, {model.out_channels}, {height}, {width})')

@@ -9,6 +9,7 @@ their number.
 import argparse
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.errors import say
 from mmvit_ext.inference.generate import generate_images
 from mmvit_ext.inference.images import report_failures
 
@@ -18,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num', type=int, default=64, help='number of images (default: 64)')
     parser.add_argument('--columns', type=int, default=8, help='images of a row of the grid (default: 8)')
     add_shared(parser, '--seed', default=0, help='seed of the noise (default: 0)')
-    add_shared(parser, *MODEL_ARGUMENTS)
+    add_shared(parser, '--force', *MODEL_ARGUMENTS)
 
 
 def run(args: argparse.Namespace) -> int:
     outcome = generate_images(**keywords(args))
-    print(f'{len(outcome.written)} images generated, results in {args.out}')
+    say(f'{len(outcome.written)} images generated, results in {args.out}')
     return report_failures(outcome, 'generate')

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from mmvit_ext.cli.command import end_process, run_command
-from mmvit_ext.errors import EXIT_BAD_INPUT
+from mmvit_ext.errors import EXIT_BAD_INPUT, printable, say
 from mmvit_ext.version import __version__
 
 __all__ = ['VERBS', 'main', 'run', 'run_tool', 'run_verb']
@@ -31,13 +31,24 @@ VERBS = {
 }
 
 SCRIPTS = {'check': 'check_dataset', 'convert': 'convert_checkpoint', 'superpixels': 'superpixel_quality'}
+SCRIPTS['mini_dataset'] = 'make_mini_dataset'  # has no verb
 """Verbs whose script in ``tools/`` has another name."""
 
 AFTER_INTERRUPT = {
+    'mini_dataset': 'nothing has been written',
     'train': '--resume continues from the last checkpoint',
     'reproduce': 'downloads and trainings continue where they were when it is repeated',
     'submit': 'finished images are kept, run the same command again to continue',
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line, without its control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            EXIT_BAD_INPUT, f'{self.prog}: error: {printable(message)}; `{self.prog} --help` says what is taken\n'
+        )
 
 
 def main() -> NoReturn:
@@ -59,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     if verb not in VERBS:
         similar = get_close_matches(verb, VERBS, n=1)
         remedy = f'did you mean {similar[0]}?' if similar else f'expected one of {", ".join(VERBS)}'
-        print(f'mmvit: error: {f"there is no verb {verb}" if argv else "no verb is given"}: {remedy}', file=sys.stderr)
+        say(f'mmvit: error: {f"there is no verb {verb}" if argv else "no verb is given"}: {remedy}', sys.stderr)
         return EXIT_BAD_INPUT
     return run_verb(verb, argv[1:], f'mmvit {verb}')
 
@@ -80,7 +91,7 @@ def run_verb(verb: str, argv: Sequence[str], name: str | None = None) -> int:
     def command(words: Sequence[str]) -> int | None:
         module = importlib.import_module(f'mmvit_ext.cli.{verb}')
         description, _, details = (module.__doc__ or '').partition('\n\n')
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog=name or f'{script}.py',
             description=description,
             epilog=details,

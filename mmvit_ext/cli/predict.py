@@ -13,6 +13,7 @@ library draws. An image that cannot be read is reported at the end; the others a
 import argparse
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.errors import say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.inference.predict import predict_images
 
@@ -27,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--score-threshold', type=float, default=0.3, help='least score of the objects drawn, 0 to 1 (default: 0.3)'
     )
-    add_shared(parser, *MODEL_ARGUMENTS)
+    add_shared(parser, '--force', *MODEL_ARGUMENTS)
 
 
 def run(args: argparse.Namespace) -> int:
     outcome = predict_images(inputs=args.images, **keywords(args, 'images'))
-    print(f'{len(outcome.written)} images predicted, results in {args.out}')
+    say(f'{len(outcome.written)} images predicted, results in {args.out}')
     return report_failures(outcome, 'predict')

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.errors import say
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
 VALUES = {
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             '--pictures', type=int, default=4, metavar='N', help='draw the superpixels of N images (default: 4)'
         )
-        add_shared(sub, *MODEL_ARGUMENTS)
+        add_shared(sub, '--force', *MODEL_ARGUMENTS)
 
 
 def _named(config: str) -> tuple[str, str]:
@@ -54,5 +55,5 @@ def _named(config: str) -> tuple[str, str]:
 def run(args: argparse.Namespace) -> None:
     models = [(*_named(config), checkpoint) for config, checkpoint in [(args.config, args.checkpoint), *args.compare]]
     curves = measure_robustness(models=models, **keywords(args, 'config', 'checkpoint', 'compare'))
-    print(curves_table(curves))
-    print(f'results in {args.out}')
+    for line in [*curves_table(curves).splitlines(), f'results in {args.out}']:
+        say(line)

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
-from mmvit_ext.errors import EXIT_BAD_INPUT
+from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.submission.ade20k import ADE20K
 from mmvit_ext.submission.check import check_archive
@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _check(archive: str | Path, *, complete: bool = False, **known: str | None) -> int:
     report = check_archive(archive, **known)
-    print('\n'.join(report.lines(complete=complete)))
+    for line in report.lines(complete=complete):
+        say(line)
     return EXIT_BAD_INPUT if report.faults else 0
 
 
@@ -66,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
         return report_failures(outcome, 'submit')
     code = 0
     for archive in written:
-        print(f'written: {archive}')
+        say(f'written: {archive}')
         code = max(code, _check(archive, **known))
     return code

@@ -14,7 +14,7 @@ import json
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import UserError
 from mmvit_ext.evaluation.quality_table import quality_table, superpixel_quality
-from mmvit_ext.files import atomic_path
+from mmvit_ext.files import atomic_path, kept_files
 
 KEYS = ('regions', 'best mIoU', 'regions per image')
 
@@ -23,14 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('--images', type=int, metavar='N', help='only the first N test images')
     parser.add_argument('--out', metavar='FILE.json', help='write the figures, too')
-    add_shared(parser, *MODEL_ARGUMENTS)
+    add_shared(parser, '--force', *MODEL_ARGUMENTS)
 
 
 def run(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out {args.out}: expected a file name that ends in .json')
-    rows = superpixel_quality(**keywords(args, 'out'))
-    print(quality_table(rows))
-    if args.out:
-        with atomic_path(args.out) as file:
-            file.write_text(json.dumps([dict(zip(KEYS, row, strict=True)) for row in rows], indent=2) + '\n')
+    with kept_files([args.config, args.checkpoint], [args.out], force=args.force):
+        rows = superpixel_quality(**keywords(args, 'out', 'force'))
+        print(quality_table(rows))
+        if args.out:
+            with atomic_path(args.out) as file:
+                file.write_text(json.dumps([dict(zip(KEYS, row, strict=True)) for row in rows], indent=2) + '\n')

@@ -9,6 +9,7 @@ import argparse
 
 from mmvit_ext.cli.arguments import RUN_ARGUMENTS, add_shared, keywords
 from mmvit_ext.engine.testing import test
+from mmvit_ext.files import kept_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', help='FILE.json: the metrics; FILE.pkl: the predictions; a folder (mmseg): label maps as PNG'
     )
     parser.add_argument('--show-dir', help='folder for pictures with the predictions drawn in')
-    add_shared(parser, *RUN_ARGUMENTS)
+    add_shared(parser, '--force', *RUN_ARGUMENTS)
 
 
 def run(args: argparse.Namespace) -> None:
-    test(**keywords(args))
+    with kept_files([args.config, args.checkpoint], [args.out, args.show_dir], force=args.force):
+        test(**keywords(args, 'force'))

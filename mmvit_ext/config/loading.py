@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.fileio import YamlHandler, register_handler
 from mmengine.registry import init_default_scope
 
+from mmvit_ext.config.labels import follow_labels
 from mmvit_ext.config.overrides import apply_cfg_options
 from mmvit_ext.errors import UserError
 from mmvit_ext.errors.type_names import missing_library, nearest
@@ -64,7 +65,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 def prepare_scope(cfg: Config) -> str:
     """Import the library of a config, look types up there from now on, and return its name.
 
-    The library is what ``default_scope`` names; in a pure Python config, where it is None, that of the model's class.
+    The library is what ``default_scope`` names; in a pure Python config, where it is None, that of the model's class. A
+    segmentation config's parts then agree about pixels without a label, see :mod:`mmvit_ext.config.labels`.
     """
     kind = (cfg.get('model') or {}).get('type')
     module = str(getattr(kind, '__module__', kind)).partition('.')[0]
@@ -88,4 +90,6 @@ def prepare_scope(cfg: Config) -> str:
         ) from error
     cfg.default_scope = scope
     init_default_scope(scope)
+    if scope == 'mmseg':
+        follow_labels(cfg)
     return str(scope)

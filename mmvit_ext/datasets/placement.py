@@ -140,6 +140,8 @@ class LoadBoxes(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``boxes`` (n, 4) of the image at ``img_path``."""
+        if 'img_path' not in results:  # an image that comes from no dataset
+            return results
         path = Path(results['img_path']).absolute()
         file = next((folder / self.name for folder in path.parents if (folder / self.name).is_file()), None)
         if file is None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadAnnotations
-from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
 
 from ..registry import TRANSFORMS
 from .label_range import count_values, range_error
@@ -20,16 +20,21 @@ from .transforms import read_bytes, undecodable
 
 __all__ = ['LoadSegAnnotations']
 
+_LEFT_OUT = 255  # in mmseg's label_map, a class that the dataset is used without
+
 
 @TRANSFORMS.register_module()
 class LoadSegAnnotations(LoadAnnotations):
     """Load a label map as mmseg's ``LoadAnnotations`` does, and check it.
 
+    The commands set the number of classes and ``ignore_index`` from the model's head where they are left out. A sample
+    that comes from no dataset and has no label map, as in the libraries' inference functions, stays as it is.
+
     Args:
         num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
         reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1. ``None`` takes what the
             dataset says, which is the usual case.
-        ignore_index: Value of pixels without a label, both in the file and after loading.
+        ignore_index: Value of pixels without a label, 0 to 255, both in the file and after loading.
         backend_args: Arguments of the file backend.
 
     Raises:
@@ -47,9 +52,17 @@ class LoadSegAnnotations(LoadAnnotations):
         super().__init__(False, False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow')
         if num_classes is not None and not 1 <= num_classes <= 255:
             raise ValueError(f'num_classes must be 1 to 255 (label maps are 8-bit), got {num_classes}')
+        if not 0 <= ignore_index <= 255:
+            raise ValueError(f'ignore_index must be 0 to 255 (label maps are 8-bit), got {ignore_index}')
         self.num_classes, self.reduce_zero_label, self.ignore_index = num_classes, reduce_zero_label, ignore_index
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
+        if 'seg_map_path' not in results and 'sample_idx' not in results:
+            return
+        if 'seg_map_path' not in results:
+            raise UserError(
+                f'the image {results.get("img_path")} has no label map: set data_prefix.seg_map_path of the dataset'
+            )
         raw = self.decode(results['seg_map_path'])
         self.check_size(raw, results)
         self.check_values(raw, results)
@@ -74,7 +87,7 @@ class LoadSegAnnotations(LoadAnnotations):
         if label_map is not None:
             table = np.arange(256)
             for old, new in label_map.items():
-                table[int(old)] = new
+                table[int(old)] = self.ignore_index if new == _LEFT_OUT else new
             labels = table[np.clip(labels, 0, 255)]
         return labels.astype(np.uint8)
 
@@ -93,7 +106,7 @@ class LoadSegAnnotations(LoadAnnotations):
         """Read the values (H, W) of a label map as they are in the file."""
         content = read_bytes(path, 'label map', self.backend_args)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(io.BytesIO(content), 'label map') as image:
                 mode, raw = image.mode, np.array(image)
         except Exception as error:
             raise undecodable(path, 'label map', error, 'replace it, or remove it with its image') from error
@@ -129,7 +142,9 @@ class LoadSegAnnotations(LoadAnnotations):
             return
         reduce, path = self._reduces(results), results['seg_map_path']
         expected = f'{int(reduce)} to {reduce + count - 1}, {self.ignore_index} = ignored' + ', 0 = ignored' * reduce
-        raise range_error(path, wrong, count, expected, _hint(str(path), np.unique(raw), count, reduce))
+        raise range_error(
+            path, wrong, count, expected, _hint(str(path), np.unique(raw[raw != self.ignore_index]), count, reduce)
+        )
 
 
 def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:
@@ -139,6 +154,6 @@ def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:
     top = int(present.max())
     if len(present) == 2 and present[0] == 0 and top > count:
         return f'a mask of 0 and {top} has to be written as 0 and 1'
-    if not reduce and int(present[present != 255].max(initial=0)) == count:
+    if not reduce and top == count:
         return 'classes seem to count from 1: set reduce_zero_label=True in the dataset if 0 means "no class"'
     return 'correct the file, num_classes or the dataset'

@@ -4,16 +4,18 @@ Some versions of OpenCV decode a truncated JPEG to an image with a grey lower pa
 """
 
 import io
+import os
 import re
 from typing import Any
 
 import mmcv
 import numpy as np
+from mmcv.image.io import _pillow2array
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine import fileio
-from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import is_remote, open_image, regular_file
 
 from ..registry import TRANSFORMS
 
@@ -30,8 +32,11 @@ def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None)
     """Read a file through mmengine's file backends; ``role`` is what it is in messages ('image', 'label map').
 
     Raises:
-        UserError: The file is missing, empty or cannot be opened.
+        UserError: The file is missing, empty, no regular file or cannot be opened.
     """
+    local = (backend_args or {}).get('backend', 'local') in ('local', 'disk') and not is_remote(path)
+    if local and os.path.exists(path):
+        regular_file(path, role)
     try:
         content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
@@ -75,9 +80,13 @@ def is_cut_off(content: bytes) -> bool:
     return True
 
 
-@TRANSFORMS.register_module()
+# The other names are those that the libraries' inference functions put in the place of the first.
+@TRANSFORMS.register_module(name=['LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader'])
 class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses unreadable files by name.
+
+    The libraries' inference functions look for this step by the name ``LoadImageFromFile`` without a scope: write
+    ``dict(type='LoadImageFromFile', _scope_='mmvit_ext')``. An image that has been loaded already is taken as it is.
 
     Grey, palette, CMYK and transparent images become three 8-bit channels, transparency being dropped; images of 16 bit
     per pixel are refused, because which range of values to keep is not for a loader to guess. The image is turned as
@@ -86,7 +95,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     Args:
         to_float32: Whether the image becomes float32 instead of uint8.
         color_type: 'color', 'grayscale' or 'unchanged', see :func:`mmcv.imfrombytes`.
-        imdecode_backend: 'pillow' finds damage anywhere in a file, 'cv2' and 'turbojpeg' only a JPEG or PNG cut off.
+        imdecode_backend: 'pillow' finds damage anywhere in a file and reads :data:`mmvit_ext.files.IMAGE_FORMATS`;
+            'cv2' and 'turbojpeg' find only a JPEG or PNG cut off.
         ignore_empty: Return ``None`` for unreadable files instead of raising. The dataset then draws another image, and
             nobody counts them; :class:`mmvit_ext.SkipBadSamples` does.
         backend_args: Arguments of the file backend.
@@ -106,14 +116,20 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     ) -> None:
         super().__init__(to_float32, color_type, imdecode_backend, ignore_empty=ignore_empty, backend_args=backend_args)
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Load ``img_path`` into ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``."""
+    def transform(self, results: dict[str, Any] | str | np.ndarray) -> dict[str, Any] | None:
+        """Load ``img_path`` into ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``.
+
+        An inferencer may also give a path or an array alone, or a sample that has ``img``.
+        """
+        if not isinstance(results, dict):
+            results = {'img_path': results} if isinstance(results, str) else {'img': results}
         try:
-            image = self._decode(results['img_path'])
+            image = results['img'] if 'img' in results else self._decode(results['img_path'])
         except UserError:
             if self.ignore_empty:
                 return None
             raise
+        results.setdefault('img_path', None)
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
@@ -124,12 +140,13 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             refuse_cut_off(path, content)
         try:
             if self.imdecode_backend == 'pillow':
-                with Image.open(io.BytesIO(content)) as opened:
-                    mode = opened.mode
-                if mode in _WIDE_MODES and self.color_type != 'unchanged':
-                    found = f'16 or more bits per pixel (mode {mode})'
-                    raise UserError(f'the image {path} has {found}: expected 8, convert it first')
-            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+                with open_image(io.BytesIO(content)) as opened:
+                    if opened.mode in _WIDE_MODES and self.color_type != 'unchanged':
+                        found = f'16 or more bits per pixel (mode {opened.mode})'
+                        raise UserError(f'the image {path} has {found}: expected 8, convert it first')
+                    image = _pillow2array(opened, self.color_type)  # as mmcv.imfrombytes, which opens any format
+            else:
+                image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         except UserError:
             raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... by file format

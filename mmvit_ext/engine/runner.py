@@ -17,10 +17,11 @@ from mmengine.runner import Runner
 
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading
 from mmvit_ext.config.adjust import complete_mmpretrain_loaders, prepare_workers, set_work_dir
+from mmvit_ext.config.labels import ignored_label
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.engine.hooks.reports import LabelRangeHook
 from mmvit_ext.engine.hooks.worker_timeout import WorkerTimeoutHook
-from mmvit_ext.errors import DISK_FULL, UserError
+from mmvit_ext.errors import DISK_FULL, UserError, printable
 from mmvit_ext.files import is_remote, sole_use
 
 __all__ = ['build_runner', 'leave_processes', 'load_run', 'sole_use_by_run']
@@ -101,7 +102,8 @@ def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), 
     hooks = [*hooks, SafeFilesHook(trust=trust), WorkerTimeoutHook()]
     if cfg.default_scope == 'mmseg':
         # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
-        hooks.append(LabelRangeHook())
+        hooks.append(LabelRangeHook(ignored_label(cfg)))
+    runner.logger.addFilter(_spell_out)
     present = {type(hook) for hook in runner.hooks}
     for hook in hooks:
         if type(hook) not in present:
@@ -121,3 +123,9 @@ def _on_lost_line(handler: logging.FileHandler, record: logging.LogRecord) -> No
         error.filename = handler.baseFilename
         raise error
     logging.Handler.handleError(handler, record)
+
+
+def _spell_out(record: logging.LogRecord) -> bool:
+    """Let a log show names from elsewhere without their control characters."""
+    record.msg, record.args = printable(record.getMessage(), keep='\n\t'), ()
+    return True

@@ -2,9 +2,10 @@
 
 import errno
 
-from .user_error import UserError, same_on_every_process
+from .user_error import UserError, printable, same_on_every_process, say
 
-__all__ = ['DISK_FULL', 'EXIT_BAD_INPUT', 'EXIT_INTERRUPTED', 'EXIT_PREEMPTED', 'UserError', 'same_on_every_process']
+__all__ = ['DISK_FULL', 'EXIT_BAD_INPUT', 'EXIT_INTERRUPTED', 'EXIT_PREEMPTED', 'UserError', 'printable']
+__all__ += ['same_on_every_process', 'say']
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk, and of a user's full share of it."""

@@ -1,13 +1,32 @@
-"""The error that every part of the package raises for bad input."""
+"""The error that every part of the package raises for bad input, and how names that a user gave are printed."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
-__all__ = ['UserError', 'same_on_every_process', 'worker_message']
+__all__ = ['UserError', 'printable', 'same_on_every_process', 'say', 'worker_message']
 
 _WORKER_ERROR = re.compile(r'^Caught \w+ in (?:DataLoader worker|pin memory thread)')
 _FINAL_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*?(?:Error|Exception|Interrupt)): (?P<message>.*)$')
+
+
+def printable(text: str, keep: str = '') -> str:
+    """A text whose control characters, such as a terminal's escape, are spelled out, but for those to ``keep``.
+
+    File names, parameter names and configs come from elsewhere: printed as they are, they could recolour a terminal,
+    hide a line or forge one. Bytes of a name that are no text are spelled out, too.
+    """
+    if text.isprintable():
+        return text
+    return ''.join(
+        part if part.isprintable() or part in keep else part.encode('unicode_escape').decode() for part in text
+    )
+
+
+def say(text: object, stream: TextIO | None = None) -> None:
+    """Print a line that may hold names from elsewhere, see :func:`printable`; to stdout unless told otherwise."""
+    print(printable(str(text)), file=stream, flush=True)
 
 
 class UserError(ValueError):
@@ -16,12 +35,12 @@ class UserError(ValueError):
     A data loader worker sends its exceptions as a traceback text; the constructor finds the sentence in it again, so
     that the main process sees the same error whatever ``num_workers`` is.
 
-    Line breaks in the sentence are replaced by spaces.
+    Line breaks in the sentence are replaced by spaces, and other control characters spelled out.
     """
 
     def __init__(self, message: str) -> None:
         _, message = worker_message(message) or ('', str(message))
-        super().__init__(' '.join(line.strip() for line in message.splitlines()))
+        super().__init__(printable(' '.join(line.strip() for line in message.split('\n'))))
         self.same_on_every_process = False
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.labels import follow_labels
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.loop import build_test_loader, evaluate
@@ -39,6 +40,7 @@ def extractor_config(cfg: Config, source: str | Path) -> Config:
             f'{source} is of scope {cfg.get("default_scope")} and its data has no label maps to measure superpixels '
             'on: use this checkpoint with a config such as configs/spformer/superpixel-quality_*.py'
         )
+    follow_labels(cfg)
     if not str(cfg.model.get('type')).endswith('SuperpixelExtractor'):
         cfg.model = ConfigDict(
             type='mmvit_ext.SuperpixelExtractor',
@@ -90,17 +92,9 @@ def superpixel_quality(
     trust: bool = False,
     progress: bool = True,
 ) -> list[Row]:
-    """Measure the superpixels of a model against label maps; returns the rows of the table.
+    """Measure the superpixels of a model against label maps; the arguments are those of ``mmvit superpixels``.
 
-    Args:
-        config: A config with an ``SPFormer`` and label maps.
-        checkpoint: The checkpoint file, of that config or of the classifier whose backbone it has.
-        images: How many test images, the first ones; all when not given.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Go on when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
+    The checkpoint is one of that config, or of the classifier whose backbone it has.
 
     Raises:
         UserError: The arguments, the config, the data or the checkpoint are wrong.

@@ -18,12 +18,13 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.labels import ignored_label
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.distortions import MAX_AREA, PasteOccluder
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors.user_error import UserError, printable
 from mmvit_ext.evaluation.loop import build_test_loader, evaluate
 from mmvit_ext.evaluation.superpixel_quality import best_labels, intersection_and_union, patch_regions
-from mmvit_ext.files import atomic_path, writable_folder
+from mmvit_ext.files import atomic_path, fit_name, kept_files, writable_folder
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
@@ -72,15 +73,9 @@ def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str
 
 
 def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int = 16) -> torch.Tensor:
-    """How well regions separate an occluder from the image.
+    """Pixels in both and in either of an occluder (h, w) and the regions that mostly lie in it ``(2,)``.
 
-    Args:
-        found: Superpixels, whose last merged association is taken; without them squares are.
-        covered: Which pixels of the network's input are covered (h, w).
-        patch: Edge of the squares in pixels.
-
-    Returns:
-        Pixels in both and in either of the occluder and the regions that mostly lie in it ``(2,)``.
+    The regions are superpixels, the last merged association, or without them squares with an edge of ``patch`` pixels.
     """
     truth = torch.from_numpy(covered.astype(np.int64))
     h, w = covered.shape
@@ -135,23 +130,12 @@ def measure_robustness(
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
     trust: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> list[Curve]:
     """Measure models on changed test images, and write figures, a plot and pictures of superpixels; a curve for each.
 
-    Args:
-        kind: ``'rotation'`` or ``'occlusion'``.
-        models: Name, config and checkpoint of each model.
-        out: Folder of the results: ``KIND.json``, ``KIND.png`` and, of models with superpixels, ``KIND_MODEL.png``.
-        values: Angles in degrees, clockwise, or covered shares of the image; the usual ones when not given.
-        metric: Which metric is drawn; mIoU or top-1 accuracy when not given.
-        images: How many test images, the first ones; all when not given.
-        pictures: How many images are drawn with their superpixels.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        cfg_options: Overrides of the configs, by dotted key.
-        allow_partial: Go on when a checkpoint does not fit its model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
+    ``models`` are name, config and checkpoint of each; the other arguments are those of ``mmvit robustness``.
 
     Raises:
         UserError: The arguments, a config, its data or a checkpoint are wrong.
@@ -181,21 +165,23 @@ def measure_robustness(
         predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
         loaded.append((name, cfg, predictor))
     curves = []
-    for name, cfg, predictor in loaded:
-        results, rows = _measure(name, cfg, predictor, how, values, images, pictures, progress)
-        chosen = plotted_name(results[0], metric)
-        curves.append(Curve(name, chosen, values, tuple(entry[chosen] for entry in results), tuple(results)))
-        if rows:
-            headings = [f'{value:g}' for value in values]
-            footer = f'{name}: superpixels of the last SCA iteration, heads merged; columns: {how.label}'
-            width, height = max((picture.size for _, row in rows for picture in row), key=lambda size: size[0])
-            file_name = re.sub(r'[^\w.-]', '_', name)
-            with atomic_path(folder / f'{kind}_{file_name}.png') as file:
-                draw_table(rows, headings, (width, height), footer).save(file)
-    with atomic_path(folder / f'{kind}.json') as file:
-        file.write_text(json.dumps([asdict(curve) for curve in curves], indent=2) + '\n')
-    with atomic_path(folder / f'{kind}.png') as file:
-        draw_curves(curves, how.label, file)
+    read = [path for _, *files in models for path in files]
+    with kept_files(read, [folder / f'{kind}.json'], force=force):
+        for name, cfg, predictor in loaded:
+            results, rows = _measure(name, cfg, predictor, how, values, images, pictures, progress)
+            chosen = plotted_name(results[0], metric)
+            curves.append(Curve(name, chosen, values, tuple(entry[chosen] for entry in results), tuple(results)))
+            if rows:
+                headings = [f'{value:g}' for value in values]
+                footer = f'{name}: superpixels of the last SCA iteration, heads merged; columns: {how.label}'
+                width, height = max((picture.size for _, row in rows for picture in row), key=lambda size: size[0])
+                file_name = fit_name(re.sub(r'[^\w.-]', '_', name), room=16)
+                with atomic_path(folder / f'{kind}_{file_name}.png') as file:
+                    draw_table(rows, headings, (width, height), footer).save(file)
+        with atomic_path(folder / f'{kind}.json') as file:
+            file.write_text(json.dumps([asdict(curve) for curve in curves], indent=2) + '\n')
+        with atomic_path(folder / f'{kind}.png') as file:
+            draw_curves(curves, how.label, file)
     return curves
 
 
@@ -214,13 +200,14 @@ def _measure(
     backbone = getattr(model, 'backbone', None)
     everything: list[dict[str, float]] = []
     drawn: list[list[tuple[str, Image.Image]]] = []
+    step = {'type': how.transform, 'ignore_index': ignored_label(cfg)}
     for value in values:
-        loader = build_test_loader(cfg, images=images, last_step={'type': how.transform, how.argument: value})
+        loader = build_test_loader(cfg, images=images, last_step={**step, how.argument: value})
         observer: _Observer | None = None
         if hasattr(backbone, 'cell_size'):
             area = value if how.argument == 'area' else None
             observer = _Observer(backbone, model.data_preprocessor, area, pictures)
-        title = f'{name}, {how.argument} {value:g}'
+        title = printable(f'{name}, {how.argument} {value:g}')
         results = evaluate(predictor, loader, cfg.test_evaluator, title=title, on_batch=observer, progress=progress)
         if observer is not None:
             drawn.append(observer.drawn)

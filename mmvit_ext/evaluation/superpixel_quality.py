@@ -33,17 +33,11 @@ _CHUNK = 1 << 16
 
 
 def best_labels(weights: Tensor, regions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Labels ``(H, W)`` that a perfect classifier of regions would give.
+    """Labels ``(H, W)`` that a perfect classifier of regions would give, from the true ``labels`` of the same size.
 
-    A region's class is the one with the largest sum of weights, a pixel's the one with the largest sum of weights over
-    its regions; the lowest class where sums are equal, and where no region has a vote.
-
-    Args:
-        weights: Share of each pixel in each of its regions ``(n, H, W)``, 0 or more.
-        regions: Index of these regions ``(n, H, W)``; what is below 0 is none.
-        labels: The true class of each pixel ``(H, W)``.
-        num_classes: Number of classes K.
-        ignore_index: Value of pixels without a label; they have no vote.
+    ``weights`` is the share of each pixel in each of its regions, whose index is in ``regions``, both ``(n, H, W)``; an
+    index below 0 is none. A region's class is the one with the largest sum of weights, a pixel's the one with the
+    largest sum over its regions; the lowest class where sums are equal, and where no region has a vote.
     """
     count = int(regions.max()) + 1
     weights = weights.flatten(1).masked_fill(regions.flatten(1) < 0, 0)  # (n, H*W)
@@ -79,13 +73,7 @@ def patch_regions(size: tuple[int, int], edge: int) -> Tensor:
 
 
 def slic_regions(image: np.ndarray, count: int, compactness: float = 10.0) -> Tensor:
-    """Index from 0 of the SLIC superpixel of each pixel ``(H, W)``, as scikit-image computes them.
-
-    Args:
-        image: RGB picture (H, W, 3), 0 to 255.
-        count: How many are wanted; there may be some more or fewer.
-        compactness: Weight of the distance in space against that in colour; scikit-image's default is 10.
-    """
+    """Index from 0 of the SLIC superpixel of each pixel ``(H, W)`` of an RGB picture, of about ``count``."""
     try:
         from skimage.segmentation import slic
     except ImportError as error:

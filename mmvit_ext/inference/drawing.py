@@ -56,18 +56,9 @@ def draw_overlay(
     opacity: float = 0.5,
     legend: bool = True,
 ) -> Image.Image:
-    """Paint class colours over an image.
+    """Paint class colours over an RGB image (H, W, 3), by the class index of each pixel (H, W) and an opacity, 0 to 1.
 
-    Args:
-        image: RGB picture (H, W, 3), 0 to 255.
-        labels: Class index of each pixel (H, W); an index outside the classes stays unpainted.
-        classes: Class names.
-        palette: RGB colour of each class.
-        opacity: 0 (only the image) to 1 (only the colours).
-        legend: Whether to add names and areas of the classes that are present, below the picture, which grows by it.
-
-    Raises:
-        ValueError: Sizes differ or the opacity is out of range.
+    An index outside the classes stays unpainted. A legend with names and areas of the classes is added below.
     """
     if image.shape[:2] != labels.shape:
         raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
@@ -102,21 +93,10 @@ def draw_instances(
     opacity: float = 0.5,
     names: bool = True,
 ) -> Image.Image:
-    """Draw objects: a box, the class and the score, and where there are masks, the mask with its outline.
+    """Draw objects on an RGB image (H, W, 3): a box, the class and the score, and where there are masks, these.
 
-    Args:
-        image: RGB picture (H, W, 3), 0 to 255.
-        boxes: Left, top, right and bottom of each object in pixels (n, 4).
-        labels: Class index of each object.
-        classes: Class names.
-        palette: RGB colour of each class.
-        scores: Confidence of each object, 0 to 1; the most confident ones are drawn on top.
-        masks: Pixels of each object, bool (n, H, W).
-        opacity: Of the masks, 0 (only their outlines) to 1.
-        names: Whether to write class and score at each box, for which a small picture is enlarged by a whole number.
-
-    Raises:
-        ValueError: Numbers or sizes differ, or the opacity is out of range.
+    Boxes (n, 4) are left, top, right and bottom in pixels, masks bool (n, H, W), with an outline and an opacity from 0
+    to 1. The most confident objects are drawn on top. For names, a small picture is enlarged by a whole number.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity must be 0 to 1, got {opacity}')

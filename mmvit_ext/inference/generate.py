@@ -12,7 +12,7 @@ from PIL import Image
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import writable_folder
+from mmvit_ext.files import kept_files, writable_folder
 
 from .images import Outcome, process_images
 from .predictor import Predictor
@@ -38,25 +38,12 @@ def generate_images(
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
     trust: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Generate images and write them, and a grid of the first ones.
+    """Generate images and write them, and a grid of the first ones; the arguments are those of ``mmvit generate``.
 
-    Args:
-        config: The config of the generator's training.
-        checkpoint: The checkpoint file.
-        out: Folder of the results: ``samples/00000.png`` and so on, and ``grid.png``.
-        num: Number of images, 1 to a million.
-        seed: Of the noise, 0 or more. An image depends on the seed and its own number, not on ``num``.
-        columns: Images of a row of the grid, at least 1.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Continue when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        What was written and what failed.
+    An image depends on the seed and its own number, not on ``num``.
 
     Raises:
         UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
@@ -87,8 +74,9 @@ def generate_images(
             first.append(images)
         return write_picture(Image.fromarray(images[0].permute(1, 2, 0).numpy()), folder / 'samples' / path)
 
-    paths = [Path(f'{index:05}.png') for index in range(num)]
-    outcome = process_images(paths, work, 'generating', folder, progress=progress)
-    if first:
-        write_picture(Image.fromarray(image_grid(torch.cat(first), columns)), folder / 'grid.png')
+    names = [Path(f'{index:05}.png') for index in range(num)]
+    with kept_files([config, checkpoint], [folder / 'grid.png'], force=force):
+        outcome = process_images(names, work, 'generating', folder, progress=progress)
+        if first:
+            write_picture(Image.fromarray(image_grid(torch.cat(first), columns)), folder / 'grid.png')
     return outcome

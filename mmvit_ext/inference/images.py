@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmvit_ext.errors import EXIT_BAD_INPUT
+from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.errors.failures import describe_failure
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import sole_use
+from mmvit_ext.files import ExistingFileError, fit_name, sole_use
 from mmvit_ext.machine import progress_bar
 
 __all__ = ['Outcome', 'collect_images', 'output_names', 'process_images', 'report_failures']
@@ -68,10 +68,10 @@ def _is_image(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
 
 
-def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the results of each image, none used twice, whatever the case.
+def output_names(paths: Sequence[Path], room: int = 4) -> list[str]:
+    """A name for the results of each image, none used twice, whatever the case, with ``room`` bytes for a suffix.
 
-    It is the stem where that is unique; otherwise the suffix or a number is added.
+    It is the stem where that is unique; otherwise the suffix or a number is added. Stems that are too long are cut.
     """
     count = Counter(path.stem.lower() for path in paths)
     # A stem that is unique keeps its name, also against the made-up names of the others.
@@ -84,23 +84,32 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             numbered = (f'{base}_{number}' for number in itertools.count(2))
             name = next(name for name in itertools.chain([base], numbered) if name.lower() not in taken)
             taken.add(name.lower())
-        names.append(name)
+        names.append(fit_name(name, room))
     return names
 
 
 def process_images(
-    paths: Sequence[Path], work: Callable[[Path, str], Path], title: str, folder: Path, *, progress: bool = True
+    paths: Sequence[Path],
+    work: Callable[[Path, str], Path],
+    title: str,
+    folder: Path,
+    *,
+    room: int = 4,
+    progress: bool = True,
 ) -> Outcome:
     """Do the same with each image; one bad image does not keep the others from being done.
 
     ``work`` takes an image and the name of its results (:func:`output_names`), and returns the file it wrote in
-    ``folder``, which no other process may use meanwhile.
+    ``folder``, which no other process may use meanwhile. Results that may not be written, because something is there,
+    end it.
     """
     outcome = Outcome()
     with sole_use(folder, '--out'), progress_bar(title, show=progress) as bar:
-        for path, name in zip(bar.track(paths), output_names(paths), strict=True):
+        for path, name in zip(bar.track(paths), output_names(paths, room), strict=True):
             try:
                 outcome.written.append(work(path, name))
+            except ExistingFileError:
+                raise
             except Exception as error:
                 reason = describe_failure(error)
                 if reason is None:
@@ -117,9 +126,9 @@ def report_failures(outcome: Outcome, name: str) -> int:
     """
     if not outcome.failed:
         return 0
-    print(f'{name}: error: {len(outcome.failed)} images failed:', file=sys.stderr)
+    say(f'{name}: error: {len(outcome.failed)} images failed:', sys.stderr)
     for path, reason in outcome.failed:
-        print(f'  {path}: {reason}', file=sys.stderr)
+        say(f'  {path}: {reason}', sys.stderr)
     if outcome.unknown:
         print(outcome.unknown, file=sys.stderr)
         return 1

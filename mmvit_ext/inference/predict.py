@@ -7,7 +7,7 @@ from typing import Any
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import writable_folder
+from mmvit_ext.files import kept_files, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import write_picture
@@ -29,27 +29,12 @@ def predict_images(
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
     trust: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Predict images and write pictures of the results.
+    """Predict images and write pictures of the results; the arguments are those of ``mmvit predict``, said there.
 
-    Args:
-        config: The config of the training run.
-        checkpoint: The checkpoint file.
-        inputs: Images, folders and patterns.
-        out: Folder of the results: ``overlays/NAME.png`` and, with ``save_mask``, ``labels/NAME.png``.
-        opacity: Of the class colours, 0 to 1.
-        legend: Whether to name the classes: below each picture for segmentation, at the boxes for detection.
-        save_mask: Whether to write label maps, whose pixel values are class indices from 0 (segmentation only).
-        score_threshold: Least score, 0 to 1, of the objects that are drawn (detection only).
-        device: Where to run, see :func:`resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Continue when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        What was written and what failed. One bad image does not keep the others from being done.
+    One bad image does not keep the others from being done: the outcome says what was written and what failed.
 
     Raises:
         UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
@@ -73,4 +58,5 @@ def predict_images(
             write_picture(labels, folder / 'labels' / f'{name}.png')
         return write_picture(picture, folder / 'overlays' / f'{name}.png')
 
-    return process_images(paths, work, 'predicting', folder, progress=progress)
+    with kept_files([*paths, config, checkpoint], force=force):
+        return process_images(paths, work, 'predicting', folder, progress=progress)

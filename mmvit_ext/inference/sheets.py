@@ -52,14 +52,10 @@ def draw_table(
     footer: str = '',
     bar: str = '',
 ) -> Image.Image:
-    """Pictures in a table with a heading for each row and column.
+    """Pictures in a table, brought to the size of a ``cell`` if given, with headings of rows and columns.
 
-    Args:
-        rows: Heading and pictures of each row; a row may be shorter than the headings.
-        headings: Of the columns.
-        cell: Width and height to which the pictures are brought; they keep their sizes when not given.
-        footer: A line below the table.
-        bar: Meaning of the colours of :func:`colour_mask`, written beside a bar of them below the table, if given.
+    A row may be shorter than the headings. ``footer`` is a line below; ``bar`` says what the colours of
+    :func:`colour_mask` mean, beside a bar of them.
     """
     shown = [[_fitted(place, cell) for place in row] + [(None, '')] * (len(headings) - len(row)) for _, row in rows]
     sizes = [[picture.size if picture else cell or (0, 0) for picture, _ in row] for row in shown]

@@ -10,7 +10,7 @@ from typing import Any
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import writable_folder
+from mmvit_ext.files import kept_files, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.models.classifiers.class_maps import RIVALS
@@ -92,6 +92,7 @@ def explain_images(
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
     trust: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> Outcome:
     """Explain images and write a page about them; one bad image does not keep the others from being done.
@@ -109,6 +110,7 @@ def explain_images(
         cfg_options: Overrides of the config, by dotted key.
         allow_partial: Continue when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
+        force: Replace results that are there already; what is read is never replaced.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -134,18 +136,24 @@ def explain_images(
         entries.append(Entry(name, path, encode_thumbnail(opened.image), found))
         return Path(found.pictures[0][1])
 
-    outcome = process_images(paths, work, f'explaining ({method})', folder, progress=progress)
-    if entries:
-        overall = explainer.overall()
-        overrides = ', '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
-        run = {'config': str(config), 'checkpoint': str(checkpoint), **({'overrides': overrides} if overrides else {})}
-        write_page(
-            base / f'{method}.html',
-            explainer.title,
-            entries,
-            run={**run, **explainer.settings},
-            overall=None if overall is None else with_facts(overall, base / f'{method}.json'),
-            failed=outcome.failed,
-            legend=explainer.legend,
-        )
+    page = base / f'{method}.html'
+    with kept_files([*paths, config, checkpoint], [page], force=force):
+        outcome = process_images(paths, work, f'explaining ({method})', folder, room=64, progress=progress)
+        if entries:
+            overall = explainer.overall()
+            overrides = ', '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
+            run = {
+                'config': str(config),
+                'checkpoint': str(checkpoint),
+                **({'overrides': overrides} if overrides else {}),
+            }
+            write_page(
+                page,
+                explainer.title,
+                entries,
+                run={**run, **explainer.settings},
+                overall=None if overall is None else with_facts(overall, base / f'{method}.json'),
+                failed=outcome.failed,
+                legend=explainer.legend,
+            )
     return outcome

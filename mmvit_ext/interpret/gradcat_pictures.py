@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmvit_ext.datasets.placement import Box, Placement
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
 from mmvit_ext.inference.drawing import draw_frame
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
@@ -57,7 +58,7 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
     height, width = int(placed.inputs.shape[2]), int(placed.inputs.shape[3])
     if isinstance(region, str | Path):
         try:
-            with Image.open(region) as opened:
+            with open_image(region, 'region') as opened:
                 mask = np.array(opened.convert('L')) > 0
         except OSError as error:
             raise UserError(f'the region {region} cannot be read: expected an image file of {W}x{H} pixels') from error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path, sha256_of, writable_folder
+from mmvit_ext.files import atomic_path, fit_name, kept_files, sha256_of, writable_folder
 from mmvit_ext.inference.images import Outcome, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.tta import TTAPredictor
@@ -30,7 +30,7 @@ _PLACE_KEYS = ('data_root', 'ann_file', 'data_prefix', 'num_workers', 'persisten
 
 
 def _partial_folder(out: Path) -> Path:
-    return out.with_name(f'{out.name}.partial')
+    return out.with_name(f'{fit_name(out.name, room=8)}.partial')
 
 
 def check_targets(out: Path, archives: Iterable[Path]) -> None:
@@ -60,6 +60,7 @@ class FinishedImages:
 
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
         self.folder, self.suffix = _partial_folder(out), suffix
+        self.used: set[Path] = set()
         wanted = {'checkpoint': sha256_of(checkpoint), 'config': _config_digest(cfg), **options}
         record = self.folder / 'run.json'
         if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
@@ -79,11 +80,17 @@ class FinishedImages:
 
     def path(self, name: str) -> Path:
         """The file with the results of the image ``name`` (without suffix); it exists when the image is finished."""
-        return self.folder / 'images' / f'{name}{self.suffix}'
+        file = self.folder / 'images' / f'{name}{self.suffix}'
+        self.used.add(file)
+        return file
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder)
+        """Remove the files of :meth:`path` and the record, and the folders unless somebody else put something there."""
+        for file in (*self.used, self.folder / 'run.json'):
+            file.unlink(missing_ok=True)
+        for folder in (self.folder / 'images', self.folder):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def predict_missing(
@@ -112,7 +119,8 @@ def predict_missing(
 
 def write_archive(path: Path, members: Iterable[tuple[str, Iterable[bytes]]]) -> None:
     """Write an archive whose bytes do not depend on the time of writing; members come in parts to save memory."""
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+    # A run that stopped between its two archives has left the first one, with the same bytes.
+    with kept_files(), atomic_path(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
         for name, parts in members:
             info = zipfile.ZipInfo(name)
             info.compress_type = zipfile.ZIP_DEFLATED

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from mmvit_ext.checks.coco_file import read_lists
 from mmvit_ext.datasets.mini.catalog import COCO_CATEGORIES
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
 
 __all__ = ['COCO_IDS', 'CocoSplit', 'image_size', 'read_coco_split', 'split_of_images']
 
@@ -33,7 +32,7 @@ class CocoSplit:
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image in pixels, turned as its EXIF data say; only the head of the file is read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
     except Exception as error:  # decoders raise what they like

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvit_ext.cli.mini_dataset import main
+from mmvit_ext.cli.main import run_verb
 from mmvit_ext.datasets.mini import (
     DATA_ROOTS,
     MINI_CLASSES,
@@ -542,19 +543,19 @@ def test_a_wrong_argument_ends_in_one_sentence_and_exit_code_2(tmp_path, capsys,
     (tmp_path / 'file').write_text('x')
     paths = {'out': tmp_path / 'out', 'file': tmp_path / 'file'}
     try:
-        code = main([argument.format(**paths) for argument in arguments])
+        code = run_verb('mini_dataset', [argument.format(**paths) for argument in arguments])
     except SystemExit as stop:  # argparse ends the process itself
         code = stop.code
     assert code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith('error: ')
+    assert re.match(r'make_mini_dataset(\.py)?: error: ', line)
     assert expected in line
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 def test_the_command_writes_the_dataset_and_says_where_each_layout_begins(tmp_path, capsys):
     out = tmp_path / 'd'
-    assert main([str(out), '--images', '4', '--size', '48x61', '--seed', '2']) == 0
+    assert run_verb('mini_dataset', [str(out), '--images', '4', '--size', '48x61', '--seed', '2']) == 0
     printed = capsys.readouterr().out
     assert all(str(out / root) in printed for root in DATA_ROOTS.values())
     assert all((out / root).is_dir() for root in DATA_ROOTS.values())
@@ -566,10 +567,8 @@ def test_an_interrupted_command_says_so_and_exits_with_130(tmp_path, capsys, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writer, '_write_scenes', interrupted)
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / 'd'), '--images', '4'])
-    assert stop.value.code == 130
-    assert 'Interrupted' in capsys.readouterr().err
+    assert run_verb('mini_dataset', [str(tmp_path / 'd'), '--images', '4']) == 130
+    assert 'interrupted; nothing has been written' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -593,8 +592,8 @@ def test_it_needs_no_openmmlab_library(tmp_path):
     program = (
         'import sys\n'
         "for name in ('mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'): sys.modules[name] = None\n"
-        'from mmvit_ext.cli.mini_dataset import main\n'
-        f'sys.exit(main([{str(tmp_path / "d")!r}, "--images", "4", "--size", "48x61"]))\n'
+        'from mmvit_ext.cli.main import run_verb\n'
+        f'sys.exit(run_verb("mini_dataset", [{str(tmp_path / "d")!r}, "--images", "4", "--size", "48x61"]))\n'
     )
     result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

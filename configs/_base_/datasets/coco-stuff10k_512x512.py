@@ -19,11 +19,9 @@ img_scale = (2048, 512)
 max_size = 4096
 img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
-load_annotations = dict(
-    type='mmvit_ext.LoadSegAnnotations', num_classes=num_classes, reduce_zero_label=reduce_zero_label
-)
+load_annotations = dict(type='mmvit_ext.LoadSegAnnotations')  # the classes are the head's and the dataset's
 train_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     load_annotations,
     dict(type='RandomResize', scale=img_scale, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
@@ -33,13 +31,13 @@ train_pipeline = [
 ]
 # The annotations are loaded after the resize: the metric compares at the size of the original image.
 test_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='ResizeShortestEdge', scale=max(img_scale[1], crop_size[1]), max_size=max_size),
     load_annotations,
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(
         type='TestTimeAug',
         transforms=[

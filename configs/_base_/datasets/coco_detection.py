@@ -10,7 +10,7 @@ num_classes = 80
 img_scale = (1333, 800)
 
 train_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=img_scale, keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
@@ -18,7 +18,7 @@ train_pipeline = [
 ]
 # The annotations are loaded after the resize: the metric compares at the size of the original image.
 test_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='Resize', scale=img_scale, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),

@@ -12,7 +12,7 @@ batch_size = 32
 extractor = 'configs/nest/nest-t_8xb128-300e_imagenet-224x224.py'
 extractor_checkpoint = 'pretrain/nest_tiny.pth'
 
-load = dict(type='mmvit_ext.LoadImageFromFile')
+load = dict(type='LoadImageFromFile', _scope_='mmvit_ext')
 shrink = dict(type='ResizeEdge', scale=img_size, edge='short', backend='pillow', interpolation='bicubic')
 cut = dict(type='CenterCrop', crop_size=img_size)
 flip = dict(type='RandomFlip', prob=0.5, direction='horizontal')

@@ -15,7 +15,7 @@ metainfo = dict(classes=('background', *(f'part {index}' for index in range(1, n
 
 # The annotations are loaded after the resize: the metric compares at the size of the original image.
 test_pipeline = [
-    dict(type='mmvit_ext.LoadImageFromFile'),
+    dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='ResizeShortestEdge', scale=img_edge, max_size=4096),
     dict(type='mmvit_ext.LoadSegAnnotations', num_classes=num_classes, reduce_zero_label=False),
     dict(type='PackSegInputs'),

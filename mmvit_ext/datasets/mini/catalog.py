@@ -13,6 +13,7 @@ from types import MappingProxyType
 from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
 
 __all__ = ['COCO_CATEGORIES', 'MINI_CLASSES', 'MiniClass', 'MiniDatasetError', 'load_photos']
 
@@ -109,7 +110,7 @@ def load_photos() -> dict[str, Image.Image]:
     photos = {}
     for name, box in PHOTOS.items():
         try:
-            with Image.open(folder / name) as photo:
+            with open_image(folder / name) as photo:
                 photos[name] = photo.convert('RGB').crop(box)
                 if name == LYING:
                     photos[name] = photos[name].transpose(Image.Transpose.ROTATE_90)

@@ -148,15 +148,9 @@ def place(
     angle: float = 0.0,
     flipped: bool = False,
 ) -> Outline:
-    """Put a unit outline into the picture, in pixels.
+    """Put a unit outline into the picture, in pixels: ``bottom`` is where the middle of its lower side comes to lie.
 
-    Args:
-        outline: The outline.
-        height: Height before rotation.
-        bottom: Where the middle of its lower side comes to lie, (x, y).
-        stretch: Width factor.
-        angle: Rotation about its middle, clockwise on the screen, in radians.
-        flipped: Whether left and right are exchanged.
+    ``height`` is that before the rotation by ``angle``, in radians and clockwise, about its middle; ``stretch`` widens.
     """
     low, high = bounds(outline)
     middle = (low + high) / 2

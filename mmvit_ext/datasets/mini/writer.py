@@ -226,24 +226,20 @@ def make_mini_dataset(
 ) -> Path:
     """Draw the mini dataset and write it in the layouts of five datasets; return ``out`` as a path.
 
-    One call writes ADE20K, COCO-Stuff-10K, PASCAL-Context, COCO instances and an ImageNet folder below ``out``;
-    :data:`DATA_ROOTS` says where each begins. Equal arguments give equal bytes as long as the versions of Pillow,
-    numpy and scikit-image are equal, and a picture does not depend on how many others there are. The folder appears
-    when it is complete, or not at all.
+    :data:`DATA_ROOTS` says where each begins below ``out``. Equal arguments give equal bytes as long as the versions of
+    Pillow, numpy and scikit-image are equal, and a picture does not depend on how many others there are. The folder
+    appears when it is complete, or not at all.
 
     Args:
         out: Folder to write. It must not exist, be empty, or with ``force`` be an older mini dataset.
-        images: Training pictures, 4 to 99999. A quarter of it, at least 4, is added for validation. ImageNet's
-            layout holds as many again, with one thing in each.
-        size: Middle (height, width) of the pictures in pixels, each 48 to 2048. Sides vary by 15 % around it, and
-            every fourth picture or so is turned on its side.
+        images: Training pictures, 4 to 99999; a quarter of it, at least 4, is added for validation.
+        size: Middle (height, width) of the pictures in pixels, each 48 to 2048; sides vary by 15 % around it.
         seed: Seed of everything random, not negative.
         force: Replace an older mini dataset, unless it holds a file that was not written by this function.
         progress: Called after each picture with the numbers of pictures done and to be done.
 
     Raises:
-        MiniDatasetError: An argument is out of range, ``out`` must not be replaced or cannot be written, or a source
-            photograph is missing.
+        MiniDatasetError: An argument is wrong, ``out`` cannot be written or replaced, or a photograph is missing.
     """
     out = Path(os.path.abspath(out))  # has a name and a parent even if '.' was given
     _check_arguments(images, size, seed)
