@@ -23,12 +23,6 @@ def _is_first_process() -> bool:
     return not rank.isdigit() or int(rank) == 0
 
 
-def _describe(error: Exception) -> str | None:
-    from mmvit_ext.errors.failures import describe_failure  # mmengine, which `mmvit --help` should not wait for
-
-    return describe_failure(error)
-
-
 def run_command(
     command: Callable[[Sequence[str]], int | None], argv: Sequence[str], *, name: str, after_interrupt: str = ''
 ) -> int:

@@ -28,24 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     source, destination = Path(args.source), Path(args.destination)
-    if destination.is_dir():
-        raise UserError(f'{destination} is a folder: give the name of the file to write')
     with kept_files([source], [destination], force=args.force):
-        _convert(args, source, destination)
-
-
-def _convert(args: argparse.Namespace, source: Path, destination: Path) -> None:
-    state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust), source)
-    try:
-        converted = convert.convert(state, args.method)
-        description = convert.describe(state, args.method)
-    except ValueError as error:
-        hint = style_hint(state)
-        hint = '' if f'convert {args.method} ' in hint else hint
-        raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}{hint}') from error
-    meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
-    with atomic_path(destination) as file:
-        torch.save({'state_dict': converted, 'meta': meta}, file)
+        state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust), source)
+        try:
+            converted = convert.convert(state, args.method)
+            description = convert.describe(state, args.method)
+        except ValueError as error:
+            hint = style_hint(state)
+            hint = '' if f'convert {args.method} ' in hint else hint
+            raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}{hint}') from error
+        meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
+        with atomic_path(destination) as file:
+            torch.save({'state_dict': converted, 'meta': meta}, file)
     say(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
     if description:
         say(f'It is a {description}.')

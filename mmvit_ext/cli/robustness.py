@@ -17,20 +17,15 @@ from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import say
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
-VALUES = {
-    'rotation': ('--angles', 'degrees, clockwise'),
-    'occlusion': ('--areas', 'shares of the image that are covered, 0 to 0.75'),
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest='kind', required=True)
-    for kind, (option, text) in VALUES.items():
-        sub = kinds.add_parser(kind, help=text)
+    for name, kind in KINDS.items():
+        sub = kinds.add_parser(name, help=kind.label)
         add_shared(sub, 'config', help='config file, or NAME=FILE')
         add_shared(sub, 'checkpoint', '--out')
-        shown = ' '.join(f'{value:g}' for value in KINDS[kind].default)
-        sub.add_argument(option, dest='values', nargs='+', type=float, help=f'{text} (default: {shown})')
+        shown = f'{kind.label} (default: {" ".join(f"{value:g}" for value in kind.default)})'
+        sub.add_argument(f'--{kind.argument}s', dest='values', nargs='+', type=float, help=shown)
         sub.add_argument(
             '--compare',
             nargs=2,

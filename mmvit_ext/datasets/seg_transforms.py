@@ -122,17 +122,10 @@ class LoadSegAnnotations(LoadAnnotations):
         if self.num_classes is None:
             return {}
         first = 1 if self._reduces(results) else 0
-        label_map: Mapping[int, int] | None = results.get('label_map')
-        above = max(255, self.ignore_index) + 1  # stands for all greater values: 32-bit files have very large ones
-        valid = np.zeros(above + 1, dtype=bool)
-        if label_map is not None:
-            valid[[int(old) + first for old in label_map if int(old) + first <= 255]] = True
-        else:
-            valid[first : first + self.num_classes] = True
-        valid[self.ignore_index] = True
-        valid[:first] = True
-        # Negative values (32-bit files) would index the table from its end.
-        wrong = (raw < 0) | ~valid[np.clip(raw, 0, above)]
+        classes = range(self.num_classes) if results.get('label_map') is None else map(int, results['label_map'])
+        # In the type of the values, so that they are looked up in a table.
+        valid = np.array([*range(first), *(value + first for value in classes), self.ignore_index], np.int64)
+        wrong = ~np.isin(raw, valid[valid <= 255].astype(raw.dtype))
         return count_values(raw[wrong]) if wrong.any() else {}
 
     def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:

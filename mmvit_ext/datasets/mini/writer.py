@@ -157,22 +157,19 @@ def _readme(images: int, val_images: int, size: tuple[int, int], seed: int) -> s
 
 
 def _check_arguments(images: int, size: tuple[int, int], seed: int) -> None:
-    if images < LEAST_IMAGES:
-        raise MiniDatasetError(
-            f'The number of images is {images}, but it takes at least {LEAST_IMAGES} for every class to occur.'
-        )
-    if images > MOST_IMAGES:
-        raise MiniDatasetError(
-            f'The number of images is {images}, but at most {MOST_IMAGES} can be named: ask for fewer.'
-        )
     low, high = SIDE_RANGE
-    if len(size) != 2 or not all(low <= side <= high for side in size):
-        raise MiniDatasetError(
-            f"The size is '{'x'.join(map(str, size))}', but height and width must both be {low} to {high} pixels: "
-            "write it like '150x200'."
-        )
-    if seed < 0:
-        raise MiniDatasetError(f'The seed is {seed}, but it must not be negative: choose 0 or more.')
+    fault = ''
+    if images < LEAST_IMAGES:
+        fault = f'number of images is {images}, but it takes at least {LEAST_IMAGES} for every class to occur.'
+    elif images > MOST_IMAGES:
+        fault = f'number of images is {images}, but at most {MOST_IMAGES} can be named: ask for fewer.'
+    elif len(size) != 2 or not all(low <= side <= high for side in size):
+        shown = 'x'.join(map(str, size))
+        fault = f"size is '{shown}', but height and width must both be {low} to {high} pixels: write it like '150x200'."
+    elif seed < 0:
+        fault = f'seed is {seed}, but it must not be negative: choose 0 or more.'
+    if fault:
+        raise MiniDatasetError(f'The {fault}')
 
 
 def _refusal(out: Path, force: bool) -> str | None:
