@@ -17,6 +17,8 @@ from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import say
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
+VALUES = {'rotation': '--angles', 'occlusion': '--areas'}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest='kind', required=True)
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_shared(sub, 'config', help='config file, or NAME=FILE')
         add_shared(sub, 'checkpoint', '--out')
         shown = f'{kind.label} (default: {" ".join(f"{value:g}" for value in kind.default)})'
-        sub.add_argument(f'--{kind.argument}s', dest='values', nargs='+', type=float, help=shown)
+        sub.add_argument(VALUES[name], dest='values', nargs='+', type=float, help=shown)
         sub.add_argument(
             '--compare',
             nargs=2,
