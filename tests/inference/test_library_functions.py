@@ -66,7 +66,7 @@ def test_segmentors(name, image):
     assert all((other.pred_sem_seg.data == cut).all() for other in others)
     # After the first array the library's own loader of arrays stays in the config.
     assert (inference_model(model, pixels(image)).pred_sem_seg.data == cut).all()
-    inferencer = MMSegInferencer(Config.fromfile(config), device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(Config.fromfile(config), device='cpu')
     inferencer.model.load_state_dict(model.state_dict())
     for source in (image, pixels(image)):
         assert (inferencer(source)['predictions'] == cut[0].numpy()).all()
@@ -83,7 +83,7 @@ def test_detectors(name, image):
     by_path, by_array = inference_detector(model, image), inference_detector(model, pixels(image))
     assert by_path.ori_shape == (72, 90)
     assert np.allclose(by_path.pred_instances.bboxes, by_array.pred_instances.bboxes)
-    inferencer = DetInferencer(config, device='cpu', show_progress=False)
+    inferencer = DetInferencer(config, device='cpu')
     inferencer.model.load_state_dict(model.state_dict())
     for source in (image, pixels(image)):
         (found,) = inferencer(source, return_datasamples=True)['predictions']
