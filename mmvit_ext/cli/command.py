@@ -40,7 +40,8 @@ def run_command(
             print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     except Exception as error:
-        sentence, code = str(error), EXIT_BAD_INPUT
+        sentence: str | None = str(error)
+        code = EXIT_BAD_INPUT
         if not isinstance(error, UserError):
             # here because of mmengine, which `mmvit --help` should not wait for
             from mmvit_ext.errors.failures import describe_failure, describe_outage
