@@ -12,7 +12,6 @@ from typing import Any
 
 __all__ = ['describe_place', 'written_file']
 
-_TRACEBACK = '--traceback shows where it comes from'
 _SAMPLE_IN_A_WORKER = re.compile(r'mmengine[\\/]dataset[\\/]base_dataset\.py", line \d+, in __call__')
 _NOT_THE_CONFIG = re.compile(r'^Dist\w*Error|NCCL|gloo|ProcessGroup|[Cc]onnection|CUDA error')
 _LONGEST = 300
@@ -31,10 +30,9 @@ def describe_place(error: BaseException) -> str | None:
     for places in (_PLACES, _OUTER_PLACES):
         for frame in frames:
             for name, file, describe in places:
-                if frame.f_code.co_name == name and frame.f_code.co_filename.replace('\\', '/').endswith(file):
-                    sentence = describe(frame.f_locals, reason)
-                    if sentence:
-                        return sentence
+                here = frame.f_code.co_name == name and frame.f_code.co_filename.replace('\\', '/').endswith(file)
+                if here and (sentence := describe(frame.f_locals, reason)):
+                    return f'{sentence}; --traceback shows where it comes from'
     return None
 
 
@@ -60,17 +58,17 @@ def _sample(places: Mapping[str, Any], reason: str) -> str | None:
     label = f' with the label map {label}' if isinstance(label, str) else ''
     return (
         f'the sample of the image {data["img_path"]}{label} cannot be prepared by {type(step).__name__} ({reason}): '
-        f'check the file, its annotation and the pipeline; {_TRACEBACK}'
+        'check the file, its annotation and the pipeline'
     )
 
 
-def _building(places: Mapping[str, Any], reason: str) -> str | None:
+def _building(places: Mapping[str, Any], reason: str) -> str:
     config = places.get('cfg')
     kind = config.get('type') if isinstance(config, Mapping) else None
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
     if name is None:
-        return f'an entry of the config cannot be built ({reason}): check its type; {_TRACEBACK}'
-    return f'{name} cannot be built from the config ({reason}): check its arguments; {_TRACEBACK}'
+        return f'an entry of the config cannot be built ({reason}): check its type'
+    return f'{name} cannot be built from the config ({reason}): check its arguments'
 
 
 def _first_iteration(places: Mapping[str, Any], reason: str) -> str | None:
@@ -81,44 +79,34 @@ def _first_iteration(places: Mapping[str, Any], reason: str) -> str | None:
     name = getattr(getattr(getattr(loop, 'runner', None), 'cfg', None), 'filename', None) or 'the config'
     return (
         f'training fails in its first iteration ({reason}): check that what {name} says goes together, and the options '
-        f'that change it; {_TRACEBACK}'
+        'that change it'
     )
-
-
-def _runner(places: Mapping[str, Any], reason: str) -> str | None:
-    name = getattr(places.get('cfg'), 'filename', None) or 'the config'
-    return f'no runner can be built from {name} ({reason}): check it and the options that change it; {_TRACEBACK}'
 
 
 def _hook(places: Mapping[str, Any], reason: str) -> str | None:
-    hook = type(places.get('hook'))
-    # ours has a bug then; of the hook that steps the schedules, the schedule says more
-    if (
-        hook.__module__.startswith('mmvit_ext')
-        or hook.__name__ == 'ParamSchedulerHook'
-        or _NOT_THE_CONFIG.search(reason)
-    ):
+    kind = type(places.get('hook'))
+    ours = kind.__module__.startswith('mmvit_ext')  # a bug, which keeps its traceback
+    if ours or kind.__name__ == 'ParamSchedulerHook' or _NOT_THE_CONFIG.search(reason):  # the schedule says more
         return None
-    return (
-        f'the hook {hook.__name__} fails in {places.get("fn_name")} ({reason}): check its entry in default_hooks or '
-        f'custom_hooks; {_TRACEBACK}'
-    )
+    stage = places.get('fn_name')
+    return f'the hook {kind.__name__} fails in {stage} ({reason}): check its entry in default_hooks or custom_hooks'
 
 
-def _schedule(places: Mapping[str, Any], reason: str) -> str | None:
+def _schedule(places: Mapping[str, Any], reason: str) -> str:
     name = type(places.get('self')).__name__
-    return f'the schedule {name} fails in its step ({reason}): check its entry in param_scheduler; {_TRACEBACK}'
+    return f'the schedule {name} fails in its step ({reason}): check its entry in param_scheduler'
 
 
-def _optimizer(places: Mapping[str, Any], reason: str) -> str | None:
+def _runner(places: Mapping[str, Any], reason: str) -> str:
+    name = getattr(places.get('cfg'), 'filename', None) or 'the config'
+    return f'no runner can be built from {name} ({reason}): check it and the options that change it'
+
+
+def _optimizer(places: Mapping[str, Any], reason: str) -> str:
     remedy = 'check its constructor, paramwise_cfg and optimizer'
     if reason.startswith('NotImplementedError'):  # of constructors that know some models only, as for rates by layer
         remedy = "constructor='mmvit_ext.LearningRateDecayOptimizerConstructor' has layer-wise rates for our backbones"
-    return f'no optimizer can be built from optim_wrapper ({reason}): {remedy}; {_TRACEBACK}'
-
-
-def _schedules(places: Mapping[str, Any], reason: str) -> str | None:
-    return f'no schedule can be built from param_scheduler ({reason}): check its entries; {_TRACEBACK}'
+    return f'no optimizer can be built from optim_wrapper ({reason}): {remedy}'
 
 
 _Places = tuple[tuple[str, str, Callable[[Mapping[str, Any], str], str | None]], ...]
@@ -137,5 +125,4 @@ _PLACES: _Places = (
 _OUTER_PLACES: _Places = (
     ('from_cfg', 'mmengine/runner/runner.py', _runner),
     ('build_optim_wrapper', 'mmengine/runner/runner.py', _optimizer),
-    ('build_param_scheduler', 'mmengine/runner/runner.py', _schedules),
 )
