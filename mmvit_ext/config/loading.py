@@ -78,14 +78,12 @@ def prepare_scope(cfg: Config) -> str:
         )
     try:
         importlib.import_module(f'{scope}.registry')
-    except ModuleNotFoundError as error:
-        if error.name in (scope, f'{scope}.registry'):
+    except Exception as error:
+        # The libraries assert the versions of each other, and what else is installed may raise anything.
+        if isinstance(error, ModuleNotFoundError) and error.name in (scope, f'{scope}.registry'):
             raise UserError(missing_library(scope, f"default_scope='{scope}'")) from error
-        raise
-    except (ImportError, AssertionError) as error:
-        # The libraries assert the versions of each other while they are imported.
         raise UserError(
-            f"{scope} (needed for default_scope='{scope}') is installed but cannot be imported: {error}; "
+            f"{scope} (needed for default_scope='{scope}') is installed but cannot be imported: {error!r}; "
             '`python -m mmvit_ext.doctor` lists the versions that belong together'
         ) from error
     cfg.default_scope = scope

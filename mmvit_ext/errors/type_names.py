@@ -40,7 +40,7 @@ def root_registry(name: str) -> Registry | None:
 
 def _scoped(root: Registry, scope: str) -> Registry:
     """The registry of a scope below a root, the root itself where the scope has none."""
-    with suppress(ImportError):
+    with suppress(Exception):  # a broken library is told where its scope is prepared
         importlib.import_module(f'{scope}.registry')
     return root.children.get(scope, root)
 

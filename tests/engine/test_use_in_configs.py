@@ -120,6 +120,15 @@ def test_a_pure_python_config_needs_no_default_scope(tmp_path: Path) -> None:
         prepare_scope(Config({'model': {'type': 'EncoderDecoder'}}))
 
 
+def test_a_library_that_raises_anything_while_it_is_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise AttributeError('module transformers has no attribute PreTrainedModel')
+
+    monkeypatch.setattr('mmvit_ext.config.loading.importlib.import_module', broken)
+    with pytest.raises(UserError, match=r'mmpretrain .*cannot be imported: AttributeError.*doctor'):
+        prepare_scope(Config({'default_scope': 'mmpretrain', 'model': {'type': 'X'}}))
+
+
 @pytest.mark.parametrize('tag', ['!!python/object/apply:os.mkdir ["{}"]', '!!python/name:os.getcwd', '!other 1'])
 @pytest.mark.parametrize('name', ['c.yml', 'c.yaml', 'leaf.py'])
 def test_tags_in_yaml_run_nothing(tmp_path: Path, tag: str, name: str) -> None:
