@@ -49,6 +49,7 @@ class NewestCheckpoint:
 class Candidate(NamedTuple):
     """A checkpoint of training; they sort by what ``--resume`` prefers."""
 
+    named: bool  # as the checkpoint hook names files
     has_id: bool
     iteration: int
     date: float
@@ -94,9 +95,10 @@ def newest_checkpoint(
     Newest is the one of the highest iteration, not the one of the latest date: copying a folder changes dates. Only
     files that a run can resume from count, so the best checkpoint, which has no optimiser, does not. Which run is meant
     is told by the folder's file ``run_id``, or by the checkpoint that ``last_checkpoint`` names, or by all checkpoints
-    together. Files without an id have to have the name that the checkpoint hook gives. ``more_folders`` are where else
-    checkpoints are, such as the hook's ``out_dir``; ``restarted`` says that the launcher started the run again, which
-    may not have saved anything yet.
+    together. Files that the checkpoint hook would name otherwise come last, and without an id not at all.
+
+    ``more_folders`` are where else checkpoints are, such as the hook's ``out_dir``; ``restarted`` says that the
+    launcher started the run again, which may not have saved anything yet.
     """
     note, listed = Path(work_dir) / 'last_checkpoint', [str(work_dir), *map(str, more_folders)]
     noted = _text(note)
@@ -111,7 +113,7 @@ def newest_checkpoint(
         return NewestCheckpoint(noted if is_remote(noted) else sharded[0])
     found, damaged = _look_into(folders, name)
     run = _text(Path(work_dir) / RUN_ID) or _latest_run(found, name, advice)
-    ours = [c for c in found if (c.run == run if c.run else _OWN_NAME.fullmatch(c.path.name))]
+    ours = [candidate for candidate in found if (candidate.run == run if candidate.has_id else candidate.named)]
     for candidate in sorted(ours, reverse=True):
         damage = checkpoint_damage(candidate.path)
         if damage is None:
@@ -140,21 +142,22 @@ def _look_into(folders: Iterable[Path], noted_name: str) -> tuple[list[Candidate
     """The checkpoints of training in the folders, and date and description of those that cannot be read."""
     found: list[Candidate] = []
     damaged: list[tuple[float, str]] = []
+    noted_kind = re.compile(re.sub(r'\d+', r'\\d+', re.escape(noted_name)))  # the hook's filename_tmpl may be another
     for path in [path for folder in folders for path in sorted(folder.glob('*.pth')) if path.is_file()]:
-        date = 0.0
+        date, named = 0.0, bool(_OWN_NAME.fullmatch(path.name) or noted_kind.fullmatch(path.name))
         try:
             date = path.stat().st_mtime
             position = training_position(path)
         except FileNotFoundError:  # the run continues elsewhere and has just removed it
             continue
         except Exception:
-            if _OWN_NAME.fullmatch(path.name) or path.name == noted_name:
+            if named:
                 when = float('inf') if path.name == noted_name else date
                 damaged.append((when, f'{path} {checkpoint_damage(path) or "is damaged"}'))
             continue
         if position is not None:
             iteration, run = position
-            found.append(Candidate(run is not None, iteration, date, path, run))
+            found.append(Candidate(named, run is not None, iteration, date, path, run))
     return found, damaged
 
 

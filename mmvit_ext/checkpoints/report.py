@@ -120,6 +120,8 @@ def _arrived(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
     if loaded.is_meta or stored.is_meta or stored.layout != loaded.layout:
         return False
     values = stored.detach().to(loaded.device, loaded.dtype)
+    if stored.is_floating_point() and not torch.equal(values.isfinite(), stored.to(values.device).isfinite()):
+        return False  # too large for the model's numbers
     return torch.equal(loaded, values) or torch.allclose(loaded, values, rtol=0, atol=0, equal_nan=True)
 
 

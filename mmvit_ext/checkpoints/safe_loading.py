@@ -29,11 +29,9 @@ __all__ = ['SafeFilesHook', 'install_safe_loading', 'safe_loading']
 
 
 def install_safe_loading(*, trust: bool = False, config: str | Path | None = None) -> None:
-    """Make mmengine's checkpoint loading in this process run no code from files.
+    """Make mmengine's checkpoint loading in this process run no code from files, unless they are trusted.
 
-    Args:
-        trust: Read a file with pickle if that is the only way, which runs code from it.
-        config: The config file of the run; the ``metafile.yml`` beside it may have hashes.
+    The ``metafile.yml`` beside ``config``, the config file of the run, may have hashes.
     """
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:

@@ -96,6 +96,8 @@ def test_what_the_model_does_not_hold_afterwards_is_named() -> None:
     assert report.failed == ('0.weight: the model has other values',)
     assert load_weights(model, {'0.weight': torch.ones(2, 2), '1.weight': torch.ones(2, 2)}).exact
     assert len(load_weights(nn.Linear(2, 2, device='meta'), nn.Linear(2, 2).state_dict()).failed) == 2
+    large = load_weights(nn.Linear(1, 1, bias=False), {'weight': torch.tensor([[1e300]], dtype=torch.float64)})
+    assert large.failed == ('weight: the model has other values',)
     sparse = load_weights(nn.Linear(3, 3, bias=False), {'weight': torch.eye(3).to_sparse()})
     assert not sparse.matched
 

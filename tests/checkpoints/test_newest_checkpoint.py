@@ -187,6 +187,16 @@ def test_checkpoints_of_two_runs_and_nothing_else_are_for_the_user_to_choose(tmp
     assert newest_checkpoint(tmp_path, restarted=True).path is None
 
 
+def test_names_that_the_hook_does_not_give_come_last(tmp_path: Path) -> None:
+    renamed = write(tmp_path, 'mine.pth', 900)
+    assert newest_checkpoint(tmp_path).path == str(renamed)
+    own = write(tmp_path, 'iter_4.pth', 4)
+    assert newest_checkpoint(tmp_path).path == str(own)
+    tenth = write(tmp_path, 'step-10.pth', 10)
+    (tmp_path / 'last_checkpoint').write_text('step-7.pth')  # a filename_tmpl of the config
+    assert newest_checkpoint(tmp_path).path == str(tenth)
+
+
 def test_files_without_an_id_are_taken_by_their_name_where_there_are_no_others_which_is_said(tmp_path: Path) -> None:
     old = write(tmp_path, 'iter_5.pth', 5, run=None)
     write(tmp_path, 'downloaded.pth', 70, run=None)

@@ -25,12 +25,7 @@ METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = Map
         'vit': convert_vit,
     }
 )
-"""Converters by name.
-
-``p2t``, ``segvit``: released models; ``tnt``: classifiers in the authors', timm's and mmpretrain's names; ``nest``:
-classifiers in timm's names; ``vit``: AugReg and DeiT backbones in timm's names, for ``mmvit_ext.ViT``; ``deit``: the
-same DeiT files as a start for ``mmvit_ext.SPFormer``.
-"""
+"""Converters by name: of released P2T, SegViT, TNT and NesT models, and of plain ViTs, as ViT or (``deit``) SPFormer."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
 
