@@ -25,7 +25,7 @@ METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = Map
         'vit': convert_vit,
     }
 )
-"""Converters by name: of released P2T, SegViT, TNT and NesT models, and of plain ViTs, as ViT or (``deit``) SPFormer."""
+"""Converters by name; ``vit`` and ``deit`` take the same files, for ViT and as a start for SPFormer."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
 
