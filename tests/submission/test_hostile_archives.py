@@ -202,6 +202,28 @@ def test_a_name_with_a_zero_byte_is_a_fault(tmp_path: Path, capsys: pytest.Captu
     assert f'folder: {MAP}\\x00.txt' in output
 
 
+def test_a_member_without_a_name_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 'holds neither JSON nor PNG' in refused(pack(tmp_path, '\0', png()), capsys)
+    with zipfile.ZipFile(tmp_path / 'maps.zip', 'a') as archive:
+        archive.writestr(MAP, png())
+    assert 'extra file: : expected PNG' in refused(tmp_path / 'maps.zip', capsys)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_bytes_that_are_changed_at_random_end_in_a_report(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    contents = ((MAP, png()), (f'{COCO}.json', json.dumps([OBJECT] * 3)))
+    for name, content in (*contents, *contents):
+        original = pack(tmp_path, name, content, compression=int(rng.choice([0, 8]))).read_bytes()
+        for _ in range(150):
+            data = np.frombuffer(original, np.uint8).copy()
+            places = rng.integers(0, len(data), rng.integers(1, 6))
+            data[places] = rng.choice([0, 1, 47, 255, *rng.integers(0, 256, 4)], len(places))
+            path = tmp_path / ('maps.zip' if name == MAP else f'{COCO}.zip')
+            path.write_bytes(data.tobytes()[: None if rng.random() < 0.9 else int(rng.integers(len(data)))])
+            assert all(line.isprintable() for line in check_archive(path).lines(complete=True))
+
+
 def test_overlapping_members_are_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second entry of the list leads to the first one's bytes, as in archives that unpack to petabytes."""
     path = tmp_path / 'maps.zip'
@@ -250,8 +272,8 @@ def test_pictures_that_are_no_label_maps_are_faults(
 def test_a_file_that_is_larger_than_any_label_map_is_not_unpacked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = pack(tmp_path, MAP, bytes(2**26 + 1))
-    assert f'it has {2**26 + 1} bytes' in refused(path, capsys)
+    path = pack(tmp_path, MAP, bytes(2**25 + 1))
+    assert f'it has {2**25 + 1} bytes' in refused(path, capsys)
 
 
 def test_only_so_many_pixels_are_decoded(
