@@ -203,19 +203,21 @@ def test_a_name_with_a_zero_byte_is_a_fault(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_member_without_a_name_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert 'holds neither JSON nor PNG' in refused(pack(tmp_path, '\0', png()), capsys)
-    with zipfile.ZipFile(tmp_path / 'maps.zip', 'a') as archive:
+    path = tmp_path / 'maps.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('unnamed', png())
         archive.writestr(MAP, png())
-    assert 'extra file: : expected PNG' in refused(tmp_path / 'maps.zip', capsys)
+    path.write_bytes(path.read_bytes().replace(b'unnamed', b'\0' * 7))
+    assert 'extra file: : expected PNG' in refused(path, capsys)
 
 
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', range(2))
 def test_bytes_that_are_changed_at_random_end_in_a_report(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     contents = ((MAP, png()), (f'{COCO}.json', json.dumps([OBJECT] * 3)))
     for name, content in (*contents, *contents):
         original = pack(tmp_path, name, content, compression=int(rng.choice([0, 8]))).read_bytes()
-        for _ in range(150):
+        for _ in range(75):
             data = np.frombuffer(original, np.uint8).copy()
             places = rng.integers(0, len(data), rng.integers(1, 6))
             data[places] = rng.choice([0, 1, 47, 255, *rng.integers(0, 256, 4)], len(places))
