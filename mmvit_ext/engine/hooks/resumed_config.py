@@ -65,15 +65,14 @@ class ResumedConfigHook(Hook):
             _advance(runner)
         if not self._resumed:
             return
-        rates = [
-            group['lr'] for wrapper in wrappers_by_name(runner.optim_wrapper).values() for group in wrapper.param_groups
-        ]
+        wrappers = wrappers_by_name(runner.optim_wrapper).values()
+        rates = [group.get('lr') for wrapper in wrappers for group in wrapper.param_groups]
         if runner.iter >= runner.max_iters:
             runner.logger.warning(
                 f'the checkpoint is of iteration {runner.iter} and the config trains until {runner.max_iters}: nothing '
                 'is left to do; a longer train_cfg and param_scheduler train on'
             )
-        elif not any(rates):
+        elif all(rate == 0 for rate in rates):  # some optimizers have a rate of None, which they find by themselves
             runner.logger.warning(
                 f'every learning rate is 0 at iteration {runner.iter} of {runner.max_iters}: param_scheduler ends '
                 'before train_cfg does; set its end (or T_max, total_iters) to that of train_cfg'
