@@ -25,10 +25,7 @@ class ScoreTTAModel(SegTTAModel):
     """
 
     def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
-        """Average the score maps ``(N, H, W)`` of each image's views and take the best class.
-
-        One map holds the probability of the second of two classes and is compared with the head's ``threshold``.
-        """
+        """Average the score maps ``(N, H, W)`` of each image's views and take the best class."""
         merged = []
         for views in data_samples_list:
             scores = sum(view.seg_logits.data for view in views) / len(views)
@@ -37,11 +34,6 @@ class ScoreTTAModel(SegTTAModel):
             else:
                 labels = scores.argmax(dim=0, keepdim=True)
             sample = views[0]
-            sample.set_data(
-                {
-                    'seg_logits': PixelData(data=scores),
-                    'pred_sem_seg': PixelData(data=labels),
-                }
-            )
+            sample.set_data({'seg_logits': PixelData(data=scores), 'pred_sem_seg': PixelData(data=labels)})
             merged.append(sample)
         return merged

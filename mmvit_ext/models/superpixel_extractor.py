@@ -19,8 +19,8 @@ __all__ = ['SuperpixelExtractor']
 class SuperpixelExtractor(BaseModel):
     """SPFormer without a head, whose predictions are the similarities of every superpixel cross attention.
 
-    It takes of a classifier's or segmentor's checkpoint what belongs to the backbone. So superpixels can be judged on a
-    dataset that the network was not trained for (arXiv 2401.02931, section 4.2.2).
+    It takes the backbone of a classifier's or segmentor's checkpoint, to judge superpixels on a dataset that it was not
+    trained for (arXiv 2401.02931, section 4.2.2).
 
     Args:
         backbone: A ``mmvit_ext.SPFormer``, or its config.
@@ -29,9 +29,8 @@ class SuperpixelExtractor(BaseModel):
 
     Shape:
         Input ``(B, 3, H, W)``. ``forward(mode='tensor')`` gives for each SCA module the similarity ``(B, heads, 9, h,
-        w)`` of each iteration; ``mode='predict'`` the data samples with a field ``superpixels``, whose ``similarity``
-        is ``(modules, iterations, heads, 9, h, w)`` and which tells ``cell_size`` in pixel features and
-        ``pixel_stride`` in pixels.
+        w)`` of each iteration; ``mode='predict'`` data samples whose field ``superpixels`` has the ``similarity``
+        ``(modules, iterations, heads, 9, h, w)``, ``cell_size`` in pixel features and ``pixel_stride`` in pixels.
 
     Raises:
         ValueError: The backbone has no superpixels, or a loss is asked for.
@@ -46,17 +45,15 @@ class SuperpixelExtractor(BaseModel):
         super().__init__(None if data_preprocessor is None else dict(data_preprocessor), init_cfg)
         built: Any = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
         if not hasattr(built, 'cell_size'):
-            raise ValueError(
-                f'backbone must be a mmvit_ext.SPFormer, which has superpixels, got {type(built).__name__}'
-            )
+            raise ValueError(f'backbone must be a mmvit_ext.SPFormer, with superpixels, got {type(built).__name__}')
         self.backbone = built
         self._register_load_state_dict_pre_hook(self._leave_heads_out)
 
     @staticmethod
     def _leave_heads_out(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        for name in [name for name in state_dict if name.startswith(prefix)]:
-            if not name.startswith((f'{prefix}backbone.', f'{prefix}data_preprocessor.')):
-                del state_dict[name]
+        ours = (f'{prefix}backbone.', f'{prefix}data_preprocessor.')
+        for name in [name for name in state_dict if name.startswith(prefix) and not name.startswith(ours)]:
+            del state_dict[name]
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = 'tensor'

@@ -13,25 +13,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = [
-    'Backbone',
-    'MapInfo',
-    'Tokens',
-    'arch_settings',
-    'arch_table',
-    'channels_last',
-    'checkpointed',
-    'resolve_indices',
-    'token_grid',
-]
+__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_table', 'channels_last', 'checkpointed', 'token_grid']
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
-    """Grid ``(h, w)`` of tokens on an image; ``cut`` leaves out pixels that fill no whole token, otherwise padded.
-
-    Raises:
-        ValueError: The size is neither an edge nor a pair, or is smaller than a token.
-    """
+    """Grid ``(h, w)`` of tokens on an image; ``cut`` leaves out pixels that fill no whole token, otherwise padded."""
     size = (img_size,) if isinstance(img_size, int) else tuple(img_size)
     if len(size) not in (1, 2) or min(size) < stride:
         raise ValueError(f'img_size must be an edge or (H, W) of at least {stride} pixels, got {img_size!r}')
@@ -45,44 +31,33 @@ def arch_table(settings: Sequence[str], **rows: Sequence[Any]) -> MappingProxyTy
 
 
 def arch_settings(
-    arch: str | Mapping[str, Any], archs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] | None = None
+    arch: str | Mapping[str, Any],
+    archs: Mapping[str, Mapping[str, Any]],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    **replaced: Any,
 ) -> dict[str, Any]:
-    """Settings of an architecture, given by name or as a dict; those in ``defaults`` may be left out of the dict.
-
-    Raises:
-        ValueError: The name or a setting is unknown, one is missing, or the stages have different numbers of values.
-    """
-    defaults = defaults or {}
+    """Settings of an architecture, by name or from a dict with or without ``defaults``, and those of ``replaced``."""
     if not isinstance(arch, Mapping):
         if arch not in archs:
             raise ValueError(f'arch must be one of {list(archs)} or a dict, got {arch!r}')
-        return {**defaults, **archs[arch]}
+        arch = archs[arch]
     table = next(iter(archs.values()))
-    known = set(table) | set(defaults)
-    missing, unknown = known - set(defaults) - set(arch), set(arch) - known
+    missing, unknown = set(table) - set(defaults) - set(arch), set(arch) - set(table) - set(defaults)
     if missing or unknown:
         raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
     staged = [name for name, values in table.items() if isinstance(values, Sequence)]
     if len({len(arch[name]) for name in staged}) > 1 or not all(len(arch[name]) for name in staged):
         raise ValueError(f'arch: {", ".join(staged)} must have one value for each stage, got {dict(arch)}')
-    return {**defaults, **arch}
+    return {**defaults, **arch, **{name: value for name, value in replaced.items() if value is not None}}
 
 
 def resolve_indices(
     indices: int | Sequence[int], count: int, what: str, *, name: str = 'out_indices', may_be_empty: bool = False
 ) -> tuple[int, ...]:
-    """One or several ``indices`` into ``count`` things, counted from 0, in the order in which they were given.
-
-    Raises:
-        ValueError: None is given where ``may_be_empty`` is not set, or one lies outside or stands twice.
-    """
+    """One or several distinct ``indices`` into ``count`` things, counted from 0, in the order that was given."""
     given = (indices,) if isinstance(indices, int) else tuple(indices)
     resolved = tuple(i + count if i < 0 else i for i in given)
-    if (
-        (not resolved and not may_be_empty)
-        or any(not 0 <= i < count for i in resolved)
-        or len(set(resolved)) < len(resolved)
-    ):
+    if not (resolved or may_be_empty) or not set(resolved) <= set(range(count)) or len(set(resolved)) < len(resolved):
         raise ValueError(f'{name} must name distinct {what} of {count}, got {indices!r}')
     return resolved
 
@@ -121,14 +96,12 @@ class Tokens(NamedTuple):
 class Backbone(BaseModule):
     """Base of the backbones.
 
-    A subclass fills ``ARCHS``, builds its modules, calls :meth:`declare` and then :meth:`freeze` at the end of its
-    ``__init__``, and implements :meth:`collect`, :meth:`stage_parts` and :meth:`init_parameters`. Each map has a name,
-    the path of the module that gives it: ``backbone.get_submodule(name)`` with a forward hook yields that module's own
-    output, for example tokens with the class token.
+    A subclass builds its modules, calls :meth:`declare` and then :meth:`freeze` at the end of its ``__init__``, and
+    implements :meth:`collect`, :meth:`stage_parts` and :meth:`init_parameters`. Each map is named by the path of the
+    module that gives it; a forward hook there yields that module's own output, such as tokens with the class token.
 
     Attributes:
         ARCHS: Architectures by name, as the paper's table has them.
-        ARCH_DEFAULTS: Settings that an architecture may leave out.
         UNIT: What ``out_indices`` count.
         block_names: Names of all blocks, from the input on.
         stage_names: Names that ``out_indices`` count: those of the blocks, or of the last block of each stage.
@@ -136,16 +109,9 @@ class Backbone(BaseModule):
         map_info: Width and stride of each map that :meth:`forward_intermediates` can give.
     """
 
-    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    ARCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
+    ARCHS: Mapping[str, Mapping[str, Any]]
     UNIT = 'block'
     OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
-
-    block_names: tuple[str, ...]
-    stage_names: tuple[str, ...]
-    out_names: tuple[str, ...]
-    out_indices: tuple[int, ...]
-    map_info: dict[str, MapInfo]
 
     def __init__(
         self,
@@ -158,48 +124,40 @@ class Backbone(BaseModule):
         super().__init__(init_cfg=init_cfg)
         if out_type not in self.OUT_TYPES:
             raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
-        self.out_type = out_type
-        self.frozen_stages = frozen_stages
-        self.with_cp = with_cp
+        self.out_type, self.frozen_stages, self.with_cp = out_type, frozen_stages, with_cp
         self._register_load_state_dict_pre_hook(self._fit_state_dict)
 
-    @classmethod
-    def arch_settings(cls, arch: str | Mapping[str, Any], **replaced: Any) -> dict[str, Any]:
-        """Settings of an architecture, see :func:`arch_settings`, with those in place that are not None."""
-        settings = arch_settings(arch, cls.ARCHS, cls.ARCH_DEFAULTS)
-        return settings | {name: value for name, value in replaced.items() if value is not None}
+    def arch_settings(
+        self, arch: str | Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({}), **replaced: Any
+    ) -> dict[str, Any]:
+        """Settings of one of ``ARCHS``; see :func:`arch_settings`."""
+        return arch_settings(arch, self.ARCHS, defaults, **replaced)
 
     def declare(
         self,
-        blocks: Mapping[str, MapInfo],
+        blocks: Mapping[str, tuple[int, int]],
         out_indices: int | Sequence[int],
         *,
         stages: Sequence[str] | None = None,
         num_frozen_stages: int | None = None,
-        others: Mapping[str, MapInfo] | None = None,
-        owners: Mapping[str, str] | None = None,
+        others: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        owners: Mapping[str, str] = MappingProxyType({}),
         last: Collection[str] = ('norm',),
     ) -> None:
-        """State which maps there are.
+        """State width and stride of each block's map, from the input on, and of ``others``.
 
-        Args:
-            blocks: Each block's map, from the input on.
-            out_indices: Outputs, counted in stages; negative values count from the end.
-            stages: Names that ``out_indices`` count; the blocks when not given.
-            num_frozen_stages: The highest ``frozen_stages``; the number of stages when not given.
-            others: Further maps.
-            owners: Parts of the network outside the blocks by name, and the block that they belong to.
-            last: Names of the parts behind the last block.
+        Without ``stages``, the blocks are what ``out_indices`` count and ``frozen_stages`` up to ``num_frozen_stages``.
+        ``owners`` are the blocks that parts outside belong to, ``last`` the names of the parts behind the last block.
         """
         self.block_names = tuple(blocks)
         self.stage_names = self.block_names if stages is None else tuple(stages)
-        self.map_info = {**blocks, **(others or {})}
+        self.map_info = {name: MapInfo(*info) for name, info in {**blocks, **others}.items()}
         self.out_indices = resolve_indices(out_indices, len(self.stage_names), f'{self.UNIT}s')
         self.out_names = tuple(self.stage_names[index] for index in self.out_indices)
         highest = len(self.stage_names) if num_frozen_stages is None else num_frozen_stages
         if not -1 <= self.frozen_stages <= highest:
             raise ValueError(f'frozen_stages must be -1 to {highest}, got {self.frozen_stages}')
-        self._owners, self._last = dict(owners or {}), tuple(last)
+        self._owners, self._last = dict(owners), tuple(last)
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
         """What ``frozen_stages`` freezes: at 0 the embedding of the image, at k the k-th stage."""
@@ -207,11 +165,8 @@ class Backbone(BaseModule):
 
     def unused_parts(self) -> list[nn.Module | nn.Parameter]:
         """Parts that no output depends on: distributed training refuses parameters that get no gradient."""
-        return [
-            part
-            for stage in range(max(self.out_indices) + 2, len(self.stage_names) + 1)
-            for part in self.stage_parts(stage)
-        ]
+        unused = range(max(self.out_indices) + 2, len(self.stage_names) + 1)
+        return [part for stage in unused for part in self.stage_parts(stage)]
 
     def _frozen_parts(self) -> list[nn.Module | nn.Parameter]:
         return [part for stage in range(self.frozen_stages + 1) for part in self.stage_parts(stage)]
@@ -255,10 +210,8 @@ class Backbone(BaseModule):
         blocks, heads included. ``prefix`` comes before the backbone's own names, ``'backbone.'`` in most models.
         """
         num_layers = len(self.block_names) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
         parts = param_name[len(prefix) :].split('.')
-        if parts[0] in self._last:
+        if not param_name.startswith(prefix) or parts[0] in self._last:
             return num_layers - 1, num_layers
         for length in range(len(parts), 0, -1):
             path = '.'.join(parts[:length])
@@ -287,6 +240,16 @@ class Backbone(BaseModule):
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
         """Run the network on ``(B, in_channels, H, W)`` up to the last of the named maps, and give each of these."""
         raise NotImplementedError
+
+    def run_stages(self, stages: nn.ModuleList, x: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """The maps of all blocks in the stages that the named maps need; a stage gives a list of its blocks' maps."""
+        found: dict[str, Tensor] = {}
+        last = self.block_names[self.num_blocks_run(names) - 1]
+        for stage in stages[: int(last.split('.')[1]) + 1]:
+            maps = stage(x)
+            found |= zip(self.block_names[len(found) :], maps, strict=False)
+            x = maps[-1]
+        return found
 
     def to_map(self, found: Tensor | Tokens) -> Tensor:
         """What :meth:`collect` found, as a map ``(B, C, h, w)``."""
@@ -322,25 +285,19 @@ class Backbone(BaseModule):
 
         Args:
             img: ``(B, in_channels, H, W)``.
-            indices: Numbers of blocks, negative ones from the end, or names of maps; all blocks up to the highest
-                output when not given.
+            indices: Numbers of blocks, negative ones from the end, or names of maps; None for all blocks that run.
 
         Returns:
             Maps ``(B, C, h, w)``. They lie on the way to the outputs where the next part of the network takes a map.
         """
         if indices is None:
-            last = self.stage_names[max(self.out_indices)]
-            names = self.block_names
-            if last in names:
-                names = names[: names.index(last) + 1]
+            names = self.block_names[: self.num_blocks_run(self.out_names)]
         else:
-            names = tuple(self._name_of(index) for index in ([indices] if isinstance(indices, int | str) else indices))
+            count = len(self.block_names)
+            blocks: dict[Any, str] = {place: self.block_names[place] for place in range(-count, count)}
+            given = [indices] if isinstance(indices, int | str) else indices
+            names = tuple(blocks.get(index, index) for index in given)
+            if not set(names) <= set(self.map_info):
+                raise ValueError(f'indices must be numbers of blocks or of {list(self.map_info)}, got {indices!r}')
         found = self.collect(img, names)
         return {name: self.to_map(found[name]) for name in names}
-
-    def _name_of(self, index: int | str) -> str:
-        if isinstance(index, int):
-            return self.block_names[resolve_indices(index, len(self.block_names), 'blocks', name='indices')[0]]
-        if index not in self.map_info:
-            raise ValueError(f'indices must be numbers of blocks or of {list(self.map_info)}, got {index!r}')
-        return index

@@ -4,8 +4,7 @@ Paper: Nested Hierarchical Transformer: Towards Accurate, Data-Efficient and Int
 Zhang et al., AAAI 2022, arXiv 2105.12723.
 
 Deviations from the paper, none of which changes a number of its networks: images of any size, whose blocks at the
-right and bottom are cut off where the map ends (attention then sees the tokens that exist, which is what padding to
-whole blocks and masking would give, without the padding's cost); every level's map can be returned.
+right and bottom are cut off where the map ends, as if padded and masked; every level's map can be returned.
 
 Shapes: B batch, C width of a level, H and W its map's size.
 """
@@ -13,7 +12,6 @@ Shapes: B batch, C width of a level, H and W its map's size.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, arch_table, channels_last, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -65,9 +63,7 @@ class NesTLayer(nn.Module):
 class BlockAggregation(nn.Module):
     """Halve a map on the image plane: 3x3 convolution, norm, 3x3 max-pooling of stride 2.
 
-    Both are padded as TensorFlow's "SAME" pads maps of even size: the convolution all around, the pooling at the bottom
-    and right only. A map of odd size is first made even, so that window i always starts at row 2 i and what lies beyond
-    the border changes nothing.
+    The pooling is padded at the bottom and right only, to even size first: window i always starts at row 2 i.
     """
 
     def __init__(self, in_dims: int, embed_dims: int, *, norm_cfg: Mapping[str, Any]) -> None:
@@ -103,9 +99,7 @@ class NesTLevel(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
         self.pos_drop = nn.Dropout(drop)
         self.layers = nn.ModuleList(layers)
-        self.grid = grid
-        self.interpolate_mode = interpolate_mode
-        self.with_cp = with_cp
+        self.grid, self.interpolate_mode, self.with_cp = grid, interpolate_mode, with_cp
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map of the level below (or embedded patches) to those after each layer, ``(B, C, H, W)``, channels-last."""
@@ -128,14 +122,13 @@ class NesT(Backbone):
     """Nested hierarchical transformer.
 
     Every level runs its layers inside blocks of ``block_size`` x ``block_size`` tokens; between two levels the map is
-    halved on the image plane, so that four neighbouring blocks become one and information crosses their borders
-    (arXiv 2105.12723, section 3 and figure 1). Attention is linear in the number of tokens.
+    halved on the image plane, so that four neighbouring blocks become one (arXiv 2105.12723, section 3 and figure 1).
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'cifar-tiny'``, ``'cifar-small'``, ``'cifar-base'``, or a dict of
             ``embed_dims``, ``num_heads`` and ``depths``, a value per level. The next four are 32, 1, 4, True in the
             CIFAR ones and 224, 4, 14, False in all others when not given.
-        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grids of the position embeddings only.
+        img_size: Training size in pixels, an edge or ``(H, W)``, of the position embeddings.
         patch_size: Edge of a patch in pixels.
         block_size: Edge of a block in tokens.
         multi_query: Whether the heads of an attention share one head of keys and values.
@@ -143,8 +136,7 @@ class NesT(Backbone):
         out_indices: Levels whose map is returned, in this order; negative values count from the top. None for all.
         out_type: ``'featmap'`` for maps, ``'avg_featmap'`` for their mean ``(B, C)`` over the plane.
         extra_dims: Width of one more level on top, an aggregation without layers. None for no such level.
-        final_norm: Whether the last level that has layers returns a normalised map; the extra level takes the one
-            before the norm.
+        final_norm: Whether the last level with layers returns a normalised map; the extra level takes it before that.
         qkv_bias: Whether queries, keys and values have a bias.
         drop_rate: Dropout after the position embeddings, the attention and in the MLP, a probability.
         attn_drop_rate: Dropout of attention weights, a probability.
@@ -162,13 +154,9 @@ class NesT(Backbone):
 
     Raises:
         ValueError: An argument is unknown, out of range, or contradicts another one.
-
-    Note:
-        Levels above the highest output are not run, and what no output depends on has no gradient.
     """
 
     UNIT = 'level'
-    ARCH_DEFAULTS = MappingProxyType({'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False})
     # arXiv 2105.12723, table 1 (CIFAR) and table 2 (ImageNet), with appendix A.
     ARCHS = arch_table(
         ('embed_dims', 'num_heads', 'depths'),
@@ -208,41 +196,32 @@ class NesT(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        defaults = {'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False}
         settings = self.arch_settings(
-            arch, img_size=img_size, patch_size=patch_size, block_size=block_size, multi_query=multi_query
+            arch, defaults, img_size=img_size, patch_size=patch_size, block_size=block_size, multi_query=multi_query
         )
-        if settings['block_size'] < 1 or settings['patch_size'] < 1:
+        self.patch_size, self.block_size = settings['patch_size'], settings['block_size']
+        if min(self.patch_size, self.block_size) < 1:
             raise ValueError(
-                f'patch_size and block_size must be at least 1, got {settings["patch_size"]} and '
-                f'{settings["block_size"]}'
+                f'patch_size and block_size must be at least 1, got {self.patch_size} and {self.block_size}'
             )
-        self.patch_size = settings['patch_size']
-        grid = token_grid(settings['img_size'], self.patch_size)
-        depths = settings['depths']
-        self.num_levels = len(depths)
         if extra_dims is not None and extra_dims < 1:
             raise ValueError(f'extra_dims must be a width of at least 1 or None, got {extra_dims}')
+        grid, depths = token_grid(settings['img_size'], self.patch_size), settings['depths']
+        self.num_levels = len(depths)
         self.embed_dims = (*settings['embed_dims'], *([] if extra_dims is None else [extra_dims]))
-        self.block_size = settings['block_size']
-        norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
-        act_cfg = dict(act_cfg or {'type': 'GELU'})
+        norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6}), dict(act_cfg or {'type': 'GELU'})
 
         self.patch_embed = PatchEmbed(
-            in_channels=in_channels,
-            embed_dims=self.embed_dims[0],
-            kernel_size=self.patch_size,
-            stride=self.patch_size,
-            padding='corner',
+            in_channels, self.embed_dims[0], kernel_size=self.patch_size, stride=self.patch_size, padding='corner'
         )
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.levels = nn.ModuleList()
-        for level, (dims, heads, depth) in enumerate(
-            zip(settings['embed_dims'], settings['num_heads'], depths, strict=True)
-        ):
+        for level, dims in enumerate(settings['embed_dims']):
             layers = [
                 NesTLayer(
                     dims,
-                    heads,
+                    settings['num_heads'][level],
                     block_size=self.block_size,
                     multi_query=settings['multi_query'],
                     qkv_bias=qkv_bias,
@@ -252,7 +231,7 @@ class NesT(Backbone):
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,
                 )
-                for _ in range(depth)
+                for _ in range(depths[level])
             ]
             level_grid = (-(-grid[0] // 2**level), -(-grid[1] // 2**level))
             self.levels.append(
@@ -270,8 +249,7 @@ class NesT(Backbone):
         if extra_dims is not None:
             self.extra_aggregation = BlockAggregation(self.embed_dims[-2], extra_dims, norm_cfg=norm_cfg)
         self.norm = build_norm_layer(norm_cfg, self.embed_dims[self.num_levels - 1])[1] if final_norm else None
-        strides = [self.patch_size * 2**level for level in range(len(self.embed_dims))]
-        infos = [MapInfo(dims, stride) for dims, stride in zip(self.embed_dims, strides, strict=True)]
+        infos = [(dims, self.patch_size * 2**level) for level, dims in enumerate(self.embed_dims)]
         extra = {} if extra_dims is None else {'extra_aggregation': infos[-1]}
         tops = [f'levels.{level}.layers.{depth - 1}' for level, depth in enumerate(depths)]
         self.declare(
@@ -286,7 +264,6 @@ class NesT(Backbone):
         register_layout(self)
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
-        """What ``frozen_stages`` freezes: at 0 the patch embedding, at k the k-th level."""
         if stage == 0:
             return [self.patch_embed]
         return [self.levels[stage - 1] if stage <= self.num_levels else self.extra_aggregation]
@@ -303,16 +280,12 @@ class NesT(Backbone):
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         x, size = self.patch_embed(channels_last(img))  # (B, H*W, C)
-        x = x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)  # (B, C, H, W)
-        last = self.block_names[self.num_blocks_run(names) - 1]
-        found: dict[str, Tensor] = {}
-        for level in self.levels[: int(last.split('.')[1]) + 1]:
-            maps = level(x)
-            found |= zip(self.block_names[len(found) :], maps, strict=False)
-            x = maps[-1]
-        if 'extra_aggregation' in names:
-            found['extra_aggregation'] = self.extra_aggregation(x)
+        found = self.run_stages(
+            self.levels, x.unflatten(1, tuple(size)).permute(0, 3, 1, 2), names
+        )  # (B, C, H, W) each
         top = self.stage_names[self.num_levels - 1]
+        if 'extra_aggregation' in names:
+            found['extra_aggregation'] = self.extra_aggregation(found[top])
         if top in found and self.norm is not None and top in self.out_names:
-            found[top] = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            found[top] = self.norm(found[top].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return found

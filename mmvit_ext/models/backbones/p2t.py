@@ -23,7 +23,7 @@ from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, arch_table, channels_last, checkpointed
+from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.registry import MODELS
@@ -76,10 +76,8 @@ class PyramidPoolingAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
-        self.num_heads = num_heads
-        self.pool_ratios = tuple(pool_ratios)
-        self.pool_type = pool_type
-        self.attn_drop = attn_drop
+        self.num_heads, self.attn_drop = num_heads, attn_drop
+        self.pool_ratios, self.pool_type = tuple(pool_ratios), pool_type
         self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
         self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         self.norm = nn.LayerNorm(embed_dims)
@@ -122,7 +120,6 @@ class PlainFFN(MLP):
     """FFN without the depthwise convolution: the paper's ablation of the inverted bottleneck."""
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
-        """``(B, H*W, C)`` to ``(B, H*W, C)``; ``size`` is not needed."""
         return super().forward(x)
 
 
@@ -133,13 +130,7 @@ class P2TBlock(nn.Module):
     """Pre-norm block: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``."""
 
     def __init__(
-        self,
-        attn: PyramidPoolingAttention,
-        ffn: nn.Module,
-        *,
-        embed_dims: int,
-        norm_cfg: Mapping[str, Any],
-        drop_path: float,
+        self, embed_dims: int, attn: nn.Module, ffn: nn.Module, *, norm_cfg: Mapping[str, Any], drop_path: float
     ) -> None:
         super().__init__()
         self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
@@ -180,9 +171,8 @@ class P2TStage(nn.Module):
 class P2T(Backbone):
     """Pyramid pooling transformer: four stages of pooling-based self-attention.
 
-    Each stage halves the map (the first one quarters it) and runs :class:`P2TBlock` on it (arXiv 2106.12011,
-    figure 3 and table 1). The keys and values of a stage are pooled to a few dozen tokens, so that attention is
-    linear in the number of tokens: ``(N + 2M) C^2 + 2 N M C`` multiply-adds.
+    Each stage halves the map (the first one quarters it) and runs :class:`P2TBlock` on it (arXiv 2106.12011, figure 3
+    and table 1), with keys and values pooled to M tokens: ``(N + 2M) C^2 + 2 N M C`` multiply-adds.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_heads``, ``depths``
@@ -211,9 +201,6 @@ class P2T(Backbone):
 
     Raises:
         ValueError: An argument is unknown, out of range, or contradicts another one.
-
-    Note:
-        Tokens and channels-last maps are one layout, so that only the returned maps are copied.
     """
 
     # arXiv 2106.12011, table 1.
@@ -250,8 +237,7 @@ class P2T(Backbone):
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         settings = self.arch_settings(arch)
-        num_stages = len(PATCH_STRIDES)
-        depths = settings['depths']
+        num_stages, depths = len(PATCH_STRIDES), settings['depths']
         if len(depths) != num_stages:
             raise ValueError(f'arch: depths must have {num_stages} values, one per stage, got {depths!r}')
         if len(pool_ratios) != num_stages or any(not ratios or min(ratios) < 1 for ratios in pool_ratios):
@@ -262,57 +248,48 @@ class P2T(Backbone):
             raise ValueError(f'ffn_type must be one of {list(FFNS)}, got {ffn_type!r}')
         self.embed_dims = tuple(settings['embed_dims'])
         self.overlapped = overlapped
-        norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
-        act_cfg = dict(act_cfg or {'type': 'HSwish'})
+        norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6}), dict(act_cfg or {'type': 'HSwish'})
 
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         widths = (in_channels, *self.embed_dims)
         self.stages = nn.ModuleList()
-        for stage, (dims, heads, mlp_ratio) in enumerate(
-            zip(self.embed_dims, settings['num_heads'], settings['mlp_ratios'], strict=True)
-        ):
-            kernel = OVERLAPPED_KERNELS[stage] if overlapped else PATCH_STRIDES[stage]
+        for stage, dims in enumerate(self.embed_dims):
+            stride = PATCH_STRIDES[stage]
+            kernel, padding = (OVERLAPPED_KERNELS[stage], OVERLAPPED_KERNELS[stage] // 2) if overlapped else (stride, 0)
             patch_embed = PatchEmbed(
-                in_channels=widths[stage],
-                embed_dims=dims,
-                kernel_size=kernel,
-                stride=PATCH_STRIDES[stage],
-                padding=kernel // 2 if overlapped else 0,
-                norm_cfg={'type': 'LN'},
+                widths[stage], dims, kernel_size=kernel, stride=stride, padding=padding, norm_cfg={'type': 'LN'}
             )
             blocks = [
                 P2TBlock(
+                    dims,
                     PyramidPoolingAttention(
                         dims,
-                        heads,
+                        settings['num_heads'][stage],
                         pool_ratios=pool_ratios[stage],
                         pool_type=pool_type,
                         qkv_bias=qkv_bias,
                         attn_drop=attn_drop_rate,
                         proj_drop=drop_rate,
                     ),
-                    FFNS[ffn_type](dims, int(dims * mlp_ratio), act_cfg=act_cfg, drop=drop_rate),
-                    embed_dims=dims,
+                    FFNS[ffn_type](dims, int(dims * settings['mlp_ratios'][stage]), act_cfg=act_cfg, drop=drop_rate),
                     norm_cfg=norm_cfg,
                     drop_path=next(rates),
                 )
                 for _ in range(depths[stage])
             ]
-            rpe_convs = (nn.Conv2d(dims, dims, 3, padding=1, groups=dims) for _ in pool_ratios[stage])
-            self.stages.append(
-                P2TStage(patch_embed, blocks, nn.ModuleList(rpe_convs) if with_rpe else None, with_cp=with_cp)
-            )
-        maps = {
-            f'stages.{stage}.blocks.{block}': MapInfo(self.embed_dims[stage], 4 * 2**stage)
-            for stage, depth in enumerate(depths)
-            for block in range(depth)
-        }
-        last = [f'stages.{stage}.blocks.{depth - 1}' for stage, depth in enumerate(depths)]
-        self.declare(maps, out_indices, stages=last, owners={'stages.0.rpe_convs': 'stages.0.blocks.0'})
+            convs = (nn.Conv2d(dims, dims, 3, padding=1, groups=dims) for _ in pool_ratios[stage])
+            rpe_convs = nn.ModuleList(convs) if with_rpe else None
+            self.stages.append(P2TStage(patch_embed, blocks, rpe_convs, with_cp=with_cp))
+        infos = [(dims, 4 * 2**stage) for stage, dims in enumerate(self.embed_dims)]
+        self.declare(
+            {f'stages.{i}.blocks.{j}': infos[i] for i, depth in enumerate(depths) for j in range(depth)},
+            out_indices,
+            stages=[f'stages.{stage}.blocks.{depth - 1}' for stage, depth in enumerate(depths)],
+            owners={'stages.0.rpe_convs': 'stages.0.blocks.0'},
+        )
         self.freeze()
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
-        """The first patch embedding at 0, the k-th stage at k."""
         return [self.stages[stage - 1] if stage else self.stages[0].get_submodule('patch_embed')]
 
     def init_parameters(self) -> None:
@@ -328,12 +305,5 @@ class P2T(Backbone):
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         if not self.overlapped and min(img.shape[-2:]) < 32:
             raise ValueError(f'overlapped=False needs images of at least 32 x 32 pixels, got {tuple(img.shape[-2:])}')
-        last = self.block_names[self.num_blocks_run(names) - 1]
-        found: dict[str, Tensor] = {}
         # Channels last in memory: tokens and maps are then views of each other all the way.
-        x = channels_last(img)
-        for stage in self.stages[: int(last.split('.')[1]) + 1]:
-            maps = stage(x)
-            found |= zip(self.block_names[len(found) :], maps, strict=False)
-            x = maps[-1]  # (B, C, H, W)
-        return found
+        return self.run_stages(self.stages, channels_last(img), names)

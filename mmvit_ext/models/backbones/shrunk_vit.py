@@ -2,9 +2,6 @@ r"""Plain ViT whose token grid is halved once, by a layer with fewer queries tha
 
 Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2 (the Shrunk structure) and figure 3.
 
-Query-based downsampling (QD): one encoder layer attends from every second row and column of the tokens to all of them,
-and the layers after it work on a quarter of the tokens. No class token.
-
 Shapes: B batch, C width, (h, w) token grid, (h', w') = (ceil(h / 2), ceil(w / 2)).
 """
 
@@ -14,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import checkpointed
 from mmvit_ext.models.backbones.vit import ViT, ViTLayer
 from mmvit_ext.registry import MODELS
 
@@ -27,52 +23,44 @@ QD_MODES = ('query', 'qkv', 'conv')
 class QDLayer(ViTLayer):
     r"""Encoder layer that halves the grid: :math:`x' = x_\downarrow + \mathrm{Attn}(q=x_\downarrow, k=v=x)`, then FFN.
 
-    ``qd_mode`` ``'query'`` thins out the queries only, ``'qkv'`` keys and values too; ``'conv'`` takes the queries from
-    a 3x3 convolution with stride 2.
+    ``qd_mode`` is that of :class:`ShrunkViT`.
     """
 
-    def __init__(
-        self, embed_dims: int, num_heads: int, feedforward_channels: int, *, qd_mode: str = 'query', **kwargs: Any
-    ) -> None:
-        super().__init__(embed_dims, num_heads, feedforward_channels, **kwargs)
+    def __init__(self, embed_dims: int, *arguments: Any, qd_mode: str = 'query', **settings: Any) -> None:
+        super().__init__(embed_dims, *arguments, **settings)
         self.qd_mode = qd_mode
         if qd_mode == 'conv':
             self.downsample = nn.Conv2d(embed_dims, embed_dims, 3, stride=2, padding=1)
 
-    def shrink(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """Tokens ``(B, h*w, C)`` of the grid ``size = (h, w)`` to ``(B, h'*w', C)``."""
         plane = x.unflatten(1, size)  # (B, h, w, C)
         if self.qd_mode == 'conv':
-            return self.downsample(plane.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-        return plane[:, ::2, ::2].flatten(1, 2)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
-        """``(B, h*w, C)`` to ``(B, h'*w', C)``."""
-        down = self.shrink(x, size)
+            down = self.downsample(plane.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        else:
+            down = plane[:, ::2, ::2].flatten(1, 2)
         memory = down if self.qd_mode == 'qkv' else x
-        down = down + self.attn(self.norm1(down), self.norm1(memory))
-        return down + self.ffn(self.norm2(down))
+        down = down + self.drop_path(self.attn(self.norm1(down), self.norm1(memory)))
+        return down + self.drop_path(self.ffn(self.norm2(down)))
 
 
 @MODELS.register_module()
 class ShrunkViT(ViT):
     r"""``mmvit_ext.ViT`` with query-based downsampling before layer ``shrink_index`` does its work.
 
-    The layer takes tokens at the patch stride and gives them at twice that (arXiv 2210.05844, section 3.2). Parameter
-    names and shapes are those of ``ViT``, so the same checkpoints load (with ``qd_mode='conv'`` all but the
-    convolution, which no checkpoint has).
+    The layer takes tokens at the patch stride and gives them at twice that (arXiv 2210.05844, section 3.2). The
+    checkpoints of ``ViT`` load (with ``qd_mode='conv'`` without the convolution, which no checkpoint has).
 
     Args:
         arch: As in ``ViT``.
         shrink_index: Layer that downsamples, counted from 0; the paper's is a third of the depth, 8 of 24 or 4 of 12.
-        qd_mode: ``'query'`` (the paper's choice) thins out the queries to every second row and column; ``'qkv'`` thins
-            out keys and values too; ``'conv'`` takes the queries from a convolution with stride 2.
+        qd_mode: ``'query'`` (the paper's choice) thins out the queries to every second row and column, ``'qkv'`` keys
+            and values too; ``'conv'`` takes the queries from a 3x3 convolution with stride 2.
         with_cls_token: Must be False.
         **kwargs: The other arguments of ``ViT``.
 
     Shape:
-        Input ``(B, in_channels, H, W)``; outputs of layers before ``shrink_index``
-        ``(B, C, ceil(H / patch), ceil(W / patch))``, of later ones half of that, rounded up.
+        Input ``(B, in_channels, H, W)``; outputs ``(B, C, h, w)``, from layer ``shrink_index`` on ``(B, C, h', w')``.
 
     Raises:
         ValueError: For a ``shrink_index`` outside the layers, an unknown ``qd_mode``, or a class token.
@@ -93,26 +81,13 @@ class ShrunkViT(ViT):
             raise ValueError('ShrunkViT has no class token: with_cls_token must be False')
         if qd_mode not in QD_MODES:
             raise ValueError(f'qd_mode must be one of {QD_MODES}, got {qd_mode!r}')
-        self._qd = (shrink_index, qd_mode)
+        self.shrink_index, self.qd_mode = shrink_index, qd_mode
         super().__init__(arch, with_cls_token=False, **kwargs)
         if not 0 <= shrink_index < self.num_layers:
             raise ValueError(f'shrink_index must name one of {self.num_layers} layers, got {shrink_index}')
 
-    @property
-    def shrink_index(self) -> int:
-        """The layer that downsamples."""
-        return self._qd[0]
-
     def _build_layer(self, index: int, **settings: Any) -> nn.Module:
-        shrink_index, qd_mode = self._qd
-        return QDLayer(**settings, qd_mode=qd_mode) if index == shrink_index else ViTLayer(**settings)
+        return QDLayer(**settings, qd_mode=self.qd_mode) if index == self.shrink_index else ViTLayer(**settings)
 
     def layer_stride(self, index: int) -> int:
         return self.patch_size * (1 + (index >= self.shrink_index))
-
-    def run_layer(
-        self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, tuple[int, int]]:
-        if index != self.shrink_index:
-            return super().run_layer(index, layer, x, size)
-        return checkpointed(layer, x, size, with_cp=self.with_cp), ((size[0] + 1) // 2, (size[1] + 1) // 2)

@@ -4,11 +4,9 @@ Paper: SPFormer, Mei et al., arXiv 2401.02931 (TMLR 2025), sections 3.2 and 3.3.
 superpixels; superpixel cross attention (SCA, :mod:`mmvit_ext.models.superpixels.attention`) before the first and
 the third block gathers them from pixel features of a finer stride and finds which pixel belongs to which superpixel.
 
-Choices where the paper leaves one:
-pixels are not projected inside SCA, since with a projection S/32 would need more operations than DeiT-T, which it does
-not; each iteration has weights of its own; queries, keys and values are normalised over C channels each; an iteration
-after which nobody reads the pixels has no parameters for them; the convolutions of the ``'conv'`` stem double their
-width up to C.
+Choices where the paper leaves one: pixels are not projected inside SCA, since with a projection S/32 would need more
+operations than DeiT-T, which it does not; each iteration has weights of its own; queries, keys and values are
+normalised over C channels each; an iteration after which nobody reads the pixels has no parameters for them.
 
 Shapes: B batch, C width, H and W input size in pixels, s = pixel_stride, p = cell_size, (h, w) = ceil(H / s),
 ceil(W / s) pixel features, (sh, sw) = ceil(H / (p s)), ceil(W / (p s)) superpixels.
@@ -26,15 +24,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import (
-    Backbone,
-    MapInfo,
-    Tokens,
-    arch_table,
-    channels_last,
-    checkpointed,
-    token_grid,
-)
+from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -49,12 +39,10 @@ BRIDGES = ('input', 'updated')
 
 
 def build_stem(kind: str, in_channels: int, embed_dims: int, stride: int, norm_cfg: Mapping[str, Any]) -> nn.Sequential:
-    """Image to pixel features at ``stride``: one patch convolution, or 3x3 convolutions that halve the size each."""
+    """Image to pixel features at ``stride``: one patch convolution, or 3x3 ones that double their width up to C."""
     if kind == 'patchify':
-        return nn.Sequential(
-            nn.Conv2d(in_channels, embed_dims, stride, stride, bias=False),
-            build_norm_layer(dict(norm_cfg), embed_dims)[1],
-        )
+        patches = nn.Conv2d(in_channels, embed_dims, stride, stride, bias=False)
+        return nn.Sequential(patches, build_norm_layer(dict(norm_cfg), embed_dims)[1])
     steps = stride.bit_length() - 1
     if stride != 2**steps or steps < 1 or embed_dims % 2 ** (steps - 1):
         raise ValueError(
@@ -64,11 +52,8 @@ def build_stem(kind: str, in_channels: int, embed_dims: int, stride: int, norm_c
     widths = [in_channels, *(embed_dims >> (steps - 1 - step) for step in range(steps))]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [
-            nn.Conv2d(before, after, 3, 2, 1, bias=False),
-            build_norm_layer(dict(norm_cfg), after)[1],
-            nn.ReLU(inplace=True),
-        ]
+        layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), build_norm_layer(dict(norm_cfg), after)[1]]
+        layers += [nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -87,19 +72,19 @@ class SPFormer(Backbone):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims``, ``depths``, ``num_heads`` and
-            ``sca_heads``. The four keywords below replace single entries.
+            ``sca_heads``; the four keywords below replace single entries.
         embed_dims: Width C.
         depths: ViT blocks of each stage; each stage starts with an SCA module. ``(12,)`` has SCA at the start only.
         num_heads: Heads of the self-attention; divides C.
         sca_heads: Heads of the SCA; divides C.
-        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embeddings only.
+        img_size: Training size in pixels, an edge or ``(H, W)``, of the position embeddings.
         pixel_stride: Stride s of the pixel features in pixels: 4 for the /16 models, 8 for the /32 ones.
         cell_size: Edge p of a superpixel's own cell, in pixel features.
         in_channels: Image channels.
         stem: ``'patchify'``, one convolution, or ``'conv'``, 3x3 ones of stride 2 (the paper's dagger variants).
         sca_iterations: Iterations of each SCA module, at least 1.
-        pixel_qkv: The pixels' queries, keys and values: ``'identity'``, the pixel features themselves; ``'shared'``,
-            one normalised projection of them; ``'separate'``, one for each.
+        pixel_qkv: The pixels' queries, keys and values: ``'identity'``, the pixel features; ``'shared'``, one
+            normalised projection of them; ``'separate'``, one for each.
         positions: How positions enter SCA: ``'cpe'``, a depthwise 3x3 convolution, or ``'learnable'`` embeddings.
         bridge_from: What pixels are added to between stages: the stage's ``'input'`` or what its SCA ``'updated'``.
         layer_scale_init: Initial scale of SCA's updates.
@@ -126,12 +111,11 @@ class SPFormer(Backbone):
         ValueError: An argument is unknown, out of range, or contradicts another one.
 
     Note:
-        The similarity is an ordinary last entry of the output tuple, behind the maps. Heads that choose their maps by
-        a non-negative ``in_index`` (FPN, SETR, ATM) do not see it; with ``in_index=-1`` and in front of a neck that
-        counts its inputs leave ``out_association`` off. Neighbour n of a pixel feature at row i and column j is
-        superpixel ``(i // p + n // 3 - 1, j // p + n % 3 - 1)``, with -inf outside the grid, and a softmax over the 9
-        is the association of equation 1. Heads are merged before it: their sum over the square root of their number
-        is the similarity of one wide head. (h, w) are those of the image; the last cells may be cut.
+        The similarity is the last entry of the output tuple, behind the maps: leave ``out_association`` off for heads
+        with ``in_index=-1`` and in front of a neck that counts its inputs. Neighbour n of a pixel feature at row i and
+        column j is superpixel ``(i // p + n // 3 - 1, j // p + n % 3 - 1)``, with -inf outside the grid, and a softmax
+        over the 9 is the association of equation 1. The sum of all heads over the square root of their number is the
+        similarity of one wide head. (h, w) are those of the image; the last cells may be cut.
     """
 
     # arXiv 2401.02931, section 4.1.
@@ -185,20 +169,18 @@ class SPFormer(Backbone):
         ):
             if value not in known:
                 raise ValueError(f'{name} must be one of {known}, got {value!r}')
-        numbers = {'pixel_stride': pixel_stride, 'cell_size': cell_size, 'sca_iterations': sca_iterations}
-        for name, number in numbers.items():
+        numbers = (('pixel_stride', pixel_stride), ('cell_size', cell_size), ('sca_iterations', sca_iterations))
+        for name, number in numbers:
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
-        settings = self.arch_settings(
-            arch, embed_dims=embed_dims, depths=depths, num_heads=num_heads, sca_heads=sca_heads
-        )
+        replaced: Any = {'embed_dims': embed_dims, 'depths': depths, 'num_heads': num_heads, 'sca_heads': sca_heads}
+        settings = self.arch_settings(arch, **replaced)
         self.embed_dims, self.depths = int(settings['embed_dims']), tuple(settings['depths'])
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f'depths must name at least one block for each stage, got {self.depths}')
         self.pixel_stride, self.cell_size = pixel_stride, cell_size
-        self.interpolate_mode, self.bridge_from = interpolate_mode, bridge_from
+        self.interpolate_mode, self.bridge_from, self.out_association = interpolate_mode, bridge_from, out_association
         self.grid = token_grid(img_size, pixel_stride * cell_size)
-        self.out_association = out_association
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
 
         C, num_blocks, num_stages = self.embed_dims, sum(self.depths), len(self.depths)
@@ -217,9 +199,7 @@ class SPFormer(Backbone):
             )
             for stage in range(num_stages)
         )
-        self.pos_embeds = nn.ParameterList(
-            nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], C)) for _ in self.depths
-        )
+        self.pos_embeds = nn.ParameterList(torch.zeros(1, self.grid[0] * self.grid[1], C) for _ in self.depths)
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.layers = nn.ModuleList(
             ViTLayer(
@@ -245,13 +225,8 @@ class SPFormer(Backbone):
             names = [f'sca.{stage}', f'pos_embeds.{stage}', *([f'projections.{stage - 1}'] if stage else [])]
             owners |= dict.fromkeys(names, f'layers.{first}')
             track_position(self, f'pos_embeds.{stage}', self.grid, mode=interpolate_mode)
-        info = MapInfo(C, pixel_stride * cell_size)
-        self.declare(
-            {f'layers.{index}': info for index in range(num_blocks)},
-            out_indices,
-            num_frozen_stages=num_stages,
-            owners=owners,
-        )
+        blocks = {f'layers.{index}': (C, pixel_stride * cell_size) for index in range(num_blocks)}
+        self.declare(blocks, out_indices, num_frozen_stages=num_stages, owners=owners)
         if out_type == 'avg_featmap' and (out_association or len(self.out_indices) > 1):
             raise ValueError(
                 f"out_type='avg_featmap' gives one vector for each image: out_association must be False and "
@@ -260,13 +235,11 @@ class SPFormer(Backbone):
         self.freeze()
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
-        """What ``frozen_stages`` freezes: at 0 the stem, at k the k-th stage."""
         if stage == 0:
             return [self.stem]
         index, first = stage - 1, self.first_blocks[stage - 1]
-        projection = [self.projections[index - 1]] if index else []
         blocks = self.layers[first : first + self.depths[index]]
-        return [self.sca[index], self.pos_embeds[index], *projection, *blocks]
+        return [self.sca[index], self.pos_embeds[index], *self.projections[max(index - 1, 0) : index], *blocks]
 
     def unused_parts(self) -> list[nn.Module | nn.Parameter]:
         """Parts that no output depends on: later blocks, and what updates the pixels after the last SCA that runs."""
@@ -327,14 +300,9 @@ class SPFormer(Backbone):
         """A map whose mean is the normalised mean: each place as the norm treats it with the variance of the mean."""
         if self.norm is None:
             return super().to_averaged_map(found)
-        zeros = torch.zeros_like(found.x[:, :1])
-        offset = self.norm(zeros)  # the norm's bias, since a constant has no deviation
-        eps = self.norm.eps
-
-        def deviation(x: Tensor) -> Tensor:
-            return (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
-
-        scale = deviation(found.x) / deviation(found.x.mean(1, keepdim=True))  # (B, sh*sw, 1)
+        offset = self.norm(torch.zeros_like(found.x[:, :1]))  # the norm's bias, since a constant has no deviation
+        own, common = (x.var(-1, unbiased=False, keepdim=True) for x in (found.x, found.x.mean(1, keepdim=True)))
+        scale = (own + self.norm.eps).sqrt() / (common + self.norm.eps).sqrt()  # (B, sh*sw, 1)
         return Tokens((self.norm(found.x) - offset) * scale + offset, found.size).to_map()
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:

@@ -2,15 +2,10 @@ r"""Transformer in transformer: patches that listen to the words inside them.
 
 Paper: Transformer in Transformer, Han et al., NeurIPS 2021, arXiv 2103.00112.
 
-Each patch (a "sentence") of 16 x 16 pixels is also a sequence of words, 16 of them of 4 x 4 pixels by default. In each
-block an inner transformer runs on the words of every patch, the words are projected and added to the token of their
-patch, and an outer transformer runs on these tokens.
-
 Choices where the paper leaves one, and those of the released weights: the convolution that embeds the words sees zeros
 beyond the border of its patch; the words of a patch are normalised together before they are projected, and their
-projection again. The weights that timm calls legacy, which are also mmpretrain's, differ in both
-(``word_padding='image'``, ``word_norm='word'``). Squeeze and excitation is that of the authors' code and not of the
-paper's appendix, which only multiplies: the gated output of the outer MLP is added to it.
+projection again. The weights that timm calls legacy, which are also mmpretrain's, differ in both. Squeeze and
+excitation is that of the authors' code: the paper's appendix only multiplies, and does not add the gated output.
 
 Shapes: B batch, H and W input size in pixels, (h, w) = ceil(H / patch), ceil(W / patch), n = h w patches, m words of
 each, c width of the words, C width of the patches.
@@ -19,6 +14,7 @@ each, c width of the words, C width of the patches.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,15 +24,7 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import (
-    Backbone,
-    MapInfo,
-    Tokens,
-    arch_table,
-    checkpointed,
-    resolve_indices,
-    token_grid,
-)
+from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, resolve_indices, token_grid
 from mmvit_ext.models.layers.attention import SelfAttention
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -51,10 +39,7 @@ WORD_NORMS = ('sentence', 'word')
 
 
 class WordEmbedding(nn.Module):
-    """Image to the words of its patches: a 7 x 7 convolution.
-
-    Its padding is zeros at the border of each patch (``'patch'``), or at the border of the image only (``'image'``).
-    """
+    """Image to the words of its patches: a convolution with zeros around each ``'patch'`` or around the ``'image'``."""
 
     def __init__(self, in_channels: int, embed_dims: int, *, stride: int, patch_size: int, padding: str) -> None:
         super().__init__()
@@ -68,18 +53,13 @@ class WordEmbedding(nn.Module):
         if self.padding == 'patch':
             # Every patch becomes an image of its own, which the convolution pads.
             patches = img.view(B, C, H // patch, patch, W // patch, patch).permute(0, 2, 4, 1, 3, 5)
-            words = self.projection(patches.flatten(0, 2))  # (B*n, c, edge, edge)
-            return words.flatten(2).transpose(1, 2)
+            return self.projection(patches.flatten(0, 2)).flatten(2).transpose(1, 2)
         words = self.projection(img).unflatten(3, (-1, edge)).unflatten(2, (-1, edge))  # (B, c, h, edge, w, edge)
         return words.permute(0, 2, 4, 3, 5, 1).reshape(-1, edge * edge, words.shape[1])
 
 
 class WordProjection(nn.Module):
-    """All words of a patch to one vector of the patches' width.
-
-    The norm ``'sentence'`` normalises the m c numbers of a patch together, and the result again; ``'word'`` normalises
-    every word by itself and not the result.
-    """
+    """All words of a patch to one vector of the patches' width; ``norm`` is TNT's ``word_norm``."""
 
     def __init__(
         self, num_words: int, word_dims: int, embed_dims: int, *, norm: str, bias: bool, norm_cfg: Mapping[str, Any]
@@ -107,7 +87,6 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Linear(embed_dims // SE_REDUCTION, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``."""
         gate = self.fc2(self.fc1(self.norm(x.mean(1, keepdim=True))).relu()).tanh()
         return x + x * gate
 
@@ -119,13 +98,13 @@ class TNTLayer(nn.Module):
         self,
         embed_dims: int,
         num_heads: int,
-        hidden_channels: int,
         *,
+        mlp_ratio: float,
         qkv_bias: bool,
         drop_rate: float,
         attn_drop_rate: float,
         drop_path_rate: float,
-        with_se: bool,
+        with_se: bool = False,
         norm_cfg: Mapping[str, Any],
         act_cfg: Mapping[str, Any],
     ) -> None:
@@ -135,27 +114,21 @@ class TNTLayer(nn.Module):
             embed_dims, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate
         )
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.ffn = MLP(embed_dims, hidden_channels, act_cfg=act_cfg, drop=drop_rate)
+        self.ffn = MLP(embed_dims, int(mlp_ratio * embed_dims), act_cfg=act_cfg, drop=drop_rate)
         self.se = SqueezeExcitation(embed_dims, norm_cfg) if with_se else nn.Identity()
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.se(self.ffn(self.norm2(x))))
 
 
 class TNTBlock(nn.Module):
-    """Inner layer on words, their projection added to the patches' tokens, outer layer on these tokens.
-
-    A plain ViT block has neither inner layer nor projection.
-    """
+    """Inner layer on words, their projection added to the patches' tokens, outer layer on these; or the last alone."""
 
     def __init__(self, inner: nn.Module | None, projection: nn.Module | None, outer: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
-        self.projection = projection
-        self.outer = outer
+        self.inner, self.projection, self.outer = inner, projection, outer
 
     def forward(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Words ``(B*n, m, c)`` and tokens ``(B, [1 +] n, C)`` to the same."""
@@ -183,7 +156,7 @@ class TNT(Backbone):
             ``num_layers``, ``num_heads_outer`` and ``num_heads_inner``.
         embed_dims_inner: Width c of the words instead of that of ``arch``. The paper keeps m c at 384 in TNT-S.
         num_heads_inner: Heads of the inner transformer instead of those of ``arch``; divides c.
-        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        img_size: Training size in pixels, an edge or ``(H, W)``, of the position embedding.
         patch_size: Edge of a patch in pixels.
         inner_stride: Edge of a word in pixels; divides ``patch_size``. 2, 4 and 8 give 64, 16 and 4 words.
         in_channels: Image channels.
@@ -200,22 +173,20 @@ class TNT(Backbone):
         qkv_bias: Whether queries, keys and values have a bias.
         drop_rate: Dropout, a probability.
         attn_drop_rate: Dropout of attention weights, a probability.
-        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability; drawn
-            for every image in the outer and for every patch in the inner transformer; the paper trains with 0.1.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first; in the paper 0.1.
         norm_cfg: Normalisation; ``dict(type='LN')`` when not given.
         act_cfg: Activation of the MLPs; ``dict(type='GELU')`` when not given.
         final_norm: Whether the last block's output is normalised.
         interpolate_mode: Interpolation of the patches' position embedding.
         out_indices: Blocks whose output is returned, in this order; negative values count from the end.
-        out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
-            ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
+        out_type: ``'featmap'`` for maps, ``'cls_token'`` or ``'avg_featmap'``, the mean over patches, for ``(B, C)``.
         frozen_stages: -1 trains everything, 0 freezes the embeddings, k the first k blocks too.
         with_cp: Activation checkpointing of every block.
         init_cfg: Initialisation, mmengine style.
 
     Shape:
-        Input ``(B, in_channels, H, W)``, any H and W: zeros below and on the right fill up the last patches; outputs
-        ``(B, C, ceil(H / patch), ceil(W / patch))`` each, contiguous in memory.
+        Input ``(B, in_channels, H, W)``, any H and W, filled up to whole patches with zeros below and on the right;
+        outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each, contiguous in memory.
 
     Raises:
         ValueError: An argument is unknown, out of range, or contradicts another one.
@@ -273,19 +244,18 @@ class TNT(Backbone):
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         if inner_stride < 1 or patch_size % inner_stride:
             raise ValueError(f'inner_stride must divide patch_size={patch_size}, got {inner_stride}')
-        settings = self.arch_settings(arch)
-        C, depth = settings['embed_dims_outer'], settings['num_layers']
-        c = embed_dims_inner or settings['embed_dims_inner']
+        replaced: Any = {'embed_dims_inner': embed_dims_inner or None, 'num_heads_inner': num_heads_inner or None}
+        settings = self.arch_settings(arch, **replaced)
+        C, c, depth = (settings[name] for name in ('embed_dims_outer', 'embed_dims_inner', 'num_layers'))
         if depth < 1:
             raise ValueError(f'arch: num_layers must be at least 1, got {depth}')
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth
-        self.patch_size, self.inner_stride = patch_size, inner_stride
-        self.interpolate_mode = interpolate_mode
+        self.patch_size, self.inner_stride, self.interpolate_mode = patch_size, inner_stride, interpolate_mode
         self.grid = token_grid(img_size, patch_size)
         self.declare(
-            {f'blocks.{index}': MapInfo(C, patch_size) for index in range(depth)},
+            {f'blocks.{index}': (C, patch_size) for index in range(depth)},
             out_indices,
-            others={f'blocks.{index}.inner': MapInfo(c, inner_stride) for index in range(depth)},
+            others={f'blocks.{index}.inner': (c, inner_stride) for index in range(depth)},
         )
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
 
@@ -300,46 +270,38 @@ class TNT(Backbone):
         self.patch_pos = nn.Parameter(torch.zeros(1, num_tokens, C)) if with_patch_pos else None
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        def layer(index: int, width: int, heads: int, se: bool) -> TNTLayer:
-            return TNTLayer(
-                width,
-                heads,
-                int(mlp_ratio * width),
-                qkv_bias=qkv_bias,
-                drop_rate=drop_rate,
-                attn_drop_rate=attn_drop_rate,
-                drop_path_rate=drop_path_rate * index / max(depth - 1, 1),
-                with_se=se,
-                norm_cfg=norm_cfg,
-                act_cfg=act_cfg,
-            )
-
+        layer = partial(
+            TNTLayer,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+        )
         wanted = range(depth) if tnt_block_indices is None else tnt_block_indices
         nested = resolve_indices(wanted, depth, 'blocks', name='tnt_block_indices', may_be_empty=True)
-        self.blocks = nn.ModuleList(
-            TNTBlock(
-                layer(index, c, num_heads_inner or settings['num_heads_inner'], False) if index in nested else None,
-                WordProjection(m, c, C, norm=word_norm, bias=word_norm == 'word', norm_cfg=norm_cfg)
-                if index in nested
-                else None,
-                layer(index, C, settings['num_heads_outer'], with_se),
-            )
-            for index in range(depth)
-        )
+        self.blocks = nn.ModuleList()
+        for index in range(depth):
+            inner = projection = None
+            rate = drop_path_rate * index / max(depth - 1, 1)
+            if index in nested:
+                inner = layer(c, settings['num_heads_inner'], drop_path_rate=rate)
+                projection = WordProjection(m, c, C, norm=word_norm, bias=word_norm == 'word', norm_cfg=norm_cfg)
+            outer = layer(C, settings['num_heads_outer'], drop_path_rate=rate, with_se=with_se)
+            self.blocks.append(TNTBlock(inner, projection, outer))
         self.norm = build_norm_layer(norm_cfg, C)[1] if final_norm and depth - 1 in self.out_indices else None
         if with_patch_pos:
             track_position(self, 'patch_pos', self.grid, num_prefix_tokens=with_cls_token, mode=interpolate_mode)
         self.freeze()
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
-        """What ``frozen_stages`` freezes: at 0 the embeddings, at k the k-th block."""
         if stage > 0:
             return [self.blocks[stage - 1]]
-        parameters = [p for p in (self.word_pos, self.cls_token, self.patch_pos) if p is not None]
-        return [self.word_embed, self.patch_embed, self.drop_after_pos, *parameters]
+        return [self.word_embed, self.patch_embed, self.drop_after_pos, *self.parameters(recurse=False)]
 
     def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
-        """Before any load: leave out a class token that this network does not have, and resize what is left."""
+        """Leave out a class token that this network does not have, and resize what is left."""
         token, position = f'{prefix}cls_token', f'{prefix}patch_pos'
         if self.cls_token is None and state_dict.pop(token, None) is not None and position in state_dict:
             state_dict[position] = state_dict[position][:, 1:]
@@ -347,9 +309,8 @@ class TNT(Backbone):
 
     def init_parameters(self) -> None:
         """First values as in a plain ViT; the convolution keeps torch's own."""
-        for parameter in (self.word_pos, self.cls_token, self.patch_pos):
-            if parameter is not None:
-                trunc_normal_(parameter, std=0.02)
+        for parameter in self.parameters(recurse=False):
+            trunc_normal_(parameter, std=0.02)
         init_linears(self)
 
     def embed(self, img: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
@@ -364,13 +325,9 @@ class TNT(Backbone):
         if self.cls_token is not None:
             tokens = torch.cat((self.cls_token.to(tokens.dtype).expand(B, -1, -1), tokens), dim=1)
         if self.patch_pos is not None:
-            tokens = tokens + resize_position_embedding(
-                self.patch_pos,
-                self.grid,
-                grid,
-                num_prefix_tokens=int(self.cls_token is not None),
-                mode=self.interpolate_mode,
-            )
+            prefix, mode = int(self.cls_token is not None), self.interpolate_mode
+            position = resize_position_embedding(self.patch_pos, self.grid, grid, num_prefix_tokens=prefix, mode=mode)
+            tokens = tokens + position
         return words, self.drop_after_pos(tokens), grid
 
     def words_as_map(self, words: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -4,10 +4,9 @@ Paper: An Image is Worth 16x16 Words, Dosovitskiy et al., arXiv 2010.11929; used
 section 3.1). Parameter names, arguments and outputs are those of mmsegmentation's ``VisionTransformer``, so that its
 checkpoints (AugReg, DeiT and trained segmentors) load strictly.
 
-Deviations from mmsegmentation's class, none of which changes an evaluated output:
-attention never materialises its weights; stochastic depth acts on both branches of a layer, as in the paper on
-stochastic depth; layers above the highest output are not run; a stored position embedding is resized by whichever
-loader reads it.
+Deviations from mmsegmentation's class, none of which changes an evaluated output: attention never materialises its
+weights; stochastic depth acts on both branches of a layer; layers above the highest output are not run; a stored
+position embedding is resized by whichever loader reads it.
 
 Shapes: B batch, C width, H and W input size in pixels, (h, w) token grid = ceil(H / patch), ceil(W / patch).
 """
@@ -16,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, arch_table, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
@@ -36,32 +34,22 @@ __all__ = ['ViT', 'ViTLayer']
 
 
 class ViTAttention(nn.Module):
-    """Self-attention of one layer: fused attention, dropout and stochastic depth of its output."""
+    """Self-attention of one layer and dropout of its output."""
 
-    def __init__(
-        self, embed_dims: int, num_heads: int, *, bias: bool, attn_drop: float, proj_drop: float, drop_path: float
-    ) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, *, bias: bool, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         self.attn = PackedAttention(embed_dims, num_heads, bias=bias, dropout=attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
-        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        return self.drop_path(self.proj_drop(self.attn(x, memory)))
+        return self.proj_drop(self.attn(x, memory))
 
 
 class ViTFeedForward(nn.Module):
-    """FFN of one layer, with dropout and stochastic depth of its output, in the parameter names of mmcv's ``FFN``."""
+    """FFN of one layer, with dropout of its output, in the parameter names of mmcv's ``FFN``."""
 
     def __init__(
-        self,
-        embed_dims: int,
-        hidden_channels: int,
-        *,
-        num_fcs: int,
-        act_cfg: Mapping[str, Any],
-        dropout: float,
-        drop_path: float,
+        self, embed_dims: int, hidden_channels: int, *, num_fcs: int, act_cfg: Mapping[str, Any], dropout: float
     ) -> None:
         super().__init__()
         if num_fcs < 2:
@@ -72,10 +60,9 @@ class ViTFeedForward(nn.Module):
             for before, after in pairwise(widths)
         )
         self.layers = nn.Sequential(*hidden, nn.Linear(hidden_channels, embed_dims), nn.Dropout(dropout))
-        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop_path(self.layers(x))
+        return self.layers(x)
 
 
 class ViTLayer(BaseModule):
@@ -96,39 +83,21 @@ class ViTLayer(BaseModule):
         act_cfg: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self.norm1_name, norm1 = build_norm_layer(dict(norm_cfg), embed_dims, postfix=1)
-        self.add_module(self.norm1_name, norm1)
-        self.attn = ViTAttention(
-            embed_dims,
-            num_heads,
-            bias=qkv_bias,
-            attn_drop=attn_drop_rate,
-            proj_drop=drop_rate,
-            drop_path=drop_path_rate,
-        )
-        self.norm2_name, norm2 = build_norm_layer(dict(norm_cfg), embed_dims, postfix=2)
-        self.add_module(self.norm2_name, norm2)
-        self.ffn = ViTFeedForward(
-            embed_dims,
-            feedforward_channels,
-            num_fcs=num_fcs,
-            act_cfg=act_cfg,
-            dropout=drop_rate,
-            drop_path=drop_path_rate,
-        )
+        norm1, norm2 = (build_norm_layer(dict(norm_cfg), embed_dims, postfix=place) for place in (1, 2))
+        self.norm_names = (norm1[0], norm2[0])
+        self.add_module(*norm1)
+        self.attn = ViTAttention(embed_dims, num_heads, bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate)
+        self.add_module(*norm2)
+        self.ffn = ViTFeedForward(embed_dims, feedforward_channels, num_fcs=num_fcs, act_cfg=act_cfg, dropout=drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
 
-    @property
-    def norm1(self) -> nn.Module:
-        return getattr(self, self.norm1_name)
+    norm1 = property(lambda self: getattr(self, self.norm_names[0]))
+    norm2 = property(lambda self: getattr(self, self.norm_names[1]))
 
-    @property
-    def norm2(self) -> nn.Module:
-        return getattr(self, self.norm2_name)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """``(B, N, C)`` to the same; the grid of the tokens matters to layers that change it."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.ffn(self.norm2(x)))
 
 
 @MODELS.register_module()
@@ -143,19 +112,18 @@ class ViT(Backbone):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of ``embed_dims``, ``num_layers``,
-            ``num_heads`` and, if not 4, ``mlp_ratio``. The four keywords below replace single entries.
+            ``num_heads`` and, if not 4, ``mlp_ratio``; the four keywords below replace single entries.
         embed_dims: Width C.
         num_layers: Number of layers.
         num_heads: Number of attention heads; divides C.
         mlp_ratio: Hidden width of the FFN over C.
-        img_size: Training size in pixels, an edge or ``(H, W)``; it fixes the grid of the position embedding only.
+        img_size: Training size in pixels, an edge or ``(H, W)``, of the position embedding.
         patch_size: Edge of a patch in pixels.
         patch_pad: ``'corner'`` (bottom and right, to whole patches), ``'same'`` (all around) or a padding in pixels.
         in_channels: Image channels.
         out_origin: Whether the embedded patches are returned as a first map.
         out_indices: Layers whose output is returned, in this order; negative values count from the end.
-        out_type: ``'featmap'`` for maps without class token; ``'cls_token'`` for the class token ``(B, C)`` and
-            ``'avg_featmap'`` for the mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
+        out_type: ``'featmap'`` for maps, ``'cls_token'`` or ``'avg_featmap'``, the mean over patches, for ``(B, C)``.
         qkv_bias: Whether the attention's projections have a bias.
         drop_rate: Dropout, a probability.
         attn_drop_rate: Dropout of attention weights, a probability.
@@ -180,14 +148,10 @@ class ViT(Backbone):
 
     Raises:
         ValueError: An argument is unknown, out of range, or contradicts another one.
-
-    Note:
-        Memory of a training step grows linearly with the number of tokens, time quadratically.
     """
 
     UNIT = 'layer'
     OUT_TYPES: tuple[str, ...] = ('featmap', 'cls_token', 'avg_featmap')
-    ARCH_DEFAULTS = MappingProxyType({'mlp_ratio': 4})
     # Tiny: DeiT (arXiv 2012.12877), table 1; the others: arXiv 2010.11929, table 1, and DeiT for Small.
     ARCHS = arch_table(
         ('embed_dims', 'num_layers', 'num_heads'),
@@ -232,22 +196,22 @@ class ViT(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        defaults = {'mlp_ratio': 4}
         settings = self.arch_settings(
-            arch, embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio
+            arch, defaults, embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio
         )
         self.embed_dims, self.num_layers = int(settings['embed_dims']), int(settings['num_layers'])
-        self.patch_size = patch_size
+        self.patch_size, self.interpolate_mode = patch_size, interpolate_mode
         self.grid = token_grid(img_size, patch_size, cut=True)
         if not with_cls_token and (output_cls_token or out_type == 'cls_token'):
             raise ValueError(f'{output_cls_token=} with {out_type=} needs with_cls_token=True')
         if output_cls_token and out_type != 'featmap':
             raise ValueError(f"output_cls_token=True needs out_type='featmap', got {out_type!r}")
-        self.out_origin = out_origin
-        self.with_cls_token = with_cls_token
-        self.output_cls_token = output_cls_token
-        self.interpolate_mode = interpolate_mode
-        norm_cfg = dict(norm_cfg or {'type': 'LN'})
-        act_cfg = dict(act_cfg or {'type': 'GELU'})
+        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
+        norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
+        pre_norm_layer, norm_layer = (build_norm_layer(norm_cfg, self.embed_dims, postfix=at) for at in ('_pre', 1))
+        self.pre_norm_name = pre_norm_layer[0] if pre_norm else None
+        self.norm_name = norm_layer[0] if final_norm else None
 
         self.patch_embed = PatchEmbed(
             in_channels=in_channels,
@@ -261,10 +225,8 @@ class ViT(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims), requires_grad=with_cls_token)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], self.embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
-        self.pre_norm = pre_norm
         if pre_norm:
-            self.pre_ln_name, pre_ln = build_norm_layer(norm_cfg, self.embed_dims, postfix='_pre')
-            self.add_module(self.pre_ln_name, pre_ln)
+            self.add_module(*pre_norm_layer)
         self.layers = nn.ModuleList(
             self._build_layer(
                 index,
@@ -281,15 +243,13 @@ class ViT(Backbone):
             )
             for index in range(self.num_layers)
         )
-        self.final_norm = final_norm
         if final_norm:
-            self.norm1_name, norm1 = build_norm_layer(norm_cfg, self.embed_dims, postfix=1)
-            self.add_module(self.norm1_name, norm1)
+            self.add_module(*norm_layer)
         self.declare(
-            {f'layers.{i}': MapInfo(self.embed_dims, self.layer_stride(i)) for i in range(self.num_layers)},
+            {f'layers.{index}': (self.embed_dims, self.layer_stride(index)) for index in range(self.num_layers)},
             out_indices,
-            others={'patch_embed': MapInfo(self.embed_dims, patch_size)},
-            last=('ln1',) if not final_norm else (self.norm1_name,),
+            others={'patch_embed': (self.embed_dims, patch_size)},
+            last=norm_layer[:1],
         )
         if out_origin:
             self.out_names = ('patch_embed', *self.out_names)
@@ -305,20 +265,19 @@ class ViT(Backbone):
         return ViTLayer(**settings)
 
     def layer_stride(self, index: int) -> int:
-        """Stride of the tokens after layer ``index`` in pixels."""
+        """Stride in pixels of the tokens after layer ``index``."""
         return self.patch_size
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
-        """What ``frozen_stages`` freezes: at 0 the embedding, at k the k-th layer."""
         if stage > 0:
             return [self.layers[stage - 1]]
-        pre_norm = [getattr(self, self.pre_ln_name)] if self.pre_norm else []
+        pre_norm = [getattr(self, self.pre_norm_name)] if self.pre_norm_name else []
         return [self.patch_embed, self.cls_token, self.pos_embed, self.drop_after_pos, *pre_norm]
 
     def unused_parts(self) -> list[nn.Module | nn.Parameter]:
         unused = super().unused_parts()
-        if self.final_norm and self.num_layers - 1 not in self.out_indices:
-            unused.append(getattr(self, self.norm1_name))
+        if self.norm_name and self.num_layers - 1 not in self.out_indices:
+            unused.append(getattr(self, self.norm_name))
         return unused if self.with_cls_token else [*unused, self.cls_token]
 
     def init_parameters(self) -> None:
@@ -337,32 +296,25 @@ class ViT(Backbone):
         """Image ``(B, 3, H, W)`` to tokens with position ``(B, [1 +] h*w, C)`` and their grid ``(h, w)``."""
         x, size = self.patch_embed(img)
         size = (int(size[0]), int(size[1]))
-        pos_embed = resize_position_embedding(
+        if self.with_cls_token:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        position = resize_position_embedding(
             self.pos_embed, self.grid, size, num_prefix_tokens=1, mode=self.interpolate_mode
         )
-        if self.with_cls_token:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + pos_embed
-        else:
-            x = x + pos_embed[:, 1:]
-        x = self.drop_after_pos(x)
-        return (getattr(self, self.pre_ln_name)(x) if self.pre_norm else x), size
-
-    def run_layer(
-        self, index: int, layer: nn.Module, x: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens and their grid after layer ``index``."""
-        return checkpointed(layer, x, with_cp=self.with_cp), size
+        x = self.drop_after_pos(x + position[:, 1 - self.with_cls_token :])
+        return (getattr(self, self.pre_norm_name)(x) if self.pre_norm_name else x), size
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
         x, size = self.embed(img)
         prefix = int(self.with_cls_token)
         found = {'patch_embed': Tokens(x, size, prefix)}
         for index, layer in enumerate(self.layers[: self.num_blocks_run(names)]):
-            x, size = self.run_layer(index, layer, x, size)
-            if self.final_norm and index == self.num_layers - 1:
-                x = getattr(self, self.norm1_name)(x)
+            x = checkpointed(layer, x, size, with_cp=self.with_cp)
+            if self.norm_name and index == self.num_layers - 1:
+                x = getattr(self, self.norm_name)(x)
             if self.block_names[index] in names:
-                found[self.block_names[index]] = Tokens(x, size, prefix)
+                factor = self.layer_stride(index) // self.patch_size
+                found[self.block_names[index]] = Tokens(x, (-(-size[0] // factor), -(-size[1] // factor)), prefix)
         return found
 
     def to_output(self, found: Tokens) -> Tensor | list[Tensor]:  # type: ignore[override]

@@ -20,8 +20,12 @@ def check_heads(embed_dims: int, num_heads: int) -> None:
 
 
 def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
-    r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads; queries and result ``(B, N, C)``."""
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, *, C/h)
+    r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads; queries and result ``(B, N, C)``.
+
+    Keys and values of the width of one head are shared by all of them.
+    """
+    width = q.shape[-1] // num_heads
+    q, k, v = (x.unflatten(-1, (-1, width)).transpose(1, 2).expand(-1, num_heads, -1, -1) for x in (q, k, v))
     if dropout > 0 and q.device.type == 'cpu':
         # The CPU has no fused kernel with dropout; its weights (B, h, N, L) are computed again rather than kept.
         out = checkpoint(_dropped_attention, q, k, v, dropout, use_reentrant=False)
@@ -40,37 +44,43 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with one linear layer for queries, keys and values."""
 
     def __init__(
-        self, embed_dims: int, num_heads: int, *, qkv_bias: bool = False, attn_drop: float = 0.0, proj_drop: float = 0.0
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        multi_query: bool = False,
+        qkv_bias: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
-        self.num_heads = num_heads
-        self.attn_drop = attn_drop
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.num_heads, self.attn_drop = num_heads, attn_drop
+        self.kv_dims = embed_dims // num_heads if multi_query else embed_dims
+        self.qkv = nn.Linear(embed_dims, embed_dims + 2 * self.kv_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
 
+    def attend(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to the same, without the last projection."""
+        q, k, v = self.qkv(x).split((x.shape[-1], self.kv_dims, self.kv_dims), dim=-1)
+        return multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0)
+
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        out = multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(out))
+        return self.proj_drop(self.proj(self.attend(x)))
 
 
 class PackedAttention(nn.Module):
     """Multi-head attention with one packed projection, in the parameter names of ``torch.nn.MultiheadAttention``.
 
-    Note:
-        The packed projection is a parameter of this module, as its name in released files demands, and not a linear
-        layer inside it. To adapt or quantise it, register a parametrisation
-        (``torch.nn.utils.parametrize.register_parametrization(attention, 'in_proj_weight', ...)``).
+    The packed projection is a parameter, as its name in released files demands, and no linear layer: to adapt or
+    quantise it, give ``in_proj_weight`` to ``torch.nn.utils.parametrize.register_parametrization``.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
-        self.num_heads = num_heads
-        self.dropout = dropout
+        self.num_heads, self.dropout = num_heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dims, embed_dims))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dims)) if bias else None
         self.out_proj = nn.Linear(embed_dims, embed_dims, bias=bias)
@@ -83,16 +93,15 @@ class PackedAttention(nn.Module):
             q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
         else:
             C = query.shape[-1]
-            q = F.linear(query, weight[:C], None if bias is None else bias[:C])
-            k, v = F.linear(memory, weight[C:], None if bias is None else bias[C:]).chunk(2, dim=-1)
+            q_bias, kv_bias = (None, None) if bias is None else (bias[:C], bias[C:])
+            q, (k, v) = F.linear(query, weight[:C], q_bias), F.linear(memory, weight[C:], kv_bias).chunk(2, dim=-1)
         return self.out_proj(multihead_attention(q, k, v, self.num_heads, self.dropout if self.training else 0.0))
 
 
 class SplitAttention(nn.Module):
     r"""Cross-attention with separate projections that can also tell its similarity map.
 
-    The similarity is the pre-softmax scaled product, averaged over heads. The sum over heads of the per-head products
-    is the full-width product, so it costs one matrix product and no ``(B, h, N, L)`` tensor:
+    The similarity is the scaled product before the softmax, averaged over heads, which one matrix product gives:
 
     .. math:: S = \frac1h \sum_i \frac{q_i k_i^\top}{\sqrt{C/h}} = \frac{q k^\top}{h \sqrt{C/h}}
     """
@@ -100,8 +109,7 @@ class SplitAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
-        self.num_heads = num_heads
-        self.dropout = dropout
+        self.num_heads, self.dropout = num_heads, dropout
         self.q = nn.Linear(embed_dims, embed_dims)
         self.k = nn.Linear(embed_dims, embed_dims)
         self.v = nn.Linear(embed_dims, embed_dims)

@@ -1,7 +1,7 @@
 r"""Self-attention inside the blocks of a map.
 
-A map that the block's edge does not divide has smaller blocks at its right and bottom instead of padding. Blocks of one
-size form a group, and attention runs over one group after the other.
+A map that the block's edge does not divide has smaller blocks at its right and bottom. Attention runs over one group of
+blocks of the same size after the other.
 
 Shapes: B batch, H and W the map's size, C width, e edge of a block in tokens, n tokens of a block, h heads.
 """
@@ -12,21 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvit_ext.models.layers.attention import check_heads, multihead_attention
+from mmvit_ext.models.layers.attention import SelfAttention
 
-__all__ = [
-    'BlockAttention',
-    'BlockGroup',
-    'Span',
-    'block_groups',
-    'from_blocks',
-    'heads_outermost',
-    'register_layout',
-    'to_blocks',
-]
+__all__ = ['BlockAttention', 'block_groups', 'from_blocks', 'heads_outermost', 'register_layout', 'to_blocks']
+
+LAYOUT_VERSION = 2
 
 
 class Span(NamedTuple):
@@ -48,24 +40,13 @@ class BlockGroup(NamedTuple):
     down: Span
     right: Span
 
-    @property
-    def blocks(self) -> int:
-        """Number of blocks in an image."""
-        return self.down.blocks * self.right.blocks
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a block."""
-        return self.down.edge * self.right.edge
-
 
 def block_groups(size: tuple[int, int], edge: int) -> tuple[BlockGroup, ...]:
     """Cut a map ``(H, W)`` into up to four groups of blocks; every token is in one block of one group."""
 
     def spans(length: int) -> list[Span]:
         whole, rest = divmod(length, edge)
-        found = [Span(0, whole, edge), Span(whole * edge, 1, rest)]
-        return [span for span in found if span.blocks and span.edge]
+        return [span for span in (Span(0, whole, edge), Span(whole * edge, 1, rest)) if span.blocks and span.edge]
 
     return tuple(BlockGroup(down, right) for down in spans(size[0]) for right in spans(size[1]))
 
@@ -90,53 +71,24 @@ def from_blocks(parts: Sequence[Tensor], groups: Sequence[BlockGroup]) -> Tensor
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
-class BlockAttention(nn.Module):
+class BlockAttention(SelfAttention):
     r"""Self-attention among the tokens of each block, with weights that all blocks share.
 
     Per block, :math:`\mathrm{softmax}(Q K^\top / \sqrt{C/h}) V` of every head (arXiv 2105.12723, equation 1); with
-    multi-query attention all heads share one head of keys and values, as in the paper's networks for CIFAR.
+    ``multi_query`` all heads share one head of keys and values, as in the paper's networks for CIFAR.
     """
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        block_size: int,
-        multi_query: bool = False,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        self, embed_dims: int, num_heads: int, *, block_size: int, qkv_bias: bool = True, **settings: Any
     ) -> None:
-        super().__init__()
-        check_heads(embed_dims, num_heads)
-        self.num_heads = num_heads
+        super().__init__(embed_dims, num_heads, qkv_bias=qkv_bias, **settings)
         self.block_size = block_size
-        self.multi_query = multi_query
-        self.kv_dims = embed_dims // num_heads if multi_query else embed_dims
-        self.attn_drop = attn_drop
-        self.qkv = nn.Linear(embed_dims, embed_dims + 2 * self.kv_dims, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dims, embed_dims)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` to the same."""
         groups = block_groups((x.shape[1], x.shape[2]), self.block_size)
-        blocks = [self.attend(self.qkv(part)) for part in to_blocks(x, groups)]
+        blocks = [self.attend(part) for part in to_blocks(x, groups)]
         return self.proj_drop(self.proj(from_blocks(blocks, groups)))
-
-    def attend(self, qkv: Tensor) -> Tensor:
-        """Projections ``(B blocks, n, C + 2 kv)`` of blocks of one size to ``(B blocks, n, C)``."""
-        q, k, v = qkv.split((qkv.shape[-1] - 2 * self.kv_dims, self.kv_dims, self.kv_dims), dim=-1)
-        dropout = self.attn_drop if self.training else 0.0
-        if not self.multi_query:
-            return multihead_attention(q, k, v, self.num_heads, dropout)
-        q = q.unflatten(-1, (self.num_heads, self.kv_dims)).transpose(1, 2)  # (B blocks, h, n, C/h)
-        k, v = (shared.unsqueeze(1).expand_as(q) for shared in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
-
-
-LAYOUT_VERSION = 2
 
 
 def heads_outermost(weight: Tensor, num_heads: int) -> Tensor:
@@ -147,9 +99,8 @@ def heads_outermost(weight: Tensor, num_heads: int) -> Tensor:
 def register_layout(network: nn.Module) -> None:
     """Let a network with :class:`BlockAttention` tell the layout of its files, and load those of the first layout.
 
-    In the first layout, which is also that of the released weights, the columns of ``attn.proj.weight`` have the heads
-    innermost. The number is a buffer, not the version in a state dict's metadata, because metadata gets lost wherever
-    a checkpoint is filtered by prefix or copied into a plain dict, and without it the layouts look alike.
+    In the first layout, also that of the released weights, the columns of ``attn.proj.weight`` have the heads
+    innermost. The number is a buffer, since the metadata of a state dict gets lost wherever a checkpoint is filtered.
     """
     network.register_buffer('layout_version', torch.tensor(LAYOUT_VERSION))
     network._register_load_state_dict_pre_hook(_upgrade, with_module=True)

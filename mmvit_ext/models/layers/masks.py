@@ -1,8 +1,8 @@
 r"""Masks at the decoder's resolution, used at the image's resolution, without an image-sized copy of each mask.
 
 Bilinear upsampling is linear and separable, so a mask of size ``h x w`` becomes ``U_h m U_w^T`` with two small
-matrices. What is computed from upsampled masks can then be computed in pieces that fit a cache: a few rows of all
-masks (:func:`fuse_masks`), or a few masks at a time (:func:`mask_losses`).
+matrices, in pieces that fit a cache: a few rows of all masks (:func:`fuse_masks`), or a few masks at a time
+(:func:`mask_losses`).
 
 Shapes: B images, Q queries, K classes, S stages, M matched masks, (h, w) mask size, (H, W) label or image size.
 """
@@ -23,8 +23,8 @@ FOCAL_ALPHA = 0.25
 ACCURACY_POINTS = 128
 """Labels with more rows or columns than this are sampled on a regular grid by :func:`fused_accuracy`."""
 
-CHUNK = {'cpu': 2**18, 'cuda': 2**24}
-"""Elements of an upsampled piece: about a core's cache on a CPU, enough to fill a GPU."""
+CHUNK = {'cpu': 2**18}
+"""Elements of an upsampled piece: about a core's cache on a CPU; elsewhere 2**24, enough to fill a GPU."""
 
 
 def bilinear_matrix(source: int, target: int, like: Tensor) -> Tensor:
@@ -33,22 +33,14 @@ def bilinear_matrix(source: int, target: int, like: Tensor) -> Tensor:
     return F.interpolate(identity[None], size=target, mode='linear', align_corners=False)[0].T.contiguous()
 
 
-def chunk_elements(device: torch.device) -> int:
-    """Elements that an upsampled piece may have on this device."""
-    return CHUNK['cpu' if device.type == 'cpu' else 'cuda']
-
-
 def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
     r"""Class score of every pixel from query-wise class probabilities and masks (arXiv 2210.05844, section 3.2).
 
     .. math:: \mathrm{score}[c] = \sum_q p[q, c] \cdot \sigma(\mathrm{upsample}(m))[q]
 
-    Shape:
-        Probabilities ``(B, Q, K)`` and mask logits ``(B, Q, h, w)`` to ``(B, K, H, W)``, between 0 and Q.
-
-    Note:
-        Without gradients it is built in row strips, so that no image-sized map of the queries exists, and lies in
-        memory with the classes last.
+    Probabilities ``(B, Q, K)`` and mask logits ``(B, Q, h, w)`` give ``(B, K, H, W)``, between 0 and Q. Without
+    gradients it is built in row strips, so that no image-sized map of the queries exists, with the classes last in
+    memory.
     """
     H, W = size
     B, Q, h, w = masks.shape
@@ -60,7 +52,7 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
     wide = torch.matmul(columns, masks.permute(0, 2, 3, 1))  # (B, h, W, Q)
     weights = probabilities.transpose(1, 2).to(masks.dtype)  # (B, K, Q)
     out = masks.new_empty(B, H, W, weights.shape[1])
-    step = min(H, max(1, 4 * chunk_elements(masks.device) // (Q * W)))
+    step = min(H, max(1, 4 * CHUNK.get(masks.device.type, 2**24) // (Q * W)))
     for start in range(0, H, step):
         stop = min(start + step, H)
         # Rows of the masks that these output rows lie between.
@@ -73,16 +65,14 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
 
 
 def _is_traced() -> bool:
-    """Whether a graph is being traced: strips would unroll in it."""
-    # torch 2.1 knows only the private name.
+    """Whether a graph is being traced, in which strips would unroll; torch 2.1 knows only the private name."""
     return bool(getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)())
 
 
 def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:
     """Share in per cent of labelled pixels whose highest fused score is their class; 0 when none is labelled.
 
-    Labels of at most :data:`ACCURACY_POINTS` rows and columns are evaluated at every pixel; larger ones at the pixels
-    of a regular grid of that size at most, which makes the figure an estimate at a fraction of the cost.
+    Labels of more than :data:`ACCURACY_POINTS` rows or columns are evaluated on a regular grid: an estimate.
     """
     H, W = label.shape[-2:]
     step_h, step_w = -(-H // ACCURACY_POINTS), -(-W // ACCURACY_POINTS)
@@ -110,19 +100,10 @@ def mask_losses(
         \mathrm{focal} = \operatorname{mean}\big(-\alpha_t (1 - p_t)^2 \log p_t\big), \qquad
         \mathrm{dice} = 1 - \frac{2 \sum p t + 1}{\sum p + \sum t + 1}
 
-    Args:
-        masks: Mask logits of S stages ``(S, M, h, w)``.
-        label: ``(B, H, W)``.
-        image_index: Image of each mask ``(M,)``.
-        class_index: Class of each mask ``(M,)``; its target is where the image's label has this value.
-        ignore_index: Label value whose pixels are left out of both losses; None keeps them, as negatives.
-
-    Returns:
-        Both losses summed over the masks, ``(S,)`` each.
-
-    Note:
-        Value and gradient come from the same pass over the upsampled masks. Kept for the backward pass are two maps
-        of the masks' own size; the gradient itself is not differentiable again.
+    ``masks`` are the logits ``(S, M, h, w)``, ``image_index`` and ``class_index`` ``(M,)``; a mask's target is where
+    its image's label ``(B, H, W)`` has its class. Pixels of ``ignore_index`` are left out; None keeps them, as
+    negatives. Both losses ``(S,)`` are sums over the masks. Value and gradient come from the same pass over the
+    upsampled masks; kept for the backward pass are two maps of the masks' own size.
     """
     with_grad = masks.requires_grad and torch.is_grad_enabled()
     return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index, with_grad)[:2]
@@ -145,7 +126,7 @@ class _MaskLosses(torch.autograd.Function):
         rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
         focal, dice = masks.new_zeros(S), masks.new_zeros(S)
         grads = masks.new_zeros(2, *masks.shape if with_grad else (0,))
-        group = max(1, chunk_elements(masks.device) // (H * W))
+        group = max(1, CHUNK.get(masks.device.type, 2**24) // (H * W))
         for part in torch.arange(M, device=masks.device).split(group):
             labels = label[image_index[part]]  # (m, H, W)
             target = labels.eq(class_index[part, None, None]).to(masks.dtype)

@@ -23,7 +23,6 @@ class MLP(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` to ``(..., C)``."""
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 

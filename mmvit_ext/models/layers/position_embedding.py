@@ -24,11 +24,7 @@ def resize_position_embedding(
     num_prefix_tokens: int = 0,
     mode: str = 'bicubic',
 ) -> Tensor:
-    """Resize ``(1, P + h*w, C)`` from ``grid`` to ``size``; the P prefix tokens have no place in the image and stay.
-
-    Raises:
-        ValueError: The number of tokens is not ``P + h*w``.
-    """
+    """Resize ``(1, P + h*w, C)`` from ``grid`` to ``size``; the P prefix tokens have no place in the image and stay."""
     _, num_tokens, C = embedding.shape
     if num_tokens != num_prefix_tokens + grid[0] * grid[1]:
         raise ValueError(

@@ -26,7 +26,7 @@ from mmvit_ext.models.layers.attention import check_heads
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.grid import cell_similarity, cell_size, pool_cells, superpixel_to_pixel, to_cells
 
-__all__ = ['PIXEL_QKV', 'POSITIONS', 'ConvPosition', 'LearnedPosition', 'SCAIteration', 'SuperpixelCrossAttention']
+__all__ = ['PIXEL_QKV', 'POSITIONS', 'SCAIteration', 'SuperpixelCrossAttention']
 
 PIXEL_QKV = ('identity', 'shared', 'separate')
 """Where the pixels' queries, keys and values come from."""
@@ -50,17 +50,16 @@ class ConvPosition(nn.Module):
 class LearnedPosition(nn.Module):
     """Learned position embedding ``x + E``, resized where the map has another size than ``grid``."""
 
-    def __init__(self, embed_dims: int, grid: tuple[int, int], mode: str = 'bicubic') -> None:
+    def __init__(self, embed_dims: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.grid, self.mode = grid, mode
+        self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
-        track_position(self, 'pos_embed', grid, mode=mode)
+        track_position(self, 'pos_embed', grid)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to the same shape."""
-        h, w = x.shape[-2:]
-        embedding = resize_position_embedding(self.pos_embed, self.grid, (h, w), mode=self.mode)
-        return x + embedding.transpose(1, 2).unflatten(2, (h, w))
+        size = (x.shape[2], x.shape[3])
+        return x + resize_position_embedding(self.pos_embed, self.grid, size).transpose(1, 2).unflatten(2, size)
 
 
 class Projection(nn.Module):
@@ -74,14 +73,13 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """``(B, C, h, w)`` to maps of the same shape."""
         parts = self.linear(x.permute(0, 2, 3, 1)).chunk(len(self.norms), dim=-1)
-        return [norm(parts[index]).permute(0, 3, 1, 2) for index, norm in enumerate(self.norms)]
+        return [norm(part).permute(0, 3, 1, 2) for norm, part in zip(self.norms, parts, strict=True)]
 
 
 class SCAIteration(nn.Module):
-    """One iteration of superpixel cross attention.
+    """One iteration, with ``pixel_qkv`` and ``positions`` of ``mmvit_ext.SPFormer``.
 
-    ``pixel_qkv`` and ``positions`` are those of ``mmvit_ext.SPFormer``; ``grids`` holds ``(h, w)`` of the pixels and of
-    the superpixels at training size, for learnable positions.
+    ``grids`` holds ``(h, w)`` of the pixels and of the superpixels at training size, for learnable positions.
     """
 
     def __init__(
@@ -99,11 +97,9 @@ class SCAIteration(nn.Module):
         super().__init__()
         check_heads(embed_dims, num_heads)
         self.num_heads = num_heads
-        if positions == 'cpe':
-            sides: list[nn.Module] = [ConvPosition(embed_dims) for _ in grids]
-        else:
-            sides = [LearnedPosition(embed_dims, grid) for grid in grids]
-        self.pixel_position, self.superpixel_position = sides
+        self.pixel_position, self.superpixel_position = (
+            ConvPosition(embed_dims) if positions == 'cpe' else LearnedPosition(embed_dims, grid) for grid in grids
+        )
         self.superpixel_qkv = Projection(embed_dims, 3 if update_pixels else 1, norm_cfg)
         pixel_parts = {'identity': 0, 'shared': 1, 'separate': 3 if update_pixels else 2}[pixel_qkv]
         self.pixel_kvq = Projection(embed_dims, pixel_parts, norm_cfg) if pixel_parts else None
@@ -112,21 +108,15 @@ class SCAIteration(nn.Module):
 
     def pixel_update_parts(self) -> list[nn.Module | nn.Parameter]:
         """Parts that only the pixels' update uses."""
-        if self.pixel_scale is None:
-            return []
-        pixel_norms = self.pixel_kvq.norms[2:] if self.pixel_kvq is not None else ()
-        return [self.pixel_scale, *self.superpixel_qkv.norms[1:], *pixel_norms]
+        pixel_norms = () if self.pixel_kvq is None else self.pixel_kvq.norms[2:]
+        return [] if self.pixel_scale is None else [self.pixel_scale, *self.superpixel_qkv.norms[1:], *pixel_norms]
 
     def heads(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, heads, C / heads, h, w)``."""
         return x.unflatten(1, (self.num_heads, x.shape[1] // self.num_heads))
 
     def forward(self, pixels: Tensor, superpixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Update pixels ``(B, C, h, w)`` and superpixels ``(B, C, sh, sw)``, whose grid divides the map.
-
-        Returns:
-            Both, and the similarity ``(B, heads, 9, h, w)`` by which superpixels were updated.
-        """
+        """Pixels ``(B, C, h, w)`` and superpixels ``(B, C, sh, sw)``, updated, and their similarity."""
         grid = superpixels.shape[-2:]
         cell = cell_size(pixels.shape[-2:], grid)
         placed = self.pixel_position(pixels)
@@ -139,18 +129,13 @@ class SCAIteration(nn.Module):
         pooled = pool_cells(similarity, v_p).flatten(1, 2)  # (B, C, sh, sw)
         superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled
         if self.pixel_scale is not None:
-            k_s, v_s = kv_s
-            association = cell_similarity(q_p, self.heads(k_s), cell).softmax(2)  # (B, heads, 9, h, w)
-            pixels = pixels + superpixel_to_pixel(self.pixel_scale[:, None, None] * v_s, association)
+            association = cell_similarity(q_p, self.heads(kv_s[0]), cell).softmax(2)  # (B, heads, 9, h, w)
+            pixels = pixels + superpixel_to_pixel(self.pixel_scale[:, None, None] * kv_s[1], association)
         return pixels, superpixels, similarity
 
 
 class SuperpixelCrossAttention(nn.Module):
-    """One SCA module: several iterations, each with weights of its own.
-
-    All iterations but the last update the pixels; ``update_pixels`` says whether the last does. The other settings
-    are those of :class:`SCAIteration`.
-    """
+    """One SCA module: several times :class:`SCAIteration`; ``update_pixels`` is whether the last updates the pixels."""
 
     def __init__(
         self, embed_dims: int, num_heads: int, *, iterations: int, update_pixels: bool, **settings: Any

@@ -5,9 +5,8 @@ pixels, one superpixel per cell. The neighbours of a pixel are the superpixel of
 window of a superpixel are the pixels of the 3x3 cells around its own. Neighbour ``n = 3 (dy + 1) + (dx + 1)`` with
 ``dy, dx`` in {-1, 0, 1}, so that n = 4 is a pixel's own cell. A neighbour outside the grid has similarity -inf.
 
-Maps with d channels are never copied nine times. The superpixels, which are the small side, are unfolded to
-``9 d`` values per cell; products are batches of small matrices, one per cell and head; only the 9-channel similarities
-move between the pixels' and the superpixels' point of view.
+Maps with d channels are never copied nine times: only the superpixels, the small side, are unfolded to ``9 d`` values
+per cell, and products are batches of small matrices, one per cell and head.
 
 Shapes: B batch, C channels split over the heads, d = C / heads, (h, w) pixels, (sh, sw) superpixels,
 (ph, pw) = (h / sh, w / sw) pixels of a cell.
@@ -19,16 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    'cell_similarity',
-    'cell_size',
-    'pixel_superpixel_similarity',
-    'pixel_to_superpixel',
-    'pool_cells',
-    'superpixel_to_pixel',
-    'to_cells',
-    'upsample_similarity',
-]
+__all__ = ['pixel_superpixel_similarity', 'pixel_to_superpixel', 'superpixel_to_pixel', 'upsample_similarity']
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 """Offset in cells of neighbour n."""
@@ -45,35 +35,20 @@ def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
 
 
 def shift(x: Tensor, sign: int, fill: float) -> Tensor:
-    """Move the map of neighbour n by its offset: ``y[n, i] = x[n, i + sign * offset(n)]``.
+    """Move ``(..., 9 or 1, sh, sw)`` by neighbour n's offset: ``y[n, i] = x[n, i + sign * offset(n)]``, else ``fill``.
 
     With sign +1 a superpixel's value goes to the cells that see it as neighbour n; with -1 what cells hold about their
-    neighbour n goes to that superpixel. What lies outside the grid is ``fill``.
-
-    Shape:
-        ``(..., 9, sh, sw)``, or ``(..., 1, sh, sw)`` for the same map under every n, to ``(..., 9, sh, sw)``.
+    neighbour n goes to that superpixel.
     """
     sh, sw = x.shape[-2:]
-    padded = F.pad(x, (1, 1, 1, 1), value=fill)
-    moved = []
-    for n, (dy, dx) in enumerate(NEIGHBOURS):
-        rows, columns = 1 + sign * dy, 1 + sign * dx
-        part = n if x.shape[-3] > 1 else 0
-        moved.append(padded[..., part, rows : rows + sh, columns : columns + sw])
-    return torch.stack(moved, dim=-3)
-
-
-def outside_grid(grid: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which neighbours of which cells do not exist, ``(9, sh, sw)`` of booleans."""
-    return shift(torch.ones(1, *grid, device=device), 1, 0.0) == 0
+    padded = F.pad(x, (1, 1, 1, 1), value=fill).expand(*x.shape[:-3], 9, sh + 2, sw + 2)
+    starts = [(1 + sign * dy, 1 + sign * dx) for dy, dx in NEIGHBOURS]
+    return torch.stack([padded[..., n, y : y + sh, x : x + sw] for n, (y, x) in enumerate(starts)], dim=-3)
 
 
 def to_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Sort a map ``(B, heads, d, h, w)``, quickest with d last in memory, into ``(B, sh, sw, heads, ph * pw, d)``."""
-    B, heads, d, h, w = x.shape
-    (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
-    x = x.reshape(B, heads, d, sh, ph, sw, pw)
-    return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(B, sh, sw, heads, ph * pw, d)
+    return _by_cell(x, grid).permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5)
 
 
 def neighbours(x: Tensor) -> Tensor:
@@ -94,8 +69,7 @@ def neighbour_sum(x: Tensor) -> Tensor:
 def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Softmax of ``(B, heads, 9, h, w)`` over the pixels of each superpixel's window, seen from the pixels.
 
-    The weights are at least in float32; those of the pixels of one window sum to 1. They are exactly 0 where the
-    similarity is -inf, also if it is so in a whole window.
+    The weights are at least in float32, and exactly 0 where the similarity is -inf, also if a whole window is.
     """
     similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     cells = _by_cell(similarity, grid)
@@ -108,10 +82,9 @@ def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def _by_cell(x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """``(B, heads, 9, h, w)`` to ``(B, heads, 9, sh, ph, sw, pw)``."""
-    B, heads, n, h, w = x.shape
-    (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
-    return x.reshape(B, heads, n, sh, ph, sw, pw)
+    """``(B, heads, d, h, w)`` to ``(B, heads, d, sh, ph, sw, pw)``."""
+    (sh, sw), (ph, pw) = grid, cell_size(x.shape[3:], grid)
+    return x.reshape(*x.shape[:3], sh, ph, sw, pw)
 
 
 def to_small_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -119,19 +92,10 @@ def to_small_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     return _by_cell(x, grid).permute(0, 3, 5, 1, 2, 4, 6).flatten(5)
 
 
-def from_small_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
-    """``(B, sh, sw, heads, ph * pw, 9)`` to ``(B, heads, 9, h, w)``."""
-    B, sh, sw, heads, _, n = x.shape
-    x = x.unflatten(4, cell).permute(0, 3, 6, 1, 4, 2, 5)  # (B, heads, 9, sh, ph, sw, pw)
-    return x.reshape(B, heads, n, sh * cell[0], sw * cell[1])
-
-
 def pixel_superpixel_similarity(pixels: Tensor, superpixels: Tensor) -> Tensor:
     r"""Scaled products of every pixel with its 9 neighbour superpixels, :math:`p_i^\top s_{n(i)} / \sqrt d`.
 
-    Shape:
-        ``(B, heads, d, h, w)`` and ``(B, heads, d, sh, sw)``, whose grid divides the map, to ``(B, heads, 9, h, w)``,
-        which is -inf where the neighbour is outside the grid.
+    ``(B, heads, d, h, w)`` and ``(B, heads, d, sh, sw)``, whose grid divides the map, to ``(B, heads, 9, h, w)``.
     """
     if pixels.ndim != 5 or superpixels.ndim != 5 or pixels.shape[:3] != superpixels.shape[:3]:
         raise ValueError(
@@ -146,8 +110,9 @@ def cell_similarity(cells: Tensor, superpixels: Tensor, cell: tuple[int, int]) -
     """:func:`pixel_superpixel_similarity` of pixels that :func:`to_cells` has sorted."""
     around = neighbours(superpixels.permute(0, 3, 4, 1, 2) * cells.shape[5] ** -0.5)
     products = torch.matmul(cells, around.transpose(-1, -2))  # (B, sh, sw, heads, ph*pw, 9)
-    outside = outside_grid(superpixels.shape[-2:], cells.device).permute(1, 2, 0)[None, :, :, None, None]
-    return from_small_cells(products.masked_fill(outside, float('-inf')), cell)
+    inside = shift(torch.ones(1, *superpixels.shape[-2:], device=cells.device), 1, 0.0)  # (9, sh, sw)
+    products = products.masked_fill(inside.permute(1, 2, 0)[:, :, None, None] == 0, float('-inf'))
+    return products.unflatten(4, cell).permute(0, 3, 6, 1, 4, 2, 5).flatten(5).flatten(3, 4)
 
 
 def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[int, int] | None = None) -> Tensor:
@@ -158,9 +123,7 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
     Args:
         similarity: ``(B, heads, 9, h, w)``, -inf where the neighbour is outside the grid.
         values: ``(B, heads, d, h, w)``.
-        cell: Pixels of a cell, an edge or ``(ph, pw)``. When not given it is read off the similarity, whose first row
-            and column of cells have no neighbours above and on the left; that looks at values, so a traced graph
-            should be told.
+        cell: Pixels of a cell, an edge or ``(ph, pw)``; when not given, read off the values of the similarity.
 
     Returns:
         ``(B, heads, d, sh, sw)``; 0 for a superpixel whose whole window has similarity -inf.
@@ -175,7 +138,7 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
             f'got {tuple(similarity.shape)} and {tuple(values.shape)}'
         )
     h, w = values.shape[-2:]
-    if cell is None:
+    if cell is None:  # the first row and column of cells have no neighbours above and on the left
         cell = _leading_infinities(similarity[0, 0, 1, :, 0]), _leading_infinities(similarity[0, 0, 3, 0])
     ph, pw = (cell, cell) if isinstance(cell, int) else cell
     if min(ph, pw) < 1 or h % ph or w % pw:
@@ -201,16 +164,15 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
 
     .. math:: \mathrm{pixel}_i = \sum_{n=0}^{8} A_{n, i} \, S_{n(i)}
 
-    Shape:
-        ``(B, C, sh, sw)``, whose channels are split over the heads, and ``(B, heads, 9, h, w)``, softmax over the 9
-        already applied, to ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
+    ``(B, C, sh, sw)``, whose channels are split over the heads, and ``(B, heads, 9, h, w)``, softmax over the 9 already
+    applied, to ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
     """
     if superpixels.ndim != 4 or association.ndim != 5 or association.shape[2] != 9:
         raise ValueError(
             f'expected superpixels (B, C, sh, sw) and association (B, heads, 9, h, w), '
             f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
         )
-    (B, C, *grid), heads, size = superpixels.shape, association.shape[1], association.shape[-2:]
+    (B, C, *grid), heads = superpixels.shape, association.shape[1]
     if C % heads or association.shape[0] != B:
         raise ValueError(
             f'{heads} heads must divide the {C} channels and the batch be the same, '
@@ -218,22 +180,16 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
         )
     around = neighbours(superpixels.permute(0, 2, 3, 1).unflatten(3, (heads, C // heads)))
     weights = to_small_cells(association.to(superpixels.dtype), tuple(grid)).transpose(-1, -2)
-    return from_cells(torch.matmul(weights, around), cell_size(size, tuple(grid)))
-
-
-def from_cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
-    """``(B, sh, sw, heads, ph * pw, d)`` to ``(B, heads * d, h, w)``, channels last in memory."""
-    B, sh, sw, heads, _, d = x.shape
-    x = x.unflatten(4, cell).permute(0, 1, 4, 2, 5, 3, 6)  # (B, sh, ph, sw, pw, heads, d)
-    return x.reshape(B, sh * cell[0], sw * cell[1], heads * d).permute(0, 3, 1, 2)
+    pixels = torch.matmul(weights, around).unflatten(4, cell_size(association.shape[3:], tuple(grid)))
+    pixels = pixels.permute(0, 1, 4, 2, 5, 3, 6)  # (B, sh, ph, sw, pw, heads, d)
+    return pixels.reshape(B, *association.shape[3:], C).permute(0, 3, 1, 2)
 
 
 def upsample_similarity(similarity: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
     """Bilinear upsampling of the similarity ``(B, heads, 9, h, w)`` of each superpixel inside its own window.
 
     Neighbour n of two pixels in different cells is not the same superpixel, so the 9 channels cannot be resized as
-    they are. Here every superpixel's similarity to the pixels of its window is resized; pixels that do not exist or
-    are masked (-inf) take no part.
+    they are. Pixels that do not exist or are masked (-inf) take no part.
     """
     B, heads, _, h, w = similarity.shape
     (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)

@@ -1,8 +1,7 @@
 r"""From the similarity that SPFormer returns to maps of superpixels as pictures and metrics need them.
 
 Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.1: the superpixel of a pixel is the one of its 9 neighbours
-with the largest association. The similarity is upsampled first, each superpixel's inside its own window, and the
-largest of the 9 is taken after that, so that the edges of superpixels are finer than the pixel features.
+with the largest association, after the similarity was upsampled, each superpixel's inside its own window.
 
 Shapes: heads of the superpixel cross attention, (h, w) pixel features, p edge of a cell in pixel features, f how many
 times finer the maps are, (sh, sw) = ceil(h / p), ceil(w / p) superpixels.
@@ -32,18 +31,12 @@ def grid_of(similarity: Tensor, cell_size: int) -> tuple[int, int]:
 
 
 def fine_association(similarity: Tensor, cell_size: int, factor: int = 1) -> Tensor:
-    """Softmax over the 9 neighbours of the similarity, made ``factor`` times finer.
-
-    Shape:
-        ``(B, heads, 9, h, w)``, -inf where there is no neighbour, to ``(B, heads, 9, h * factor, w * factor)``; the
-        last cells may be cut.
-    """
+    """Softmax over the 9 neighbours of the similarity ``(B, heads, 9, h, w)``, made ``factor`` times finer."""
     h, w = similarity.shape[-2:]
     if factor > 1:
         grid = grid_of(similarity, cell_size)
-        cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
         # What was cut is no pixel: -inf keeps it out of the interpolation.
-        whole = F.pad(similarity, cut, value=float('-inf'))
+        whole = F.pad(similarity, (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h), value=float('-inf'))
         similarity = upsample_similarity(whole, grid, factor)[..., : h * factor, : w * factor]
     return similarity.softmax(2)
 

@@ -1,5 +1,7 @@
 """Blocks of a map: order and way back."""
 
+import math
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_every_token_comes_back_to_its_place(size):
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_groups_hold_every_token_once_and_no_block_is_larger_than_its_edge(size):
     groups = block_groups(size, 3)
-    assert sum(group.blocks * group.tokens for group in groups) == size[0] * size[1]
+    assert sum(math.prod(span.blocks * span.edge for span in group) for group in groups) == size[0] * size[1]
     assert all(1 <= span.edge <= 3 for group in groups for span in group)
     assert len(groups) == len({(group.down.edge, group.right.edge) for group in groups})
 
