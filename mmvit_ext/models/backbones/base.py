@@ -101,7 +101,6 @@ class Backbone(BaseModule):
     module that gives it; a forward hook there yields that module's own output, such as tokens with the class token.
 
     Attributes:
-        ARCHS: Architectures by name, as the paper's table has them.
         UNIT: What ``out_indices`` count.
         block_names: Names of all blocks, from the input on.
         stage_names: Names that ``out_indices`` count: those of the blocks, or of the last block of each stage.
@@ -109,7 +108,7 @@ class Backbone(BaseModule):
         map_info: Width and stride of each map that :meth:`forward_intermediates` can give.
     """
 
-    ARCHS: Mapping[str, Mapping[str, Any]]
+    ARCHS: Mapping[str, Mapping[str, Any]]  # as the paper's table has them
     UNIT = 'block'
     OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
 
@@ -294,7 +293,7 @@ class Backbone(BaseModule):
             names = self.block_names[: self.num_blocks_run(self.out_names)]
         else:
             count = len(self.block_names)
-            blocks: dict[Any, str] = {place: self.block_names[place] for place in range(-count, count)}
+            blocks: dict[Any, Any] = {place: self.block_names[place] for place in range(-count, count)}
             given = [indices] if isinstance(indices, int | str) else indices
             names = tuple(blocks.get(index, index) for index in given)
             if not set(names) <= set(self.map_info):

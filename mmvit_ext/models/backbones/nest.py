@@ -34,7 +34,7 @@ MLP_RATIO = 4
 
 
 class NesTLayer(nn.Module):
-    """Pre-norm transformer layer: ``x + Attn(LN(x))`` by :class:`BlockAttention`, then ``x + MLP(LN(x))``."""
+    """Pre-norm layer on a map ``(B, H, W, C)``: ``x + Attn(LN(x))`` inside blocks, then ``x + MLP(LN(x))``."""
 
     def __init__(
         self,
@@ -55,7 +55,6 @@ class NesTLayer(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)`` to the same."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

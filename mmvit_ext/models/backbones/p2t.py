@@ -127,7 +127,7 @@ FFNS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({'irb': Inverted
 
 
 class P2TBlock(nn.Module):
-    """Pre-norm block: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``."""
+    """Pre-norm block on tokens ``(B, H*W, C)``: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``."""
 
     def __init__(
         self, embed_dims: int, attn: nn.Module, ffn: nn.Module, *, norm_cfg: Mapping[str, Any], drop_path: float
@@ -140,7 +140,6 @@ class P2TBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList | None) -> Tensor:
-        """``(B, H*W, C)`` to ``(B, H*W, C)``."""
         x = x + self.drop_path(self.attn(self.norm1(x), size, rpe_convs))
         return x + self.drop_path(self.ffn(self.norm2(x), size))
 

@@ -30,7 +30,6 @@ class Span(NamedTuple):
 
     @property
     def tokens(self) -> slice:
-        """The tokens of all the blocks."""
         return slice(self.start, self.start + self.blocks * self.edge)
 
 

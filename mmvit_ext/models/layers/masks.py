@@ -21,7 +21,7 @@ FOCAL_ALPHA = 0.25
 """Weight of positive pixels in the focal loss (arXiv 1708.02002, section 3.2; SegViT uses the paper's value)."""
 
 ACCURACY_POINTS = 128
-"""Labels with more rows or columns than this are sampled on a regular grid by :func:`fused_accuracy`."""
+"""Labels with more rows or columns than this are sampled on a regular grid by :func:`fused_accuracy`: an estimate."""
 
 CHUNK = {'cpu': 2**18}
 """Elements of an upsampled piece: about a core's cache on a CPU; elsewhere 2**24, enough to fill a GPU."""
@@ -70,10 +70,7 @@ def _is_traced() -> bool:
 
 
 def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """Share in per cent of labelled pixels whose highest fused score is their class; 0 when none is labelled.
-
-    Labels of more than :data:`ACCURACY_POINTS` rows or columns are evaluated on a regular grid: an estimate.
-    """
+    """Share in per cent of labelled pixels whose highest fused score is their class; 0 when none is labelled."""
     H, W = label.shape[-2:]
     step_h, step_w = -(-H // ACCURACY_POINTS), -(-W // ACCURACY_POINTS)
     rows = bilinear_matrix(masks.shape[2], H, masks)[step_h // 2 :: step_h]

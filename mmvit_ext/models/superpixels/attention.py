@@ -36,19 +36,18 @@ POSITIONS = ('cpe', 'learnable')
 
 
 class ConvPosition(nn.Module):
-    """Convolutional position embedding ``x + DWConv3x3(x)``."""
+    """Convolutional position embedding ``x + DWConv3x3(x)`` of a map ``(B, C, h, w)``."""
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, h, w)`` to the same shape."""
         return x + self.conv(x)
 
 
 class LearnedPosition(nn.Module):
-    """Learned position embedding ``x + E``, resized where the map has another size than ``grid``."""
+    """Learned position embedding ``x + E`` of a map ``(B, C, h, w)``, resized where ``(h, w)`` is not ``grid``."""
 
     def __init__(self, embed_dims: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -57,7 +56,6 @@ class LearnedPosition(nn.Module):
         track_position(self, 'pos_embed', grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, h, w)`` to the same shape."""
         size = (x.shape[2], x.shape[3])
         return x + resize_position_embedding(self.pos_embed, self.grid, size).transpose(1, 2).unflatten(2, size)
 

@@ -128,11 +128,7 @@ def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[in
     Returns:
         ``(B, heads, d, sh, sw)``; 0 for a superpixel whose whole window has similarity -inf.
     """
-    if (
-        similarity.ndim != 5
-        or similarity.shape[2] != 9
-        or similarity.shape[:2] + similarity.shape[3:] != values.shape[:2] + values.shape[3:]
-    ):
+    if values.ndim != 5 or similarity.shape != (*values.shape[:2], 9, *values.shape[3:]):
         raise ValueError(
             f'similarity (B, heads, 9, h, w) and values (B, heads, d, h, w) must agree in B, heads, h and w, '
             f'got {tuple(similarity.shape)} and {tuple(values.shape)}'
