@@ -93,6 +93,11 @@ def _safe_globals() -> list[Any]:
     return [(value, name) for name, value in names.items()]
 
 
+# Tensors of odd kinds are read as well, so that they are refused by their kind.
+_REBUILD = {f'_rebuild_{kind}' for kind in ('parameter', 'tensor', 'tensor_v2', 'sparse_tensor', 'qtensor')}
+_REBUILD |= {'_rebuild_meta_tensor_no_storage'}
+
+
 @lru_cache(maxsize=1)
 def _restricted_names() -> dict[str, Any]:
     names = _harmless() | {
@@ -103,8 +108,18 @@ def _restricted_names() -> dict[str, Any]:
         'torch.serialization._get_layout': torch.serialization._get_layout,
     }
     for module, functions in (
-        (torch, ('Size', 'device', 'Tensor', *(name for name in vars(torch) if name.endswith('Storage')))),
-        (torch._utils, ('_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2')),
+        (
+            torch,
+            (
+                'Size',
+                'device',
+                'Tensor',
+                'per_tensor_affine',
+                'per_channel_affine',
+                *(name for name in vars(torch) if name.endswith('Storage')),
+            ),
+        ),
+        (torch._utils, [name for name in vars(torch._utils) if name in _REBUILD]),
         (torch.storage, ('TypedStorage', 'UntypedStorage')),
     ):
         names |= {f'{module.__name__}.{function}': getattr(module, function) for function in functions}

@@ -9,10 +9,12 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvit_ext.checkpoints import reading
 from mmvit_ext.checkpoints.convert import convert
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checkpoints.safe_loading import safe_loading
+from mmvit_ext.checkpoints.unpickling import load_restricted
 from mmvit_ext.errors.user_error import UserError
 
 FAULTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -45,8 +47,13 @@ def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return tmp_path / 'faulty.pth', message
 
 
-def test_a_file_whose_values_cannot_be_used_is_refused_by_every_reader(faulty: tuple[Path, str]) -> None:
+@pytest.mark.parametrize('restricted', [False, True])
+def test_a_file_whose_values_cannot_be_used_is_refused_by_every_reader(
+    faulty: tuple[Path, str], restricted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, message = faulty
+    if restricted:  # as with PyTorch before 2.5
+        monkeypatch.setattr(reading, 'load_without_code', load_restricted)
     with pytest.raises(UserError, match=rf'faulty\.pth cannot be used, its parameter weight .*{message}'):
         read_checkpoint(path)
     part = Part(init_cfg={'type': 'Pretrained', 'checkpoint': str(path)})
