@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from rich.progress import Progress
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import digest_of, named_hash, sha256_of, verify_hash, writable_folder
+from mmvit_ext.files import digest_of, named_hash, verify_hash, writable_folder
 from mmvit_ext.machine import progress_bar
 
 from .connections import VALIDATOR, Connection, asked_address, confirmed_address, validator_of
@@ -70,8 +70,8 @@ def fetch(
     offline: bool = False,
     progress: bool = True,
     pause: float = 1.0,
-) -> tuple[Path, str]:
-    """Find a file in the cache, or download it there; returns its path and its SHA-256.
+) -> Path:
+    """Find a file in the cache, or download it there; returns its path.
 
     ``sha256`` is at least its first 8 digits; those in the file's name count as well. ``name`` is the file's where the
     address does not end with it. ``pause`` is what lies before the second attempt, in seconds; later ones are twice as
@@ -83,16 +83,16 @@ def fetch(
     for file in (path, part, tag):
         if os.path.lexists(file) and (not file.is_file() or (file != path and file.is_symlink())):
             raise UserError(f'{file} is no regular file, and {url} belongs there: remove it')
-    if (digest := _cached(path, sha256, strict=offline)) is not None:
-        return path, digest
+    if _is_cached(path, sha256, strict=offline):
+        return path
     if offline:
         raise UserError(f'{url} is not in the cache and --offline is set: put the file at {path}, or omit --offline')
     writable_folder(path.parent, '--cache-dir')
     with _disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path, part, progress):
-        if (digest := _cached(path, sha256)) is not None:
-            return path, digest  # another process has downloaded it in the meantime
+        if _is_cached(path, sha256):
+            return path  # another process has downloaded it in the meantime
         expected = [digits for digits in (sha256, named_hash(path)) if digits]
         for repeated in (False, True):
             with progress_bar(show=progress, transfer=True) as bar:
@@ -112,20 +112,20 @@ def fetch(
         with _disk(path):
             part.replace(path)
             tag.unlink(missing_ok=True)
-    return path, actual
+    return path
 
 
-def _cached(path: Path, sha256: str | None, strict: bool = False) -> str | None:
-    """The SHA-256 of a file in the cache; ``None`` without a sound one, or ``UserError`` where that is ``strict``."""
-    if path.is_file():
-        try:
-            with _disk(path):
+def _is_cached(path: Path, sha256: str | None, strict: bool = False) -> bool:
+    """Whether the cache has a sound file; ``UserError`` for another one where that is ``strict``."""
+    try:
+        with _disk(path):
+            if path.is_file():
                 verify_hash(path, sha256, 'cached file')
-                return sha256_of(path)
-        except UserError:
-            if strict:
-                raise
-    return None
+                return True
+    except UserError:
+        if strict:
+            raise
+    return False
 
 
 @contextmanager

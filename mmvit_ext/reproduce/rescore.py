@@ -69,7 +69,8 @@ def fetch_checkpoint(
         ways = 'train the row (--train), or pass --checkpoint FILE' if not row.folder else 'pass --checkpoint FILE'
         raise UserError(f'{known}{" and" if row.folder else ":"} {ways}; none is in {folder}')
     digits, name = (row.sha256, row.file) if url == row.weights else (None, None)
-    return Checkpoint(*fetch(url, cache, sha256=digits, name=name, offline=offline, progress=progress), url)
+    path = fetch(url, cache, sha256=digits, name=name, offline=offline, progress=progress)
+    return Checkpoint(path, sha256_of(path), url)
 
 
 def usable_checkpoint(

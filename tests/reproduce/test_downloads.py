@@ -15,9 +15,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def get(server, folder, name='model.pth', **options):
-    path, digest = fetch(f'{server.address}/files/{name}', folder, progress=False, pause=0.001, **options)
-    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    return path
+    return fetch(f'{server.address}/files/{name}', folder, progress=False, pause=0.001, **options)
 
 
 def test_a_second_call_asks_the_server_for_nothing(tmp_path):
@@ -162,7 +160,7 @@ def test_a_folder_of_google_drive_is_got_by_hand(tmp_path):
 
 def test_a_file_is_kept_under_the_name_that_its_address_does_not_tell(tmp_path):
     with serving(CONTENT) as server:
-        path, _ = fetch(f'{server.address}/file/d/1x9', tmp_path, name='p2t_tiny.pth', progress=False)
+        path = fetch(f'{server.address}/file/d/1x9', tmp_path, name='p2t_tiny.pth', progress=False)
     assert path.name == 'p2t_tiny.pth'
 
 

@@ -79,7 +79,7 @@ def reply(body=b'', *headers, status='200 OK', length=True):
 
 
 def get(server, folder, **options):
-    return fetch(server.url, folder, **{'progress': False, 'pause': 0.001, **options})[0].read_bytes()
+    return fetch(server.url, folder, **{'progress': False, 'pause': 0.001, **options}).read_bytes()
 
 
 def nothing_kept(folder):
