@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from mmvit_ext.errors.user_error import printable
+
 __all__ = ['Fault', 'Report']
 
 SHOWN = 5
@@ -37,7 +39,8 @@ class Report:
         """Add a fault."""
         self.counts[kind] += 1
         if self.counts[kind] <= KEPT:
-            self.faults.append(Fault(kind, _short(where), _short(reason)))
+            where, reason = (text if len(text) <= LONGEST else f'{text[:LONGEST]}...' for text in (where, reason))
+            self.faults.append(Fault(kind, printable(where), printable(reason)))
 
     def lines(self, *, complete: bool = False) -> list[str]:
         """The report as lines of text: the first five faults of each kind, or the first thousand."""
@@ -49,9 +52,3 @@ class Report:
             if len(shown) < total:
                 lines.append(f'  {kind}: {total - len(shown)} more')
         return lines + [f'  note: {note}' for note in self.notes]
-
-
-def _short(text: str) -> str:
-    """Text from an archive as a terminal can show it: shortened, its control characters spelled out."""
-    text = text if len(text) <= LONGEST else f'{text[:LONGEST]}...'
-    return ''.join(part if part.isprintable() else part.encode('unicode_escape').decode() for part in text)
