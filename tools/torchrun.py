@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.distributed import run
+from torch.distributed import DistError, run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -31,6 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             rank, failure = error.get_first_failure()
             print(f'torchrun: rank {rank} failed with exit code {failure.exitcode}, see above', file=sys.stderr)
             return failure.exitcode if failure.exitcode > 0 else 1
+        except DistError as error:
+            reason = str(error).splitlines()[0]
+            print(
+                f'torchrun: error: the machines of this run have not met ({reason}): start it on each of NNODES '
+                'machines with its own NODE_RANK, and the MASTER_ADDR and PORT of the first one',
+                file=sys.stderr,
+            )
+            return 1
         except (KeyboardInterrupt, SignalException):
             # A process that saved before it ended, or that knows that starting again is of no use, left word.
             return int(final_code.read_text()) if final_code.is_file() else 130

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
+from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
 from mmvit_ext.engine.runner import build_runner, leave_processes, load_run, sole_use_by_run
 from mmvit_ext.errors import UserError, same_on_every_process
@@ -76,7 +77,7 @@ def test(
             cfg.pop(key, None)
     # Not the work folder: a checkpoint may be tested while its training continues there.
     folders = {'--out': None if Path(out or '').suffix else out, '--show-dir': show_dir}
-    with sole_use_by_run(launcher, folders):
+    with sole_use_by_run(launcher, folders), kept_signal_handlers():
         metrics = _run(cfg, out, notes, allow_partial=allow_partial, trust=trust)
     leave_processes()
     return metrics

@@ -38,8 +38,8 @@ _Table = tuple[tuple[str, str], ...]
 _OUTAGES: _Table = (
     (
         r'.*DataLoader worker.*(killed by signal|exited unexpectedly)',
-        'a data loader worker was killed, most often for lack of memory or of shared memory (/dev/shm): lower '
-        'num_workers or the batch size',
+        'a data loader worker was killed, most often for lack of memory or of shared memory (/dev/shm, docker run '
+        '--shm-size=8g): lower num_workers or the batch size',
     ),
     (
         r'.*DataLoader timed out after (?P<seconds>\d+)',
@@ -56,7 +56,10 @@ _OUTAGES: _Table = (
 """What another process, another machine or the network did: another try may succeed with the same input."""
 
 _KNOWN: _Table = (
-    (r'UnidentifiedImageError: |.*image file is truncated|.*broken data stream|error: OpenCV\(', _UNDECODED),
+    (
+        r'UnidentifiedImageError: |.*image file is truncated|.*broken data stream|error: OpenCV.*(imgcodecs|empty\(\))',
+        _UNDECODED,
+    ),
     (
         r'AssertionError: failed to load image: (?P<path>.*)',
         '{path} is not an image that can be read: replace or remove it',
@@ -74,11 +77,6 @@ _KNOWN: _Table = (
     (
         r'.*([Tt]oo many open files|received \d+ items of ancdata)',
         'too many files are open at once: raise the limit (ulimit -n 4096), or lower num_workers',
-    ),
-    (
-        r'RuntimeError: unable to \w+ .*(torch_|shared memory)',
-        'the shared memory of the data loader workers is full ({message}): make /dev/shm larger (docker run '
-        '--shm-size=8g), or lower num_workers or the batch size',
     ),
     (
         r'RuntimeError: .*(PytorchStreamWriter failed writing|unexpected pos \d+ vs)',
@@ -148,7 +146,7 @@ def describe_failure(error: BaseException) -> str | None:
     if outage := describe_outage(error):
         return outage
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        name = error.filename or written_file(error) or 'unknown file'
+        name = error.filename or written_file(error) or 'unknown file; data loader workers need /dev/shm'
         return f'the disk is full ({name}): free some space and run the command again'
     many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     if isinstance(error, OSError) and error.errno is not None and error.filename and not many:

@@ -57,8 +57,10 @@ def test_an_interrupt_ends_training_with_130_and_no_traceback(make_config: Confi
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(make_config: Config, tmp_path: Path) -> None:
-    config = make_config()
+def test_two_processes_train_together_and_one_goes_on(
+    make_config: Config, tmp_path: Path, run_tool: Callable[..., tuple[int, str]]
+) -> None:
+    config = make_config("default_hooks['exact_resume'] = dict(type='mmvit_ext.ExactResumeHook')")
     command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), config, '2', '--work-dir', 'runs', '--amp']
     env = {**environment(), 'PORT': str(20000 + os.getpid() % 20000), 'CUDA_VISIBLE_DEVICES': ''}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
@@ -66,6 +68,12 @@ def test_two_processes_train_together(make_config: Config, tmp_path: Path) -> No
     output = done.stdout + done.stderr
     assert 'total batch size 4 = 2 processes x 2 images x 1 accumulated' in output
     assert (tmp_path / 'runs' / 'iter_2.pth').is_file()
+    options = ('train_dataloader.batch_size=3', 'train_cfg.max_iters=4')
+    code, output = run_tool('train', config, '--work-dir', 'runs', '--resume', '--cfg-options', *options)
+    assert code == 0
+    assert 'resumed epoch: 0, iter: 2' in output
+    assert 'the run continues, but not as it would have without the interruption' in output
+    assert (tmp_path / 'runs' / 'iter_4.pth').is_file()
 
 
 @pytest.mark.slow

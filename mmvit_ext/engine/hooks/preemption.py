@@ -142,11 +142,13 @@ def _obey(parent: int) -> NoReturn:
 
 @contextmanager
 def kept_signal_handlers() -> Iterator[None]:
-    """Restores the handlers of SIGTERM and SIGINT after the block, however it ends."""
+    """Restores the handlers of SIGTERM and SIGINT after the block, however it ends, and stops the alarm of a hook."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
+        if hasattr(signal, 'alarm'):
+            signal.alarm(0)
         with suppress(ValueError):  # not in the main thread, where none was changed either
             for number, handler in before.items():
                 signal.signal(number, handler)

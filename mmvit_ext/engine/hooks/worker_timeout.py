@@ -1,11 +1,14 @@
 """End a run whose data loader gives no batch."""
 
+import os
 import signal
 import threading
+from multiprocessing.queues import Queue
 from typing import Any, NoReturn
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import get_worker_info
 
 __all__ = ['WorkerTimeoutHook']
 
@@ -17,10 +20,14 @@ class WorkerTimeoutHook(Hook):
     """Ends a wait for a batch that PyTorch's timeout of the data loader does not.
 
     That timeout ends when a worker announces a batch. If the worker is stopped then, the main process waits for ever
-    for the memory with the batch.
+    for the memory with the batch. Where a worker cannot hand a batch over, for lack of shared memory or of files,
+    Python prints a traceback and the batch never comes: here the worker ends.
     """
 
     priority = 'LOWEST'  # its clock runs after what the other hooks do
+
+    def __init__(self) -> None:
+        Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
     def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
         seconds = getattr(runner, f'{mode}_dataloader').timeout
@@ -41,9 +48,16 @@ class WorkerTimeoutHook(Hook):
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
         self._before_iter(runner, 0)
 
-    def after_run(self, runner: Runner) -> None:
-        """Stop the clock."""
-        self._before_iter(runner, 0)
+
+_print_traceback = Queue._on_queue_feeder_error  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, item: Any) -> None:
+    if get_worker_info() is None:
+        _print_traceback(error, item)
+        return
+    os.write(2, f'a data loader worker cannot hand its batch over: {error}\n'.encode())
+    os._exit(1)
 
 
 def _end(seconds: float) -> NoReturn:
