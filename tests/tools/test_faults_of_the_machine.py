@@ -70,7 +70,7 @@ def test_no_command_writes_into_a_folder_in_use(
     for option, command in {
         '--work-dir': ('train', make_config(ATOMIC), '--work-dir', folder),
         '--out': ('predict', config, weights, trained / 'data' / 'images', '--out', folder),
-        '--show-dir': ('test', config, weights, '--work-dir', folder.parent / 'logs', '--show-dir', folder),
+        '--show-dir': ('test', config, weights, '--work-dir', folder.parent / 'logs', '--show-dir', folder, '--force'),
     }.items():
         code, output = run_tool(*command)
         assert code == 2

@@ -60,7 +60,10 @@ def test_an_interrupt_ends_training_with_130_and_no_traceback(make_config: Confi
 def test_two_processes_train_together_and_one_goes_on(
     make_config: Config, tmp_path: Path, run_tool: Callable[..., tuple[int, str]]
 ) -> None:
-    config = make_config("default_hooks['exact_resume'] = dict(type='mmvit_ext.ExactResumeHook')")
+    config = make_config(
+        "default_hooks['checkpoint'].update(type='mmvit_ext.AtomicCheckpointHook')",
+        "default_hooks['exact_resume'] = dict(type='mmvit_ext.ExactResumeHook')",
+    )
     command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), config, '2', '--work-dir', 'runs', '--amp']
     env = {**environment(), 'PORT': str(20000 + os.getpid() % 20000), 'CUDA_VISIBLE_DEVICES': ''}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
