@@ -8,7 +8,6 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from PIL import Image
 
@@ -40,38 +39,29 @@ class MiniClass:
 
 
 _CLASSES = (
-    MiniClass('sky', 1, False, 'rocket.jpg', (6, 230, 230), ade=3, coco_stuff=146, context=47),
-    MiniClass('wall', 2, False, 'brick.png', (120, 120, 120), ade=1, coco_stuff=160, context=56),
-    MiniClass('grass', 3, False, 'grass.png', (4, 250, 7), ade=10, coco_stuff=113, context=29),
-    MiniClass('gravel', 4, False, 'gravel.png', (120, 120, 70), ade=14, coco_stuff=114, context=30),
-    MiniClass('airplane', 5, True, 'moon.png', (0, 255, 82), 91, 5, 1, coco=5, wnid='n02690373', imagenet=404),
-    MiniClass('cat', 6, True, 'chelsea.png', (255, 0, 122), 127, 16, 15, coco=17, wnid='n02123045', imagenet=281),
-    MiniClass('cup', 7, True, 'coffee.png', (25, 194, 194), 148, 42, 21, coco=47, wnid='n03063599', imagenet=504),
-    MiniClass(
-        'motorcycle', 8, True, 'motorcycle_left.png', (163, 0, 255), 117, 4, 34, coco=4, wnid='n03791053', imagenet=670
-    ),
+    MiniClass('sky', 1, False, 'rocket.jpg', (6, 230, 230), 3, 146, 47),
+    MiniClass('wall', 2, False, 'brick.png', (120, 120, 120), 1, 160, 56),
+    MiniClass('grass', 3, False, 'grass.png', (4, 250, 7), 10, 113, 29),
+    MiniClass('gravel', 4, False, 'gravel.png', (120, 120, 70), 14, 114, 30),
+    MiniClass('airplane', 5, True, 'moon.png', (0, 255, 82), 91, 5, 1, 5, 'n02690373', 404),
+    MiniClass('cat', 6, True, 'chelsea.png', (255, 0, 122), 127, 16, 15, 17, 'n02123045', 281),
+    MiniClass('cup', 7, True, 'coffee.png', (25, 194, 194), 148, 42, 21, 47, 'n03063599', 504),
+    MiniClass('motorcycle', 8, True, 'motorcycle_left.png', (163, 0, 255), 117, 4, 34, 4, 'n03791053', 670),
 )
 
 #: The classes by name, in the order of their index.
-MINI_CLASSES: Mapping[str, MiniClass] = MappingProxyType({c.name: c for c in _CLASSES})
+MINI_CLASSES: Mapping[str, MiniClass] = {c.name: c for c in _CLASSES}
 
 #: Photographs by file name: the part that is used, as (left, top, right, bottom) in pixels; None is all of it.
-PHOTOS: Mapping[str, tuple[int, int, int, int] | None] = MappingProxyType(
-    {
-        'rocket.jpg': (100, 0, 550, 110),
-        'brick.png': None,
-        'grass.png': None,
-        'gravel.png': None,
-        'moon.png': (0, 0, 512, 512),
-        'chelsea.png': (45, 152, 240, 290),
-        'coffee.png': (105, 15, 470, 340),
-        'motorcycle_left.png': (150, 185, 640, 440),
-        # The sources of 'other': things that no class stands for.
-        'coins.png': None,
-        'page.png': None,
-        'astronaut.png': (40, 260, 330, 500),
-    }
-)
+PHOTOS: Mapping[str, tuple[int, int, int, int] | None] = {
+    **dict.fromkeys(('brick.png', 'grass.png', 'gravel.png', 'moon.png')),
+    'rocket.jpg': (100, 0, 550, 110),
+    'chelsea.png': (45, 152, 240, 290),
+    'coffee.png': (105, 15, 470, 340),
+    'motorcycle_left.png': (150, 185, 640, 440),
+    **dict.fromkeys(('coins.png', 'page.png')),  # The sources of 'other': things that no class stands for.
+    'astronaut.png': (40, 260, 330, 500),
+}
 
 LYING = 'brick.png'  # The photograph shows its subject lying on its side.
 
@@ -101,22 +91,20 @@ def load_photos() -> dict[str, Image.Image]:
     """RGB photographs by file name from the installed scikit-image, upright and cut to the part that is used."""
     # find_spec does not import scikit-image, which would cost more time than reading the pictures.
     spec = importlib.util.find_spec('skimage')
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or not spec.origin:
         raise MiniDatasetError(
             'The mini dataset is cut from photographs inside scikit-image, which is not installed: '
             "run `pip install 'scikit-image>=0.22'`."
         )
-    folder = Path(next(iter(spec.submodule_search_locations))) / 'data'
-    photos = {}
+    folder, photos = Path(spec.origin).parent / 'data', {}
     for name, box in PHOTOS.items():
         try:
             with open_image(folder / name) as photo:
                 photos[name] = photo.convert('RGB').crop(box)
-                if name == LYING:
-                    photos[name] = photos[name].transpose(Image.Transpose.ROTATE_90)
         except OSError as error:
             raise MiniDatasetError(
                 f'The photograph {folder / name} cannot be read ({error.__class__.__name__}): the mini dataset needs '
                 "a scikit-image that carries it, so run `pip install --force-reinstall 'scikit-image>=0.22'`."
             ) from error
+    photos[LYING] = photos[LYING].transpose(Image.Transpose.ROTATE_90)
     return photos

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 __all__ = ['bounding_box', 'encode_mask', 'outline_rings', 'run_lengths']
 
@@ -12,9 +13,8 @@ _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The smallest box around a bool mask (H, W): left, top, right, bottom; the last two are exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    """The smallest box around what is set in (H, W): left, top, right, bottom; the last two are exclusive."""
+    return Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
 
 
 def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
@@ -33,36 +33,28 @@ def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
             outgoing[x + dx, y + dy].add(direction)
     rings = []
     while outgoing:
-        corner = start = min(outgoing)
-        direction = first = min(outgoing[start])
+        corner, direction = (
+            min(outgoing),
+            -1,
+        )  # a single border leaves the leftmost corner, so that each ring ends there
         ring: list[tuple[int, int]] = []
-        previous = -1
-        while True:
-            if direction != previous:
-                ring.append(corner)
-            outgoing[corner].discard(direction)
-            if not outgoing[corner]:
-                del outgoing[corner]
-            (x, y), (dx, dy) = corner, _STEPS[direction]
-            corner = (x + dx, y + dy)
-            if corner == start:
-                break
-            previous = direction
+        while leaving := outgoing.pop(corner, None):
             # Where two pixels meet at a corner, the right turn stays with the pixel that was being followed.
-            turns = ((direction + 1) % 4, direction, (direction + 3) % 4)
-            direction = next(turn for turn in turns if turn in outgoing[corner])
-        if direction == first and len(ring) > 1:
-            ring = ring[1:]
+            turn = (direction + 1) % 4 if len(leaving) > 1 else min(leaving)
+            if rest := leaving - {turn}:
+                outgoing[corner] = rest
+            if turn != direction:
+                ring.append(corner)
+            (x, y), (dx, dy), direction = corner, _STEPS[turn], turn
+            corner = (x + dx, y + dy)
         rings.append(ring)
     return rings
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
     """Alternating run lengths of a bool mask as COCO counts them: down the columns, pixels that are not set first."""
-    flat = mask.ravel(order='F')
-    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.r_[0, borders, flat.size]).tolist()
-    return [0, *runs] if flat[0] else runs
+    borders = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
+    return np.diff(borders, prepend=0, append=mask.size).tolist()
 
 
 def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
@@ -72,12 +64,7 @@ def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
     uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
     """
     rings = outline_rings(mask)
-    if all(_goes_clockwise(ring) for ring in rings):
+    # From its leftmost, uppermost corner the outside of a part runs to the right and the border of a hole down.
+    if all(first[1] == second[1] for first, second, *_ in rings):
         return [[value for corner in ring for value in corner] for ring in rings]
     return {'counts': run_lengths(mask), 'size': list(mask.shape)}
-
-
-def _goes_clockwise(ring: list[tuple[int, int]]) -> bool:
-    """Tell the outside of a part from the border of a hole, which runs the other way round."""
-    x, y = np.array(ring).T
-    return bool((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() > 0)

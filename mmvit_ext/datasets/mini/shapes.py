@@ -7,12 +7,12 @@ Coordinates are (x, y) with y downwards. Unit outlines are about 1 high; placed 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 __all__ = ['THING_OUTLINES', 'Outline', 'Part', 'bounds', 'coverage', 'other_outline', 'place']
@@ -40,9 +40,9 @@ def _ellipse(x: float, y: float, rx: float, ry: float, *, adds: bool = True, cor
     return Part(adds, np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1))
 
 
-def _stroke(points: Iterable[tuple[float, float]], width: float) -> list[Part]:
+def _stroke(points: Sequence[tuple[float, float]], width: float) -> list[Part]:
     """A line of the given width through ``points``, with round joints and ends."""
-    nodes = np.array(list(points), dtype=float)
+    nodes = np.array(points, dtype=float)
     parts = [_ellipse(x, y, width / 2, width / 2, corners=16) for x, y in nodes]
     for start, end in pairwise(nodes):
         along = end - start
@@ -53,12 +53,11 @@ def _stroke(points: Iterable[tuple[float, float]], width: float) -> list[Part]:
 
 def _with_mirrored(part: Part, middle: float, axis: int) -> list[Part]:
     """A part and its image on the other side of ``middle`` along an axis (0 is x)."""
-    points = part.points.copy()
-    points[:, axis] = 2 * middle - points[:, axis]
-    return [part, Part(part.adds, points)]
+    mirrored = np.where(np.arange(2) == axis, 2 * middle - part.points, part.points)
+    return [part, Part(part.adds, mirrored)]
 
 
-def _airplane(rng: np.random.Generator) -> Outline:
+def _airplane(rng: Generator) -> Outline:
     """A plane from below: a slender hull with swept wings and fins; concave."""
     sweep = rng.uniform(0.25, 0.45)
     wing = _add((1.02, 0.5), (0.95 - sweep, 0.0), (0.74 - sweep, 0.0), (0.52, 0.5))
@@ -67,25 +66,24 @@ def _airplane(rng: np.random.Generator) -> Outline:
     return (hull, *_with_mirrored(wing, 0.5, axis=1), *_with_mirrored(fin, 0.5, axis=1))
 
 
-def _cat(rng: np.random.Generator) -> Outline:
+def _cat(rng: Generator) -> Outline:
     """A sitting cat from behind its front paws: round head with ears, a body, and a thin tail; concave."""
     ear = _add((0.27, 0.27), (0.27, rng.uniform(0.0, 0.05)), (0.46, 0.14))
     paw = _ellipse(0.33, 0.95, 0.1, 0.05)
     bend = rng.uniform(0.9, 1.05)
-    tail = _stroke([(0.62, 0.92), (0.86, 0.9), (bend, 0.76), (bend - 0.06, 0.58), (bend + 0.04, 0.42)], 0.075)
+    tail = [(0.62, 0.92), (0.86, 0.9), (bend, 0.76), (bend - 0.06, 0.58), (bend + 0.04, 0.42)]
     return (
         _ellipse(0.45, 0.68, rng.uniform(0.25, 0.3), 0.32),
         _ellipse(0.45, 0.27, 0.21, 0.18),
         *_with_mirrored(ear, 0.45, axis=0),
         *_with_mirrored(paw, 0.45, axis=0),
-        *tail,
+        *_stroke(tail, 0.075),
     )
 
 
-def _cup(rng: np.random.Generator) -> Outline:
+def _cup(rng: Generator) -> Outline:
     """A cup with a handle that one can see through; one hole."""
-    foot = rng.uniform(0.12, 0.2)
-    grip, wall = rng.uniform(0.2, 0.26), rng.uniform(0.085, 0.11)
+    foot, grip, wall = rng.uniform(0.12, 0.2), rng.uniform(0.2, 0.26), rng.uniform(0.085, 0.11)
     right = [(0.85, 0.06), (0.85 - foot * 0.5, 0.75), (0.85 - foot, 0.94)]
     return (
         _ellipse(0.84, 0.45, grip + 0.04, grip + 0.08),
@@ -96,16 +94,15 @@ def _cup(rng: np.random.Generator) -> Outline:
     )
 
 
-def _motorcycle(rng: np.random.Generator) -> Outline:
+def _motorcycle(rng: Generator) -> Outline:
     """A motorcycle from the side: two wheels with holes, a body between them, a thin fork and handlebar."""
     radius, tyre = rng.uniform(0.27, 0.3), rng.uniform(0.12, 0.15)
     back, front, axle = 0.27, 1.23, 1 - 0.28
     upper = [(0.05, 0.36), (0.4, 0.28), (0.72, 0.3), (0.98, 0.2), (1.06, 0.34)]
-    body = _add(*upper, (0.92, 0.52), (0.88, 0.8), (0.55, 0.82), (0.42, 0.5))
     return (
         *(_ellipse(x, axle, radius, radius) for x in (back, front)),
         *(_ellipse(x, axle, radius - tyre, radius - tyre, adds=False) for x in (back, front)),
-        body,
+        _add(*upper, (0.92, 0.52), (0.88, 0.8), (0.55, 0.82), (0.42, 0.5)),
         *_stroke([(back, axle), (0.6, 0.7)], 0.1),
         *_stroke([(front, axle), (1.0, 0.22), (0.94, 0.06), (0.8, 0.04)], 0.09),
         _ellipse(1.07, 0.22, 0.08, 0.08),
@@ -113,23 +110,19 @@ def _motorcycle(rng: np.random.Generator) -> Outline:
 
 
 #: What draws the unit outline of a thing, by class name.
-THING_OUTLINES: Mapping[str, Callable[[np.random.Generator], Outline]] = MappingProxyType(
-    {'airplane': _airplane, 'cat': _cat, 'cup': _cup, 'motorcycle': _motorcycle}
-)
+THING_OUTLINES = {'airplane': _airplane, 'cat': _cat, 'cup': _cup, 'motorcycle': _motorcycle}
 
 
-def other_outline(rng: np.random.Generator) -> Outline:
+def other_outline(rng: Generator) -> Outline:
     """Draw the unit outline, about 1 high, of something that no class stands for: a crate, a star or a blob."""
     kind = rng.integers(3)
     if kind == 0:
         return (_add((0.0, 0.1), (0.9, 0.0), (1.0, 0.9), (0.1, 1.0)),)
-    corners = 10 if kind == 1 else 24
-    angles = np.linspace(0, 2 * math.pi, corners, endpoint=False)
+    angles = np.linspace(0, 2 * math.pi, 10 if kind == 1 else 24, endpoint=False)
     if kind == 1:
-        radii = np.where(np.arange(corners) % 2 == 0, 0.5, rng.uniform(0.2, 0.3))
+        radii = np.tile([0.5, rng.uniform(0.2, 0.3)], 5)
     else:
-        lobes = int(rng.integers(2, 5))
-        radii = 0.4 + 0.1 * np.cos(lobes * angles + rng.uniform(0, 2 * math.pi))
+        radii = 0.4 + 0.1 * np.cos(int(rng.integers(2, 5)) * angles + rng.uniform(0, 2 * math.pi))
     return (Part(True, 0.5 + np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)),)
 
 
@@ -148,13 +141,12 @@ def place(
     angle: float = 0.0,
     flipped: bool = False,
 ) -> Outline:
-    """Put a unit outline into the picture, in pixels: ``bottom`` is where the middle of its lower side comes to lie.
+    """Put a unit outline, ``height`` pixels high, with the middle of its lower side at ``bottom`` (x, y).
 
-    ``height`` is that before the rotation by ``angle``, in radians and clockwise, about its middle; ``stretch`` widens.
+    It is made ``stretch`` times as wide, and turned about its middle by ``angle``, clockwise on the screen, in radians.
     """
     low, high = bounds(outline)
-    middle = (low + high) / 2
-    scale = height / (high[1] - low[1])
+    middle, scale = (low + high) / 2, height / (high[1] - low[1])
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     width = np.array([-stretch if flipped else stretch, 1.0])
     centre = np.array([bottom[0], bottom[1] - height / 2])

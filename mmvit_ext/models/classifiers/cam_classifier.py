@@ -74,8 +74,7 @@ class CAMClassifier(BaseModel):
         for scores, found, sample in zip(logits, maps, data_samples, strict=True):
             label = scores.argmax(keepdim=True)
             sample.set_pred_score(scores.softmax(0)).set_pred_label(label)
-            known = sample.get('gt_label')
-            chosen = int(label) if known is None else int(torch.as_tensor(known).flatten()[0])
+            chosen = int(torch.as_tensor(sample.get('gt_label', label)).flatten()[0])
             cam = found[chosen]
             if self.rivals:
                 cam = cam - found[strongest_rivals(scores, chosen, self.rivals)].mean(0)

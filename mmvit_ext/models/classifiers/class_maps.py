@@ -12,6 +12,7 @@ Shapes: B batch, C width, h and w the map's size, N classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,15 +32,17 @@ _REMEDY = (
 )
 
 
-def check_class_maps(model: nn.Module) -> None:
-    """Make sure that a classifier of mmpretrain takes the mean of a map; a ``ValueError`` tells what it has instead."""
+def check_class_maps(model: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:
+    """What gives the map whose mean a classifier of mmpretrain takes; a ``ValueError`` tells what it has instead."""
     parts: Any = model
     if not hasattr(parts, 'backbone') or not isinstance(getattr(getattr(parts, 'head', None), 'fc', None), nn.Linear):
         raise ValueError(f'{type(model).__name__} has no linear layer of classes to make maps of: {_REMEDY}')
     backbone, neck = parts.backbone, getattr(parts, 'neck', None)
     kind = getattr(backbone, 'out_type', None)
-    if _pools_itself(parts) or isinstance(getattr(neck, 'gap', None), nn.AdaptiveAvgPool2d):
-        return
+    if neck is None and isinstance(backbone, Backbone) and kind == 'avg_featmap':
+        return backbone.averaged_maps
+    if isinstance(getattr(neck, 'gap', None), nn.AdaptiveAvgPool2d):
+        return backbone
     given = f'backbone {type(backbone).__name__}' + (f' with out_type={kind!r}' if kind else '')
     given += f' and {"no neck" if neck is None else "neck " + type(neck).__name__}'
     raise ValueError(f'a {type(model).__name__} of {given} has no map that its classes are read from: {_REMEDY}')
@@ -47,21 +50,11 @@ def check_class_maps(model: nn.Module) -> None:
 
 def class_maps(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Logits ``(B, N)`` and class activation maps ``(B, N, h, w)``, whose mean is the logit without its bias."""
-    check_class_maps(model)
-    parts: Any = model
-    backbone = parts.backbone
-    features = backbone.averaged_maps(inputs)[-1] if _pools_itself(parts) else backbone(inputs)[-1]  # (B, C, h, w)
-    places = features.permute(0, 2, 3, 1)  # (B, h, w, C)
-    bias = parts.head.fc(torch.zeros_like(places[:1, :1, :1]))  # (1, 1, 1, N)
-    maps = (parts.head.fc(places) - bias).permute(0, 3, 1, 2)
+    places = check_class_maps(model)(inputs)[-1].permute(0, 2, 3, 1)  # (B, h, w, C)
+    fc: Any = model.get_submodule('head.fc')
+    bias = fc(torch.zeros_like(places[:1, :1, :1]))  # (1, 1, 1, N)
+    maps = (fc(places) - bias).permute(0, 3, 1, 2)
     return maps.mean((2, 3)) + bias.flatten(), maps
-
-
-def _pools_itself(model: Any) -> bool:
-    backbone = model.backbone
-    return (
-        getattr(model, 'neck', None) is None and isinstance(backbone, Backbone) and backbone.out_type == 'avg_featmap'
-    )
 
 
 def strongest_rivals(logits: Tensor, label: int, count: int) -> Tensor:

@@ -28,20 +28,11 @@ from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
-__all__ = ['ATMDecoderLayer', 'ATMHead', 'ATMStage', 'FeedForward']
+__all__ = ['ATMDecoderLayer', 'ATMHead', 'ATMStage']
 
 FFN_RATIO = 4
 """Hidden width of the decoder's FFN over D, fixed by the published models."""
-
-
-class FeedForward(nn.Sequential):
-    """``Linear - ReLU - Dropout - Linear`` with a hidden width of 4 D, on ``(B, N, D)``."""
-
-    def __init__(self, embed_dims: int, dropout: float) -> None:
-        hidden = FFN_RATIO * embed_dims
-        super().__init__(
-            nn.Linear(embed_dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, embed_dims)
-        )
+LOSSES = {'atm': 'mmvit_ext.ATMLoss', 'ce': 'mmseg.CrossEntropyLoss'}
 
 
 class ATMDecoderLayer(nn.Module):
@@ -55,23 +46,25 @@ class ATMDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims)
         self.cross_attn = self.cross_attention(embed_dims, num_heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.ffn = FeedForward(embed_dims, dropout)
+        widen, narrow = nn.Linear(embed_dims, FFN_RATIO * embed_dims), nn.Linear(FFN_RATIO * embed_dims, embed_dims)
+        self.ffn = nn.Sequential(widen, nn.ReLU(inplace=True), nn.Dropout(dropout), narrow)
         self.norm3 = nn.LayerNorm(embed_dims)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, tokens: Tensor, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
         """Queries ``(B, N, D)`` and tokens ``(B, L, D)`` to queries and, if wanted, similarity ``(B, N, L)``."""
         queries = self.norm1(queries + self.dropout(self.self_attn(queries)))
-        attended, similarity = self.cross_attn(queries, tokens, need_similarity)
+        attended, similarity = self.attend(queries, tokens, need_similarity)
         queries = self.norm2(queries + self.dropout(attended))
         return self.norm3(queries + self.dropout(self.ffn(queries))), similarity
 
+    def attend(self, queries: Tensor, tokens: Tensor, need_similarity: bool) -> tuple[Tensor, Tensor | None]:
+        """What the queries collect from the tokens ``(B, N, D)`` and, if wanted and known, the similarity."""
+        return self.cross_attn(queries, tokens, need_similarity)
+
 
 class ATMStage(nn.Module):
-    """One Attention-to-Mask module: the tokens' projection and a stack of decoder layers.
-
-    Without ``project`` the tokens are taken as they are and must have the width D of the queries.
-    """
+    """One Attention-to-Mask module: the tokens' projection, if they need one, and a stack of decoder layers."""
 
     layer_type: type[ATMDecoderLayer] = ATMDecoderLayer
 
@@ -92,15 +85,10 @@ class ATMStage(nn.Module):
     def forward(
         self, queries: Tensor, tokens: Tensor, every_layer: bool = False
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Decode one map: ``(B, N, D)`` queries and ``(B, L, D)`` tokens.
-
-        Returns:
-            The last queries, and pairs of queries and similarity ``(B, N, L)`` of the last or, if wanted, every layer.
-        """
+        """The last queries ``(B, N, D)``, and pairs of queries and similarity ``(B, N, L)`` of the last or every layer."""
         wanted = []
-        for index, layer in enumerate(self.layers):
-            need_similarity = every_layer or index == len(self.layers) - 1
-            queries, similarity = layer(queries, tokens, need_similarity)
+        for index, layer in enumerate(self.layers, 1):
+            queries, similarity = layer(queries, tokens, every_layer or index == len(self.layers))
             if similarity is not None:
                 wanted.append((queries, similarity))
         return queries, wanted
@@ -175,9 +163,8 @@ class ATMHead(BaseDecodeHead):
             raise ValueError(f"deep_supervision must be 'stage' or 'layer', got {deep_supervision!r}")
         if deep_supervision == 'layer' and len(in_index) != 1:
             raise ValueError(f"deep_supervision='layer' needs a single stage, got in_index={in_index}")
-        if loss not in ('atm', 'ce'):
+        if loss not in LOSSES:
             raise ValueError(f"loss must be 'atm' or 'ce', got {loss!r}")
-        default_loss = {'atm': {'type': 'mmvit_ext.ATMLoss'}, 'ce': {'type': 'mmseg.CrossEntropyLoss'}}[loss]
         out_channels, threshold = kwargs.get('out_channels', num_classes), kwargs.get('threshold')
         if num_classes < 2 or out_channels != num_classes or threshold is not None:
             raise ValueError(
@@ -193,16 +180,14 @@ class ATMHead(BaseDecodeHead):
             in_index=in_index,
             input_transform='multiple_select',
             dropout_ratio=0,
-            loss_decode=default_loss if loss_decode is None else loss_decode,
+            loss_decode={'type': LOSSES[loss]} if loss_decode is None else loss_decode,
             init_cfg=init_cfg,
             **kwargs,
         )
         if isinstance(self.loss_decode, ATMLoss) != (loss == 'atm'):
             raise ValueError(f'loss={loss!r} does not go with loss_decode={loss_decode!r}')
         del self.conv_seg
-        self.dropout_ratio = dropout_ratio
-        self.deep_supervision = deep_supervision
-        self.fuse_inputs = fuse_inputs
+        self.dropout_ratio, self.deep_supervision, self.fuse_inputs = dropout_ratio, deep_supervision, fuse_inputs
         self.class_queries = nn.Embedding(num_classes, channels)
         self.stages = nn.ModuleList(
             ATMStage(width, channels, num_heads, num_layers, dropout_ratio, use_projection)
@@ -226,45 +211,30 @@ class ATMHead(BaseDecodeHead):
         """Maps in the order in which they are decoded to class logits and masks of every supervised stage."""
         sizes = [feature.shape[-2:] for feature in maps]
         stages = cast('list[ATMStage]', list(self.stages))
-        tokens = self._fuse([stage.tokens(x) for stage, x in zip(stages, maps, strict=True)], sizes)
+        tokens = [stage.tokens(x) for stage, x in zip(stages, maps, strict=True)]
+        for index in range(1, len(tokens) if self.fuse_inputs else 0):
+            above = _resize(tokens[index - 1].transpose(1, 2).unflatten(2, sizes[index - 1]), sizes[index])
+            tokens[index] = tokens[index] + above.flatten(2).transpose(1, 2)
         classes = torch.arange(self.num_classes, device=maps[0].device)
         queries = self.class_queries(classes).expand(len(maps[0]), -1, -1)  # (B, N, D)
         outputs: list[StageOutput] = []
         for stage, memory, size in zip(stages, tokens, sizes, strict=True):
             queries, wanted = stage(queries, memory, self.deep_supervision == 'layer')
             for layer_queries, similarity in wanted:
-                mask = self._resize(similarity.unflatten(2, size), sizes[-1])
+                mask = _resize(similarity.unflatten(2, size), sizes[-1])
                 if outputs and self.deep_supervision == 'stage':
                     mask = mask + outputs[-1].masks
                 outputs.append(StageOutput(self.class_embed(layer_queries), mask))
         return outputs
 
-    def _fuse(self, tokens: list[Tensor], sizes: Sequence[torch.Size]) -> list[Tensor]:
-        """Add every map, resized, to the one decoded after it."""
-        if not self.fuse_inputs:
-            return tokens
-        fused = tokens[:1]
-        for index in range(1, len(tokens)):
-            above = fused[-1].transpose(1, 2).unflatten(2, sizes[index - 1])
-            fused.append(tokens[index] + self._resize(above, sizes[index]).flatten(2).transpose(1, 2))
-        return fused
-
-    @staticmethod
-    def _resize(x: Tensor, size: torch.Size) -> Tensor:
-        if x.shape[-2:] == size:
-            return x
-        return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
-
-    def fuse(self, output: StageOutput, size: tuple[int, int]) -> Tensor:
+    def fuse(self, output: StageOutput, size: tuple[int, ...]) -> Tensor:
         """Class scores ``(B, N, H, W)`` at ``size = (H, W)``; masks are resized before the sigmoid."""
-        probabilities = output.logits.softmax(-1)[..., :-1]
-        return fuse_masks(probabilities, output.masks, size)
+        return fuse_masks(output.logits.softmax(-1)[..., :-1], output.masks, (size[0], size[1]))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Backbone maps to class scores ``(B, N, h, w)`` at the masks' own size."""
         output = self.decode(inputs)[-1]
-        h, w = output.masks.shape[-2:]
-        return self.fuse(output, (h, w))
+        return self.fuse(output, output.masks.shape[-2:])
 
     def loss(self, inputs: Sequence[Tensor], batch_data_samples: Sequence[Any], train_cfg: Any) -> dict[str, Tensor]:
         """Losses of a batch; see :class:`mmvit_ext.models.losses.atm_loss.ATMLoss`."""
@@ -272,11 +242,17 @@ class ATMHead(BaseDecodeHead):
         outputs = self.decode(inputs)
         if isinstance(self.loss_decode, ATMLoss):
             return self.loss_decode(outputs, label.squeeze(1), self.ignore_index)
-        return self.loss_by_feat(self.fuse(outputs[-1], tuple(label.shape[-2:])), batch_data_samples)
+        return self.loss_by_feat(self.fuse(outputs[-1], label.shape[-2:]), batch_data_samples)
 
     def predict(self, inputs: Sequence[Tensor], batch_img_metas: Sequence[dict], test_cfg: Any) -> Tensor:
         """Class scores ``(B, N, H, W)`` at the size of the (padded) input images."""
         meta = batch_img_metas[0]
-        shape = meta['img_shape'] if isinstance(meta['img_shape'], torch.Size) else meta.get('pad_shape')
-        size = tuple(shape if shape is not None else meta['img_shape'])[:2]
-        return self.fuse(self.decode(inputs)[-1], size)
+        window = isinstance(meta['img_shape'], torch.Size)  # of mmseg's sliding inference
+        size = None if window else meta.get('pad_shape')
+        return self.fuse(self.decode(inputs)[-1], meta['img_shape'] if size is None else size)
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode='bilinear', align_corners=False)

@@ -13,8 +13,9 @@ Shapes: B batch, C backbone width, D head width, (h, w) fine grid, L tokens of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,28 +30,19 @@ __all__ = ['QULayer', 'QULevel', 'ShrunkATMHead']
 
 
 class QULayer(ATMDecoderLayer):
-    """Post-norm decoder layer with ordinary cross-attention; arguments as in ``ATMDecoderLayer``."""
+    """Post-norm decoder layer with ordinary cross-attention."""
 
     cross_attention = PackedAttention
 
-    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
-        """Queries ``(B, h*w, D)`` and tokens ``(B, L, D)`` to queries."""
-        queries = self.norm1(queries + self.dropout(self.self_attn(queries)))
-        queries = self.norm2(queries + self.dropout(self.cross_attn(queries, tokens)))
-        return self.norm3(queries + self.dropout(self.ffn(queries)))
+    def attend(self, queries: Tensor, tokens: Tensor, need_similarity: bool) -> tuple[Tensor, None]:
+        """What the queries ``(B, h*w, D)`` collect from the tokens ``(B, L, D)``."""
+        return self.cross_attn(queries, tokens), None
 
 
 class QULevel(ATMStage):
     """One level of query-based upsampling: the tokens' projection and a stack of decoder layers."""
 
     layer_type = QULayer
-
-    def forward(self, queries: Tensor, feature: Tensor) -> Tensor:  # type: ignore[override]
-        """Queries ``(B, h*w, D)`` and a map ``(B, C, ...)`` to queries."""
-        tokens = self.tokens(feature)  # (B, L, D)
-        for layer in self.layers:
-            queries = layer(queries, tokens)
-        return queries
 
 
 @MODELS.register_module()
@@ -110,7 +102,7 @@ class ShrunkATMHead(ATMHead):
         self.in_channels, self.in_index = list(in_channels), list(in_index)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.query_grid = (-(-height // query_stride), -(-width // query_stride))
-        self.position_queries = nn.Embedding(self.query_grid[0] * self.query_grid[1], channels)
+        self.position_queries = nn.Embedding(math.prod(self.query_grid), channels)
         self.levels = nn.ModuleList(QULevel(c, channels, num_heads, num_layers, dropout_ratio) for c in in_channels)
         track_position(self, 'position_queries.weight', self.query_grid)
 
@@ -118,9 +110,9 @@ class ShrunkATMHead(ATMHead):
         """Fine and coarse map to class logits and masks of every ATM layer, the final one last."""
         maps = self._transform_inputs(inputs)
         B, _, h, w = maps[0].shape
-        places = torch.arange(self.query_grid[0] * self.query_grid[1], device=maps[0].device)
+        places = torch.arange(math.prod(self.query_grid), device=maps[0].device)
         learned = resize_position_embedding(self.position_queries(places)[None], self.query_grid, (h, w))
         queries = learned.expand(B, -1, -1)
-        for level, feature in zip(self.levels, maps, strict=True):
-            queries = level(queries, feature)
+        for level, feature in zip(cast('list[QULevel]', list(self.levels)), maps, strict=True):
+            queries, _ = level(queries, level.tokens(feature))
         return self.decode_maps([queries.transpose(1, 2).unflatten(2, (h, w))])

@@ -33,12 +33,7 @@ def merged_association(
 ) -> Tensor:
     """One association of all heads on whole cells, ``(B, 1, 9, p * sh * factor, p * sw * factor)``, 0 in what was cut.
 
-    Args:
-        similarity: ``(B, heads, 9, h, w)`` of ``mmvit_ext.SPFormer``; its last cells may be cut.
-        grid: ``(sh, sw)`` of the superpixels.
-        cell_size: Edge p of a cell in pixel features.
-        merge: ``'similarity'`` merges the heads before the softmax, ``'average'`` their associations.
-        factor: How many times finer the pixels shall be.
+    It comes from SPFormer's similarity ``(B, heads, 9, h, w)``, whose last cells of edge p may be cut.
     """
     h, w = similarity.shape[-2:]
     cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
@@ -111,30 +106,20 @@ class SuperpixelHead(BaseDecodeHead):
         if init_cfg is None:
             init_cfg = {'type': 'Normal', 'std': 0.01, 'override': {'name': 'conv_seg'}}
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
-        super().__init__(
-            in_channels,
-            in_channels,
-            num_classes=num_classes,
-            in_index=in_index,
-            dropout_ratio=dropout_ratio,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-            **kwargs,
-        )
+        kwargs |= {'in_index': in_index, 'dropout_ratio': dropout_ratio, 'norm_cfg': norm_cfg, 'init_cfg': init_cfg}
+        super().__init__(in_channels, in_channels, num_classes=num_classes, **kwargs)
         self.association_index, self.cell_size, self.merge = association_index, cell_size, merge
         self.lift_factor = pixel_stride // lift_stride
         self.norm = build_norm_layer(norm_cfg, in_channels)[1]
-        self.norms_last_axis = isinstance(self.norm, nn.LayerNorm)
 
     def _select(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The superpixel map and the similarity among the backbone's outputs."""
-        similarity = inputs[self.association_index]
+        superpixels, similarity = self._transform_inputs(inputs), inputs[self.association_index]
         if similarity.ndim != 5 or similarity.shape[2] != 9:
             raise ValueError(
                 f'output {self.association_index} of the backbone must be the similarity (B, heads, 9, h, w), got '
                 f'{tuple(similarity.shape)}; build SPFormer with out_association=True and put no neck in between'
             )
-        superpixels = self._transform_inputs(inputs)
         expected = tuple(-(-edge // self.cell_size) for edge in similarity.shape[-2:])
         if superpixels.ndim != 4 or superpixels.shape[-2:] != expected:
             raise ValueError(
@@ -146,11 +131,9 @@ class SuperpixelHead(BaseDecodeHead):
 
     def classify(self, superpixels: Tensor) -> Tensor:
         """Superpixels ``(B, C, sh, sw)`` to their logits ``(B, K, sh, sw)``."""
-        if self.norms_last_axis:
-            superpixels = self.norm(superpixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        else:
-            superpixels = self.norm(superpixels)
-        return self.cls_seg(superpixels)
+        if not isinstance(self.norm, nn.LayerNorm):
+            return self.cls_seg(self.norm(superpixels))
+        return self.cls_seg(self.norm(superpixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Backbone outputs to logits at ``lift_stride``; see the class."""

@@ -96,27 +96,18 @@ class AdversarialModel(BaseModel):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if r1_weight < 0 or r1_interval < 1:
-            raise ValueError(
-                f'r1_weight must not be negative and r1_interval at least 1, got {r1_weight}, {r1_interval}'
-            )
+            raise ValueError(f'r1_weight must be 0 or more and r1_interval at least 1, got {r1_weight}, {r1_interval}')
         if fakes_per_image < 1 or seed < 0:
             raise ValueError(f'fakes_per_image must be at least 1 and seed 0 or more, got {fakes_per_image}, {seed}')
         if not 0 < average_momentum < 1:
             raise ValueError(f'average_momentum must be above 0 and below 1, got {average_momentum}')
-        super().__init__(
-            data_preprocessor=dict(
-                data_preprocessor
-                or {'type': 'mmengine.ImgDataPreprocessor', 'mean': [HALF] * 3, 'std': [HALF] * 3, 'bgr_to_rgb': True}
-            ),
-            init_cfg=init_cfg,
-        )
+        scaling = {'type': 'mmengine.ImgDataPreprocessor', 'mean': [HALF] * 3, 'std': [HALF] * 3, 'bgr_to_rgb': True}
+        super().__init__(dict(data_preprocessor or scaling), init_cfg)
         self.generator = MODELS.build(dict(generator))
         self.discriminator = MODELS.build(dict(discriminator))
         self.average = GeneratorAverage(self.generator, average_momentum).eval()
-        self.r1_weight = r1_weight
-        self.r1_interval = r1_interval
-        self.fakes_per_image = fakes_per_image
-        self.seed = seed
+        self.r1_weight, self.r1_interval = r1_weight, r1_interval
+        self.fakes_per_image, self.seed = fakes_per_image, seed
 
     @property
     def noise_dims(self) -> int:
@@ -185,28 +176,27 @@ class AdversarialModel(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = 'tensor'
     ) -> Tensor | list[BaseDataElement]:
-        """Generate.
+        """Generate images, from noise in mode ``'tensor'`` or for an evaluation in mode ``'predict'``.
 
         Args:
-            inputs: Noise ``(B, Z)`` in mode ``'tensor'``, real images ``(B, 3, S, S)`` in mode ``'predict'``.
+            inputs: Noise ``(B, Z)``, or real images ``(B, 3, S, S)`` in mode ``'predict'``.
             data_samples: Those of the real images; their ``sample_idx`` chooses the noise.
             mode: ``'tensor'`` or ``'predict'``; the losses of training are computed in :meth:`train_step`.
 
         Returns:
-            Generated images with values from -1 to 1 in mode ``'tensor'``; in mode ``'predict'``, for each real image,
-            ``real_img`` ``(3, S, S)`` and ``fake_imgs`` ``(fakes_per_image, 3, S, S)``, RGB, ``uint8``.
+            Images with values from -1 to 1; in mode ``'predict'``, for each real image, ``real_img`` ``(3, S, S)`` and
+            ``fake_imgs`` ``(fakes_per_image, 3, S, S)``, RGB, ``uint8``.
         """
         if mode == 'tensor':
             return self.average.module(inputs)
         if mode != 'predict':
             raise ValueError(f"mode must be 'tensor' or 'predict', got {mode!r}: train_step computes the losses")
         known = [{}] * len(inputs) if data_samples is None else [sample.metainfo for sample in data_samples]
-        numbers = [meta.get('sample_idx', place) for place, meta in enumerate(known)]
-        numbers = [number * self.fakes_per_image + fake for number in numbers for fake in range(self.fakes_per_image)]
-        fakes = self.sample(noise_of(self.seed, numbers, self.noise_dims)).unflatten(0, (-1, self.fakes_per_image))
-        return [
-            BaseDataElement(real_img=real, fake_imgs=fake) for real, fake in zip(to_pixels(inputs), fakes, strict=True)
-        ]
+        count, numbers = self.fakes_per_image, [meta.get('sample_idx', place) for place, meta in enumerate(known)]
+        numbers = [number * count + fake for number in numbers for fake in range(count)]
+        fakes = self.sample(noise_of(self.seed, numbers, self.noise_dims)).unflatten(0, (-1, count))
+        pairs = zip(to_pixels(inputs), fakes, strict=True)
+        return [BaseDataElement(real_img=real, fake_imgs=fake) for real, fake in pairs]
 
 
 def _bare(model: nn.Module) -> nn.Module:

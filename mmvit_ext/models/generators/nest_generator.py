@@ -14,7 +14,6 @@ Shapes: B batch, Z noise, C width of a level, H and W its map's size, e edge of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import arch_settings, checkpointed
+from mmvit_ext.models.backbones.base import arch_settings, arch_table, checkpointed
 from mmvit_ext.models.backbones.nest import NesTLayer
 from mmvit_ext.models.layers.blocks import register_layout
 from mmvit_ext.models.layers.mlp import init_linears
@@ -55,16 +54,14 @@ class GeneratorLevel(nn.Module):
         self,
         deaggregation: BlockDeaggregation | None,
         layers: Sequence[NesTLayer],
-        *,
         edge: int,
         embed_dims: int,
         with_cp: bool,
     ) -> None:
         super().__init__()
-        self.deaggregation = deaggregation
+        self.deaggregation, self.with_cp = deaggregation, with_cp
         self.pos_embed = nn.Parameter(torch.zeros(1, edge, edge, embed_dims))
         self.layers = nn.ModuleList(layers)
-        self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
         """Map of the level above (or the first block) to this level's ``(B, H, W, C)``."""
@@ -105,11 +102,10 @@ class NesTGenerator(BaseModule):
         ValueError: An argument is unknown, out of range, or contradicts another one.
     """
 
-    ARCHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-        {
-            '32': {'embed_dims': (512, 256, 128, 64), 'num_heads': (8, 4, 2, 1), 'depths': (2,) * 4},
-            '64': {'embed_dims': (1024, 512, 256, 128, 64), 'num_heads': (16, 8, 4, 2, 1), 'depths': (2,) * 5},
-        }
+    ARCHS = arch_table(
+        ('embed_dims', 'num_heads', 'depths'),
+        **{'32': ((512, 256, 128, 64), (8, 4, 2, 1), (2,) * 4)},
+        **{'64': ((1024, 512, 256, 128, 64), (16, 8, 4, 2, 1), (2,) * 5)},
     )
 
     def __init__(
@@ -135,35 +131,19 @@ class NesTGenerator(BaseModule):
         if any(width % 4 for width in dims[:-1]):
             raise ValueError(f'arch: PixelShuffle needs multiples of 4 as widths before the last one, got {dims}')
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
-        act_cfg = dict(act_cfg or {'type': 'GELU'})
-        self.noise_dims = noise_dims
-        self.block_size = block_size
+        options: dict[str, Any] = {'norm_cfg': norm_cfg, 'act_cfg': dict(act_cfg or {'type': 'GELU'})}
+        options |= {'block_size': block_size, 'multi_query': multi_query, 'qkv_bias': qkv_bias}
+        self.noise_dims, self.block_size = noise_dims, block_size
         self.img_size = block_size * 2 ** (len(dims) - 1)
 
         self.stem = nn.Linear(noise_dims, block_size * block_size * dims[0])
         self.levels = nn.ModuleList()
-        for level, width in enumerate(dims):
-            layers = [
-                NesTLayer(
-                    width,
-                    settings['num_heads'][level],
-                    block_size=block_size,
-                    multi_query=multi_query,
-                    qkv_bias=qkv_bias,
-                    norm_cfg=norm_cfg,
-                    act_cfg=act_cfg,
-                )
-                for _ in range(settings['depths'][level])
-            ]
-            self.levels.append(
-                GeneratorLevel(
-                    BlockDeaggregation(dims[level - 1], width, norm_cfg=norm_cfg) if level else None,
-                    layers,
-                    edge=block_size * 2**level,
-                    embed_dims=width,
-                    with_cp=with_cp,
-                )
-            )
+        for level, (width, heads, depth) in enumerate(
+            zip(dims, settings['num_heads'], settings['depths'], strict=True)
+        ):
+            layers = [NesTLayer(width, heads, **options) for _ in range(depth)]
+            before = BlockDeaggregation(dims[level - 1], width, norm_cfg=norm_cfg) if level else None
+            self.levels.append(GeneratorLevel(before, layers, block_size * 2**level, width, with_cp))
         self.norm = build_norm_layer(norm_cfg, dims[-1])[1]
         self.to_image = nn.Conv2d(dims[-1], out_channels, 3, padding=1)
         register_layout(self)

@@ -25,28 +25,21 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['ConvDiscriminator', 'ConvGenerator']
 
-FIRST_EDGE = 4
-"""Edge in pixels of the map that noise becomes."""
+FIRST_EDGE = 4  # in pixels, of the map that noise becomes
 
 
 def check_levels(embed_dims: Sequence[int], attention_level: int | None) -> None:
     """Raise ``ValueError`` unless there are widths, all multiples of 8, and the level of the attention exists."""
+    last = len(embed_dims) - 1
     if not embed_dims or any(width < 8 or width % 8 for width in embed_dims):
         raise ValueError(f'embed_dims must be one multiple of 8 or several, got {tuple(embed_dims)}')
-    if attention_level is not None and not 0 <= attention_level < len(embed_dims):
-        raise ValueError(
-            f'attention_level must be 0 to {len(embed_dims) - 1} or None for no attention, got {attention_level}'
-        )
+    if attention_level is not None and not 0 <= attention_level <= last:
+        raise ValueError(f'attention_level must be 0 to {last} or None for no attention, got {attention_level}')
 
 
-def conv3x3(in_dims: int, out_dims: int) -> nn.Module:
-    """3x3 convolution with spectral norm."""
-    return spectral_norm(nn.Conv2d(in_dims, out_dims, 3, padding=1))
-
-
-def conv1x1(in_dims: int, out_dims: int, bias: bool = True) -> nn.Module:
-    """1x1 convolution with spectral norm."""
-    return spectral_norm(nn.Conv2d(in_dims, out_dims, 1, bias=bias))
+def conv(in_dims: int, out_dims: int, kernel: int, bias: bool = True) -> nn.Module:
+    """Convolution with spectral norm that keeps the size of a map."""
+    return spectral_norm(nn.Conv2d(in_dims, out_dims, kernel, padding=kernel // 2, bias=bias))
 
 
 class PlaneAttention(nn.Module):
@@ -57,10 +50,10 @@ class PlaneAttention(nn.Module):
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
-        self.query = conv1x1(embed_dims, embed_dims // 8, bias=False)
-        self.key = conv1x1(embed_dims, embed_dims // 8, bias=False)
-        self.value = conv1x1(embed_dims, embed_dims // 2, bias=False)
-        self.out = conv1x1(embed_dims // 2, embed_dims, bias=False)
+        self.query = conv(embed_dims, embed_dims // 8, 1, bias=False)
+        self.key = conv(embed_dims, embed_dims // 8, 1, bias=False)
+        self.value = conv(embed_dims, embed_dims // 2, 1, bias=False)
+        self.out = conv(embed_dims // 2, embed_dims, 1, bias=False)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,10 +72,10 @@ class UpBlock(nn.Module):
     def __init__(self, in_dims: int, embed_dims: int) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_dims)
-        self.conv1 = conv3x3(in_dims, embed_dims)
+        self.conv1 = conv(in_dims, embed_dims, 3)
         self.norm2 = nn.BatchNorm2d(embed_dims)
-        self.conv2 = conv3x3(embed_dims, embed_dims)
-        self.skip = conv1x1(in_dims, embed_dims)
+        self.conv2 = conv(embed_dims, embed_dims, 3)
+        self.skip = conv(in_dims, embed_dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C', H, W)`` to ``(B, C, 2 H, 2 W)``."""
@@ -99,9 +92,9 @@ class DownBlock(nn.Module):
 
     def __init__(self, in_dims: int, embed_dims: int, *, first: bool) -> None:
         super().__init__()
-        self.conv1 = conv3x3(in_dims, embed_dims)
-        self.conv2 = conv3x3(embed_dims, embed_dims)
-        self.skip = conv1x1(in_dims, embed_dims)
+        self.conv1 = conv(in_dims, embed_dims, 3)
+        self.conv2 = conv(embed_dims, embed_dims, 3)
+        self.skip = conv(in_dims, embed_dims, 1)
         self.first = first
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,18 +137,17 @@ class ConvGenerator(BaseModule):
         self.stem = spectral_norm(nn.Linear(noise_dims, FIRST_EDGE * FIRST_EDGE * embed_dims[0]))
         self.blocks = nn.ModuleList(UpBlock(below, width) for below, width in pairwise(embed_dims))
         self.attention_level = attention_level
-        self.attention = None if attention_level is None else PlaneAttention(embed_dims[attention_level])
+        self.attention = nn.Identity() if attention_level is None else PlaneAttention(embed_dims[attention_level])
         self.norm = nn.BatchNorm2d(embed_dims[-1])
-        self.to_image = conv3x3(embed_dims[-1], out_channels)
+        self.to_image = conv(embed_dims[-1], out_channels, 3)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Noise ``(B, Z)`` to images; see the class."""
         x = self.stem(noise).unflatten(1, (-1, FIRST_EDGE, FIRST_EDGE))  # (B, C, 4, 4)
         x = x.contiguous(memory_format=torch.channels_last)
-        for level in range(len(self.blocks) + 1):
-            if level:
-                x = self.blocks[level - 1](x)
-            if self.attention is not None and level == self.attention_level:
+        for level, block in enumerate((nn.Identity(), *self.blocks)):
+            x = block(x)
+            if level == self.attention_level:
                 x = self.attention(x)
         return self.to_image(self.norm(x).relu()).tanh().contiguous()
 
@@ -193,7 +185,7 @@ class ConvDiscriminator(BaseModule):
             DownBlock(below, width, first=level == 0) for level, (below, width) in enumerate(pairwise(widths))
         )
         self.attention_level = attention_level
-        self.attention = None if attention_level is None else PlaneAttention(embed_dims[attention_level])
+        self.attention = nn.Identity() if attention_level is None else PlaneAttention(embed_dims[attention_level])
         self.score = spectral_norm(nn.Linear(embed_dims[-1], 1))
 
     def forward(self, img: Tensor) -> Tensor:
@@ -207,6 +199,6 @@ class ConvDiscriminator(BaseModule):
         x = img.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.blocks):
             x = block(x)
-            if self.attention is not None and level == self.attention_level:
+            if level == self.attention_level:
                 x = self.attention(x)
         return self.score(x.relu().sum((2, 3))).squeeze(1)

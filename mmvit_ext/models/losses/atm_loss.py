@@ -63,11 +63,8 @@ class ATMLoss(nn.Module):
         ignore_as_negative: bool = True,
     ) -> None:
         super().__init__()
-        self.ce_weight = ce_weight
-        self.mask_weight = mask_weight
-        self.dice_weight = dice_weight
-        self.no_object_weight = no_object_weight
-        self.ignore_as_negative = ignore_as_negative
+        self.ce_weight, self.mask_weight, self.dice_weight = ce_weight, mask_weight, dice_weight
+        self.no_object_weight, self.ignore_as_negative = no_object_weight, ignore_as_negative
 
     def forward(self, stages: Sequence[StageOutput], label: Tensor, ignore_index: int = 255) -> dict[str, Tensor]:
         """Losses of all stages, from the first to the last.
@@ -79,8 +76,9 @@ class ATMLoss(nn.Module):
         Raises:
             ValueError: A value of the label ``(B, H, W)`` is neither a class nor ``ignore_index``.
         """
-        num_classes = stages[-1].logits.shape[1]
-        image_index, class_index, present = self._classes_present(label, num_classes, ignore_index)
+        last = stages[-1]
+        present = _classes_present(label, last.logits.shape[1], ignore_index)
+        image_index, class_index = present.nonzero(as_tuple=True)
         num_masks, total_weight = self._counts(present)
         matched = _at_least_float32(torch.stack([stage.masks[image_index, class_index] for stage in stages]))
         ignored = None if self.ignore_as_negative else ignore_index
@@ -88,29 +86,14 @@ class ATMLoss(nn.Module):
             focal, dice = mask_losses(matched, label, image_index, class_index, ignored)
         losses: dict[str, Tensor] = {}
         for index, stage in enumerate(stages):
-            suffix = '' if index == len(stages) - 1 else f'_{index}'
+            suffix = '' if stage is last else f'_{index}'
             losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present, total_weight)
             losses[f'loss_mask{suffix}'] = self.mask_weight * focal[index] / num_masks
             losses[f'loss_dice{suffix}'] = self.dice_weight * dice[index] / num_masks
         with torch.no_grad(), torch.autocast(label.device.type, enabled=False):
-            probabilities = _at_least_float32(stages[-1].logits).softmax(-1)[..., :-1]
-            losses['acc_seg'] = fused_accuracy(probabilities, _at_least_float32(stages[-1].masks), label, ignore_index)
+            probabilities = _at_least_float32(last.logits).softmax(-1)[..., :-1]
+            losses['acc_seg'] = fused_accuracy(probabilities, _at_least_float32(last.masks), label, ignore_index)
         return losses
-
-    @staticmethod
-    def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Image and class of every matched mask ``(M,)`` each, and the table of present classes ``(B, N)``."""
-        classes = label.masked_fill(label == ignore_index, num_classes).flatten(1).long()
-        if classes.numel() and (classes.min() < 0 or classes.max() > num_classes):
-            wrong = classes[(classes < 0) | (classes > num_classes)].unique().tolist()
-            raise ValueError(
-                f'label values {wrong[:5]} are outside the {num_classes} classes and are not ignore_index='
-                f'{ignore_index}; check num_classes and reduce_zero_label'
-            )
-        present = label.new_zeros(len(label), num_classes + 1, dtype=torch.bool)
-        present = present.scatter_(1, classes, True)[:, :num_classes]
-        image_index, class_index = present.nonzero(as_tuple=True)
-        return image_index, class_index, present
 
     def _counts(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Matched masks and summed weights of the queries: per process, averaged over all processes, above 0."""
@@ -122,12 +105,24 @@ class ATMLoss(nn.Module):
         return num_masks.clamp(min=1) / get_world_size(), total_weight / get_world_size()
 
     def _classification_loss(self, logits: Tensor, present: Tensor, total_weight: Tensor) -> Tensor:
-        num_classes = logits.shape[1]
-        target = torch.arange(num_classes, device=logits.device).expand_as(present)
-        target = target.masked_fill(~present, num_classes)
-        weight = logits.new_ones(num_classes + 1)
+        N = logits.shape[1]
+        target = torch.arange(N, device=logits.device).expand_as(present).masked_fill(~present, N)
+        weight = logits.new_ones(N + 1)
         weight[-1] = self.no_object_weight
         return F.cross_entropy(logits.transpose(1, 2), target, weight=weight, reduction='sum') / total_weight
+
+
+def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """The table ``(B, N)`` of the classes that occur in each image."""
+    classes = label.masked_fill(label == ignore_index, num_classes).flatten(1).long()
+    wrong = (classes < 0) | (classes > num_classes)
+    if wrong.any():
+        raise ValueError(
+            f'label values {classes[wrong].unique().tolist()[:5]} are outside the {num_classes} classes and are not '
+            f'{ignore_index=}; check num_classes and reduce_zero_label'
+        )
+    present = label.new_zeros(len(label), num_classes + 1, dtype=torch.bool)
+    return present.scatter_(1, classes, True)[:, :num_classes]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

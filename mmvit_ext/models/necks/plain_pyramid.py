@@ -9,7 +9,7 @@ Shapes: B batch, C width, H and W of an input map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ __all__ = ['PlainPyramid']
 
 FORMS = ('vitdet', 'tnt')
 #: Deconvolutions by the size of a level over that of its input.
-UPSAMPLINGS: Mapping[float, int] = {4: 2, 2: 1, 1: 0}
+UPSAMPLINGS = {4: 2, 2: 1, 1: 0, 0.5: 0}
 
 
 class MapNorm(nn.Module):
@@ -85,49 +85,38 @@ class PlainPyramid(BaseModule):
             raise ValueError(f'in_channels must be one width or one for each of {len(scales)} scales, got {widths}')
         if form not in FORMS:
             raise ValueError(f'form must be one of {FORMS}, got {form!r}')
-        if unknown := [scale for scale in scales if scale not in (*UPSAMPLINGS, 0.5)]:
+        if unknown := [scale for scale in scales if scale not in UPSAMPLINGS]:
             raise ValueError(f'scales must be 4, 2, 1 or 0.5, got {unknown}')
         if num_outs is not None and num_outs < len(scales):
             raise ValueError(f'num_outs must be at least the number of scales, {len(scales)}, got {num_outs}')
         self.in_channels = widths
         self.num_extra = 0 if num_outs is None else num_outs - len(scales)
         norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
+        kernel, padding = (4, 1) if form == 'tnt' else (2, 0)
 
-        def resize(width: int, scale: float) -> list[nn.Module]:
-            if scale == 0.5:
-                if form == 'tnt':
-                    return [nn.AvgPool2d(2, ceil_mode=True)]
-                return [nn.Conv2d(width, width, 3, stride=2, padding=1)]
-            steps: list[nn.Module] = []
+        def steps(width: int, scale: float) -> Iterator[nn.Module]:
+            if scale == 0.5 and form == 'tnt':
+                yield nn.AvgPool2d(2, ceil_mode=True)
+            elif scale == 0.5:
+                yield nn.Conv2d(width, width, 3, stride=2, padding=1)
             for index in range(UPSAMPLINGS[scale]):
-                if form == 'tnt':
-                    steps += [nn.GELU()] * (index > 0) + [nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)]
-                else:
-                    between = [MapNorm(width, norm_cfg), nn.GELU()] if index + 1 < UPSAMPLINGS[scale] else []
-                    steps += [nn.ConvTranspose2d(width, width, 2, stride=2), *between]
-            return steps
-
-        def project(width: int) -> list[nn.Module]:
-            if out_channels is None:
-                return []
-            return [
-                nn.Conv2d(width, out_channels, 1, bias=False),
-                MapNorm(out_channels, norm_cfg),
-                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-                MapNorm(out_channels, norm_cfg),
-            ]
+                if index and form == 'vitdet':
+                    yield MapNorm(width, norm_cfg)
+                if index:
+                    yield nn.GELU()
+                yield nn.ConvTranspose2d(width, width, kernel, stride=2, padding=padding)
+            if out_channels is not None:
+                yield nn.Conv2d(width, out_channels, 1, bias=False)
+                yield MapNorm(out_channels, norm_cfg)
+                yield nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+                yield MapNorm(out_channels, norm_cfg)
 
         all_widths = widths if len(widths) == len(scales) else widths * len(scales)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*resize(width, scale), *project(width))
-            for width, scale in zip(all_widths, scales, strict=True)
-        )
+        self.levels = nn.ModuleList(nn.Sequential(*steps(*level)) for level in zip(all_widths, scales, strict=True))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps of the backbone to the levels; see the class."""
-        maps = list(inputs)
-        if len(self.in_channels) == 1:
-            maps = maps[-1:] * len(self.levels)
+        maps = list(inputs) if len(self.in_channels) > 1 else list(inputs)[-1:] * len(self.levels)
         if len(maps) != len(self.levels):
             raise ValueError(
                 f'PlainPyramid has {len(self.levels)} widths and scales, got {len(maps)} maps: out_indices of the '
