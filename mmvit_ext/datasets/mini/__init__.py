@@ -1,10 +1,8 @@
 """A mini dataset made on the spot: real JPEG and PNG files in the layouts of five datasets, without a download.
 
-Eight classes: sky, wall, grass and gravel are recognised by their texture (grey photographs in varying, partly
-overlapping tints); airplane, cat, cup and motorcycle by texture together with a silhouette (concave, with thin parts
-and, for cup and motorcycle, holes). Crates, stars and blobs filled with other photographs belong to no class. A small
-network can learn this from some hundred pictures, yet colour alone does not do: airplanes and gravel are both grey,
-and the things of no class are as orange or grey as a cup or an airplane.
+Of its eight classes sky, wall, grass and gravel are recognised by their texture, in varying, partly overlapping tints;
+airplane, cat, cup and motorcycle by texture together with a silhouette. Crates, stars and blobs filled with other
+photographs belong to no class. A small network learns this from some hundred pictures, yet not by colour alone.
 """
 
 from .catalog import MINI_CLASSES, MiniClass, MiniDatasetError

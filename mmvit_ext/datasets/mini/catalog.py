@@ -1,7 +1,6 @@
 """The mini dataset's classes with their ids in every layout, and the photographs that it is cut from.
 
-The pictures come from inside the installed scikit-image, so that no download is needed. Only files that its wheel
-carries are used (0.22 and newer do); those it would fetch through pooch are not.
+The pictures are files that the wheel of scikit-image carries (0.22 and newer do), so that no download is needed.
 """
 
 import importlib.util

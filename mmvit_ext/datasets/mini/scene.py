@@ -1,8 +1,7 @@
 """Scenes of the mini dataset: a picture and what is exactly where in it.
 
-Everything is painted from the back to the front. The area that a shape covers in a pixel decides both: it mixes the
-colours at the border, so edges look as in a photograph, and from one half on the pixel belongs to the shape. So the
-labels are exact by construction.
+Everything is painted from the back to the front. The area that a shape covers in a pixel mixes the colours, as in a
+photograph, and from one half on the pixel belongs to the shape: the labels are exact by construction.
 """
 
 import math
@@ -58,7 +57,7 @@ class Scene(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    index: int
+    label: int
     photo: str
     outline: Outline
 
@@ -153,10 +152,10 @@ def _thing(cls: MiniClass, height: int, width: int, tall: float, level: float, r
 
 def _paint(layers: list[_Layer], height: int, width: int, photos: Photos, rng: Generator) -> Scene:
     """Paint layers over one another, from the back to the front."""
-    image = np.zeros((height, width, 3), dtype=np.float32)
+    image: np.ndarray = np.zeros((height, width, 3), dtype=np.float32)
     labels = np.zeros((height, width), dtype=np.uint8)
     owner = np.full((height, width), -1)
-    things = {number: cls for number, layer in enumerate(layers) for cls in THINGS if cls.index == layer.index}
+    things = {number: cls for number, layer in enumerate(layers) for cls in THINGS if cls.index == layer.label}
     for number, layer in enumerate(layers):
         cover = coverage(layer.outline, height, width)
         if not cover.any():
@@ -164,21 +163,18 @@ def _paint(layers: list[_Layer], height: int, width: int, photos: Photos, rng: G
         left, top, right, bottom = bounding_box(cover)
         area = np.s_[top:bottom, left:right]
         texture = _texture(photos[layer.photo], layer.photo, bottom - top, right - left, rng)
-        if layer.index == OTHER or number in things:
+        if layer.label == OTHER or number in things:
             # Lit from above, and with a soft shadow behind: what stands in the scene is no hole in it.
             texture = texture * np.linspace(1.15, 0.75, bottom - top, dtype=np.float32)[:, None, None]
             image *= _shadow(cover)[..., None]
         image[area] += (texture - image[area]) * (cover[area][..., None].astype(np.float32) / 255)
         inside = cover >= HALF
-        labels[inside], owner[inside] = layer.index, number
+        labels[inside], owner[inside] = layer.label, number
     lit = np.linspace(rng.uniform(0.85, 1.1), rng.uniform(0.85, 1.1), width, dtype=np.float32)[:, None]
     image = image * lit * rng.uniform(0.93, 1.07, 3).astype(np.float32)
-    return Scene(
-        image=np.clip(image + 0.5, 0, 255).astype(np.uint8),
-        labels=labels,
-        instances=tuple(Instance(things[n], owner == n) for n in sorted(things) if (owner == n).any()),
-        layers=tuple((layer.index, layer.outline) for layer in layers),
-    )
+    instances = tuple(Instance(things[n], owner == n) for n in sorted(things) if (owner == n).any())
+    painted = tuple((layer.label, layer.outline) for layer in layers)
+    return Scene(np.clip(image + 0.5, 0, 255).astype(np.uint8), labels, instances, painted)
 
 
 def _shadow(cover: np.ndarray) -> np.ndarray:
@@ -189,11 +185,7 @@ def _shadow(cover: np.ndarray) -> np.ndarray:
 
 
 def draw_scene(photos: Photos, index: int, size: tuple[int, int], rng: Generator) -> Scene:
-    """Draw a scene with several things that may hide one another.
-
-    The class of one thing and the ground follow from ``index``, the scene's number from 0, so that four consecutive
-    scenes show every class. ``size`` is the middle (height, width) in pixels that pictures vary around.
-    """
+    """Draw a scene with several things that may hide one another; four consecutive ones show every class."""
     height, width, level = _frame(size, rng)
     front: list[_Layer] = []
     taken = np.zeros((height, width), dtype=bool)

@@ -1,9 +1,8 @@
 """Outlines of the mini dataset: polygons, and their exact area per pixel.
 
-An outline is a tuple of parts, drawn in order; a part adds its polygon to the area or cuts it out. Convex bodies,
-concave silhouettes, thin parts (tail, fork, wings) and holes (handle, wheels) all come from this one rule.
-Coordinates are (x, y) with y downwards. Unit outlines are about 1 high; placed ones are in pixels, where pixel
-(row, column) covers the square from (column, row) to (column + 1, row + 1).
+An outline is a tuple of parts, drawn in order; a part adds its polygon to the area or cuts it out. Coordinates are
+(x, y) with y downwards. Unit outlines are about 1 high; placed ones are in pixels, where pixel (row, column) covers the
+square from (column, row) to (column + 1, row + 1).
 """
 
 import math
@@ -17,8 +16,7 @@ from PIL import Image, ImageDraw
 
 __all__ = ['THING_OUTLINES', 'Outline', 'Part', 'bounds', 'coverage', 'other_outline', 'place']
 
-#: Samples per pixel and axis that the area of an outline is counted with.
-SAMPLES = 4
+SAMPLES = 4  # per pixel and axis, that the area of an outline is counted with
 
 
 class Part(NamedTuple):

@@ -187,7 +187,6 @@ def make_mini_dataset(
 ) -> Path:
     """Draw the mini dataset and write it in the layouts of five datasets; return ``out`` as a path.
 
-    One call writes ADE20K, COCO-Stuff-10K, PASCAL-Context, COCO instances and an ImageNet folder below ``out``;
     :data:`DATA_ROOTS` says where each begins. Equal arguments give equal bytes as long as the versions of Pillow,
     numpy and scikit-image are equal, and a picture does not depend on how many others there are. The folder appears
     when it is complete, or not at all.

@@ -1,7 +1,5 @@
 """A classifier that keeps the class activation map of its images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +18,7 @@ class CAMClassifier(BaseModel):
     """A classifier of mmpretrain whose predictions hold ``cam``, the class activation map ``(h, w)``.
 
     It is that of the true class where the sample has one, of the predicted class otherwise (arXiv 1512.04150). It takes
-    the place of ``ImageClassifier`` in a config to measure where classes are seen, and the classifier's checkpoint as
-    it is; it is not trained.
+    the place of ``ImageClassifier`` in a config, and its checkpoint as it is; it is not trained.
 
     Args:
         backbone: Config of the backbone.

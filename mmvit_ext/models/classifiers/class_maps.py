@@ -1,16 +1,12 @@
 r"""Class activation maps: what each place of a classifier's last map adds to the score of a class.
 
-Paper: Learning Deep Features for Discriminative Localization, Zhou et al., CVPR 2016, arXiv 1512.04150. Where a
-classifier is linear on the mean of a map, its logit is the mean over the places of :math:`w_c \cdot x_{ij} + b_c`; the
-map of these numbers, without the bias, is the class activation map.
-
-A softmax does not change when the same number is added to all logits, so a logit by itself says little about where its
-class is: what all classes have in common may lie anywhere. Hence a class can be compared with its strongest rivals.
+Where a classifier is linear on the mean of a map, its logit is the mean over the places of
+:math:`w_c \cdot x_{ij} + b_c`; the map of these numbers, without the bias, is the class activation map (Zhou et al.,
+CVPR 2016, arXiv 1512.04150). What all classes have in common does not change a softmax and may lie anywhere, so a class
+can be compared with its strongest rivals.
 
 Shapes: B batch, C width, h and w the map's size, N classes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any

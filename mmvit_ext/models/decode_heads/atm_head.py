@@ -1,7 +1,4 @@
-r"""Attention-to-Mask decoder of SegViT.
-
-Paper: SegViT: Semantic Segmentation with Plain Vision Transformers, Zhang et al., NeurIPS 2022, arXiv 2210.05844,
-section 3.2 and figure 2.
+r"""Attention-to-Mask decoder of SegViT (Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2 and figure 2).
 
 One learned query per class goes through a cascade of decoders, one per backbone map from the last layer to the first.
 The similarity between the queries and the tokens, which cross-attention computes anyway, is the class's mask.
@@ -11,8 +8,6 @@ last decoder layer of a stage, queries carry no position embedding, and layers a
 
 Shapes: B batch, N classes = queries, C backbone width, D head width, L = h * w tokens, (h, w) map size.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -24,7 +19,6 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
 from mmvit_ext.models.layers.masks import fuse_masks
-from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -85,7 +79,7 @@ class ATMStage(nn.Module):
     def forward(
         self, queries: Tensor, tokens: Tensor, every_layer: bool = False
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The last queries ``(B, N, D)``, and pairs of queries and similarity ``(B, N, L)`` of the last or every layer."""
+        """Last queries ``(B, N, D)``, and pairs of queries and similarity ``(B, N, L)`` of the last or every layer."""
         wanted = []
         for index, layer in enumerate(self.layers, 1):
             queries, similarity = layer(queries, tokens, every_layer or index == len(self.layers))
@@ -98,8 +92,8 @@ class ATMStage(nn.Module):
 class ATMHead(BaseDecodeHead):
     r"""Attention-to-Mask decode head (arXiv 2210.05844, section 3.2).
 
-    Stage i, counted from the backbone's last map to its first, with tokens :math:`F_i` and the queries of the stage
-    before it, gives the similarity of its last decoder layer, and masks add up over the stages:
+    Stage i, counted from the backbone's last map to its first, gives the similarity of its last decoder layer, and
+    masks add up over the stages:
 
     .. math:: S_i = \frac1h \sum_{j=1}^{h} \frac{q_j k_j^\top}{\sqrt{D/h}}, \qquad M_i = M_{i-1} + S_i
 
@@ -115,8 +109,7 @@ class ATMHead(BaseDecodeHead):
         num_layers: Decoder layers of a stage.
         num_stages: Number of maps, for a check; it follows from ``in_index``.
         dropout_ratio: Dropout in the decoder, attention weights included, a probability.
-        deep_supervision: ``'stage'`` supervises the accumulated mask of every stage; ``'layer'`` needs a single stage
-            and supervises every decoder layer with its own mask, which is not accumulated.
+        deep_supervision: Supervised masks: ``'stage'``, accumulated, or of a single stage every ``'layer'``'s own one.
         use_projection: Whether tokens are projected to D and normalised; otherwise the maps must have width D.
         fuse_inputs: Whether every map is added, resized, to the next lower one before decoding (top-down).
         loss: ``'atm'`` trains classes and masks; ``'ce'`` the fused map with cross entropy (the paper's ablation).
@@ -130,8 +123,7 @@ class ATMHead(BaseDecodeHead):
         several predictions work on them as usual.
 
     Note:
-        The training step upsamples matched masks only, and no image-sized map of all queries is ever built
-        (see :mod:`mmvit_ext.models.layers.masks`).
+        No image-sized map of all queries is ever built (see :mod:`mmvit_ext.models.layers.masks`).
     """
 
     def __init__(
@@ -153,8 +145,7 @@ class ATMHead(BaseDecodeHead):
         init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
-        in_channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
-        in_index = [in_index] if isinstance(in_index, int) else list(in_index)
+        in_channels, in_index = ([x] if isinstance(x, int) else list(x) for x in (in_channels, in_index))
         if len(in_channels) != len(in_index):
             raise ValueError(f'in_channels {in_channels} and in_index {in_index} must have the same length')
         if num_stages is not None and num_stages != len(in_index):
@@ -181,7 +172,7 @@ class ATMHead(BaseDecodeHead):
             input_transform='multiple_select',
             dropout_ratio=0,
             loss_decode={'type': LOSSES[loss]} if loss_decode is None else loss_decode,
-            init_cfg=init_cfg,
+            init_cfg=init_cfg or {'type': 'TruncNormal', 'layer': 'Linear', 'std': 0.02},
             **kwargs,
         )
         if isinstance(self.loss_decode, ATMLoss) != (loss == 'atm'):
@@ -194,14 +185,6 @@ class ATMHead(BaseDecodeHead):
             for width in reversed(in_channels)
         )
         self.class_embed = nn.Linear(channels, num_classes + 1)
-
-    def init_weights(self) -> None:
-        """Truncated normal (0.02) for linear layers, unless ``init_cfg`` says otherwise."""
-        if self.init_cfg:
-            super().init_weights()
-            return
-        init_linears(self)
-        self._is_init = True
 
     def decode(self, inputs: Sequence[Tensor]) -> list[StageOutput]:
         """Backbone maps to class logits and masks of every supervised stage, the final one last."""

@@ -1,6 +1,4 @@
-r"""Decoder of SegViT's Shrunk structure: query-based upsampling, then one Attention-to-Mask stage.
-
-Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2 (the Shrunk structure) and figure 3 (c).
+r"""Decoder of SegViT's Shrunk structure (Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2, figure 3 (c)).
 
 Query-based upsampling (QU): learned queries, one per position of the fine grid, collect what they need by
 cross-attention, first from the fine tokens taken just before the backbone shrinks, then from the coarse tokens of its
@@ -10,8 +8,6 @@ Deviation: the learned queries stand on the grid of the training crop and are re
 
 Shapes: B batch, C backbone width, D head width, (h, w) fine grid, L tokens of the map that is looked at.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence

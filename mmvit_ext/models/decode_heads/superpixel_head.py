@@ -1,14 +1,10 @@
-r"""Segmentation by classifying superpixels.
+r"""Segmentation by classifying superpixels (SPFormer, Mei et al., arXiv 2401.02931, section 4.3.3).
 
-Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.3.3: SETR's naive decoder classifies every superpixel, and
-equation 1 with the association of the last superpixel cross attention lifts the logits to the pixel grid.
-
-The logits have no heads while the association has; it is merged (``merge``), which the paper does not describe.
+SETR's naive decoder classifies every superpixel, and equation 1 with the association of the last superpixel cross
+attention lifts the logits to the pixels. How the association's heads are merged the paper does not describe.
 
 Shapes: B batch, C width, K classes, (sh, sw) superpixels, (h, w) pixel features.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,18 +59,17 @@ class SuperpixelHead(BaseDecodeHead):
         association_index: Which output of the backbone is the similarity, SPFormer's last (``out_association=True``).
         cell_size: Edge of a superpixel's cell in pixel features, the backbone's ``cell_size``.
         pixel_stride: Stride of the pixel features in pixels, the backbone's ``pixel_stride``.
-        lift_stride: Stride in pixels of the lifted logits; divides ``pixel_stride``, which it is when not given.
-            Below it, each superpixel's similarity is interpolated inside its window first.
-        merge: Of heads: ``'similarity'``, their sum over the root of their number before the softmax; ``'average'``,
-            the mean after it.
+        lift_stride: Stride in pixels of the lifted logits, a divisor of ``pixel_stride`` (the default); below it, the
+            similarity is interpolated inside each superpixel's window first.
+        merge: Of heads: ``'similarity'`` (sum over the root of their number before the softmax) or ``'average'`` after.
         dropout_ratio: Dropout of whole channels before the classifier, a probability.
         norm_cfg: Normalisation of the superpixels; ``dict(type='LN', eps=1e-6)`` when not given.
         init_cfg: Initialisation, mmengine style; mmseg's for the classifier when not given.
         **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``loss_decode``, ``ignore_index``, ``align_corners``, ...).
 
     Shape:
-        Inputs: the superpixel map ``(B, C, sh, sw)`` and the similarity ``(B, heads, 9, h, w)`` among the backbone's
-        outputs; :meth:`forward` gives logits ``(B, K, h * f, w * f)``, f = pixel_stride / lift_stride.
+        Superpixel map ``(B, C, sh, sw)`` and similarity ``(B, heads, 9, h, w)`` to logits ``(B, K, h * f, w * f)``,
+        f = pixel_stride / lift_stride.
     """
 
     def __init__(
@@ -114,12 +109,13 @@ class SuperpixelHead(BaseDecodeHead):
 
     def _select(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The superpixel map and the similarity among the backbone's outputs."""
-        superpixels, similarity = self._transform_inputs(inputs), inputs[self.association_index]
+        similarity = inputs[self.association_index]
         if similarity.ndim != 5 or similarity.shape[2] != 9:
             raise ValueError(
                 f'output {self.association_index} of the backbone must be the similarity (B, heads, 9, h, w), got '
                 f'{tuple(similarity.shape)}; build SPFormer with out_association=True and put no neck in between'
             )
+        superpixels = self._transform_inputs(inputs)
         expected = tuple(-(-edge // self.cell_size) for edge in similarity.shape[-2:])
         if superpixels.ndim != 4 or superpixels.shape[-2:] != expected:
             raise ValueError(
@@ -141,5 +137,5 @@ class SuperpixelHead(BaseDecodeHead):
         grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
         association = merged_association(similarity, grid, self.cell_size, merge=self.merge, factor=self.lift_factor)
         logits = superpixel_to_pixel(self.classify(superpixels), association)
-        h, w = similarity.shape[-2:]
-        return logits[..., : h * self.lift_factor, : w * self.lift_factor]
+        h, w = (edge * self.lift_factor for edge in similarity.shape[-2:])
+        return logits[..., :h, :w]

@@ -6,8 +6,6 @@ Hinge loss (arXiv 1705.02894), the gradient penalty R1 on real images (arXiv 180
 Shapes: B batch, Z noise, S edge of an image in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -23,15 +21,11 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['AdversarialModel', 'noise_of', 'r1_penalty', 'to_pixels']
 
-HALF = 127.5
-"""Pixel values from 0 to 255 are this much times one more than values from -1 to 1."""
+HALF = 127.5  # (x + 1) times this brings values from -1 to 1 to pixels
 
 
 def noise_of(seed: int, indices: Sequence[int], dims: int) -> Tensor:
-    """Standard normal noise ``(len(indices), dims)`` on the CPU.
-
-    It depends on nothing but the seed and the number of the image: not on batches, devices or other images.
-    """
+    """Standard normal noise ``(len(indices), dims)`` on the CPU, of the seed and the number of each image alone."""
     rows = [np.random.default_rng((seed, index)).standard_normal(dims, dtype=np.float32) for index in indices]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, dims)
 
@@ -42,10 +36,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def r1_penalty(scores: Tensor, images: Tensor) -> Tensor:
-    """Mean over the images of the squared length of the score's gradient (arXiv 1801.04406, equation 9, without γ / 2).
-
-    Each of the scores ``(B,)`` comes from its own image; the result can be differentiated again.
-    """
+    """Mean over the images of their scores' squared gradients (arXiv 1801.04406, equation 9, without γ / 2)."""
     (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
 
@@ -122,7 +113,7 @@ class AdversarialModel(BaseModel):
         for mean, value in zip(self.average.module.state_dict().values(), begun, strict=True):
             mean.copy_(value)
 
-    def train(self, mode: bool = True) -> AdversarialModel:
+    def train(self, mode: bool = True) -> 'AdversarialModel':
         """Set the mode; the mean is for evaluation only."""
         super().train(mode)
         self.average.eval()

@@ -1,17 +1,13 @@
 """Generator of images that is NesT turned round: layers inside blocks, and blocks that split into four.
 
-Paper: Nested Hierarchical Transformer: Towards Accurate, Data-Efficient and Interpretable Visual Understanding,
-Zhang et al., AAAI 2022, arXiv 2105.12723.
-
-Published are the transposed hierarchy, PixelShuffle between levels and five levels for 64x64 pixels. Our choices, since
-our source is silent: the sizes of the levels; blocks of 4x4 tokens, with which five levels lead from one block to 64x64
-tokens; the convolution and norm after PixelShuffle, which mirror those of the block aggregation and let information
-cross the borders of blocks; the norm, 3x3 convolution and tanh that end in the image.
+Paper: Nested Hierarchical Transformer, Zhang et al., AAAI 2022, arXiv 2105.12723. Published are the transposed
+hierarchy, PixelShuffle between levels and five levels for 64x64 pixels. Our choices, since our source is silent: the
+sizes of the levels; blocks of 4x4 tokens, with which five levels lead from one block to 64x64 tokens; the convolution
+and norm after PixelShuffle, which mirror those of the block aggregation and let information cross the borders of
+blocks; the norm, 3x3 convolution and tanh that end in the image.
 
 Shapes: B batch, Z noise, C width of a level, H and W its map's size, e edge of a block in tokens.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,8 +74,7 @@ class NesTGenerator(BaseModule):
     """Images from noise by a transposed nested hierarchy.
 
     Noise becomes one block of tokens; every level adds a position embedding and runs its layers inside blocks; between
-    two levels PixelShuffle doubles the map, so that each block splits into four (arXiv 2105.12723). Attention is linear
-    in the number of pixels.
+    two levels PixelShuffle doubles the map, so that each block splits into four (arXiv 2105.12723).
 
     Args:
         arch: ``'32'``, ``'64'``, the edge of the images in pixels, or a dict of ``embed_dims``, ``num_heads`` and

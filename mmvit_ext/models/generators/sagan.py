@@ -1,16 +1,10 @@
 """Convolutional networks of adversarial training: a generator to compare with, and the discriminator for both.
 
-Paper: Self-Attention Generative Adversarial Networks, Zhang et al., ICML 2019, arXiv 1805.08318: residual blocks,
-spectral norm in both networks, one self-attention on the image plane whose share grows from nothing. Here without
-classes.
-
-Attention is written out and not fused, because a gradient penalty differentiates the discriminator twice, which fused
-kernels cannot do.
+Paper: Self-Attention Generative Adversarial Networks, Zhang et al., ICML 2019, arXiv 1805.08318; here without classes.
+Attention is not fused, because a gradient penalty differentiates it twice, which fused kernels cannot do.
 
 Shapes: B batch, Z noise, C width, H and W a map's size.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -50,8 +44,7 @@ class PlaneAttention(nn.Module):
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
-        self.query = conv(embed_dims, embed_dims // 8, 1, bias=False)
-        self.key = conv(embed_dims, embed_dims // 8, 1, bias=False)
+        self.query, self.key = (conv(embed_dims, embed_dims // 8, 1, bias=False) for _ in range(2))
         self.value = conv(embed_dims, embed_dims // 2, 1, bias=False)
         self.out = conv(embed_dims // 2, embed_dims, 1, bias=False)
         self.gain = nn.Parameter(torch.zeros(()))
@@ -85,10 +78,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual block that halves the map: convolution, ReLU, convolution, mean over 2x2.
-
-    The ReLU before it is left out in the first block, whose input is the image.
-    """
+    """Residual block that halves the map: ReLU (but in the first), convolution, ReLU, convolution, mean over 2x2."""
 
     def __init__(self, in_dims: int, embed_dims: int, *, first: bool) -> None:
         super().__init__()
@@ -164,10 +154,7 @@ class ConvDiscriminator(BaseModule):
 
     Shape:
         Input ``(B, in_channels, H, W)``, multiples of ``2 ** levels`` pixels (twice that with an attention at the last
-        level); output ``(B,)``.
-
-    Note:
-        It can be differentiated twice, as a gradient penalty needs.
+        level); output ``(B,)``. It can be differentiated twice, as a gradient penalty needs.
     """
 
     def __init__(

@@ -1,14 +1,10 @@
 """Loss of the Attention-to-Mask decoder: classification of the class queries, focal and dice loss of their masks.
 
-Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2.
-
-Matching is fixed: query c answers for class c, so no assignment has to be solved. Only the masks of classes that
-occur in an image are supervised; they are gathered before they are upsampled.
+Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844, section 3.2. Matching is fixed: query c answers for class
+c. Only the masks of classes that occur in an image are supervised; they are gathered before they are upsampled.
 
 Shapes: B images, N classes = queries, S supervised stages, M matched masks, (h, w) mask size, (H, W) label size.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -44,13 +40,12 @@ class ATMLoss(nn.Module):
         mask_weight: Weight of the focal loss of the masks.
         dice_weight: Weight of the dice loss of the masks.
         no_object_weight: Weight of queries whose class is absent, relative to 1 for present classes.
-        ignore_as_negative: Whether pixels of ``ignore_index`` count as background of every mask, as in the published
-            training; otherwise they are left out of the mask losses.
+        ignore_as_negative: Whether ignored pixels count as background of every mask, as published, or not at all.
 
     Note:
-        With no labelled pixel in the batch the mask losses are 0 and everything stays finite. Because both counts are
-        those of all processes, several processes have the gradients that one with their batches put together has; the
-        published training counted the weights of the queries, unlike the masks, in each process alone.
+        With no labelled pixel in the batch the mask losses are 0 and everything stays finite. Several processes have
+        the gradients that one with their batches put together has; the published training counted the weights of the
+        queries, unlike the masks, in each process alone.
     """
 
     def __init__(

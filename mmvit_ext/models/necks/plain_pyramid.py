@@ -7,8 +7,6 @@ needs no such network. Neither mmdet nor torch and mmcv alone have a neck for ei
 Shapes: B batch, C width, H and W of an input map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,15 +45,14 @@ class PlainPyramid(BaseModule):
     on (arXiv 2203.16527, section 3).
 
     TNT's paper (arXiv 2103.00112) has deconvolutions and "proper strides" without further words. Its count of Faster
-    R-CNN (48.1 M, and 46.4 M with DeiT-S) is met by 4x4 deconvolutions with a bias and a pooling for the level of half
-    the size, which ``form='tnt'`` has; the activation between two deconvolutions is our choice, and that the pooling
-    takes means is that of the paper's DETR.
+    R-CNN (48.1 M, and 46.4 M with DeiT-S) is met by ``form='tnt'``: 4x4 deconvolutions with a bias, and a pooling for
+    the level of half the size, by means as in the paper's DETR. The activation between deconvolutions is our choice.
 
     Args:
         in_channels: Widths of the input maps, one for each scale, or a single one: the last input makes all levels.
         scales: Size of each level over the size of its input: 4, 2, 1 or 0.5.
         out_channels: Width of the levels, reached by a 1x1 and a 3x3 convolution with a norm each, as in ViTDet; None
-            keeps the widths and adds nothing, as is right in front of a feature pyramid network.
+            adds nothing, as is right in front of a feature pyramid network.
         num_outs: Number of levels; those beyond ``scales`` (none by default) are every other pixel of the one below.
         form: ``'vitdet'``, or ``'tnt'`` with 4x4 deconvolutions without norms and means of 2x2 pixels.
         norm_cfg: Norms over the channels, mmcv style; ``dict(type='LN', eps=1e-6)`` when not given.
