@@ -62,10 +62,8 @@ class SuperpixelHead(BaseDecodeHead):
         lift_stride: Stride in pixels of the lifted logits, a divisor of ``pixel_stride`` (the default); below it, the
             similarity is interpolated inside each superpixel's window first.
         merge: Of heads: ``'similarity'`` (sum over the root of their number before the softmax) or ``'average'`` after.
-        dropout_ratio: Dropout of whole channels before the classifier, a probability.
         norm_cfg: Normalisation of the superpixels; ``dict(type='LN', eps=1e-6)`` when not given.
-        init_cfg: Initialisation, mmengine style; mmseg's for the classifier when not given.
-        **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``loss_decode``, ``ignore_index``, ``align_corners``, ...).
+        **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``loss_decode``, ``dropout_ratio``, ``init_cfg``, ...).
 
     Shape:
         Superpixel map ``(B, C, sh, sw)`` and similarity ``(B, heads, 9, h, w)`` to logits ``(B, K, h * f, w * f)``,
@@ -84,9 +82,7 @@ class SuperpixelHead(BaseDecodeHead):
         pixel_stride: int = 4,
         lift_stride: int | None = None,
         merge: str = 'similarity',
-        dropout_ratio: float = 0.1,
         norm_cfg: Mapping[str, Any] | None = None,
-        init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
         lift_stride = pixel_stride if lift_stride is None else lift_stride
@@ -98,14 +94,11 @@ class SuperpixelHead(BaseDecodeHead):
             raise ValueError(f'lift_stride must divide pixel_stride={pixel_stride}, got {lift_stride}')
         if not isinstance(in_index, int):
             raise ValueError(f'in_index must name one output of the backbone, got {in_index!r}')
-        if init_cfg is None:
-            init_cfg = {'type': 'Normal', 'std': 0.01, 'override': {'name': 'conv_seg'}}
-        norm_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})
-        kwargs |= {'in_index': in_index, 'dropout_ratio': dropout_ratio, 'norm_cfg': norm_cfg, 'init_cfg': init_cfg}
+        kwargs |= {'in_index': in_index, 'norm_cfg': dict(norm_cfg or {'type': 'LN', 'eps': 1e-6})}
         super().__init__(in_channels, in_channels, num_classes=num_classes, **kwargs)
         self.association_index, self.cell_size, self.merge = association_index, cell_size, merge
         self.lift_factor = pixel_stride // lift_stride
-        self.norm = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm = build_norm_layer(self.norm_cfg, in_channels)[1]
 
     def _select(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The superpixel map and the similarity among the backbone's outputs."""
