@@ -87,7 +87,8 @@ class AdversarialModel(BaseModel):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if r1_weight < 0 or r1_interval < 1:
-            raise ValueError(f'r1_weight must be 0 or more and r1_interval at least 1, got {r1_weight}, {r1_interval}')
+            given = f'got {r1_weight}, {r1_interval}'
+            raise ValueError(f'r1_weight must not be negative and r1_interval at least 1, {given}')
         if fakes_per_image < 1 or seed < 0:
             raise ValueError(f'fakes_per_image must be at least 1 and seed 0 or more, got {fakes_per_image}, {seed}')
         if not 0 < average_momentum < 1:
