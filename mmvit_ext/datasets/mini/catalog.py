@@ -11,7 +11,6 @@ from pathlib import Path
 from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import open_image
 
 __all__ = ['COCO_CATEGORIES', 'MINI_CLASSES', 'MiniClass', 'MiniDatasetError', 'load_photos']
 
@@ -98,7 +97,7 @@ def load_photos() -> dict[str, Image.Image]:
     folder, photos = Path(spec.origin).parent / 'data', {}
     for name, box in PHOTOS.items():
         try:
-            with open_image(folder / name) as photo:
+            with Image.open(folder / name, formats=('JPEG', 'PNG')) as photo:
                 photos[name] = photo.convert('RGB').crop(box)
         except OSError as error:
             raise MiniDatasetError(
