@@ -21,13 +21,11 @@ from mmvit_ext.inference.predict import predict_images
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, 'config', 'checkpoint', 'images', '--out')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the class colours, 0 to 1 (default: 0.5)')
-    parser.add_argument(
-        '--no-legend', dest='legend', action='store_false', help='pictures of exactly the size of the images'
-    )
+    size = 'pictures of exactly the size of the images'
+    parser.add_argument('--no-legend', dest='legend', action='store_false', help=size)
     parser.add_argument('--save-mask', action='store_true', help='write label maps, too')
-    parser.add_argument(
-        '--score-threshold', type=float, default=0.3, help='least score of the objects drawn, 0 to 1 (default: 0.3)'
-    )
+    least = 'least score of the objects drawn, 0 to 1 (default: 0.3)'
+    parser.add_argument('--score-threshold', type=float, default=0.3, help=least)
     add_shared(parser, '--force', *MODEL_ARGUMENTS)
 
 

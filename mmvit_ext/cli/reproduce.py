@@ -54,12 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument('--images-per-gpu', type=int, metavar='N', help="per iteration (default: the recipe's)")
     add_shared(training, '--amp')
     add_shared(training, '--seed', help='seed of every random generator (--train)')
-    training.add_argument(
-        '--iterations', type=int, default=ITERATIONS, metavar='N', help='timed by --estimate (default: %(default)s)'
-    )
-    training.add_argument(
-        '--machines', type=int, nargs='+', default=[8], metavar='N', help='numbers of machines to estimate for'
-    )
+    timed, machines = 'timed by --estimate (default: %(default)s)', 'numbers of machines to estimate for'
+    training.add_argument('--iterations', type=int, default=ITERATIONS, metavar='N', help=timed)
+    training.add_argument('--machines', type=int, nargs='+', default=[8], metavar='N', help=machines)
     add_shared(parser, '--traceback')
 
 

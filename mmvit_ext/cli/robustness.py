@@ -12,6 +12,7 @@ occluder and outside the turned image do not count.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
 from mmvit_ext.errors import say
@@ -28,19 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_shared(sub, 'checkpoint', '--out')
         shown = f'{kind.label} (default: {" ".join(f"{value:g}" for value in kind.default)})'
         sub.add_argument(VALUES[name], dest='values', nargs='+', type=float, help=shown)
-        sub.add_argument(
-            '--compare',
-            nargs=2,
-            action='append',
-            default=[],
-            metavar=('CONFIG', 'CHECKPOINT'),
-            help='another model for the same plot; may be repeated',
-        )
+        other: Any = dict(nargs=2, default=[], metavar=('CONFIG', 'CHECKPOINT'))
+        sub.add_argument('--compare', action='append', help='another model for the same plot; may be repeated', **other)
         sub.add_argument('--metric', help='which metric is drawn (default: mIoU or accuracy/top1)')
         sub.add_argument('--images', type=int, metavar='N', help='only the first N test images')
-        sub.add_argument(
-            '--pictures', type=int, default=4, metavar='N', help='draw the superpixels of N images (default: 4)'
-        )
+        drawn = 'images whose superpixels are drawn (default: 4)'
+        sub.add_argument('--pictures', type=int, default=4, metavar='N', help=drawn)
         add_shared(sub, '--force', *MODEL_ARGUMENTS)
 
 

@@ -30,14 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         task.add_argument('--images', required=True, metavar='DIR', help='folder of the test images')
         add_shared(task, '--out', metavar='FILE.zip', help='the archive')
         if name == 'coco':
-            task.add_argument(
-                '--annotations',
-                metavar='FILE.json',
-                help='image list of the split, such as image_info_test-dev2017.json (default: every image of the '
-                'folder, with the id that is its name)',
-            )
-            kinds_help = 'only this test type (default: all that the model predicts)'
-            task.add_argument('--type', dest='kind', choices=KINDS, help=kinds_help)
+            listed = 'image list of the split (default: every image of the folder, with the id that is its name)'
+            task.add_argument('--annotations', metavar='FILE.json', help=listed)
+            task.add_argument('--type', dest='kind', choices=KINDS, help='only this test type (default: all)')
         add_shared(task, *MODEL_ARGUMENTS)
     check = tasks.add_parser('check', help='check an archive', description='Open an archive as its server would.')
     check.add_argument('archive', metavar='FILE.zip', help='the archive')

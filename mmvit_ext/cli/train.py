@@ -24,25 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='continue from a checkpoint with its weights, optimizer and iteration; without a value from the newest '
         'one in --work-dir that can be loaded',
     )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size',
-    )
+    rule = 'scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size'
+    parser.add_argument('--auto-scale-lr', action='store_true', help=rule)
     parser.add_argument('--compile', action='store_true', help='compile the training step with torch.compile')
-    parser.add_argument(
-        '--skip-nonfinite',
-        type=int,
-        metavar='N',
-        help='leave out up to N updates with losses or gradients that are not finite instead of stopping at the first',
-    )
-    parser.add_argument(
-        '--skip-bad-samples',
-        type=float,
-        metavar='N',
-        help='leave out up to N training samples that cannot be read (below 1: a fraction) instead of stopping at the '
-        'first',
-    )
+    updates = 'leave out up to N updates with losses or gradients that are not finite; otherwise the first is an error'
+    parser.add_argument('--skip-nonfinite', type=int, metavar='N', help=updates)
+    samples = 'leave out up to N samples that cannot be read (below 1: a fraction); otherwise the first is an error'
+    parser.add_argument('--skip-bad-samples', type=float, metavar='N', help=samples)
     add_shared(parser, '--amp', '--seed', *RUN_ARGUMENTS)
 
 

@@ -1,8 +1,7 @@
 """Where the pixels of an image lie after its pipeline, and true boxes of objects.
 
-Classification pipelines resize and cut images and keep no record of it. A picture whose colours are its coordinates
-goes through the same steps, and from where its colours are found afterwards, scale and shift are read. So every
-pipeline that resizes, cuts, pads or mirrors can be undone, whoever wrote its steps.
+A picture whose colours are its coordinates goes through the same steps; from where its colours are found afterwards,
+scale and shift are read. So every pipeline that resizes, cuts, pads or mirrors can be undone, whoever wrote its steps.
 """
 
 from __future__ import annotations

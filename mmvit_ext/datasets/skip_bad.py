@@ -19,12 +19,6 @@ from .transforms import refuse_cut_off
 __all__ = ['SkipBadSamples']
 
 
-def _is_of_a_file(error: Exception) -> bool:
-    """Whether an error says that a file is missing or cannot be decoded."""
-    decoder = type(error).__module__.partition('.')[0] in ('PIL', 'cv2')
-    return decoder or isinstance(error, UserError | OSError) or str(error).startswith('failed to load image')
-
-
 @DATASETS.register_module()
 class SkipBadSamples:
     """A training dataset around another one, which gives the next sample in place of one that cannot be read.
@@ -112,7 +106,9 @@ class SkipBadSamples:
                 self._check_file(candidate)
                 return self.dataset[candidate]
             except Exception as error:
-                if not _is_of_a_file(error):
+                decoder = type(error).__module__.partition('.')[0] in ('PIL', 'cv2')
+                unreadable = isinstance(error, UserError | OSError) or str(error).startswith('failed to load image')
+                if not decoder and not unreadable:
                     raise  # a fault of the program and not of the sample
                 reason = describe_failure(error) or f'{type(error).__name__}: {" ".join(str(error).split())}'
                 path = self._path(candidate)
