@@ -49,7 +49,7 @@ def open_image(source: str | Path | IO[bytes], role: str = 'image') -> Image.Ima
         OSError: It has more pixels than Pillow's limit against decompression bombs.
         Exception: It cannot be decoded; what exactly is raised depends on the format.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path) and os.path.exists(source):
         regular_file(source, role)
     try:
         return Image.open(source, formats=IMAGE_FORMATS)
