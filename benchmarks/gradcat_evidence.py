@@ -27,7 +27,7 @@ from mmvit_ext.evaluation.cam_localization import box_iou
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.cam import box_from_map, class_activation_maps
 from mmvit_ext.interpret.gradcat import SIGNS, traverse
-from mmvit_ext.interpret.inputs import PlacedImage, place_image
+from mmvit_ext.interpret.inputs import OpenedImage, PlacedImage
 
 CONFIG = ROOT / 'configs' / 'nest' / 'nest-mini_1xb8-450_mini-imagenet-96x96.py'
 WHOLE = ROOT / 'configs' / 'nest' / 'cam_nest-mini_mini-imagenet-96x96.py'
@@ -51,7 +51,7 @@ def images(predictor: Predictor, data: Path, split: str, count: int) -> Iterator
     """Images with the true class and the true box in pixels of the input."""
     listed = json.loads((data / 'imagenet' / 'boxes.json').read_text())['images']
     for name in [name for name in listed if name.startswith(f'{split}/')][:count]:
-        placed = place_image(predictor, data / 'imagenet' / name)
+        placed = OpenedImage(predictor, data / 'imagenet' / name).placed
         yield placed, listed[name]['label'], placed.placement.to_input(listed[name]['boxes'][0])
 
 

@@ -1,11 +1,8 @@
 """Times two implementations of the same step side by side.
 
 Both run in one process, in turn, so that a machine whose speed drifts treats them alike; the median of the repeats is
-reported. Memory is the peak of a step beyond what was allocated before it (weights, inputs). The limit of a step is
-the number of floating-point operations it performs over the rate that a square float32 matrix product reaches in the
-same process; what one side computes a second time to save memory does not count as work done. On a CPU that rate is the
-one of ``torch.matmul``; convolutions use another library, which can be quicker, so a share above 100 % is possible and
-the rate of a 1x1 convolution is printed beside it.
+reported. Memory is the peak of a step beyond what was allocated before it (weights, inputs). Floating-point operations
+are those of the matrix products and convolutions of a step.
 """
 
 from __future__ import annotations
@@ -29,8 +26,6 @@ from mmvit_ext.models.compute import count_flops
 
 Step = Callable[[], object]
 
-GEMM_EDGE = 2048
-
 
 @dataclass
 class Measurement:
@@ -41,7 +36,6 @@ class Measurement:
     seconds: float
     peak_bytes: int
     flops: int
-    gemm_share: float
 
 
 @dataclass
@@ -68,23 +62,6 @@ def seconds_of(step: Step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def gemm_rate(device: torch.device, repeats: int = 7) -> float:
-    """Floating-point operations per second of a square float32 matrix product, median of the repeats."""
-    a = torch.randn(GEMM_EDGE, GEMM_EDGE, device=device)
-    b = torch.randn(GEMM_EDGE, GEMM_EDGE, device=device)
-    times = [seconds_of(lambda: a @ b, device) for _ in range(repeats + 2)][2:]
-    return 2 * GEMM_EDGE**3 / statistics.median(times)
-
-
-def convolution_rate(device: torch.device, repeats: int = 7) -> float:
-    """The same product as a 1x1 convolution, which takes another library's kernels on a CPU."""
-    image = torch.randn(1, GEMM_EDGE, GEMM_EDGE // 32, 32, device=device).to(memory_format=torch.channels_last)
-    weight = torch.randn(GEMM_EDGE, GEMM_EDGE, 1, 1, device=device)
-    convolve = torch.nn.functional.conv2d
-    times = [seconds_of(lambda: convolve(image, weight), device) for _ in range(repeats + 2)][2:]
-    return 2 * GEMM_EDGE**3 / statistics.median(times)
-
-
 def compare(case: str, ours: Step, reference: Step, device: torch.device, repeats: int) -> list[Measurement]:
     """Measure both sides of a case, alternating between them."""
     sides = {'ours': ours, 'reference': reference}
@@ -94,14 +71,10 @@ def compare(case: str, ours: Step, reference: Step, device: torch.device, repeat
     for _ in track(range(repeats), description=case, transient=True):
         for side, step in sides.items():
             times[side].append(seconds_of(step, device))
-    rate = gemm_rate(device)
-    operations = {side: count_flops(step) for side, step in sides.items()}
-    operations['ours'] = min(operations.values())  # what is computed a second time to save memory is no work done
-    rows = []
-    for side, step in sides.items():
-        seconds, flops = statistics.median(times[side]), operations[side]
-        rows.append(Measurement(case, side, seconds, peak_bytes(step, device), flops, flops / rate / seconds))
-    return rows
+    return [
+        Measurement(case, side, statistics.median(times[side]), peak_bytes(step, device), count_flops(step))
+        for side, step in sides.items()
+    ]
 
 
 def report(
@@ -109,7 +82,7 @@ def report(
 ) -> bool:
     """Print the table, write the JSON if asked for, and tell whether every goal is met."""
     table = Table(title=title)
-    for name in ('case', 'side', 'time', 'peak memory', 'GFLOP', 'share of GEMM rate', 'time ratio', 'memory ratio'):
+    for name in ('case', 'side', 'time', 'peak memory', 'GFLOP', 'time ratio', 'memory ratio'):
         table.add_column(name, justify='left' if name in ('case', 'side') else 'right')
     ratios: dict[tuple[str, str], float] = {}
     for ours, reference in zip(rows[::2], rows[1::2], strict=True):
@@ -123,7 +96,6 @@ def report(
                 f'{row.seconds * 1e3:.1f} ms',
                 f'{row.peak_bytes / 2**20:.0f} MiB',
                 f'{row.flops / 1e9:.1f}',
-                f'{row.gemm_share:.0%}',
                 f'{ratios[row.case, "time"]:.2f} ({1 / ratios[row.case, "time"]:.2f}x faster)' if mine else '',
                 f'{ratios[row.case, "memory"]:.3f}' if mine else '',
             )
@@ -152,8 +124,6 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         'date': datetime.date.today().isoformat(),
         **describe_hardware(device),
         'torch': torch.__version__,
-        'float32 GEMM': f'{gemm_rate(device) / 1e9:.0f} GFLOP/s',
-        'the same as a 1x1 convolution': f'{convolution_rate(device) / 1e9:.0f} GFLOP/s',
     }
 
 

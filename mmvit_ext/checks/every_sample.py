@@ -19,9 +19,9 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
 from mmvit_ext.config.adjust import WORKER_TIMEOUT
-from mmvit_ext.config.walking import label_steps
+from mmvit_ext.config.walking import label_steps, step_name
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
-from mmvit_ext.datasets.transforms import LoadImageFromFile
+from mmvit_ext.datasets.transforms import LoadImageFromFile, image_loader
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.machine import progress_bar
 
@@ -181,7 +181,9 @@ def _labels_without_image(dataset: VisitedDataset, samples: Sequence[_Sample]) -
 
 def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context:
     backend_args = dict(dataset.config.get('backend_args') or {}) or None
-    load_image = LoadImageFromFile(backend_args=backend_args)
+    steps = [step for step in dataset.config.get('pipeline') or () if isinstance(step, Mapping)]
+    step = next((step for step in steps if step_name(step).rpartition('.')[2] == 'LoadImageFromFile'), {})
+    load_image = image_loader({**step, 'backend_args': backend_args, 'ignore_empty': False})
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
     steps = label_steps(dataset.config.get('pipeline'))

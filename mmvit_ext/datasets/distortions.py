@@ -30,6 +30,7 @@ class RotateImage(BaseTransform):
     Args:
         angle: Degrees, clockwise.
         fill: Colour of what no image lies under, in the image's channel order; the mean of ImageNet in BGR by default.
+            An image of another number of channels gets the mean of these in each of its channels.
         ignore_index: Label of what no label lies under.
     """
 
@@ -37,10 +38,18 @@ class RotateImage(BaseTransform):
         self.angle, self.fill, self.ignore_index = float(angle), tuple(fill), ignore_index
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Turn ``img`` (H, W, 3) and, where there is one, ``gt_seg_map`` (H, W)."""
+        """Turn ``img`` (H, W) or (H, W, C) and, where there is one, ``gt_seg_map`` (H, W)."""
         if self.angle % 360 == 0:
             return results
-        results['img'] = mmcv.imrotate(results['img'], self.angle, border_value=self.fill)
+        image = results['img']
+        planes = image[..., None] if image.ndim == 2 else image
+        one_each = planes.shape[2] == len(self.fill)
+        fill: Sequence[float] = self.fill if one_each else [float(np.mean(self.fill))] * planes.shape[2]
+        turned = [
+            mmcv.imrotate(np.ascontiguousarray(plane), self.angle, border_value=value * _brightness(image))
+            for plane, value in zip(np.moveaxis(planes, 2, 0), fill, strict=True)
+        ]
+        results['img'] = np.stack(turned, -1).reshape(image.shape)
         labels = results.get('gt_seg_map')
         if labels is not None:
             _check_proportions(results['img'], labels, results)
@@ -81,22 +90,28 @@ class PasteOccluder(BaseTransform):
         return np.random.default_rng([self.seed, zlib.crc32(Path(path).name.encode())])
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Cover a part of ``img`` (H, W, 3), 0 to 255, and of ``gt_seg_map`` (H, W) where there is one."""
+        """Cover a part of ``img`` (H, W) or (H, W, C) and, where there is one, of ``gt_seg_map`` (H, W)."""
         if self.area == 0:
             return results
         path, image = results['img_path'], results['img']
         generator = self._generator(path)
         generator.random(2)  # the place comes first
-        colour = generator.integers(30, 226, 3)
+        colour = generator.integers(30, 226, image.shape[2:])
         noise = generator.integers(-25, 26, image.shape)
         covered = self.mask(path, image.shape[:2])
-        results['img'] = np.where(covered[..., None], colour + noise, image).astype(image.dtype)
+        covered = covered.reshape(*covered.shape, *[1] * (image.ndim - 2))
+        results['img'] = np.where(covered, (colour + noise) * _brightness(image), image).astype(image.dtype)
         labels = results.get('gt_seg_map')
         if labels is not None:
             _check_proportions(image, labels, results)
             hidden = self.mask(path, labels.shape[:2])
             results['gt_seg_map'] = np.where(hidden, self.ignore_index, labels).astype(labels.dtype)
         return results
+
+
+def _brightness(image: np.ndarray) -> float:
+    """What a colour of 8 bit is multiplied with in an image of a larger range."""
+    return max(float(image.max()), 255.0) / 255
 
 
 def _check_proportions(image: np.ndarray, labels: np.ndarray, results: dict[str, Any]) -> None:

@@ -56,20 +56,25 @@ def _sorted(corners: np.ndarray, size: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int, int]) -> Placement:
-    """Find where steps that return ``inputs`` (C, H, W) or ``img`` (H, W, C) put an image of this height and width.
+def find_placement(steps: Callable[[dict[str, Any]], Any], shape: tuple[int, ...]) -> Placement:
+    """Find where steps that return ``inputs`` (C, H, W) or ``img`` (H, W, C) put an image of this shape.
 
-    It is exact to about a hundredth of a pixel.
+    The shape is (H, W), or (H, W, C) with any number of channels C. It is exact to about a hundredth of a pixel.
 
     Raises:
         UserError: The steps turn or bend images, change their colours, or leave too little of them.
     """
-    H, W = image_size
-    picture = np.full((H, W, 3), LEVELS, dtype=np.uint8)
-    picture[..., 0] = np.rint((np.arange(W) + 0.5) * LEVELS / W)
-    picture[..., 1] = np.rint((np.arange(H) + 0.5)[:, None] * LEVELS / H)
-    moved = steps({'img': picture, 'img_shape': (H, W), 'ori_shape': (H, W), 'img_path': '', 'img_id': 0})
-    colours = moved['inputs'].numpy().transpose(1, 2, 0) if 'inputs' in moved else moved['img']
+    H, W = shape[:2]
+    planes = np.full((H, W, 3), LEVELS, dtype=np.uint8)
+    planes[..., 0] = np.rint((np.arange(W) + 0.5) * LEVELS / W)
+    planes[..., 1] = np.rint((np.arange(H) + 0.5)[:, None] * LEVELS / H)
+    channels = shape[2] if len(shape) > 2 else 1
+    found = []
+    for start in range(0, 3, channels):  # as many of the three at a time as an image has channels, the last one again
+        picture = planes[..., [min(plane, 2) for plane in range(start, start + channels)]].reshape(shape)
+        moved = steps({'img': picture, 'img_shape': (H, W), 'ori_shape': (H, W), 'img_path': '', 'img_id': 0})
+        found.append(moved['inputs'].numpy().transpose(1, 2, 0) if 'inputs' in moved else moved['img'])
+    colours = np.dstack(found)[..., :3]
     height, width = colours.shape[:2]
     inside = ((colours[..., :2] > TRUSTED[0]) & (colours[..., :2] < TRUSTED[1])).all(-1)
     rows, columns = np.nonzero(inside & (colours[..., 2] >= TRUSTED[1]))
@@ -79,9 +84,9 @@ def find_placement(steps: Callable[[dict[str, Any]], Any], image_size: tuple[int
             f'{height}x{width} pixels: normalise colours in the data_preprocessor, not in the pipeline'
         )
     places = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1)
-    found = colours[rows, columns, :2].astype(np.float64)
-    fit, *_ = np.linalg.lstsq(places, found, rcond=None)
-    error = places @ fit - found
+    values = colours[rows, columns, :2].astype(np.float64)
+    fit, *_ = np.linalg.lstsq(places, values, rcond=None)
+    error = places @ fit - values
     # Colours come in whole steps, and a nearest neighbour is off by half a pixel of the image.
     bound = 2 + 0.5 * LEVELS / np.array([W, H])
     turned = np.abs([fit[1, 0] * height, fit[0, 1] * width])
@@ -110,8 +115,8 @@ class TrackPlacement(BaseTransform):
         self.steps = Compose([dict(step) for step in transforms])
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Run the steps on a sample with ``img`` (H, W, 3) and add ``placement``."""
-        placement = find_placement(self.steps, results['img'].shape[:2])
+        """Run the steps on a sample with ``img`` (H, W) or (H, W, C) and add ``placement``."""
+        placement = find_placement(self.steps, results['img'].shape)
         done = self.steps(results)
         if done is not None:
             done['placement'] = placement

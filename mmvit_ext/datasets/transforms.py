@@ -6,6 +6,7 @@ Some versions of OpenCV decode a truncated JPEG to an image with a grey lower pa
 import io
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import mmcv
@@ -19,7 +20,7 @@ from mmvit_ext.files import is_remote, open_image, regular_file
 
 from ..registry import TRANSFORMS
 
-__all__ = ['LoadImageFromFile', 'is_cut_off', 'read_bytes', 'refuse_cut_off', 'undecodable']
+__all__ = ['LoadImageFromFile', 'image_loader', 'is_cut_off', 'read_bytes', 'refuse_cut_off', 'undecodable']
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
 _PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND'
@@ -90,7 +91,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     Grey, palette, CMYK and transparent images become three 8-bit channels, transparency being dropped; images of 16 bit
     per pixel are refused, because which range of values to keep is not for a loader to guess. The image is turned as
-    its EXIF orientation says.
+    its EXIF orientation says. With ``color_type='unchanged'`` channels and values stay as they are in the file, wider
+    ones than 8 bit as float32.
 
     Args:
         to_float32: Whether the image becomes float32 instead of uint8.
@@ -117,7 +119,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         super().__init__(to_float32, color_type, imdecode_backend, ignore_empty=ignore_empty, backend_args=backend_args)
 
     def transform(self, results: dict[str, Any] | str | np.ndarray) -> dict[str, Any] | None:
-        """Load ``img_path`` into ``img`` (H, W, 3; BGR), ``img_shape`` and ``ori_shape``.
+        """Load ``img_path`` into ``img`` (H, W) or (H, W, C; of three channels BGR), and the shapes.
 
         An inferencer may also give a path or an array alone, or a sample that has ``img``.
         """
@@ -156,4 +158,16 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if self.color_type == 'color' and (image.dtype != np.uint8 or image.shape[2:] != (3,)):
             found = f'{image.dtype} {image.shape}'
             raise UserError(f'the image {path} decodes to {found}: expected 8 bit and three channels')
-        return np.ascontiguousarray(image)
+        # Neither OpenCV's steps nor every version of torch take wider whole numbers.
+        return np.ascontiguousarray(image if image.dtype == np.uint8 else image.astype(np.float32))
+
+
+def image_loader(step: Mapping[str, Any]) -> LoadImageFromFile:
+    """The loader for a pipeline's step ``LoadImageFromFile`` of any library: the same array from the same file."""
+    kept = {key: value for key, value in step.items() if key not in ('type', '_scope_', 'file_client_args')}
+    own = step.get('type') in ('mmvit_ext.LoadImageFromFile', LoadImageFromFile) or step.get('_scope_') == 'mmvit_ext'
+    if kept.get('color_type') != 'unchanged':
+        kept.pop('imdecode_backend', None)  # Pillow gives the same and finds damage anywhere in a file
+    elif not own:
+        kept.setdefault('imdecode_backend', 'cv2')  # mmcv's own: decoders differ in what they leave unchanged
+    return LoadImageFromFile(**kept)

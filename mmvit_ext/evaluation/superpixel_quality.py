@@ -201,7 +201,7 @@ class SuperpixelQuality(BaseMetric):
         if self.regions == 'patches':
             return patches
         picture = image[:, : size[0], : size[1]].permute(1, 2, 0).cpu().numpy()
-        picture = picture[..., ::-1] if self.channel_order == 'bgr' else picture
+        picture = picture[..., ::-1] if self.channel_order == 'bgr' and picture.shape[2] == 3 else picture
         return slic_regions(np.ascontiguousarray(picture), int(patches.max()) + 1, self.compactness)
 
     def compute_metrics(self, results: list) -> dict[str, float]:

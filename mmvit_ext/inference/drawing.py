@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import draw_bounding_boxes
 
-__all__ = ['colour_mask', 'draw_frame', 'draw_instances', 'draw_overlay', 'label_image', 'make_palette']
+__all__ = ['as_picture', 'colour_mask', 'draw_frame', 'draw_instances', 'draw_overlay', 'label_image', 'make_palette']
 
 
 Colour = tuple[int, int, int]
@@ -27,6 +27,26 @@ _NAMED_SIDE = 480
 
 COLOUR_MAP = 'viridis'
 """Its lightness grows evenly with the value, so that a mask can be read in grey and by colour-blind eyes."""
+
+
+def as_picture(image: np.ndarray, channel_order: str = 'bgr') -> np.ndarray:
+    """An image of any number of channels, as it is loaded or given to a network, as RGB (H, W, 3), 8 bit.
+
+    One or two channels (H, W) or (H, W, C) become grey, taken from the first one; of three and more the first three are
+    shown. Values that 8 bit cannot hold are stretched from the least to the largest one of the image.
+    """
+    planes = image[..., None] if image.ndim == 2 else image
+    planes = planes[..., [0, 0, 0]] if planes.shape[2] < 3 else planes[..., :3]
+    if image.ndim == 3 and image.shape[2] > 2 and channel_order == 'bgr':
+        planes = planes[..., ::-1]
+    if planes.dtype == np.uint8:
+        return np.ascontiguousarray(planes)
+    values = np.nan_to_num(planes.astype(np.float64))
+    low, high = float(values.min()), float(values.max())
+    # What interpolation overshoots at an edge is cut; a range of its own, such as 16 bit or 0 to 1, is stretched.
+    if low < -64 or high > 319 or 0 < high - low <= 1:
+        values = (values - low) * (255 / max(high - low, 1e-12))
+    return np.rint(values.clip(0, 255)).astype(np.uint8)
 
 
 def make_palette(count: int) -> list[Colour]:

@@ -1,60 +1,105 @@
-"""A trained segmentor as a graph for other programs: torch.export and ONNX."""
+"""A trained segmentor or classifier as a graph for other programs: torch.export and ONNX."""
 
+from __future__ import annotations
+
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
+from mmvit_ext.models.compute import image_channels
 
-__all__ = ['ScoreMap', 'export_segmentor', 'write_exported']
+__all__ = ['ImageScores', 'export_model', 'write_exported']
 
 SUFFIXES = ('.pt2', '.onnx')
 
 TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
-class ScoreMap(nn.Module):
-    """A segmentor as a plain function from images to score maps of the same size.
+class ImageScores(nn.Module):
+    """A segmentor or classifier as a plain function of images.
 
     Args:
-        segmentor: An mmseg ``EncoderDecoder``.
-        size: Height and width of the images in pixels.
+        model: An mmseg ``EncoderDecoder`` or an mmpretrain ``ImageClassifier``.
 
     Shape:
-        Normalised images ``(B, 3, H, W)`` to scores ``(B, N, H, W)``.
+        Normalised images ``(B, C, H, W)`` to the scores of a segmentor ``(B, N, H, W)``, or to the logits of a
+        classifier ``(B, N)``.
     """
 
-    def __init__(self, segmentor: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.segmentor: Any = segmentor
-        self.size = size
+        self.model: Any = model
 
     def forward(self, img: Tensor) -> Tensor:
-        """Score maps of images; see the class."""
-        features = self.segmentor.extract_feat(img)
-        return self.segmentor.decode_head.predict(features, [{'img_shape': self.size}] * len(img), None)
+        """Scores of images; see the class."""
+        if not hasattr(self.model, 'decode_head'):
+            return self.model(img, mode='tensor')
+        metas = [{'img_shape': (img.shape[2], img.shape[3])}]
+        return self.model.decode_head.predict(self.model.extract_feat(img), metas, None)
 
 
-def export_segmentor(segmentor: nn.Module, size: tuple[int, int]) -> 'torch.export.ExportedProgram':
-    """Trace an mmseg ``EncoderDecoder`` for images of one ``size`` (H, W); it is put into evaluation mode.
+def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = False) -> torch.export.ExportedProgram:
+    """Trace an mmseg ``EncoderDecoder`` or an mmpretrain ``ImageClassifier``; it is put into evaluation mode.
 
-    Returns:
-        The program, from one normalised image ``(1, 3, H, W)`` to scores ``(1, N, H, W)``.
+    Args:
+        model: The model, see :class:`ImageScores`.
+        size: Height and width of the images in pixels.
+        dynamic: Whether the graph takes any number of images of any size, not one image of ``size`` alone. What it
+            gives at another size is compared with the model before it is returned.
 
     Raises:
-        UserError: Torch is too old.
+        UserError: Torch is too old, or the model's operations depend on the size of the images.
     """
-    if TORCH < (2, 5):
-        raise UserError(f'exporting needs torch 2.5 or later, and this is {torch.__version__}')
-    device = next(segmentor.parameters()).device
+    needed = (2, 6) if dynamic else (2, 5)
+    if needed > TORCH:
+        raise UserError(f'exporting needs torch {needed[0]}.{needed[1]} or later, and this is {torch.__version__}')
+    parameter = next(model.parameters())
+    network, channels = ImageScores(model).eval(), image_channels(model)
+
+    def images(*shape: int) -> Tensor:
+        return torch.randn(shape[0], channels, *shape[1:], generator=torch.Generator().manual_seed(0)).to(parameter)
+
     with torch.no_grad():
-        return torch.export.export(ScoreMap(segmentor, size).eval(), (torch.zeros(1, 3, *size, device=device),))
+        if not dynamic:
+            return torch.export.export(network, (images(1, *size),))
+        auto = torch.export.Dim.AUTO
+        try:
+            program = torch.export.export(
+                _with_open_upsampling(network), (images(2, *size),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)
+            )
+            graph = program.module()
+            for shape in ((1, *size), (3, size[0] + 37, 2 * size[1] - 5)):
+                torch.testing.assert_close(graph(images(*shape)), network(images(*shape)), atol=1e-4, rtol=1e-3)
+        except Exception as error:  # a guard, a constraint or an operator that has no form for open sizes
+            raise UserError(
+                f'the graph of this model holds for images of one size only ({" ".join(str(error).split())[:200]}): '
+                'leave --dynamic out and export it for each size'
+            ) from error
+    return program
 
 
-def write_exported(program: 'torch.export.ExportedProgram', target: str | Path) -> None:
+def _with_open_upsampling(network: nn.Module) -> nn.Module:
+    """A copy in which mmseg's ``Upsample`` multiplies whole numbers: it would turn an open size into a fixed one."""
+
+    def upsampled(module: Any, x: Tensor) -> Tensor:
+        size = [edge * int(module.scale_factor) for edge in x.shape[2:]]
+        return F.interpolate(x, size, mode=module.mode, align_corners=module.align_corners)
+
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        factor = getattr(module, 'scale_factor', None)
+        if type(module).__module__.startswith('mmseg.') and isinstance(factor, float) and factor.is_integer():
+            module.forward = upsampled.__get__(module)
+    return network
+
+
+def write_exported(program: torch.export.ExportedProgram, target: str | Path) -> None:
     """Write an exported program, whole or not at all: ``.pt2`` is torch.export's own format, ``.onnx`` ONNX.
 
     Raises:

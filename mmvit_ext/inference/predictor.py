@@ -20,9 +20,11 @@ from mmvit_ext.checks.types import check_types
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
 from mmvit_ext.config.walking import iter_dataset_cfgs, step_name, without_labels
+from mmvit_ext.datasets.transforms import image_loader
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.models.compute import image_channels
 
-from .drawing import draw_instances, draw_overlay, label_image, make_palette
+from .drawing import as_picture, draw_instances, draw_overlay, label_image, make_palette
 
 __all__ = ['Predictor']
 
@@ -67,12 +69,13 @@ class Predictor:
         self.model.to(self.device).eval()
         self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
         self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
+        self.channels = image_channels(self.model)
         self._load, self._transform = _build_pipeline(cfg)
         self._cfg = cfg
         self._visualizer: Any = None
 
     def load(self, path: str | Path) -> dict[str, Any]:
-        """Read an image file as the test pipeline does: ``img`` (H, W, 3; BGR, turned by its EXIF orientation)."""
+        """Read an image file as the test pipeline does: ``img`` (H, W) or (H, W, C), of three channels BGR."""
         loaded: dict[str, Any] = self._load({'img_path': str(path), 'img_id': 0})
         return loaded
 
@@ -80,14 +83,26 @@ class Predictor:
         """Put an image, a file or what :meth:`load` returned, through the test pipeline.
 
         Returns:
-            The image (RGB), and the batch of one that the model's ``test_step`` takes.
+            The image as a picture (H, W, 3; RGB, 8 bit), whatever its channels are, and the batch
+            of one that the model's ``test_step`` takes.
         """
         loaded = self.load(source) if isinstance(source, str | Path) else dict(source)
-        image = np.ascontiguousarray(loaded['img'][..., ::-1])
+        image = as_picture(loaded['img'])
         packed = self.transform(loaded)
+        self._check_channels(packed['inputs'], loaded.get('img_path'))
         if self.scope == 'mmpretrain':
             return image, default_collate([packed])
         return image, {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
+
+    def _check_channels(self, inputs: Any, path: str | None) -> None:
+        """Refuse an image of other channels than the model takes; a mean of several values widens a grey one."""
+        found = int((inputs[0] if isinstance(inputs, list) else inputs).shape[-3])
+        mean = getattr(getattr(self.model, 'data_preprocessor', None), 'mean', None)
+        if (max(found, len(mean)) if found == 1 and mean is not None else found) != self.channels:
+            raise UserError(
+                f'the image {path} has {found} channels as it is loaded and the model takes {self.channels}: convert '
+                "it, or set color_type of LoadImageFromFile in the config's test pipeline"
+            )
 
     def transform(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Put a loaded image through the steps after the loader; the sample has ``inputs`` and ``data_samples``."""
@@ -224,10 +239,7 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
             f"the first step of the config's test pipeline is {step_name(steps[0])}: expected LoadImageFromFile, "
             'images from files cannot be predicted otherwise'
         )
-    first = {
-        key: value for key, value in steps[0].items() if key not in ('type', 'imdecode_backend', 'file_client_args')
-    }
-    return Compose([{'type': 'mmvit_ext.LoadImageFromFile', **first}]), Compose(steps[1:])
+    return image_loader(steps[0]), Compose(steps[1:])
 
 
 def _build_visualizer(cfg: Config, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Any:

@@ -37,42 +37,26 @@ from .report import Explanation, write_arrays
 
 __all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'stage_names']
 
-TOP = 4
-"""Classes that are shown when none are named."""
-
-CELL = 320
-"""Longer edge of each picture of a sheet in pixels."""
-
+TOP = 4  # classes that are shown when none are named
+CELL = 320  # longer edge of each picture of a sheet in pixels
 LEGEND = (
     'A mask is shown as the model uses it: resized to the input of the network, sigmoid, padding removed, resized to '
     'the image. p is the probability that the query of the class gives to its class.'
 )
-"""How a sheet is read."""
 
-PALENESS = 0.25
-"""What is left of the prediction's colours outside the class of a row."""
-
+PALENESS = 0.25  # what is left of the prediction's colours outside the class of a row
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class ClassMasks:
-    """Masks of an image.
+    """Masks of an image."""
 
-    Args:
-        image: The image (H, W, 3), RGB.
-        labels: The prediction, class index of each pixel (H, W).
-        classes: Index of each chosen class (K).
-        masks: Masks at the size of the image (S, K, H, W), 0 to 1.
-        probabilities: Probability that the class's query gives to its class (S, K); of a sliding inference the highest
-            of all windows.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    classes: tuple[int, ...]
-    masks: np.ndarray
-    probabilities: np.ndarray
+    image: np.ndarray  # RGB (H, W, 3)
+    labels: np.ndarray  # the prediction, class index of each pixel (H, W)
+    classes: tuple[int, ...]  # index of each chosen class (K)
+    masks: np.ndarray  # at the size of the image (S, K, H, W), 0 to 1
+    probabilities: np.ndarray  # of the class by its query (S, K), the highest of a sliding inference's windows
 
 
 def stage_names(model: nn.Module) -> list[str]:
@@ -185,16 +169,7 @@ def draw_sheet(
     opacity: float = 1.0,
     edge: int = CELL,
 ) -> Image.Image:
-    """Masks side by side: the image, the mask of every stage, and the prediction with the class in full colour.
-
-    Args:
-        result: The masks.
-        stages: Heading of each stage (S).
-        classes: Names of all classes (N).
-        palette: RGB colour of each class (N), for the prediction.
-        opacity: Of the colours over the image in grey, 0 to 1; at less than 1 they differ from the colour bar's.
-        edge: Longer edge of each picture in pixels.
-    """
+    """The image, the mask of every stage, and the prediction with the class in full colour, a row for each class."""
     if len(stages) != len(result.masks):
         raise ValueError(f'stages must have {len(result.masks)} headings, got {len(stages)}')
     image = Image.fromarray(result.image)
@@ -231,17 +206,7 @@ def explain_masks(
     opacity: float = 1.0,
     edge: int = CELL,
 ) -> Explainer:
-    """The masks of each image as a sheet.
-
-    Args:
-        predictor: A segmentor whose head is an ``ATMHead``.
-        folder: Gets ``NAME.png`` and, with ``save_masks``, ``NAME.npz``, the arrays that were drawn.
-        source: The config, for messages.
-        classes: Names; ``None`` takes the ``top`` largest predicted areas of each image, 4 by default.
-        top: See ``classes``.
-        save_masks: See ``folder``.
-        opacity: Of the colours over the image in grey, 0 to 1.
-        edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
+    """The masks of each image as a sheet ``NAME.png`` and, with ``save_masks``, the arrays ``NAME.npz``.
 
     Raises:
         UserError: An argument is wrong, or the model has no such masks.
@@ -256,17 +221,10 @@ def explain_masks(
     def explain(opened: OpenedImage, name: str) -> Explanation:
         result = class_masks(opened, chosen, top=count)
         sheet = draw_sheet(result, stages, predictor.classes, predictor.palette, opacity=opacity, edge=edge)
-        data = []
-        if save_masks:
-            arrays = {
-                'masks': result.masks,
-                'probabilities': result.probabilities,
-                'class_indices': np.array(result.classes),
-                'classes': np.array([predictor.classes[index] for index in result.classes]),
-                'stages': np.array(stages),
-                'labels': result.labels,
-            }
-            data.append(write_arrays(folder / f'{name}.npz', **arrays))
+        names = np.array([predictor.classes[index] for index in result.classes])
+        arrays = dict(masks=result.masks, probabilities=result.probabilities, labels=result.labels, classes=names)
+        arrays.update(class_indices=np.array(result.classes), stages=np.array(stages))
+        data = [write_arrays(folder / f'{name}.npz', **arrays)] if save_masks else []
         picture = write_picture(sheet, folder / f'{name}.png')
         rows = [
             {

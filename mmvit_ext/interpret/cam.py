@@ -39,15 +39,10 @@ def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
-    """The box around the largest connected piece of what a map shows.
+    """The box around the largest connected piece of what a map ``(H, W)`` shows, in pixels of the map.
 
-    Args:
-        cam: ``(H, W)``, any range.
-        threshold: Share of the range, 0 to 1, from the map's least value at which the object begins; places above it
-            count. They are connected along rows, columns and diagonals.
-
-    Returns:
-        Left, top, right and bottom in pixels of the map, the last two exclusive; all of a map without any range.
+    Places above ``threshold``, a share of the map's range, count; they are connected along rows, columns and diagonals.
+    The box of a map without any range is all of it.
 
     Raises:
         ValueError: The threshold is outside [0, 1), or the map is not finite.
@@ -55,9 +50,7 @@ def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
     if not 0 <= threshold < 1:
         raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
     if not np.isfinite(cam).all():
-        raise ValueError(
-            'the class activation map is not finite: the training has diverged, take an earlier checkpoint'
-        )
+        raise ValueError('the class activation map is not finite: the training diverged, take an earlier checkpoint')
     low, high = float(cam.min()), float(cam.max())
     above = (cam > low + threshold * (high - low)).astype(np.uint8)
     if not above.any():
@@ -67,41 +60,25 @@ def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
     return float(left), float(top), float(left + width), float(top + height)
 
 
-TOP = 3
-"""Classes that are shown when none are named."""
-
-CELL = 480
-"""Longer edge of each picture in pixels."""
-
-OPACITY = 0.55
-"""Of the colours over the image in grey."""
-
+TOP = 3  # classes that are shown when none are named
+CELL = 480  # longer edge of each picture in pixels
+OPACITY = 0.55  # of the colours over the image in grey
 LEGEND = (
     'The colours say what each place adds to the logit of the class, compared with its rivals, from the least (dark) '
     'to the most (bright) of this map. The rectangle is drawn around the largest connected piece above the threshold. '
     'What is grey lies outside of what the network sees.'
 )
-"""How the pictures are read."""
 
 
 @dataclass(frozen=True)
 class ClassActivation:
-    """The class activation map of a class.
-
-    Args:
-        label: Index of the class.
-        logit: Its logit.
-        probability: Its probability, 0 to 1.
-        values: At the size of the network's input ``(H, W)``; their mean is the logit minus the mean of its rivals',
-            without biases and but for the interpolation.
-        box: Around the largest piece, in pixels of the input.
-    """
+    """The class activation map of a class."""
 
     label: int
     logit: float
-    probability: float
-    values: np.ndarray
-    box: Box
+    probability: float  # 0 to 1
+    values: np.ndarray  # (H, W) of the network's input; their mean is the logit minus its rivals', without biases
+    box: Box  # around the largest piece, in pixels of the input
 
 
 @torch.no_grad()
@@ -115,16 +92,10 @@ def class_activation_maps(
     rivals: int = RIVALS,
     source: str = 'the config',
 ) -> list[ClassActivation]:
-    """The class activation maps of an image, one for each class.
+    """The class activation maps of a normalised image ``(1, C, H, W)``, one for each class.
 
-    Args:
-        model: A classifier that takes the mean of a map, in evaluation mode.
-        inputs: Normalised image ``(1, 3, H, W)``.
-        classes: Indices; ``None`` takes the most probable ones.
-        top: How many, if none are named.
-        threshold: Share of a map's range above which its object lies, 0 to 1.
-        rivals: How many other classes, those with the highest logits, are subtracted as a mean; 0 for the class alone.
-        source: The config, for messages.
+    ``classes`` are indices, the ``top`` most probable ones when not given. The mean of as many ``rivals``, those of the
+    other classes with the highest logits, is subtracted. ``source`` is the config, for messages.
 
     Raises:
         UserError: The model has no such maps.
@@ -179,18 +150,7 @@ def explain_cam(
     save_maps: bool = False,
     edge: int = CELL,
 ) -> Explainer:
-    """The class activation maps of each image.
-
-    Args:
-        predictor: A classifier that takes the mean of a map.
-        folder: Gets ``NAME_CLASS.png`` and, with ``save_maps``, ``NAME.npz``.
-        source: The config, for messages.
-        classes: Names or numbers; ``None`` takes the ``top`` most probable ones of each image, 3 by default.
-        top: See ``classes``.
-        threshold: See :func:`box_from_map`.
-        rivals: See :func:`class_activation_maps`; 3 by default, all others where there are fewer.
-        save_maps: Whether to write the maps, too.
-        edge: Longer edge of each picture, 16 to 4096 pixels.
+    """The class activation maps of each image: ``NAME_CLASS.png`` and, with ``save_maps``, ``NAME.npz``.
 
     Raises:
         UserError: An argument is wrong, or the model has no such maps.
@@ -217,20 +177,13 @@ def explain_cam(
             title = predictor.classes[found.label]
             file = write_picture(draw_activation(placed, found, edge=edge), folder / f'{name}_{found.label}.png')
             pictures.append((f'{title}, p = {found.probability:.3f}', file))
-            rows.append(
-                {
-                    'class': title,
-                    'index': found.label,
-                    'probability': found.probability,
-                    'logit': found.logit,
-                    'box in image pixels': [round(value, 1) for value in placed.placement.to_image(found.box)],
-                }
-            )
+            row = {'class': title, 'index': found.label, 'probability': found.probability, 'logit': found.logit}
+            rows.append({**row, 'box in image pixels': placed.told(found.box)})
         data = []
         if save_maps:
             values, indices = np.stack([found.values for found in maps]), np.array([found.label for found in maps])
             data.append(write_arrays(folder / f'{name}.npz', maps=values, indices=indices))
-        seen = [round(value, 1) for value in placed.seen]
-        return Explanation(pictures, {'classes': rows, 'seen of the image': seen}, data)
+        facts = {'classes': rows, 'seen of the image': [round(edge, 1) for edge in placed.seen]}
+        return Explanation(pictures, facts, data)
 
     return Explainer('Class activation maps', LEGEND, explain, settings={'threshold': threshold, 'rivals': rivals})

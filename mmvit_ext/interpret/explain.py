@@ -9,45 +9,66 @@ from typing import Any
 
 from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.loading import load_config
+from mmvit_ext.errors.type_names import nearest
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import kept_files, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.models.classifiers.class_maps import RIVALS
 
-from .classes import find_classes
 from .inputs import OpenedImage
 from .report import Entry, Explanation, encode_thumbnail, write_facts, write_page
 
-__all__ = ['MAX_CELL', 'Explainer', 'check_cell', 'choose_rivals', 'choose_shown', 'explain_images']
+__all__ = ['MAX_CELL', 'Explainer', 'check_cell', 'choose_rivals', 'choose_shown', 'explain_images', 'find_classes']
 
-MAX_CELL = 4096
-"""A sheet of larger pictures would take gigabytes."""
+MAX_CELL = 4096  # a sheet of larger pictures would take gigabytes
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """A method, ready to explain images with one model.
+    """A method, ready to explain images with one model; the functions ``explain_*`` check the options and return it."""
 
-    Args:
-        title: What it shows, the heading of the page.
-        legend: A few sentences on how its pictures are read.
-        explain: Takes an image and the name of its results, writes pictures and tells what they show.
-        overall: What was found about all images together, asked for when all are done.
-        settings: What was chosen, for the page.
-    """
-
-    title: str
-    legend: str
-    explain: Callable[[OpenedImage, str], Explanation]
-    overall: Callable[[], Explanation | None] = lambda: None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    title: str  # what it shows, the heading of the page
+    legend: str  # a few sentences on how its pictures are read
+    explain: Callable[[OpenedImage, str], Explanation]  # of an image and the name of its results
+    overall: Callable[[], Explanation | None] = lambda: None  # of all images together, asked for at the end
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what was chosen, for the page
 
 
 def check_cell(edge: int) -> None:
     """Refuse pictures of a sheet that are too small to see or too large to hold."""
     if not 16 <= edge <= MAX_CELL:
         raise UserError(f'--size must be 16 to {MAX_CELL} pixels, got {edge}')
+
+
+def find_classes(wanted: Sequence[str | int], classes: Sequence[str], *, numbers: bool = False) -> tuple[int, ...]:
+    """Indices of classes that a user names, in the order given, each once, in any case.
+
+    With ``numbers`` numbers from 0 are understood as well; what could be both is a name.
+    """
+
+    def plain(name: str) -> str:
+        return ' '.join(name.split()).casefold()
+
+    known: dict[str, int] = {}
+    for index, name in enumerate(classes):
+        known.setdefault(plain(name), index)
+    found: dict[int, None] = {}
+    for name in map(str, wanted):
+        index = known.get(plain(name), -1)
+        if index < 0 and numbers and name.strip().lstrip('+-').isdecimal():
+            index = int(name)
+            if not 0 <= index < len(classes):
+                raise UserError(
+                    f'there is no class {index}, this model has {len(classes)}: expected 0 to {len(classes) - 1} or '
+                    'a name'
+                )
+        if index < 0:
+            near = nearest(name.strip(), [entry.strip() for entry in classes])
+            hint = f'did you mean {" or ".join(map(repr, near))}?' if near else 'names with spaces need quotes'
+            raise UserError(f"--classes '{name}' is none of the {len(classes)} classes of this model: {hint}")
+        found[index] = None
+    return tuple(found)
 
 
 def choose_shown(
@@ -97,24 +118,9 @@ def explain_images(
 ) -> Outcome:
     """Explain images and write a page about them; one bad image does not keep the others from being done.
 
-    Args:
-        method: Name of the method and of the folder of its results.
-        config: The config of the training run.
-        checkpoint: The checkpoint file.
-        inputs: Images, folders and patterns.
-        out: Gets ``METHOD.html``, and below ``METHOD/`` what the method writes and ``NAME.json``, the facts about each
-            image; ``METHOD.json`` has the facts about all images together, where there are any.
-        make: Takes the model, the folder ``out/METHOD`` and the number of images; checks the model
-            and returns the method.
-        device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-        cfg_options: Overrides of the config, by dotted key.
-        allow_partial: Continue when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-        force: Replace results that are there already; what is read is never replaced.
-        progress: Whether to show a progress bar on stderr.
-
-    Returns:
-        What failed and what was written, the first picture of each image.
+    ``make`` takes the model, the folder ``out/METHOD`` and the number of images. ``out`` gets ``METHOD.html``, below
+    ``METHOD/`` what the method writes and the facts about each image, ``NAME.json``, and ``METHOD.json`` with those
+    about all images together, where there are any. The other arguments are those of the commands.
 
     Raises:
         UserError: An argument is wrong or the model cannot be explained so. Nothing has been written then.

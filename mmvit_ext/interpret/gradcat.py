@@ -31,13 +31,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.classifiers.class_maps import RIVALS, strongest_rivals
 
-from .token_sources import names_run
+from .inputs import names_run
 
 __all__ = ['SIGNS', 'Step', 'Traversal', 'class_scores', 'find_levels', 'traverse']
 
-SIGNS: Mapping[str, int] = {'positive': 1, 'negative': -1}
-"""Of the gradient; the negative one is the paper's."""
-
+SIGNS: Mapping[str, int] = {'positive': 1, 'negative': -1}  # of the gradient; the negative one is the paper's
 _REMEDY = (
     'expected a classifier of mmpretrain or a segmentor of mmseg with a mmvit_ext.NesT, such as those in configs/nest'
 )
@@ -45,21 +43,13 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Step:
-    """A choice on the way down.
+    """A choice on the way down."""
 
-    Args:
-        level: Whose map decided, from 0, the lowest.
-        box: The block that was looked at, or the whole map where the top level has several blocks.
-        values: Node value of each part, row by row; None where a part lies beyond the map.
-        boxes: Of the parts, in the same order; None as above.
-        chosen: Row and column of the part with the largest value.
-    """
-
-    level: int
-    box: Box
-    values: tuple[tuple[float | None, ...], ...]
-    boxes: tuple[tuple[Box | None, ...], ...]
-    chosen: tuple[int, int]
+    level: int  # whose map decided, from 0, the lowest
+    box: Box  # the block that was looked at, or the whole map above several blocks
+    values: tuple[tuple[float | None, ...], ...]  # of each part, row by row; None where a part lies beyond the map
+    boxes: tuple[tuple[Box | None, ...], ...]  # of the parts, in the same order
+    chosen: tuple[int, int]  # row and column of the part with the largest value
 
     @property
     def next_box(self) -> Box:
@@ -91,7 +81,8 @@ def find_levels(model: nn.Module, source: str = 'the config') -> Any:
             f'{source} has the backbone {type(backbone).__name__} and no nested levels to walk down: {_REMEDY}; '
             'class activation maps and token maps work with other backbones'
         )
-    if not (_is_classifier(model) or _is_segmentor(model)):
+    segments = isinstance(getattr(model, 'decode_head', None), nn.Module) and hasattr(model, 'encode_decode')
+    if not (_is_classifier(model) or segments):
         raise UserError(f'{source} is a {type(model).__name__}, whose classes have no scores of an image: {_REMEDY}')
     if len(names_run(backbone)) < 2:
         raise UserError(f'{source} uses the lowest level of its NesT only: expected out_indices with a higher level')
@@ -100,10 +91,6 @@ def find_levels(model: nn.Module, source: str = 'the config') -> Any:
 
 def _is_classifier(model: nn.Module) -> bool:
     return isinstance(getattr(model, 'head', None), nn.Module) and hasattr(model.head, 'pre_logits')
-
-
-def _is_segmentor(model: nn.Module) -> bool:
-    return isinstance(getattr(model, 'decode_head', None), nn.Module) and hasattr(model, 'encode_decode')
 
 
 def _run(model: Any, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -138,22 +125,12 @@ def traverse(
     rivals: int = RIVALS,
     region: Tensor | None = None,
 ) -> list[Traversal]:
-    """Walk down the levels for some classes of an image.
+    """Walk down the levels for some classes of a normalised image ``(1, C, H, W)`` of any size.
 
     Where the top level has several blocks, the first step chooses among them by the same quantity. A block that the
     map's border cuts is treated as if it were whole and zero beyond the border; parts that lie beyond it altogether are
-    never chosen.
-
-    Args:
-        model: A classifier or segmentor with a NesT, in evaluation mode.
-        inputs: Normalised image ``(1, 3, H, W)``, any size.
-        classes: Indices.
-        sign: Of the gradient, ``'positive'`` or ``'negative'``.
-        rivals: How many other classes, those with the highest logits, are subtracted as a mean; 0 for the logit alone.
-        region: Pixels of the input over which a segmentor's logits are averaged, bool ``(H, W)``; all when not given.
-
-    Returns:
-        One traversal per class, in their order.
+    never chosen. The mean of as many ``rivals``, those of the other classes with the highest logits, is subtracted.
+    A segmentor's logits are averaged over ``region``, bool ``(H, W)``, or over all pixels.
 
     Raises:
         UserError: The model has no nested levels, there is no such class, or the region is empty or of another size.

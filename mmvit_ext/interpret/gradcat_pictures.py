@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mmvit_ext.datasets.placement import Box, Placement
+from mmvit_ext.datasets.placement import Placement
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
 from mmvit_ext.inference.drawing import draw_frame
@@ -22,16 +23,12 @@ from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .gradcat import SIGNS, Step, Traversal, class_scores, find_levels, traverse
 from .inputs import OpenedImage, PlacedImage
-from .report import Explanation
+from .report import Explanation, plain
 
 __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_region']
 
-TOP = 3
-"""Classes that are shown when none are named."""
-
-CELL = 480
-"""Longer edge of the image in the picture, in pixels."""
-
+TOP = 3  # classes that are shown when none are named
+CELL = 480  # longer edge of the image in the picture, in pixels
 COLOURS = ((255, 255, 255), (255, 214, 10), (255, 112, 67), (233, 30, 99), (156, 39, 176))
 """Of the boxes, from the whole image down; the last one is used again."""
 
@@ -41,15 +38,12 @@ LEGEND = (
     'each of its parts. The framed part has the largest one and is entered next. Values of different steps have no '
     'common scale. What is darkened lies outside of what the network sees.'
 )
-"""How the pictures are read."""
 
 
 def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Tensor:
     """The pixels of the network's input, bool, over which a segmentor's scores are averaged.
 
-    Args:
-        region: Left, top, right and bottom in pixels of the image; or an image file of that size, not black inside.
-        placed: The image.
+    ``region`` is left, top, right and bottom in pixels of the image, or an image file of its size, not black inside.
 
     Raises:
         UserError: The region is no box or mask of this image.
@@ -80,31 +74,18 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
     return torch.from_numpy(found & inside)
 
 
-def describe_traversal(found: Traversal, name: str, placement: Placement) -> dict[str, Any]:
-    """A traversal for the class ``name`` as JSON can hold it.
-
-    Levels count from 0, the lowest. Boxes are in pixels of the image, cut at its edges; parts beyond the map are None.
-    """
-
-    def shown(box: Box | None) -> list[float] | None:
-        return None if box is None else [round(value, 1) for value in placement.to_image(box)]
-
-    return {
-        'class': name,
-        'index': found.label,
-        'logit': found.logit,
-        'box': shown(found.box),
-        'steps': [
-            {
-                'level': step.level,
-                'box': shown(step.box),
-                'values': [list(row) for row in step.values],
-                'boxes': [[shown(box) for box in row] for row in step.boxes],
-                'chosen': list(step.chosen),
-            }
-            for step in found.steps
-        ],
-    }
+def describe_traversal(found: Traversal, name: str, placed: PlacedImage) -> dict[str, Any]:
+    """A traversal for the class ``name`` as JSON can hold it; boxes are in pixels of the image, cut at its edges."""
+    steps = [
+        {
+            **asdict(step),
+            'box': placed.told(step.box),
+            'boxes': [[placed.told(box) for box in row] for row in step.boxes],
+        }
+        for step in found.steps
+    ]
+    what = {'class': name, 'index': found.label, 'logit': found.logit, 'box': placed.told(found.box)}
+    return plain({**what, 'steps': steps})
 
 
 def draw_traversal(placed: PlacedImage, found: Traversal, *, edge: int = CELL, title: str = '') -> Image.Image:
@@ -124,9 +105,8 @@ def draw_traversal(placed: PlacedImage, found: Traversal, *, edge: int = CELL, t
     radius = 2 * line
     for depth, (x, y) in enumerate(middles):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), _colour(depth), 'black')
-    panels = [
-        _panel(base, step, placed.placement, factor, min(base.size), depth) for depth, step in enumerate(found.steps)
-    ]
+    steps = enumerate(found.steps)
+    panels = [_panel(base, step, placed.placement, factor, min(base.size), depth) for depth, step in steps]
     return draw_table([('', [picture, *panels])], [title, *(f'level {step.level}' for step in found.steps)])
 
 
@@ -170,18 +150,11 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
         inside = _scaled([(box[axis] - block[axis % 2]) * zoom for axis in range(4)], 1.0)
         chosen = place == step.chosen
         draw_frame(draw, inside, _colour(depth + 1) if chosen else (190, 190, 190), line if chosen else 1)
-        text = f'{value:+.3g}'
+        text, middle = f'{value:+.3g}', ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2)
         # A character is about 0.6 times as wide as the font is high.
         height = min(edge // 9, round((inside[2] - inside[0]) * 0.9 / (0.6 * len(text))))
-        draw.text(
-            ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2),
-            text,
-            fill='white',
-            font=ImageFont.load_default(max(height, 8)),
-            anchor='mm',
-            stroke_width=2,
-            stroke_fill='black',
-        )
+        font = ImageFont.load_default(max(height, 8))
+        draw.text(middle, text, fill='white', font=font, anchor='mm', stroke_width=2, stroke_fill='black')
     return panel
 
 
@@ -197,19 +170,10 @@ def explain_gradcat(
     region: str | Path | Sequence[float] | None = None,
     edge: int = CELL,
 ) -> Explainer:
-    """The traversals of each image.
+    """The traversals of each image, ``NAME_CLASS.png``.
 
-    Args:
-        predictor: A classifier or segmentor with a NesT.
-        folder: Gets ``NAME_CLASS.png``.
-        source: The config, for messages.
-        classes: Names or numbers; ``None`` takes the ``top`` highest logits, of a segmentor the largest areas.
-        top: See ``classes``; 3 by default.
-        sign: Of the gradient, ``'positive'`` or ``'negative'``.
-        rivals: Classes whose mean logit is subtracted, 0 or more; 3 by default, all others where there are fewer.
-        region: Where a segmentor's logits are averaged, see :func:`read_region`; when not given, over the pixels that
-            it predicts to be of the class, and over all of them where there are none.
-        edge: Longer edge of the image in each picture, 16 to 4096 pixels.
+    A segmentor's logits are averaged over ``region``, see :func:`read_region`; when not given, over the pixels that it
+    predicts to be of the class, and over all of them where there are none.
 
     Raises:
         UserError: An argument is wrong, or the model has no nested levels.
@@ -242,9 +206,8 @@ def explain_gradcat(
             drawn = draw_traversal(placed, traversal, edge=edge, title=title)
             file = write_picture(drawn, folder / f'{name}_{traversal.label}.png')
             pictures.append((f'{title}, logit {traversal.logit:.3g}', file))
-        rows = [describe_traversal(each, predictor.classes[each.label], placed.placement) for each in found]
-        facts = {'classes': rows, 'seen of the image': [round(value, 1) for value in placed.seen]}
-        return Explanation(pictures, facts)
+        rows = [describe_traversal(each, predictor.classes[each.label], placed) for each in found]
+        return Explanation(pictures, {'classes': rows, 'seen of the image': [round(edge, 1) for edge in placed.seen]})
 
     return Explainer('GradCAT traversals', LEGEND, explain, settings={'sign': sign, 'rivals': rivals})
 

@@ -9,34 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmvit_ext.datasets.placement import Box, Placement, find_placement
+from mmvit_ext.inference.drawing import as_picture
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.models.backbones.base import Backbone
 
-__all__ = ['OpenedImage', 'PlacedImage', 'picture_of_inputs', 'place_image']
+__all__ = ['OpenedImage', 'PlacedImage', 'names_run', 'picture_of_inputs']
 
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """An image and a network's input.
+    """An image and a network's input."""
 
-    Args:
-        image: RGB (H, W, 3), as it is in the file.
-        inputs: Normalised (1, 3, h, w), perhaps padded below and on the right.
-        placement: From the image to the input.
-    """
-
-    image: np.ndarray
-    inputs: Tensor
-    placement: Placement
+    image: np.ndarray  # RGB (H, W, 3), as it is in the file
+    inputs: Tensor  # normalised (1, C, h, w), perhaps padded below and on the right
+    placement: Placement  # from the image to the input
 
     @property
     def seen(self) -> Box:
         """The part of the image that the network sees, in pixels of the image."""
         height, width = self.placement.input_size
         return self.placement.to_image((0, 0, width, height))
+
+    def told(self, box: Box | None) -> list[float] | None:
+        """A box of the input in pixels of the image, as the facts about an image have it."""
+        return None if box is None else [round(value, 1) for value in self.placement.to_image(box)]
 
 
 class OpenedImage:
@@ -49,7 +48,7 @@ class OpenedImage:
     Attributes:
         loaded: What the loader told about the image, for another model.
         image: RGB (H, W, 3), as it is in the file.
-        inputs: What the network is given: normalised (1, 3, h, w), perhaps padded below and on the right.
+        inputs: What the network is given: normalised (1, C, h, w), perhaps padded below and on the right.
         samples: The data samples that belong to the inputs.
         input_size: Height and width of the image in the inputs, padding not counted.
 
@@ -71,7 +70,7 @@ class OpenedImage:
     @cached_property
     def placed(self) -> PlacedImage:
         """The image with its place in the inputs; a ``UserError`` where the pipeline does what cannot be undone."""
-        placement = find_placement(self.predictor.transform, (self.image.shape[0], self.image.shape[1]))
+        placement = find_placement(self.predictor.transform, self.loaded['img'].shape)
         return PlacedImage(self.image, self.inputs, placement)
 
     @property
@@ -80,12 +79,11 @@ class OpenedImage:
         return picture_of_inputs(self._before) if self.predictor.scope == 'mmpretrain' else self.image
 
 
-def place_image(predictor: Predictor, path: str | Path) -> PlacedImage:
-    """Read an image for a network and find out where its pixels go, see :class:`OpenedImage`."""
-    return OpenedImage(predictor, path).placed
+def names_run(backbone: Backbone) -> list[str]:
+    """The maps that the outputs count, from the lowest to the last one that runs."""
+    return [name for name in backbone.stage_names[: max(backbone.out_indices) + 1] if name in backbone.block_names]
 
 
 def picture_of_inputs(inputs: Tensor, channel_order: str = 'bgr') -> np.ndarray:
-    """An image as a data loader gives it (3, H, W), 0 to 255 and ``'bgr'`` or ``'rgb'``, as RGB (H, W, 3), 8 bit."""
-    picture = inputs.detach().permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(picture[..., ::-1] if channel_order == 'bgr' else picture)
+    """An image as a data loader gives it (C, H, W), ``'bgr'`` or ``'rgb'``, as RGB (H, W, 3), 8 bit."""
+    return as_picture(inputs.detach().permute(1, 2, 0).cpu().numpy(), channel_order)

@@ -27,35 +27,26 @@ from mmvit_ext.version import __version__
 
 __all__ = ['Entry', 'Explanation', 'encode_thumbnail', 'plain', 'write_arrays', 'write_facts', 'write_page']
 
-THUMBNAIL = 256
-"""Longer edge of the picture of an input in pixels."""
-
+THUMBNAIL = 256  # longer edge of the picture of an input in pixels
 EMBEDDED_EDGE = 2000
 """Longer edge in pixels up to which a picture is embedded as it is; larger ones are made smaller, the file stays."""
 
 EMBEDDED_BYTES = 600_000
 """Size up to which a picture is embedded without loss, so that a page of many images can still be opened."""
 
-LONGEST = 12
-"""Entries of a list of numbers that the page shows; the JSON file has all of them."""
-
-WIDE = 1.6
-"""Width over height from which a picture is scrolled sideways on a narrow screen, where it could not be read."""
+LONGEST = 12  # entries of a list of numbers that the page shows; the JSON file has all of them
+WIDE = 1.6  # width over height from which a picture is scrolled sideways on a narrow screen, where it could not be read
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a method found out about an image, or about all images of a run.
+    """What a method found out about an image, or about all images of a run."""
 
-    Args:
-        pictures: Caption and file of each picture, in the order in which they are shown.
-        facts: What JSON can hold, and numpy's numbers and arrays, by what it is.
-        data: Further files that were written, such as arrays.
-    """
-
-    pictures: Sequence[tuple[str, Path]] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    data: Sequence[Path] = ()
+    pictures: Sequence[tuple[str, Path]] = ()  # caption and file of each, in the order in which they are shown
+    facts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what JSON can hold, and numpy's numbers and arrays, by what it is
+    data: Sequence[Path] = ()  # further files that were written
 
 
 @dataclass(frozen=True)
@@ -151,16 +142,7 @@ def write_page(
     failed: Sequence[tuple[Path, str]] = (),
     legend: str = '',
 ) -> Path:
-    """Write the page of a run and return the file.
-
-    Args:
-        path: The HTML file. Files of the explanations are linked relative to its folder.
-        title: Heading.
-        entries: The images.
-        run: Config, checkpoint and options, by what they are.
-        overall: What was found about all images together.
-        failed: Image and reason of those that could not be explained.
-        legend: A few sentences on how the pictures are read.
+    """Write the page of a run and return the file; files of the explanations are linked relative to its folder.
 
     Raises:
         UserError: A picture cannot be read, or the page cannot be written.

@@ -38,46 +38,32 @@ __all__ = [
     'superpixels_of',
 ]
 
-CELL = 400
-"""Longer edge of each picture of a montage in pixels."""
-
+CELL = 400  # longer edge of each picture of a montage in pixels
 LEGEND = (
     'A line separates pixels whose largest association is with different superpixels. The merged association is the '
     'sum over the heads before the softmax. The last column has the last superpixels in the mean colour of their '
     'pixels.'
 )
-"""How the montages are read."""
 
 LEAST_EDGE = 480
 """Longer edge in pixels below which a picture of its own is enlarged, so that lines leave something to see."""
 
-LINE, HALO = (255, 230, 0), (0, 0, 0)
-"""Edges of superpixels: a bright line between dark ones can be seen on any image."""
-
+LINE, HALO = (255, 230, 0), (0, 0, 0)  # edges of superpixels: a bright line between dark ones can be seen on any image
 FINEST = 1 << 21
 """Pixels up to which associations are computed one by one; larger maps repeat them, as memory is not without end."""
 
-_COLOURS = 4
-"""Superpixels as many cells apart never touch, so a square of this edge of colours keeps neighbours apart."""
+_COLOURS = 4  # superpixels as many cells apart never touch, so a square of this edge of colours keeps neighbours apart
 
 
 @dataclass(frozen=True)
 class Superpixels:
-    """Superpixels of an image, of every SCA module, iteration and head.
+    """Superpixels of an image, of every SCA module, iteration and head."""
 
-    Args:
-        image: The image (H, W, 3), RGB.
-        similarity: Similarities (M, I, heads, 9, h, w), as ``SPFormer.run`` gives them.
-        cell_size: Edge of a superpixel's cell in pixel features.
-        pixel_stride: Stride of the pixel features in pixels of the network's input.
-        input_size: Height and width of the image in the network's input, padding not counted.
-    """
-
-    image: np.ndarray
-    similarity: Tensor
-    cell_size: int
-    pixel_stride: int
-    input_size: tuple[int, int]
+    image: np.ndarray  # RGB (H, W, 3)
+    similarity: Tensor  # (M, I, heads, 9, h, w), as ``SPFormer.run`` gives it
+    cell_size: int  # edge of a superpixel's cell in pixel features
+    pixel_stride: int  # of the pixel features in pixels of the network's input
+    input_size: tuple[int, int]  # height and width of the image in the network's input, without padding
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -215,15 +201,10 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
 def explain_superpixels(
     predictor: Predictor, folder: Path, source: str | Path, *, montage_only: bool = False, edge: int = CELL
 ) -> Explainer:
-    """The superpixels of each image as pictures and label maps.
+    """The superpixels of each image: the montage ``NAME.png`` and, unless ``montage_only``, pictures and label maps.
 
-    Args:
-        predictor: A model whose backbone is an ``SPFormer``.
-        folder: Of the results: ``NAME.png``, the montage; for each SCA module, iteration and head
-            ``NAME/STEP_boundaries.png`` and ``STEP_labels.png``; all label maps in ``NAME.npy``.
-        source: The config, for messages.
-        montage_only: Whether to write the montages alone.
-        edge: Longer edge of each picture of a montage, 16 to 4096 pixels.
+    For each SCA module, iteration and head these are ``NAME/STEP_boundaries.png`` and ``STEP_labels.png``; all label
+    maps are in ``NAME.npy``.
 
     Raises:
         UserError: An argument is out of range, or the model has no superpixels.

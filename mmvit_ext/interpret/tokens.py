@@ -11,44 +11,105 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
+from mmvit_ext.models.backbones.base import Backbone
 
 from .explain import Explainer, check_cell
-from .inputs import OpenedImage
+from .inputs import OpenedImage, names_run
 from .report import Explanation, write_arrays
-from .token_sources import BlockTokens, choose_blocks, find_tokens
 from .tsne import COLOURINGS, FEWEST, Patches, draw_planes, embed_in_plane
 
-__all__ = ['explain_tokens', 'mean_similarity', 'principal_colours']
+__all__ = ['TokenSource', 'choose_blocks', 'explain_tokens', 'find_tokens', 'mean_similarity', 'principal_colours']
 
-CELL = 240
-"""Longer edge of each picture of a sheet in pixels."""
-
-CHANNELS = 6
-"""Channels that are drawn of each block."""
-
-POINTS = 1000
-"""Patches that t-SNE is given."""
-
+CELL = 240  # longer edge of each picture of a sheet in pixels
+CHANNELS = 6  # channels that are drawn of each block
+POINTS = 1000  # patches that t-SNE is given
 LEGEND = (
     'Each picture has colours of its own: dark is the least and bright the largest value of its map, but for one per '
     'cent at either end. PCA shows the first three principal components of all channels as red, green and blue; alike '
     'colours are alike tokens within one picture, not between pictures. The channels are those that vary most over the '
     'image; their number, from 0, stands in the corner.'
 )
-"""How the pictures are read."""
+
+
+@dataclass(frozen=True)
+class BlockTokens:
+    """Tokens of an image after a block."""
+
+    patches: Tensor  # (C, h, w), those of the padding included
+    stride: int  # edge of a patch in pixels of the network's input
+    words: Tensor | None = None  # inside the patches, put together to a map (c, h', w'); only a TNT block has them
+    word_stride: int = 0  # edge of a word in pixels of the network's input
+
+    def kinds(self) -> dict[str, tuple[Tensor, int]]:
+        """The maps that there are, words first, each with its stride."""
+        words = {} if self.words is None else {'words': (self.words, self.word_stride)}
+        return {**words, 'patches': (self.patches, self.stride)}
+
+
+class TokenSource:
+    """A backbone whose tokens can be looked at; ``unit`` is what its parts are called, ``count`` how many run."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.name = type(backbone).__name__
+        self.unit = 'block' if backbone.UNIT == 'layer' else backbone.UNIT  # one word for both in files and pages
+        self._names = names_run(backbone)
+        self.count = len(self._names)
+
+    def run(self, img: Tensor, numbers: Sequence[int] | None = None) -> dict[int, BlockTokens]:
+        """Tokens of the network's input (1, 3, H, W) after blocks by their number from 1, all of them by default."""
+        chosen = {number: self._names[number - 1] for number in numbers or range(1, self.count + 1)}
+        infos, modules = self.backbone.map_info, {name for name, _ in self.backbone.named_modules()}
+        # The map of words is named after a module inside the block, which a block without words lacks.
+        inner = {
+            name: next((other for other in infos if other.startswith(f'{name}.') and other in modules), None)
+            for name in chosen.values()
+        }
+        maps = self.backbone.forward_intermediates(img, [*chosen.values(), *filter(None, inner.values())])
+        found = {}
+        for number, name in chosen.items():
+            words = inner[name]
+            within = () if words is None else (maps[words][0], infos[words].stride)
+            found[number] = BlockTokens(maps[name][0], infos[name].stride, *within)
+        return found
+
+
+def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
+    """The backbone of a model, or the model itself, if its tokens can be looked at; ``source`` is the config."""
+    backbone: Any = getattr(model, 'backbone', model)
+    if not isinstance(backbone, Backbone):
+        raise UserError(
+            f'{source} has the backbone {type(backbone).__name__}, whose tokens cannot be shown: expected '
+            'mmvit_ext.TNT, ViT, ShrunkViT, SPFormer, NesT or P2T; mmvit_ext.ViT reads the checkpoints of '
+            "mmseg's VisionTransformer"
+        )
+    return TokenSource(backbone)
+
+
+def choose_blocks(source: TokenSource, wanted: Sequence[int] | None, config: str | Path) -> tuple[int, ...]:
+    """The numbers of the blocks that are shown, rising from 1; by default the first, the middle and the last."""
+    numbers = (1, (source.count + 1) // 2, source.count) if wanted is None else wanted
+    for number in numbers:
+        if not 1 <= number <= source.count:
+            raise UserError(
+                f'--blocks {number}: the {source.name} of {config} runs {source.count} {source.unit}s, counted from 1; '
+                f'choose 1 to {source.count}'
+            )
+    return tuple(sorted(set(numbers)))
 
 
 def mean_similarity(features: np.ndarray) -> float:
@@ -168,23 +229,10 @@ def explain_tokens(
     colouring: str | None = None,
     seed: int = 0,
 ) -> Explainer:
-    """The tokens of each image after chosen blocks as maps, and those of all images arranged by t-SNE.
+    """The tokens of each image after chosen blocks as maps, and those of all ``count`` images arranged by t-SNE.
 
-    Args:
-        predictor: A model with one of this package's backbones.
-        folder: Gets ``NAME/patches.png``, of a TNT also ``NAME/words.png``, with ``save_maps`` also ``NAME/maps.npz``;
-            ``tsne.png`` and ``tsne.npz``.
-        source: The config, for messages.
-        count: How many images will be explained.
-        blocks: Which blocks are shown, from 1; ``None`` takes the first, the middle and the last.
-        beside: Another model and its config, drawn below each block of the first.
-        channels: How many channels are drawn, 0 or more.
-        edge: Longer edge of each picture of a sheet, 16 to 4096 pixels.
-        save_maps: Whether to write the maps as arrays.
-        tsne: Whether to arrange ``points`` patches (at least 8) of all images.
-        points: See ``tsne``.
-        colouring: One of :data:`COLOURINGS`; ``None`` takes the images, and of a single image the places.
-        seed: Of the choice of patches and of t-SNE, 0 or more.
+    The folder gets ``NAME/patches.png``, of a TNT also ``NAME/words.png``, with ``save_maps`` also ``NAME/maps.npz``;
+    ``tsne.png`` and ``tsne.npz``. ``beside`` is another model and its config, drawn below each block of the first.
 
     Raises:
         UserError: An argument is out of range, the model's tokens cannot be shown, or scikit-learn is missing.
@@ -204,17 +252,17 @@ def explain_tokens(
             for number, model in enumerate(models, 1):
                 model.name = f'{model.source.name} {number}'
     colouring = colouring or ('image' if count > 1 else 'place')
-    for model in models:
-        if tsne and colouring == 'class' and model.predictor.scope not in ('mmseg', 'mmpretrain'):
+    for model in models if tsne and colouring == 'class' else ():
+        if model.predictor.scope not in ('mmseg', 'mmpretrain'):
             raise UserError(
                 f'--colours class needs the class of each patch, {model.config} is of scope {model.predictor.scope}: '
                 'use a segmentor or a classifier, or --colours image or place'
             )
-    if tsne and colouring == 'class' and any(model.predictor.classes != predictor.classes for model in models):
-        raise UserError(
-            f'--colours class needs two models of the same classes, {models[1].config} has others than {source}: use '
-            '--colours image or place'
-        )
+        if model.predictor.classes != predictor.classes:
+            raise UserError(
+                f'--colours class needs two models of the same classes, {model.config} has others than {source}: use '
+                '--colours image or place'
+            )
     names: list[str] = []
 
     def explain(opened: OpenedImage, name: str) -> Explanation:
@@ -231,29 +279,15 @@ def explain_tokens(
             if step >= len(model.blocks):
                 continue
             block = model.blocks[step]
-            tokens = found[block]
-            for kind, values, stride in (
-                ('words', tokens.words, tokens.word_stride),
-                ('patches', tokens.patches, tokens.stride),
-            ):
-                if values is None:
-                    continue
+            for kind, (values, stride) in found[block].kinds().items():
                 visible = _visible(values, stride, image.input_size)
                 drawn, share = _pictures(visible, stride, image.input_size, cell, channels)
                 rows[kind].append((f'{model.name}, {model.unit} {block}', [Image.fromarray(image.picture), *drawn]))
                 arrays[f'{model.name}_{model.unit}{block}_{kind}'] = visible
                 similarity = mean_similarity(visible.reshape(len(visible), -1).T)
-                facts.append(
-                    {
-                        'model': model.name,
-                        model.unit: block,
-                        'tokens': kind,
-                        'grid': f'{visible.shape[1]} x {visible.shape[2]}',
-                        'channels': len(visible),
-                        'variance in PCA': share,
-                        'mean cosine similarity': similarity,
-                    }
-                )
+                fact = {'model': model.name, model.unit: block, 'tokens': kind}
+                fact.update(grid=f'{visible.shape[1]} x {visible.shape[2]}', channels=len(visible))
+                facts.append(fact | {'variance in PCA': share, 'mean cosine similarity': similarity})
                 if kind == 'patches':
                     kept.append((model, image, block, visible, similarity))
         headings = ['image', 'PCA', *(f'channel, rank {rank}' for rank in range(1, channels + 1))]
@@ -288,13 +322,9 @@ def _overall(models: Sequence[_Model], folder: Path, colouring: str, seed: int, 
     for model in models:
         row = []
         for block, patches in model.patches.items():
-            fact = {
-                'model': model.name,
-                model.unit: block,
-                'images': len(names),
-                'mean cosine similarity of patches': float(np.mean(patches.similarities)),
-            }
+            fact: dict[str, Any] = {'model': model.name, model.unit: block, 'images': len(names)}
             facts.append(fact)
+            fact['mean cosine similarity of patches'] = float(np.mean(patches.similarities))
             if sum(map(len, patches.features)) < FEWEST:
                 continue
             plane, perplexity, divergence = embed_in_plane(np.concatenate(patches.features), seed)

@@ -15,33 +15,21 @@ __all__ = ['COLOURINGS', 'FEWEST', 'Patches', 'draw_planes', 'embed_in_plane']
 PERPLEXITY = 30.0
 """Neighbours that t-SNE keeps a patch near to, about; fewer where there are not three times as many patches."""
 
-FEWEST = 8
-"""With fewer patches than this there is nothing to arrange."""
-
-NAMED = 12
-"""Colours up to which a plot has a legend."""
-
+FEWEST = 8  # with fewer patches than this there is nothing to arrange
+NAMED = 12  # colours up to which a plot has a legend
 COLOURINGS = ('image', 'place', 'class')
 """What colours can stand for: the image of a patch, its place in it, its predicted class."""
 
 
 @dataclass
 class Patches:
-    """Patches of several images after one block, a list entry for each image.
+    """Patches of several images after one block, a list entry for each image."""
 
-    Args:
-        features: Of the patches (n, C).
-        places: Row and column of the patches as shares of the height and width (n, 2).
-        images: Number of the image (n).
-        classes: Predicted class (n); empty where colours stand for something else.
-        similarities: Mean cosine similarity of all tokens of the image.
-    """
-
-    features: list[np.ndarray] = field(default_factory=list)
-    places: list[np.ndarray] = field(default_factory=list)
-    images: list[np.ndarray] = field(default_factory=list)
-    classes: list[np.ndarray] = field(default_factory=list)
-    similarities: list[float] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)  # (n, C)
+    places: list[np.ndarray] = field(default_factory=list)  # row and column as shares of the height and width (n, 2)
+    images: list[np.ndarray] = field(default_factory=list)  # number of the image (n)
+    classes: list[np.ndarray] = field(default_factory=list)  # predicted class (n), where colours stand for it
+    similarities: list[float] = field(default_factory=list)  # mean cosine similarity of all tokens of the image
 
     def add(self, features: np.ndarray, places: np.ndarray, image: int, classes: np.ndarray | None) -> None:
         """Add patches of an image."""

@@ -1,4 +1,4 @@
-"""Counting the floating-point operations of a model without running it at size."""
+"""What a model takes and costs: the channels of its images, the floating-point operations of a call."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ['count_flops']
+__all__ = ['count_flops', 'image_channels']
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its backbone's first convolution, three where it has none."""
+    modules = getattr(model, 'backbone', model).modules()
+    return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)
 
 
 def count_flops(step: Callable[[], object]) -> int:

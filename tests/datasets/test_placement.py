@@ -70,7 +70,7 @@ def test_what_cannot_be_undone_is_refused():
     with pytest.raises(UserError, match='leave out those that turn it'):
         placed([dict(type='mmvit_ext.RotateImage', angle=30, fill=(0, 0, 0))], (97, 131))
     with pytest.raises(UserError, match='too little of it is left'):
-        find_placement(lambda results: dict(results, img=results['img'] * 0), (97, 131))
+        find_placement(lambda results: dict(results, img=results['img'] * 0), (97, 131, 3))
 
 
 def test_the_image_itself_is_what_the_steps_make_of_it():

@@ -20,7 +20,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_iou
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.cam import box_from_map, class_activation_maps, draw_activation, explain_cam, upsample_map
-from mmvit_ext.interpret.inputs import OpenedImage, place_image
+from mmvit_ext.interpret.inputs import OpenedImage
 from mmvit_ext.models.classifiers.class_maps import class_maps, strongest_rivals
 from mmvit_ext.registry import METRICS
 from tests.config_tools import ROOT
@@ -291,7 +291,7 @@ def test_an_image_file_is_explained(mini, tmp_path):
     assert [row['index'] for row in found.facts['classes']] == [281, 404]
     assert all(max(Image.open(file).size) == 120 for _, file in found.pictures)
     assert np.load(found.data[0])['maps'].shape == (2, 96, 96)
-    placed = place_image(predictor, path)
+    placed = OpenedImage(predictor, path).placed
     (activation,) = class_activation_maps(predictor.model, placed.inputs, [281])
     picture = np.array(draw_activation(placed, activation, edge=240))
     H, W = placed.image.shape[:2]

@@ -24,7 +24,7 @@ from mmvit_ext.inference.drawing import colour_mask
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret import atm_masks
 from mmvit_ext.interpret.atm_masks import ClassMasks, class_masks, draw_sheet, stage_names
-from mmvit_ext.interpret.classes import find_classes
+from mmvit_ext.interpret.explain import find_classes
 from mmvit_ext.interpret.inputs import OpenedImage
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.gradcat import Step, Traversal, _descend, class_scores, find_levels, traverse
 from mmvit_ext.interpret.gradcat_pictures import describe_traversal, draw_traversal, explain_gradcat, read_region
-from mmvit_ext.interpret.inputs import OpenedImage, PlacedImage, place_image
+from mmvit_ext.interpret.inputs import OpenedImage, PlacedImage
 from mmvit_ext.models.backbones.nest import NesT
 from tests.config_tools import ROOT
 
@@ -289,7 +289,8 @@ def walked_by_hand():
 
 def test_facts_have_boxes_of_the_image_and_fit_json():
     place = Placement((0.5, 0.5), (-10.0, 0.0), (70, 100), (40, 40))
-    facts = json.loads(json.dumps(describe_traversal(walked_by_hand(), 'cat', place), allow_nan=False))
+    placed = PlacedImage(np.zeros((70, 100, 3), np.uint8), torch.zeros(1, 3, 40, 40), place)
+    facts = json.loads(json.dumps(describe_traversal(walked_by_hand(), 'cat', placed), allow_nan=False))
     assert facts == {
         'class': 'cat',
         'index': 5,
@@ -342,7 +343,7 @@ def test_an_image_file_is_explained_for_its_best_and_for_named_classes(predictor
     found = explain_gradcat(predictor, tmp_path, 'c.py', top=2, edge=120).explain(
         OpenedImage(predictor, photo), 'photo'
     )
-    placed = place_image(predictor, photo)
+    placed = OpenedImage(predictor, photo).placed
     logits = class_scores(predictor.model, placed.inputs)
     best = logits.topk(2).indices.tolist()
     assert [row['index'] for row in found.facts['classes']] == best

@@ -14,8 +14,7 @@ pytest.importorskip('mmcv')
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.interpret import tokens
-from mmvit_ext.interpret.token_sources import choose_blocks, find_tokens
-from mmvit_ext.interpret.tokens import explain_tokens, mean_similarity, principal_colours
+from mmvit_ext.interpret.tokens import choose_blocks, explain_tokens, find_tokens, mean_similarity, principal_colours
 from mmvit_ext.interpret.tsne import Patches, draw_planes, embed_in_plane
 from tests.zoo import BACKBONES, PRIME_SIZE
 

@@ -1,4 +1,5 @@
 import copy
+import sys
 
 import pytest
 import torch
@@ -8,13 +9,17 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
+from torch import nn
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.inference.export import TORCH, ScoreMap, export_segmentor, write_exported
+from mmvit_ext.inference.export import TORCH, ImageScores, export_model, write_exported
+from mmvit_ext.models.layers.open_sizes import is_open
 from tests.config_tools import ROOT, shrink_model
+from tests.zoo import BACKBONES
 
 NAMES = ['segvit_vit-b16', 'segvit-shrunk_vit-b16']
 needs_export = pytest.mark.skipif(TORCH < (2, 5), reason='torch.export and its ONNX exporter are younger')
+needs_open_export = pytest.mark.skipif(TORCH < (2, 6), reason='sizes that follow from a trace are younger')
 needs_compile = pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')
 
 
@@ -38,8 +43,8 @@ def test_exported_graphs_give_what_the_model_gives(name, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     model, img = build(name), torch.randn(1, 3, 48, 80)
     with torch.no_grad():
-        expected = ScoreMap(model, (48, 80))(img)
-    program = export_segmentor(model, (48, 80))
+        expected = ImageScores(model)(img)
+    program = export_model(model, (48, 80))
     torch.testing.assert_close(program.module()(img), expected, atol=1e-4, rtol=0)
     write_exported(program, tmp_path / 'model.pt2')
     torch.testing.assert_close(torch.export.load(tmp_path / 'model.pt2').module()(img), expected, atol=1e-4, rtol=0)
@@ -55,9 +60,90 @@ def test_exported_graphs_give_what_the_model_gives(name, tmp_path):
 def test_full_size_vit_b_exports(name):
     model, img = build(name, small=False), torch.randn(1, 3, 512, 512)
     with torch.no_grad():
-        expected = ScoreMap(model, (512, 512))(img)
-        exported = export_segmentor(model, (512, 512)).module()(img)
+        expected = ImageScores(model)(img)
+        exported = export_model(model, (512, 512)).module()(img)
     torch.testing.assert_close(exported, expected, atol=1e-4, rtol=0)
+
+
+def images(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def onnx_session(program, path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    write_exported(program, path)
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return lambda img: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: img.numpy()})[0])
+
+
+@needs_open_export
+def test_a_dynamic_graph_takes_any_number_of_images_of_any_size(tmp_path):
+    model = build(NAMES[0])
+    program = export_model(model, (48, 80), dynamic=True)
+    run = onnx_session(program, tmp_path / 'model.onnx')
+    for shape in ((1, 3, 48, 80), (3, 3, 71, 113), (2, 3, 512 // 8, 33)):
+        with torch.no_grad():
+            expected = ImageScores(model)(images(*shape))
+            torch.testing.assert_close(program.module()(images(*shape)), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(run(images(*shape)), expected, atol=1e-4, rtol=0)
+
+
+CLASSIFIERS = {
+    'nest': dict(type='mmvit_ext.NesT', img_size=32, patch_size=2, block_size=4, out_indices=-1, in_channels=4,
+                 arch=dict(embed_dims=(8, 16), num_heads=(2, 2), depths=(1, 1))),
+    'tnt': dict(type='mmvit_ext.TNT', img_size=32, patch_size=8, inner_stride=2, out_indices=-1, in_channels=1,
+                arch=dict(embed_dims_outer=16, embed_dims_inner=6, num_layers=1, num_heads_outer=2, num_heads_inner=2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['tnt', pytest.param('nest', marks=pytest.mark.slow)])
+@needs_open_export
+def test_dynamic_classifiers_give_their_logits_for_any_size_and_channels(name, tmp_path):
+    pytest.importorskip('mmpretrain')
+    init_default_scope('mmpretrain')
+    head = dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=16)
+    neck = dict(type='mmpretrain.GlobalAveragePooling')
+    torch.manual_seed(0)
+    backbone = CLASSIFIERS[name]
+    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=backbone, neck=neck, head=head)).eval()
+    run = onnx_session(export_model(model, (32, 32), dynamic=True), tmp_path / 'model.onnx')
+    for shape in ((1, 32, 32), (3, 45, 37), (2, 64, 90)):
+        img = images(shape[0], backbone['in_channels'], *shape[1:])
+        with torch.no_grad():
+            torch.testing.assert_close(run(img), model(img, mode='tensor'), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_what_an_open_size_does_gives_what_a_known_one_does(name, monkeypatch):
+    """The ways that a graph with open sizes takes, run on known sizes."""
+    row = BACKBONES[name]
+    variants = [{}, *({'pool_type': 'max'} for _ in range(name.startswith('p2t')))]
+    for variant in variants:
+        model = row.make(**variant).eval()
+        for size in ((37, 61), (96, 64), (40, 40)):
+            with monkeypatch.context() as patched, torch.no_grad():
+                expected = model(images(2, 3, *size))
+                for module in list(sys.modules.values()):
+                    if getattr(module, 'is_open', None) is is_open:
+                        patched.setattr(module, 'is_open', lambda *edges: True)
+                for one, other in zip(model(images(2, 3, *size)), expected, strict=True):
+                    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_whose_operations_depend_on_the_size_is_refused_as_dynamic():
+    if TORCH < (2, 6):
+        pytest.skip('dynamic sizes need torch 2.6')
+
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, img, mode):
+            return self.conv(img).mean(3) if img.shape[2] == 48 else self.conv(img).mean(2)
+
+    with pytest.raises(UserError, match=r'one size only.*leave --dynamic out'):
+        export_model(Fixed(), (48, 48), dynamic=True)
 
 
 def test_another_suffix_is_refused(tmp_path):

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
-from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
 from mmvit_ext.models.layers.mlp import MLP, init_linears
+from mmvit_ext.models.layers.open_sizes import PatchEmbed, is_open
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
@@ -74,7 +74,7 @@ class BlockAggregation(nn.Module):
         """Channels-last ``(B, C', H, W)`` to channels-last ``(B, C, ceil(H / 2), ceil(W / 2))``."""
         x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         odd = (x.shape[3] % 2, x.shape[2] % 2)
-        if any(odd):
+        if is_open(*odd) or any(odd):
             x = F.pad(x, (0, odd[0], 0, odd[1]), value=-torch.inf)
         return F.max_pool2d(x, 3, 2, ceil_mode=True)
 

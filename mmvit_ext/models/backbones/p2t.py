@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed
 from mmvit_ext.models.layers.attention import check_heads, multihead_attention
 from mmvit_ext.models.layers.mlp import MLP
+from mmvit_ext.models.layers.open_sizes import is_open, pool_windows
 from mmvit_ext.registry import MODELS
 
 __all__ = ['P2T', 'pooled_size']
@@ -39,7 +40,23 @@ POOLINGS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
 
 def pooled_size(size: tuple[int, int], ratio: int) -> tuple[int, int]:
     """Size of a map ``(H, W)`` pooled by ``ratio``: rounded as Python rounds, at least 1 x 1."""
-    return max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+
+    def pooled(edge: int) -> int:
+        if not is_open(edge):
+            return max(round(edge / ratio), 1)
+        whole, rest = (2 * edge + ratio) // (2 * ratio), (2 * edge + ratio) % (2 * ratio)
+        # Halves are rounded to even numbers.
+        return torch.sym_max(whole - whole % 2 * (1 - torch.sym_min(rest, 1)), 1)
+
+    return pooled(size[0]), pooled(size[1])
+
+
+def pool_map(x: Tensor, size: tuple[int, int], pool_type: str) -> tuple[Tensor, Tensor | None]:
+    """Adaptive pooling ``'avg'`` or ``'max'`` of ``(B, C, H, W)`` to a size; of an open one also which places exist."""
+    if not is_open(*size):
+        return POOLINGS[pool_type](x, size), None
+    down, right = (torch.arange(edge + 1, device=x.device) < edge for edge in size)
+    return pool_windows(x, size, largest=pool_type == 'max'), (down[:, None] & right).flatten()
 
 
 def as_map(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -87,14 +104,16 @@ class PyramidPoolingAttention(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int], rpe_convs: nn.ModuleList | None) -> Tensor:
         """``(B, H*W, C)`` to the same; the stage's convolutions encode positions, if there are any."""
         feature = as_map(x, size)  # (B, C, H, W)
-        pool = POOLINGS[self.pool_type]
-        pools = [pool(feature, pooled_size(size, ratio)) for ratio in self.pool_ratios]
+        pools, exist = zip(
+            *(pool_map(feature, pooled_size(size, ratio), self.pool_type) for ratio in self.pool_ratios), strict=True
+        )
         if rpe_convs is not None:
-            pools = [pooled + conv(pooled) for pooled, conv in zip(pools, rpe_convs, strict=True)]
+            pools = tuple(pooled + conv(pooled) for pooled, conv in zip(pools, rpe_convs, strict=True))
         pyramid = self.norm(torch.cat([as_tokens(pooled) for pooled in pools], dim=1))  # (B, M, C)
         q = self.q(x)  # (B, H*W, C)
         k, v = self.kv(pyramid).chunk(2, dim=-1)  # (B, M, C) each
-        out = multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0)
+        mask = None if exist[0] is None else torch.cat(exist)[None, None, None]
+        out = multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0, mask)
         return self.proj_drop(self.proj(out))
 
 

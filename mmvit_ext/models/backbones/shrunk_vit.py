@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.vit import ViT, ViTLayer
+from mmvit_ext.models.layers.open_sizes import is_open
 from mmvit_ext.registry import MODELS
 
 __all__ = ['QDLayer', 'ShrunkViT']
@@ -37,6 +39,9 @@ class QDLayer(ViTLayer):
         plane = x.unflatten(1, size)  # (B, h, w, C)
         if self.qd_mode == 'conv':
             down = self.downsample(plane.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        elif is_open(*size):  # whose strided views cannot be flattened
+            rows, columns = (torch.arange(0, edge, 2, device=x.device) for edge in size)
+            down = plane.index_select(1, rows).index_select(2, columns).flatten(1, 2)
         else:
             down = plane[:, ::2, ::2].flatten(1, 2)
         memory = down if self.qd_mode == 'qkv' else x

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.mlp import init_linears
+from mmvit_ext.models.layers.open_sizes import pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
 from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
@@ -261,21 +262,25 @@ class SPFormer(Backbone):
         self, img: Tensor, names: Collection[str] | None = None
     ) -> tuple[dict[str, Tokens], tuple[tuple[Tensor, ...], ...]]:
         """What the named blocks (by default the outputs) give, and each SCA module's similarity of every iteration."""
+        found, history = self._run(img, names)
+        h, w = (-(-edge // self.pixel_stride) for edge in img.shape[-2:])
+        return found, tuple(tuple(similarity[..., :h, :w] for similarity in similarities) for similarities in history)
+
+    def _run(self, img: Tensor, names: Collection[str] | None) -> tuple[dict[str, Tokens], list[tuple[Tensor, ...]]]:
+        """:meth:`run`, with the similarities of the padding."""
         names = self.out_names if names is None else names
         num_blocks = self.num_blocks_run(names)
-        h, w = (-(-edge // self.pixel_stride) for edge in img.shape[-2:])
-        cell = self.pixel_stride * self.cell_size
-        padded = F.pad(img, (0, -img.shape[3] % cell, 0, -img.shape[2] % cell))
+        padded = pad_to_multiple(img, self.pixel_stride * self.cell_size)
         # Channels last in memory: what follows works on all channels of a pixel at a time.
         pixels = self.stem(channels_last(padded))  # (B, C, p*sh, p*sw)
         superpixels = F.avg_pool2d(pixels, self.cell_size)  # (B, C, sh, sw)
-        grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
+        grid = (superpixels.shape[2], superpixels.shape[3])
         found: dict[str, Tokens] = {}
         history = []
         for stage, first in enumerate(self.first_blocks):
             entered = pixels
             pixels, superpixels, similarities = checkpointed(self.sca[stage], pixels, superpixels, with_cp=self.with_cp)
-            history.append(tuple(similarity[..., :h, :w] for similarity in similarities))
+            history.append(similarities)
             embedding = resize_position_embedding(self.pos_embeds[stage], self.grid, grid, mode=self.interpolate_mode)
             tokens = self.drop_after_pos(superpixels.flatten(2).transpose(1, 2) + embedding)  # (B, sh*sw, C)
             for index in range(first, min(first + self.depths[stage], num_blocks)):
@@ -287,10 +292,10 @@ class SPFormer(Backbone):
             base = entered if self.bridge_from == 'input' else pixels
             pixels = base + superpixel_to_pixel(Tokens(tokens, grid).to_map(), similarities[-1].softmax(2))
             superpixels = Tokens(self.projections[stage](tokens), grid).to_map()
-        return found, tuple(history)
+        return found, history
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
-        return self.run(img, names)[0]
+        return self._run(img, names)[0]
 
     def to_output(self, found: Tokens) -> Tensor:  # type: ignore[override]
         """An output: a map, or the normalised mean of the superpixels."""
@@ -307,6 +312,7 @@ class SPFormer(Backbone):
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Maps of the blocks named by ``out_indices``, then the similarity if wanted; see the class."""
+        if not self.out_association:
+            return super().forward(img)
         found, history = self.run(img)
-        outs = tuple(self.to_output(found[name]) for name in self.out_names)
-        return (*outs, history[-1][-1]) if self.out_association else outs
+        return (*(self.to_output(found[name]) for name in self.out_names), history[-1][-1])

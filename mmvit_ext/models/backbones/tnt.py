@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, resolve_indices, token_grid
 from mmvit_ext.models.layers.attention import SelfAttention
 from mmvit_ext.models.layers.mlp import MLP, init_linears
+from mmvit_ext.models.layers.open_sizes import pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
@@ -315,8 +316,8 @@ class TNT(Backbone):
 
     def embed(self, img: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Image ``(B, 3, H, W)`` to words ``(B*n, m, c)``, tokens ``(B, [1 +] n, C)`` and the grid ``(h, w)``."""
-        B, _, H, W = img.shape
-        img = F.pad(img, (0, -W % self.patch_size, 0, -H % self.patch_size))
+        B = img.shape[0]
+        img = pad_to_multiple(img, self.patch_size)
         grid = (img.shape[2] // self.patch_size, img.shape[3] // self.patch_size)
         words = self.word_embed(img)
         if self.word_pos is not None:

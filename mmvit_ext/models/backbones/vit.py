@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
-from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.open_sizes import PatchEmbed
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
@@ -295,7 +295,6 @@ class ViT(Backbone):
     def embed(self, img: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Image ``(B, 3, H, W)`` to tokens with position ``(B, [1 +] h*w, C)`` and their grid ``(h, w)``."""
         x, size = self.patch_embed(img)
-        size = (int(size[0]), int(size[1]))
         if self.with_cls_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         position = resize_position_embedding(

@@ -74,7 +74,7 @@ class ATMStage(nn.Module):
 
     def tokens(self, feature: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, h*w, D)``."""
-        return self.norm(self.proj(feature.flatten(2).transpose(1, 2)))
+        return self.norm(self.proj(feature.flatten(2).transpose(1, 2).contiguous()))
 
     def forward(
         self, queries: Tensor, tokens: Tensor, every_layer: bool = False
@@ -199,7 +199,7 @@ class ATMHead(BaseDecodeHead):
             above = _resize(tokens[index - 1].transpose(1, 2).unflatten(2, sizes[index - 1]), sizes[index])
             tokens[index] = tokens[index] + above.flatten(2).transpose(1, 2)
         classes = torch.arange(self.num_classes, device=maps[0].device)
-        queries = self.class_queries(classes).expand(len(maps[0]), -1, -1)  # (B, N, D)
+        queries = self.class_queries(classes).expand(maps[0].shape[0], -1, -1)  # (B, N, D)
         outputs: list[StageOutput] = []
         for stage, memory, size in zip(stages, tokens, sizes, strict=True):
             queries, wanted = stage(queries, memory, self.deep_supervision == 'layer')

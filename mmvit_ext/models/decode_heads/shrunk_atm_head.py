@@ -108,7 +108,7 @@ class ShrunkATMHead(ATMHead):
         B, _, h, w = maps[0].shape
         places = torch.arange(math.prod(self.query_grid), device=maps[0].device)
         learned = resize_position_embedding(self.position_queries(places)[None], self.query_grid, (h, w))
-        queries = learned.expand(B, -1, -1)
+        queries = learned.repeat(B, 1, 1)
         for level, feature in zip(cast('list[QULevel]', list(self.levels)), maps, strict=True):
             queries, _ = level(queries, level.tokens(feature))
         return self.decode_maps([queries.transpose(1, 2).unflatten(2, (h, w))])

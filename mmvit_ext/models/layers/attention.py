@@ -19,18 +19,20 @@ def check_heads(embed_dims: int, num_heads: int) -> None:
         raise ValueError(f'num_heads must divide embed_dims, got num_heads={num_heads} and embed_dims={embed_dims}')
 
 
-def multihead_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
+def multihead_attention(
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0, mask: Tensor | None = None
+) -> Tensor:
     r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads; queries and result ``(B, N, C)``.
 
-    Keys and values of the width of one head are shared by all of them.
+    Keys and values of the width of one head are shared by all of them. A ``mask`` ``(B, 1, 1, L)`` says which exist.
     """
     width = q.shape[-1] // num_heads
     q, k, v = (x.unflatten(-1, (-1, width)).transpose(1, 2).expand(-1, num_heads, -1, -1) for x in (q, k, v))
-    if dropout > 0 and q.device.type == 'cpu':
+    if dropout > 0 and mask is None and q.device.type == 'cpu':
         # The CPU has no fused kernel with dropout; its weights (B, h, N, L) are computed again rather than kept.
         out = checkpoint(_dropped_attention, q, k, v, dropout, use_reentrant=False)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -61,10 +63,10 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(B, N, C)`` to the same, without the last projection."""
         q, k, v = self.qkv(x).split((x.shape[-1], self.kv_dims, self.kv_dims), dim=-1)
-        return multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0)
+        return multihead_attention(q, k, v, self.num_heads, self.attn_drop if self.training else 0.0, mask)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj_drop(self.proj(self.attend(x)))

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import SelfAttention
+from mmvit_ext.models.layers.open_sizes import is_open
 
 __all__ = ['BlockAttention', 'block_groups', 'from_blocks', 'heads_outermost', 'register_layout', 'to_blocks']
 
@@ -62,10 +64,10 @@ def to_blocks(x: Tensor, groups: Sequence[BlockGroup]) -> list[Tensor]:
 
 def from_blocks(parts: Sequence[Tensor], groups: Sequence[BlockGroup]) -> Tensor:
     """The way back from :func:`to_blocks`: ``(B, H, W, C)``."""
-    bands: dict[Span, list[Tensor]] = {}
+    bands: dict[int, list[Tensor]] = {}
     for part, (down, right) in zip(parts, groups, strict=True):
         part = part.view(-1, down.blocks, right.blocks, down.edge, right.edge, part.shape[-1]).transpose(2, 3)
-        bands.setdefault(down, []).append(part.flatten(3, 4).flatten(1, 2))  # (B, height, width, C)
+        bands.setdefault(down.start, []).append(part.flatten(3, 4).flatten(1, 2))  # (B, height, width, C)
     rows = [band[0] if len(band) == 1 else torch.cat(band, dim=2) for band in bands.values()]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
@@ -85,9 +87,25 @@ class BlockAttention(SelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` to the same."""
+        if is_open(x.shape[1], x.shape[2]):
+            return self.proj_drop(self.proj(self.attend_padded(x)))
         groups = block_groups((x.shape[1], x.shape[2]), self.block_size)
         blocks = [self.attend(part) for part in to_blocks(x, groups)]
         return self.proj_drop(self.proj(from_blocks(blocks, groups)))
+
+    def attend_padded(self, x: Tensor) -> Tensor:
+        """Attention among ``(B, H, W, C)`` of open size: padded to whole blocks, and the padding masked.
+
+        One more block on each side keeps their numbers from being 1, which could not be open.
+        """
+        _, H, W, _ = x.shape
+        edge = self.block_size
+        exists = F.pad(torch.ones_like(x[..., :1]), (0, 0, 0, -W % edge, 0, -H % edge))
+        exists = F.pad(exists, (0, 0, 0, edge, 0, edge), value=1.0)
+        x = F.pad(x, (0, 0, 0, exists.shape[2] - W, 0, exists.shape[1] - H))
+        group = BlockGroup(*(Span(0, length // edge, edge) for length in exists.shape[1:3]))
+        (blocks,), (exists,) = (to_blocks(part, [group]) for part in (x, exists))
+        return from_blocks([self.attend(blocks, exists[:, None, None, :, 0] > 0)], [group])[:, :H, :W]
 
 
 def heads_outermost(weight: Tensor, num_heads: int) -> Tensor:

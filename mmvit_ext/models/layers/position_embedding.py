@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmvit_ext.models.layers.open_sizes import is_open
+
 __all__ = ['note_grids', 'resize_position_embedding', 'square_grid', 'track_position']
 
 
@@ -30,7 +32,7 @@ def resize_position_embedding(
         raise ValueError(
             f'position embedding has {num_tokens} tokens, but {num_prefix_tokens} + {grid[0]}x{grid[1]} were expected'
         )
-    if tuple(grid) == tuple(size):
+    if not is_open(*size) and tuple(grid) == tuple(size):
         return embedding
     prefix, plane = embedding[:, :num_prefix_tokens], embedding[:, num_prefix_tokens:]
     plane = plane.reshape(1, grid[0], grid[1], C).permute(0, 3, 1, 2)  # (1, C, h, w)
