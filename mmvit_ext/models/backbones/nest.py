@@ -212,7 +212,11 @@ class NesT(Backbone):
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6}), dict(act_cfg or {'type': 'GELU'})
 
         self.patch_embed = PatchEmbed(
-            in_channels, self.embed_dims[0], kernel_size=self.patch_size, stride=self.patch_size, padding='corner'
+            in_channels=in_channels,
+            embed_dims=self.embed_dims[0],
+            kernel_size=self.patch_size,
+            stride=self.patch_size,
+            padding='corner',
         )
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.levels = nn.ModuleList()
