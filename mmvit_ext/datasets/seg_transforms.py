@@ -1,7 +1,7 @@
 """Load label maps so that a wrong label ends the run with the file's name and what is wrong with it.
 
-mmseg casts every label map to 8 bit and trains on what comes out; a class index outside the classes then shows up as an
-index error without a file name (on a GPU as a device assertion), and on validation not at all.
+mmseg casts every label map to 8 bit; a class index outside the classes then shows up as an index error without a file
+name (on a GPU as a device assertion), and on validation not at all.
 """
 
 import io
@@ -32,14 +32,13 @@ class LoadSegAnnotations(LoadAnnotations):
 
     Args:
         num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
-        reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1. ``None`` takes what the
-            dataset says, which is the usual case.
+        reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1; ``None``: as the dataset says.
         ignore_index: Value of pixels without a label, 0 to 255, both in the file and after loading.
         backend_args: Arguments of the file backend.
 
     Raises:
-        UserError: The file is missing or unreadable, is no single-channel map, has another size than the image, or has
-            a value outside the classes; names the file, the values with their pixel counts and the likely remedy.
+        UserError: The file is unreadable, no single-channel map, not of the image's size, or has a value outside the
+            classes; names the file, the values with their pixel counts and the likely remedy.
     """
 
     def __init__(
@@ -60,9 +59,8 @@ class LoadSegAnnotations(LoadAnnotations):
         if 'seg_map_path' not in results and 'sample_idx' not in results:
             return
         if 'seg_map_path' not in results:
-            raise UserError(
-                f'the image {results.get("img_path")} has no label map: set data_prefix.seg_map_path of the dataset'
-            )
+            image = results.get('img_path')
+            raise UserError(f'the image {image} has no label map: set data_prefix.seg_map_path of the dataset')
         raw = self.decode(results['seg_map_path'])
         self.check_size(raw, results)
         self.check_values(raw, results)
@@ -83,10 +81,9 @@ class LoadSegAnnotations(LoadAnnotations):
         """Class indices (H, W; uint8), counted from 0, from a file's values (H, W) and the dataset's ``label_map``."""
         ignored = (raw == 0) | (raw == self.ignore_index)
         labels = np.where(ignored, self.ignore_index, raw - 1) if self._reduces(results) else raw
-        label_map: Mapping[int, int] | None = results.get('label_map')
-        if label_map is not None:
+        if results.get('label_map') is not None:
             table = np.arange(256)
-            for old, new in label_map.items():
+            for old, new in results['label_map'].items():
                 table[int(old)] = self.ignore_index if new == _LEFT_OUT else new
             labels = table[np.clip(labels, 0, 255)]
         return labels.astype(np.uint8)
@@ -121,7 +118,7 @@ class LoadSegAnnotations(LoadAnnotations):
         """Number of pixels by value of the values outside the classes; empty without ``num_classes``."""
         if self.num_classes is None:
             return {}
-        first = 1 if self._reduces(results) else 0
+        first = int(self._reduces(results))
         classes = range(self.num_classes) if results.get('label_map') is None else map(int, results['label_map'])
         # In the type of the values, so that they are looked up in a table.
         valid = np.array([*range(first), *(value + first for value in classes), self.ignore_index], np.int64)
@@ -135,9 +132,8 @@ class LoadSegAnnotations(LoadAnnotations):
             return
         reduce, path = self._reduces(results), results['seg_map_path']
         expected = f'{int(reduce)} to {reduce + count - 1}, {self.ignore_index} = ignored' + ', 0 = ignored' * reduce
-        raise range_error(
-            path, wrong, count, expected, _hint(str(path), np.unique(raw[raw != self.ignore_index]), count, reduce)
-        )
+        present = np.unique(raw[raw != self.ignore_index])
+        raise range_error(path, wrong, count, expected, _hint(str(path), present, count, reduce))
 
 
 def _hint(path: str, present: np.ndarray, count: int, reduce: bool) -> str:

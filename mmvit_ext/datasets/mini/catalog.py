@@ -61,8 +61,6 @@ PHOTOS: Mapping[str, tuple[int, int, int, int] | None] = {
     'astronaut.png': (40, 260, 330, 500),
 }
 
-LYING = 'brick.png'  # The photograph shows its subject lying on its side.
-
 #: COCO's 80 categories in the order of its annotation files: (id, name, supercategory).
 COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
     (int(number), name.replace('_', ' '), supercategory)
@@ -104,5 +102,5 @@ def load_photos() -> dict[str, Image.Image]:
                 f'The photograph {folder / name} cannot be read ({error.__class__.__name__}): the mini dataset needs '
                 "a scikit-image that carries it, so run `pip install --force-reinstall 'scikit-image>=0.22'`."
             ) from error
-    photos[LYING] = photos[LYING].transpose(Image.Transpose.ROTATE_90)
+    photos['brick.png'] = photos['brick.png'].transpose(Image.Transpose.ROTATE_90)  # the wall lies on its side
     return photos

@@ -94,8 +94,7 @@ def _cup(rng: Generator) -> Outline:
 
 def _motorcycle(rng: Generator) -> Outline:
     """A motorcycle from the side: two wheels with holes, a body between them, a thin fork and handlebar."""
-    radius, tyre = rng.uniform(0.27, 0.3), rng.uniform(0.12, 0.15)
-    back, front, axle = 0.27, 1.23, 1 - 0.28
+    radius, tyre, back, front, axle = rng.uniform(0.27, 0.3), rng.uniform(0.12, 0.15), 0.27, 1.23, 1 - 0.28
     upper = [(0.05, 0.36), (0.4, 0.28), (0.72, 0.3), (0.98, 0.2), (1.06, 0.34)]
     return (
         *(_ellipse(x, axle, radius, radius) for x in (back, front)),

@@ -42,13 +42,11 @@ SIDE_RANGE = (48, 2048)
 OF_SPLITS = {'train': ('training', 'train2014', 2008, 0), 'val': ('validation', 'test2014', 2010, 500000)}
 
 
-def _write(path: Path, data: bytes | str) -> None:
+def _write(path: Path, data: bytes | str | dict[str, Any]) -> None:
+    if isinstance(data, dict):
+        data = json.dumps(data, separators=(',', ':')) + '\n'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-def _write_json(path: Path, data: Any) -> None:
-    _write(path, json.dumps(data, separators=(',', ':')) + '\n')
 
 
 def _encode(pixels: np.ndarray, kind: str) -> bytes:
@@ -87,7 +85,7 @@ def _write_scenes(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
     categories = [{'id': number, 'name': name, 'supercategory': group} for number, name, group in COCO_CATEGORIES]
     info = {'description': 'Mini dataset of mmvit_ext: drawn scenes, not COCO'}
     content = {'info': info, 'images': images, 'annotations': annotations, 'categories': categories}
-    _write_json(folder / DATA_ROOTS['coco'] / f'annotations/instances_{split}2017.json', content)
+    _write(folder / DATA_ROOTS['coco'] / f'annotations/instances_{split}2017.json', content)
 
 
 def _write_portraits(folder: Path, portraits: Mapping[str, Iterable[Scene]]) -> None:
@@ -105,7 +103,7 @@ def _write_portraits(folder: Path, portraits: Mapping[str, Iterable[Scene]]) -> 
             boxes[f'{split}/{name}'] = {**entry, 'boxes': [bounding_box(mask)]}
         _write(root / f'meta/{split}.txt', ''.join(lines))
     unit = 'left, top, right, bottom in pixels, the last two exclusive'
-    _write_json(root / 'boxes.json', {'format': unit, 'images': boxes})
+    _write(root / 'boxes.json', {'format': unit, 'images': boxes})
 
 
 def _readme(images: int, val_images: int, size: tuple[int, int], seed: int) -> str:
@@ -228,7 +226,7 @@ def make_mini_dataset(
             _write_portraits(built, drawn(draw_portrait, 2))
             _write(built / 'README.md', _readme(images, counts['val'], size, seed))
             files = sorted(path.relative_to(built).as_posix() for path in built.rglob('*') if path.is_file())
-            _write_json(built / MARKER, {'images': images, 'size': list(size), 'seed': seed, 'files': files})
+            _write(built / MARKER, {'images': images, 'size': list(size), 'seed': seed, 'files': files})
             _move_into_place(built, out)
     except OSError as error:
         raise MiniDatasetError(
