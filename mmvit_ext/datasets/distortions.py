@@ -16,8 +16,7 @@ from ..registry import TRANSFORMS
 
 __all__ = ['PasteOccluder', 'RotateImage']
 
-MAX_AREA = 0.75
-"""An ellipse inside a rectangle covers no more than a quarter of pi of it."""
+MAX_AREA = 0.75  # an ellipse inside a rectangle covers no more than a quarter of pi of it
 
 
 @TRANSFORMS.register_module()
@@ -98,8 +97,7 @@ class PasteOccluder(BaseTransform):
         generator.random(2)  # the place comes first
         colour = generator.integers(30, 226, image.shape[2:])
         noise = generator.integers(-25, 26, image.shape)
-        covered = self.mask(path, image.shape[:2])
-        covered = covered.reshape(*covered.shape, *[1] * (image.ndim - 2))
+        covered = self.mask(path, image.shape[:2]).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
         results['img'] = np.where(covered, (colour + noise) * _brightness(image), image).astype(image.dtype)
         labels = results.get('gt_seg_map')
         if labels is not None:
@@ -120,6 +118,5 @@ def _check_proportions(image: np.ndarray, labels: np.ndarray, results: dict[str,
     if abs(h * W - w * H) > max(h, w, H, W):
         raise UserError(
             f'the image {results.get("img_path")} has been brought to {w}x{h} pixels and its label map is {W}x{H}, of '
-            'other proportions, so that they cannot be changed alike: use Resize with keep_ratio=True and no crop in '
-            'the test pipeline'
+            'other proportions: use Resize with keep_ratio=True and no crop in the test pipeline'
         )

@@ -4,8 +4,6 @@ A picture whose colours are its coordinates goes through the same steps; from wh
 scale and shift are read. So every pipeline that resizes, cuts, pads or mirrors can be undone, whoever wrote its steps.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,8 +102,7 @@ def find_placement(steps: Callable[[dict[str, Any]], Any], shape: tuple[int, ...
 class TrackPlacement(BaseTransform):
     """Runs steps that resize, cut, pad or mirror an image, and notes where they put it.
 
-    The note is a :class:`Placement` under ``placement``; let ``PackInputs`` keep it with
-    ``meta_keys=('placement', ...)``.
+    The :class:`Placement` is under ``placement``; let ``PackInputs`` keep it with ``meta_keys=('placement', ...)``.
 
     Args:
         transforms: Configs of the steps; nothing random.

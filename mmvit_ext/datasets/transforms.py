@@ -71,13 +71,10 @@ def is_cut_off(content: bytes) -> bool:
     # The segments before the picture may hold a thumbnail, which has an end mark of its own.
     position = len(_JPEG_START)
     while position + 4 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-            continue
-        if marker == _JPEG_SCAN:
+        if (marker := content[position + 1]) == _JPEG_SCAN:
             return content.find(_JPEG_END, position) < 0
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], 'big')
+        length = int.from_bytes(content[position + 2 : position + 4], 'big')
+        position += 1 if marker == 0xFF else 2 + length  # a second 0xFF is padding
     return True
 
 

@@ -58,10 +58,9 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
-    """Write a bool mask (H, W), at least one pixel set, as the ``segmentation`` of a COCO annotation.
+    """Write a bool mask (H, W), at least one pixel set, as the ``segmentation`` of a COCO annotation, without loss.
 
-    It becomes a polygon ``[x0, y0, x1, y1, ...]`` for each part, or for a mask with holes, which polygons cannot have,
-    uncompressed run lengths ``{'counts': ..., 'size': [H, W]}``. Both decode to exactly the mask.
+    It becomes a polygon ``[x0, y0, x1, y1, ...]`` for each part, or uncompressed run lengths where there are holes.
     """
     rings = outline_rings(mask)
     # From its leftmost, uppermost corner the outside of a part runs to the right and the border of a hole down.

@@ -64,9 +64,8 @@ class _Layer(NamedTuple):
 
 def _frame(size: tuple[int, int], rng: Generator) -> tuple[int, int, float]:
     """Vary (height, width) by up to 15 %, turn every fourth picture on its side, and choose the horizon's level."""
-    height, width = (max(round(side * rng.uniform(0.85, 1.15)), 32) for side in size)
-    if rng.random() < 0.25:
-        height, width = width, height
+    sides = [max(round(side * rng.uniform(0.85, 1.15)), 32) for side in size]
+    height, width = sides[::-1] if rng.random() < 0.25 else sides
     return height, width, rng.uniform(0.3, 0.6) * height
 
 

@@ -102,8 +102,8 @@ def _write_portraits(folder: Path, portraits: Mapping[str, Iterable[Scene]]) -> 
             entry = {'wnid': cls.wnid, 'label': cls.imagenet, 'width': width, 'height': height}
             boxes[f'{split}/{name}'] = {**entry, 'boxes': [bounding_box(mask)]}
         _write(root / f'meta/{split}.txt', ''.join(lines))
-    unit = 'left, top, right, bottom in pixels, the last two exclusive'
-    _write(root / 'boxes.json', {'format': unit, 'images': boxes})
+    edges = 'left, top, right, bottom in pixels, the last two exclusive'
+    _write(root / 'boxes.json', {'format': edges, 'images': boxes})
 
 
 def _readme(images: int, val_images: int, size: tuple[int, int], seed: int) -> str:
