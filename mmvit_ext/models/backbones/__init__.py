@@ -4,7 +4,8 @@ from .nest import NesT
 from .p2t import P2T
 from .shrunk_vit import ShrunkViT
 from .spformer import SPFormer
+from .timm_vit import TimmViT
 from .tnt import TNT
 from .vit import ViT
 
-__all__ = ['P2T', 'TNT', 'NesT', 'SPFormer', 'ShrunkViT', 'ViT']
+__all__ = ['P2T', 'TNT', 'NesT', 'SPFormer', 'ShrunkViT', 'TimmViT', 'ViT']

@@ -198,7 +198,7 @@ class Backbone(BaseModule):
     def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """Before any load: leave out a final norm that this network does not have."""
         for name in self._last:
-            if self._modules.get(name) is None:
+            if not any(path == name for path, _ in self.named_modules()):
                 for part in ('weight', 'bias'):
                     state_dict.pop(f'{prefix}{name}.{part}', None)
 
@@ -209,9 +209,12 @@ class Backbone(BaseModule):
         blocks, heads included. ``prefix`` comes before the backbone's own names, ``'backbone.'`` in most models.
         """
         num_layers = len(self.block_names) + 2
-        parts = param_name[len(prefix) :].split('.')
-        if not param_name.startswith(prefix) or parts[0] in self._last:
+        if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
+        param_name = param_name[len(prefix) :]
+        if param_name.startswith(tuple(f'{name}.' for name in self._last)):
+            return num_layers - 1, num_layers
+        parts = param_name.split('.')
         for length in range(len(parts), 0, -1):
             path = '.'.join(parts[:length])
             owner = self._owners.get(path, path)

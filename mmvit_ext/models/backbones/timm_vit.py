@@ -1,0 +1,261 @@
+"""Vision transformers of timm as dense backbones: AugReg, DeiT III, MAE, BEiT, EVA-02, DINOv2, DINOv3, CLIP, SigLIP, SAM.
+
+The networks, their names and their weights are timm's (https://github.com/huggingface/pytorch-image-models); this file
+adapts ``forward_intermediates`` to what mmsegmentation, mmdetection and mmpretrain expect of a backbone. timm is imported
+when a network is built, not before.
+
+Shapes: B batch, C width, p edge of a patch in pixels, (h, w) = (ceil(H / p), ceil(W / p)).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmvit_ext.errors import UserError
+from mmvit_ext.models.backbones.base import Backbone, MapInfo
+from mmvit_ext.registry import MODELS
+
+__all__ = ['TimmViT']
+
+OTHER_NETWORKS = {
+    'tnt': 'mmvit_ext.TNT is this network for dense prediction',
+    'nest': 'mmvit_ext.NesT is this network for dense prediction',
+    'jx_nest': 'mmvit_ext.NesT is this network for dense prediction',
+    'pvt': 'mmvit_ext.P2T is the pyramid of this package',
+    'swin': 'mmseg.SwinTransformer is this network for dense prediction',
+}
+"""Networks that are no plain ViT, by the start of their name in timm, and what serves in their place."""
+
+HEADS = ('head', 'head_dist', 'fc_norm', 'attn_pool', 'head_drop')
+"""Parts of a classifier behind the last norm."""
+
+HINT = 'any network of timm with feature maps is mmpretrain.TIMMBackbone(features_only=True)'
+
+
+def import_timm() -> Any:
+    """timm, or a sentence how to get it."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            "mmvit_ext.TimmViT needs timm: install it with pip install 'mmvit_ext[timm]', or pip install timm"
+        ) from error
+    return timm
+
+
+def create_network(model: str, **settings: Any) -> nn.Module:
+    """timm's network without its classifier.
+
+    Raises:
+        UserError: timm does not know the name, or the network is no plain vision transformer.
+    """
+    timm = import_timm()
+    from timm.layers import PatchEmbed
+    from timm.models.beit import Beit
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    architecture = model.partition('.')[0]
+    serves = next((text for name, text in OTHER_NETWORKS.items() if architecture.startswith(name)), HINT)
+    if not timm.is_model(architecture):
+        close = timm.list_models(f'*{architecture.rpartition("_")[0] or architecture}*')[:5]
+        raise UserError(f'model={model!r} is no network of timm {timm.__version__}; close names: {close}')
+    module = timm.model_entrypoint(architecture).__module__
+    if module.rpartition('.')[2] in ('vision_transformer', 'eva', 'deit'):
+        settings['dynamic_img_size'] = True
+    try:
+        network = timm.create_model(model, num_classes=0, **settings)
+    except TypeError as error:
+        raise UserError(f'model={model!r} cannot be built as a plain vision transformer ({error}): {serves}') from error
+    plain = isinstance(network, VisionTransformer | Eva | Beit | VisionTransformerSAM)
+    if not plain or not isinstance(network.patch_embed, PatchEmbed):
+        raise UserError(f'model={model!r} is no plain vision transformer but timm\'s {type(network).__name__}: {serves}')
+    for name in HEADS:
+        if isinstance(getattr(network, name, None), nn.Module):
+            setattr(network, name, nn.Identity())
+    network.patch_embed.strict_img_size, network.patch_embed.dynamic_img_pad = False, True
+    return network
+
+
+@MODELS.register_module()
+class TimmViT(Backbone):
+    """A plain vision transformer of timm that returns feature maps of chosen blocks at any image size.
+
+    Position embeddings and rotary grids are made for the true grid of the image, and BEiT's relative position bias is
+    resized to it. Class tokens and registers take part and stay out of the maps. Parameter names are timm's behind
+    ``net.``; state dicts in timm's own names load as well, and so do those of the networks' authors that timm knows
+    (DINOv2, DINOv3, BEiT v2, EVA, CLIP, SAM).
+
+    Args:
+        model: Name in timm, with or without the tag of its weights, for example ``'vit_base_patch14_dinov2.lvd142m'``.
+        out_indices: Blocks whose output is returned, in this order; negative values count from the end.
+        checkpoint: ``'timm'`` downloads the weights of ``model`` from timm's hub when the model is initialised; a path
+            names a file in the names of timm or of the authors; None gives random weights.
+        img_size: Size in pixels, an edge or ``(H, W)``, for which the stored position embeddings are made; timm's own
+            when not given. Images of other sizes are taken as well; BEiT is fastest at this one.
+        in_channels: Image channels; timm folds the weights of its patches for other numbers than 3.
+        final_norm: ``'all'`` (every output goes through timm's last norm, as DINOv2's authors do; SAM's neck is that
+            norm), ``'last'`` (the last block's output only) or ``'none'``.
+        out_type: ``'featmap'`` for maps; ``'cls_token'`` for the class token ``(B, C)`` and ``'avg_featmap'`` for the
+            mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability.
+        frozen_stages: -1 trains everything, 0 freezes the embedding, k the first k blocks too.
+        with_cp: Activation checkpointing of every block in training.
+        init_cfg: Initialisation, mmengine style; not together with ``checkpoint``.
+        **kwargs: Further arguments of timm's network, for example ``depth`` or ``patch_size``.
+
+    Shape:
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / p), ceil(W / p))`` each.
+
+    Raises:
+        UserError: timm is missing, does not know the model, or the model is no plain vision transformer.
+        ValueError: Another argument is unknown, out of range, or contradicts another one.
+
+    Attributes:
+        net: timm's network.
+        licence: Licence of the published weights as timm states it, or None.
+        mean: Mean of the images for which the published weights are made, in 0..255 and RGB.
+        std: Standard deviation of these images in the same units.
+    """
+
+    OUT_TYPES: tuple[str, ...] = ('featmap', 'cls_token', 'avg_featmap')
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        out_indices: int | Sequence[int] = -1,
+        checkpoint: str | None = None,
+        img_size: int | Sequence[int] | None = None,
+        in_channels: int = 3,
+        final_norm: str = 'all',
+        out_type: str = 'featmap',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if checkpoint is not None and init_cfg is not None:
+            raise ValueError(f'give either checkpoint={checkpoint!r} or init_cfg')
+        if checkpoint not in (None, 'timm'):
+            init_cfg = {'type': 'Pretrained', 'checkpoint': checkpoint}
+        super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        if final_norm not in ('all', 'last', 'none'):
+            raise ValueError(f"final_norm must be 'all', 'last' or 'none', got {final_norm!r}")
+        self.checkpoint, self.final_norm = checkpoint, final_norm
+        self.settings = {'model': model, 'in_chans': in_channels, 'drop_path_rate': drop_path_rate, **kwargs}
+        if img_size is not None:
+            self.settings['img_size'] = img_size if isinstance(img_size, int) else tuple(img_size)
+        self.net = create_network(**self.settings)
+        self._tell_grid = None
+        if hasattr(self.net, 'rel_pos_bias'):
+            from mmvit_ext.models.backbones.timm_beit import follow_grid, tell_grid
+
+            follow_grid(self.net)
+            self._tell_grid = tell_grid
+        published: Mapping[str, Any] = self.net.pretrained_cfg
+        self.licence = published.get('license')
+        self.mean = tuple(255 * value for value in published['mean'])
+        self.std = tuple(255 * value for value in published['std'])
+
+        self.num_prefix_tokens = getattr(self.net, 'num_prefix_tokens', 0)
+        if out_type == 'cls_token' and not self.num_prefix_tokens:
+            raise ValueError(f"out_type='cls_token' needs a class token, and {model} has none: take 'avg_featmap'")
+        stride, depth = self.net.patch_embed.patch_size[0], len(self.net.blocks)
+        self.last_norm = next(name for name in ('neck', 'norm') if hasattr(self.net, name))
+        widths = [self.net.num_features if self._is_normed(index, depth) else self.net.embed_dim for index in range(depth)]
+        self.declare(
+            {f'net.blocks.{index}': MapInfo(width, stride) for index, width in enumerate(widths)},
+            out_indices,
+            last=(f'net.{self.last_norm}',),
+        )
+        if (position := getattr(self.net, 'pos_embed', None)) is not None and position.ndim == 3:
+            prefix = 0 if getattr(self.net, 'no_embed_class', False) else self.num_prefix_tokens
+            self.declare_position('net.pos_embed', tuple(self.net.patch_embed.grid_size), num_prefix_tokens=prefix)
+        self.freeze()
+
+    def _is_normed(self, index: int, depth: int) -> bool:
+        return self.final_norm == 'all' or (self.final_norm == 'last' and index == depth - 1)
+
+    def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes: at 0 the embedding, at k the k-th block."""
+        if stage > 0:
+            return [self.net.blocks[stage - 1]]
+        names = ('patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'rope', 'rel_pos_bias', 'norm_pre')
+        return [part for name in names if (part := getattr(self.net, name, None)) is not None]
+
+    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
+        unused = super().unused_parts()
+        depth = len(self.net.blocks)
+        used = any(self._is_normed(index, depth) for index in self.out_indices)
+        return unused if used else [*unused, getattr(self.net, self.last_norm)]
+
+    def train(self, mode: bool = True) -> TimmViT:
+        super().train(mode)
+        self.net.set_grad_checkpointing(self.with_cp and mode)
+        return self
+
+    def init_parameters(self) -> None:
+        """The first values are timm's, given when the network is built; ``checkpoint='timm'`` downloads others.
+
+        Raises:
+            UserError: The weights cannot be had, for example because there is no network.
+        """
+        if self.checkpoint != 'timm':
+            return
+        name = self.settings['model']
+        try:
+            published = create_network(**self.settings, pretrained=True)
+        except (OSError, RuntimeError) as error:  # what huggingface_hub and timm raise without a network or a file
+            raise UserError(
+                f"checkpoint='timm' could not get the weights of {name} ({type(error).__name__}: {error}): download them "
+                'where there is a network and give the path of the file as checkpoint'
+            ) from error
+        self.net.load_state_dict(published.state_dict())
+        print_log(f'{name}: weights by timm, licence {self.licence or "not stated"}', 'current')
+
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: Mapping, *args: Any) -> None:
+        own = {name: state_dict[name] for name in state_dict if name.startswith(prefix)}
+        if own and not any(name.startswith(f'{prefix}net.') for name in own):
+            foreign = {name[len(prefix) :]: state_dict.pop(name) for name in own}
+            module = sys.modules[type(self.net).__module__]
+            options = {}
+            if module.__name__.endswith('.vision_transformer'):  # DeiT III's own files
+                options['adapt_layer_scale'] = any('.gamma_' in name for name in foreign)
+            for name, value in module.checkpoint_filter_fn(foreign, self.net, **options).items():
+                if name.partition('.')[0] not in HEADS:
+                    state_dict[f'{prefix}net.{name}'] = value
+        super()._fit_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        if self._tell_grid is not None:
+            self._tell_grid(self.net, img)
+        indices = sorted(self.block_names.index(name) for name in names)
+        options = {'return_prefix_tokens': True} if self.out_type == 'cls_token' else {}
+        maps = self.net.forward_intermediates(
+            img, indices, norm=self.final_norm == 'all', stop_early=True, intermediates_only=True, **options
+        )
+        found = dict(zip((self.block_names[index] for index in indices), maps, strict=True))
+        if self.final_norm == 'last' and self.block_names[-1] in found:
+            found[self.block_names[-1]] = self._normalise(found[self.block_names[-1]])
+        return found
+
+    def _normalise(self, found: Any) -> Any:
+        """The last norm on a map ``(B, C, h, w)``, or on a map and its prefix tokens."""
+        norm = getattr(self.net, self.last_norm)
+        if isinstance(found, tuple):
+            return self._normalise(found[0]), norm(found[1])
+        return norm(found) if self.last_norm == 'neck' else norm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def to_map(self, found: Any) -> Tensor:
+        return found[0] if isinstance(found, tuple) else found
+
+    def to_output(self, found: Any) -> Tensor:
+        return found[1][:, 0] if self.out_type == 'cls_token' else super().to_output(found)
