@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from mmvit_ext.models.backbones import P2T, TNT, NesT, ShrunkViT, SPFormer, ViT
+from mmvit_ext.models.backbones import P2T, TNT, NesT, ShrunkViT, SPFormer, TimmViT, ViT
 
 PRIME_SIZE = (41, 67)
 """Height and width in pixels: neither equal nor divided by any stride, so that no swapped axis passes."""
@@ -34,6 +35,8 @@ class Backbone:
         multiply_adds: full-size arguments, input size and multiply-adds in units of 1e9.
         without_gradient: parameters that get no gradient, and why.
         for_vectors: arguments that outputs other than maps need.
+        not_called: ends of the names of modules that timm reads instead of calling, and why.
+        needs_timm: whether its tests are skipped where timm is not installed.
     """
 
     build: Callable[..., nn.Module]
@@ -47,9 +50,13 @@ class Backbone:
     multiply_adds: tuple[tuple[Mapping[str, Any], tuple[int, int], float], ...] = ()
     without_gradient: Mapping[str, str] = field(default_factory=dict)
     for_vectors: Mapping[str, Any] = field(default_factory=dict)
+    not_called: Mapping[str, str] = field(default_factory=dict)
+    needs_timm: bool = False
 
     def make(self, **replaced: Any) -> nn.Module:
         """The small network with random weights that leave no branch at zero."""
+        if self.needs_timm:
+            pytest.importorskip('timm')
         torch.manual_seed(0)
         model = self.build(**{**self.tiny, **replaced})
         with torch.no_grad():
@@ -340,4 +347,49 @@ BACKBONES: dict[str, Backbone] = {
             ({'arch': 'base'}, (224, 224), 14.1),
         ),
     ),
+}
+
+
+def timm_row(model: str, *options: Mapping[str, Any], channels: int = 24, **tiny: Any) -> Backbone:
+    """A network of timm at width 24 and depth 3, with maps of its first and last block."""
+    settings = {'model': model, 'depth': 3, 'embed_dim': 24, 'num_heads': 3, 'patch_size': 8, 'mlp_ratio': 2}
+    return Backbone(
+        build=TimmViT,
+        tiny={**settings, 'img_size': (48, 64), 'out_indices': (0, 2), **tiny},
+        channels=(channels, channels),
+        strides=(8, 8),
+        options=options,
+        reordered=((-1, 0), (1, 0)),
+        other_size={'img_size': (64, 64)},
+        not_called={'.attn_drop': 'fused attention takes its probability', 'net.rope': 'called by get_embed'},
+        needs_timm=True,
+    )
+
+
+TIMM_OPTIONS = (
+    {'img_size': 64},
+    {'in_channels': 1},
+    {'final_norm': 'last'},
+    {'final_norm': 'none'},
+    {'drop_path_rate': 0.5},
+    {'out_type': 'cls_token'},
+    {'out_type': 'avg_featmap'},
+    {'frozen_stages': 0},
+    {'frozen_stages': 1},
+    {'num_heads': 2},
+)
+
+BACKBONES |= {
+    'AugReg': timm_row('vit_tiny_patch16_224', *TIMM_OPTIONS),
+    'DeiT III': timm_row('deit3_small_patch16_224'),
+    'MAE': timm_row('vit_base_patch16_224.mae'),
+    'BEiT': timm_row('beit_base_patch16_224'),
+    'BEiT v2': timm_row('beitv2_base_patch16_224'),
+    'EVA-02': timm_row('eva02_base_patch14_224'),
+    'DINOv2': timm_row('vit_base_patch14_dinov2'),
+    'DINOv2 with registers': timm_row('vit_base_patch14_reg4_dinov2'),
+    'DINOv3': timm_row('vit_base_patch16_dinov3'),
+    'CLIP': timm_row('vit_base_patch16_clip_224.openai'),
+    'SigLIP 2': timm_row('vit_base_patch16_siglip_256.v2_webli'),
+    'SAM': timm_row('samvit_base_patch16', channels=256, window_size=3, global_attn_indexes=(1,)),
 }

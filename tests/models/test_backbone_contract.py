@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmvit_ext.models.backbones import TimmViT
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.compute import count_flops
 from tests.zoo import BACKBONES, PRIME_SIZE
@@ -185,7 +186,7 @@ def test_every_leaf_module_runs(row, mode):
         module.register_forward_hook(lambda module, inputs, output, name=name: silent.discard(name))
     with torch.autocast('cpu', dtype=torch.bfloat16) if mode == 'autocast' else nullcontext():
         outputs = model(image(row, PRIME_SIZE))
-    assert not silent
+    assert not [name for name in silent if not name.endswith(tuple(row.not_called))]
     loss_of(outputs).backward()
 
 
@@ -261,8 +262,8 @@ def test_a_file_tells_the_grids_of_its_position_embeddings(row):
         pytest.skip('no position embedding')
     wide, high = row.make(img_size=(32, 128)), row.build(**{**row.tiny, 'img_size': (128, 32)})
     high.load_state_dict(wide.state_dict(), strict=True)
-    positions = [name for name, p in wide.named_parameters() if 'pos' in name and p.ndim == 3 and p.shape[1] > 30]
-    assert positions
+    positions = [name for name, p in wide.named_parameters() if 'pos' in name and max(p.shape[:2]) > 30]
+    assert positions or row.build is TimmViT  # SAM stores the grid as axes, DINOv3 no positions
     for name in positions:
         assert not torch.equal(high.state_dict()[name], wide.state_dict()[name])
 

@@ -1,8 +1,8 @@
-"""Vision transformers of timm as dense backbones: AugReg, DeiT III, MAE, BEiT, EVA-02, DINOv2, DINOv3, CLIP, SigLIP, SAM.
+"""Plain vision transformers of timm as dense backbones, from AugReg and MAE to DINOv3, SigLIP 2 and SAM.
 
-The networks, their names and their weights are timm's (https://github.com/huggingface/pytorch-image-models); this file
-adapts ``forward_intermediates`` to what mmsegmentation, mmdetection and mmpretrain expect of a backbone. timm is imported
-when a network is built, not before.
+The networks, their names and their weights are timm's (https://github.com/huggingface/pytorch-image-models). This file
+adapts ``forward_intermediates`` to what mmsegmentation, mmdetection and mmpretrain expect of a backbone, and imports
+timm when a network is built, not before.
 
 Shapes: B batch, C width, p edge of a patch in pixels, (h, w) = (ceil(H / p), ceil(W / p)).
 """
@@ -38,7 +38,7 @@ HINT = 'any network of timm with feature maps is mmpretrain.TIMMBackbone(feature
 
 
 def import_timm() -> Any:
-    """timm, or a sentence how to get it."""
+    """Import timm, or say how to get it."""
     try:
         import timm
     except ImportError as error:
@@ -48,8 +48,8 @@ def import_timm() -> Any:
     return timm
 
 
-def create_network(model: str, **settings: Any) -> nn.Module:
-    """timm's network without its classifier.
+def create_network(model: str, **settings: Any) -> Any:
+    """Build a network of timm without its classifier.
 
     Raises:
         UserError: timm does not know the name, or the network is no plain vision transformer.
@@ -75,11 +75,12 @@ def create_network(model: str, **settings: Any) -> nn.Module:
         raise UserError(f'model={model!r} cannot be built as a plain vision transformer ({error}): {serves}') from error
     plain = isinstance(network, VisionTransformer | Eva | Beit | VisionTransformerSAM)
     if not plain or not isinstance(network.patch_embed, PatchEmbed):
-        raise UserError(f'model={model!r} is no plain vision transformer but timm\'s {type(network).__name__}: {serves}')
+        raise UserError(f"model={model!r} is no plain vision transformer but timm's {type(network).__name__}: {serves}")
     for name in HEADS:
         if isinstance(getattr(network, name, None), nn.Module):
-            setattr(network, name, nn.Identity())
-    network.patch_embed.strict_img_size, network.patch_embed.dynamic_img_pad = False, True
+            delattr(network, name)
+    for name, value in (('strict_img_size', False), ('dynamic_img_pad', True)):
+        setattr(network.patch_embed, name, value)
     return network
 
 
@@ -153,24 +154,25 @@ class TimmViT(Backbone):
         self.settings = {'model': model, 'in_chans': in_channels, 'drop_path_rate': drop_path_rate, **kwargs}
         if img_size is not None:
             self.settings['img_size'] = img_size if isinstance(img_size, int) else tuple(img_size)
-        self.net = create_network(**self.settings)
-        self._tell_grid = None
-        if hasattr(self.net, 'rel_pos_bias'):
-            from mmvit_ext.models.backbones.timm_beit import follow_grid, tell_grid
+        self.net: Any = create_network(**self.settings)
+        from mmvit_ext.models.backbones import timm_positions
 
-            follow_grid(self.net)
-            self._tell_grid = tell_grid
+        timm_positions.call_every_layer(self.net)
         published: Mapping[str, Any] = self.net.pretrained_cfg
         self.licence = published.get('license')
         self.mean = tuple(255 * value for value in published['mean'])
         self.std = tuple(255 * value for value in published['std'])
 
         self.num_prefix_tokens = getattr(self.net, 'num_prefix_tokens', 0)
-        if out_type == 'cls_token' and not self.num_prefix_tokens:
-            raise ValueError(f"out_type='cls_token' needs a class token, and {model} has none: take 'avg_featmap'")
+        if not self.num_prefix_tokens:
+            self.OUT_TYPES = ('featmap', 'avg_featmap')
+            if out_type == 'cls_token':
+                raise ValueError(f"out_type='cls_token' needs a class token, and {model} has none: take 'avg_featmap'")
         stride, depth = self.net.patch_embed.patch_size[0], len(self.net.blocks)
         self.last_norm = next(name for name in ('neck', 'norm') if hasattr(self.net, name))
-        widths = [self.net.num_features if self._is_normed(index, depth) else self.net.embed_dim for index in range(depth)]
+        widths = [
+            self.net.num_features if self._is_normed(index, depth) else self.net.embed_dim for index in range(depth)
+        ]
         self.declare(
             {f'net.blocks.{index}': MapInfo(width, stride) for index, width in enumerate(widths)},
             out_indices,
@@ -179,7 +181,13 @@ class TimmViT(Backbone):
         if (position := getattr(self.net, 'pos_embed', None)) is not None and position.ndim == 3:
             prefix = 0 if getattr(self.net, 'no_embed_class', False) else self.num_prefix_tokens
             self.declare_position('net.pos_embed', tuple(self.net.patch_embed.grid_size), num_prefix_tokens=prefix)
+        elif self._has_tables():
+            self.declare_position('net', tuple(self.net.patch_embed.grid_size))  # so that files tell the grid
         self.freeze()
+
+    def _has_tables(self) -> bool:
+        """Whether the network has relative positions in tables, which belong to one grid."""
+        return hasattr(self.net, 'rel_pos_bias') or self.last_norm == 'neck'
 
     def _is_normed(self, index: int, depth: int) -> bool:
         return self.final_norm == 'all' or (self.final_norm == 'last' and index == depth - 1)
@@ -215,8 +223,8 @@ class TimmViT(Backbone):
             published = create_network(**self.settings, pretrained=True)
         except (OSError, RuntimeError) as error:  # what huggingface_hub and timm raise without a network or a file
             raise UserError(
-                f"checkpoint='timm' could not get the weights of {name} ({type(error).__name__}: {error}): download them "
-                'where there is a network and give the path of the file as checkpoint'
+                f"checkpoint='timm' could not get the weights of {name} ({type(error).__name__}: {error}): "
+                'download them where there is a network and give the path of the file as checkpoint'
             ) from error
         self.net.load_state_dict(published.state_dict())
         print_log(f'{name}: weights by timm, licence {self.licence or "not stated"}', 'current')
@@ -232,11 +240,17 @@ class TimmViT(Backbone):
             for name, value in module.checkpoint_filter_fn(foreign, self.net, **options).items():
                 if name.partition('.')[0] not in HEADS:
                     state_dict[f'{prefix}net.{name}'] = value
+        elif self._has_tables():
+            from mmvit_ext.models.backbones.timm_positions import fit_positions
+
+            fit_positions(state_dict, f'{prefix}net.', self.net, local_metadata.get('grids', {}).get('net'))
         super()._fit_state_dict(state_dict, prefix, local_metadata, *args)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        if self._tell_grid is not None:
-            self._tell_grid(self.net, img)
+        if hasattr(self.net, 'rel_pos_bias'):
+            from mmvit_ext.models.backbones.timm_positions import tell_grid
+
+            tell_grid(self.net, img)
         indices = sorted(self.block_names.index(name) for name in names)
         options = {'return_prefix_tokens': True} if self.out_type == 'cls_token' else {}
         maps = self.net.forward_intermediates(

@@ -1,0 +1,81 @@
+"""BEiT's and SAM's relative positions at any grid; imported where such a network is built, because it needs timm.
+
+Shapes: (h, w) grid of tokens, N = 1 + h*w tokens with the class token, heads the number of attention heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import resample_abs_pos_embed_nhwc, resize_rel_pos_bias_table
+from timm.models.beit import Attention, RelativePositionBias, gen_relative_position_index
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+__all__ = ['call_every_layer', 'fit_positions', 'tell_grid']
+
+
+def resized_table(table: Tensor, old: tuple[int, int] | None, new: tuple[int, int]) -> Tensor:
+    """BEiT's table ``(positions, heads)`` of one grid at another one; the old grid is square when not given."""
+    rows = (2 * new[0] - 1) * (2 * new[1] - 1) + 3
+    return resize_rel_pos_bias_table(table, new, (rows, table.shape[1]), old)
+
+
+def bias_of(module: Any, grid: tuple[int, int]) -> Tensor:
+    """The bias ``(heads, N, N)`` of a table that was made for ``module.window_size``, at another grid."""
+    table = resized_table(module.relative_position_bias_table, tuple(module.window_size), grid)
+    return table[gen_relative_position_index(grid, device=table.device)].permute(2, 0, 1).contiguous()
+
+
+class GridAttention(Attention):
+    """BEiT's attention with the bias of the grid that the image has."""
+
+    grid: tuple[int, int] | None = None
+
+    def _get_rel_pos_bias(self) -> Tensor:
+        if self.grid in (None, tuple(self.window_size)):
+            return super()._get_rel_pos_bias()
+        return bias_of(self, self.grid)[None]
+
+
+class GridBias(RelativePositionBias):
+    """The bias that all blocks of a BEiT share, for the grid that the image has."""
+
+    grid: tuple[int, int] | None = None
+
+    def forward(self) -> Tensor:
+        return super().forward() if self.grid in (None, tuple(self.window_size)) else bias_of(self, self.grid)
+
+
+def call_every_layer(network: Any) -> None:
+    """Have every relative position bias follow the grid of the image, and every attention call its linear layers."""
+    for module in network.modules():
+        if type(module) is Attention and module.relative_position_bias_table is not None:
+            module.__class__ = GridAttention
+        elif type(module) is RelativePositionBias:
+            module.__class__ = GridBias
+        if hasattr(module, 'qkv_bias_separate'):  # otherwise timm takes the weight and passes the layer by
+            module.qkv_bias_separate = True
+
+
+def tell_grid(network: Any, img: Tensor) -> None:
+    """State the grid of an image ``(B, in_channels, H, W)`` to all relative position biases."""
+    grid = network.patch_embed.dynamic_feat_size(tuple(img.shape[-2:]))
+    for module in network.modules():
+        if isinstance(module, GridAttention | GridBias):
+            module.grid = grid
+
+
+def fit_positions(state_dict: dict[str, Tensor], prefix: str, network: Any, old: Any) -> None:
+    """Resize stored relative positions, and SAM's absolute ones, from the grid ``old``, if known, to the network's."""
+    wanted = network.state_dict()
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name, value = key[len(prefix) :], state_dict[key]
+        if name.endswith('relative_position_bias_table') and name in wanted:
+            window = tuple(network.get_submodule(name.rpartition('.')[0]).window_size)
+            state_dict[key] = resized_table(value, old and tuple(old), window)
+        elif name.endswith(('.rel_pos_h', '.rel_pos_w')) and name in wanted and value.shape != wanted[name].shape:
+            size = wanted[name].shape[0]
+            state_dict[key] = interpolate(value.T[None].float(), size=size, mode='linear')[0].T.to(value)
+        elif name == 'pos_embed' and value.ndim == 4:
+            state_dict[key] = resample_abs_pos_embed_nhwc(value, list(wanted[name].shape[1:3]))

@@ -1,0 +1,211 @@
+"""timm's plain vision transformers as backbones, beside timm's own calls."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmvit_ext.errors import UserError
+from mmvit_ext.models.backbones import TimmViT
+from tests.zoo import BACKBONES
+
+timm = pytest.importorskip('timm')
+
+ROWS = {name: row for name, row in BACKBONES.items() if row.build is TimmViT}
+rows = pytest.mark.parametrize('row', ROWS.values(), ids=ROWS)
+TINY = {'depth': 3, 'embed_dim': 24, 'num_heads': 3, 'patch_size': 8}
+
+
+def reference(backbone, **settings):
+    """timm's own network with the weights of a backbone, strictly but for what classifies."""
+    options = {**backbone.settings, **settings}
+    network = timm.create_model(options.pop('model'), num_classes=0, **options).eval()
+    state = {name.removeprefix('net.'): tensor for name, tensor in backbone.state_dict().items()}
+    if 'relative_position' in ' '.join(state):  # timm resizes these tables when it loads a file
+        from timm.models.beit import checkpoint_filter_fn
+
+        state = checkpoint_filter_fn(state, network)
+    report = network.load_state_dict(state, strict=False)
+    assert not report.unexpected_keys
+    assert not [name for name in report.missing_keys if not name.startswith(('fc_norm', 'attn_pool'))]
+    return network
+
+
+def maps_of(network, img, norm=True):
+    return network.forward_intermediates(img, [0, 2], norm=norm, intermediates_only=True)
+
+
+@rows
+@pytest.mark.parametrize('norm', [True, False])
+@torch.no_grad()
+def test_equal_to_timm_at_its_own_size(row, norm):
+    backbone = row.make(final_norm='all' if norm else 'none').eval()
+    img = torch.randn(2, 3, 48, 64)
+    for ours, theirs in zip(backbone(img), maps_of(reference(backbone), img, norm), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@rows
+@torch.no_grad()
+def test_equal_to_timm_at_other_sizes(row):
+    tables = row.tiny['model'].startswith(('beit', 'sam'))
+    backbone = row.make(**({'img_size': 64} if tables else {})).eval()
+    size = (40, 88) if tables else (41, 83)
+    img = torch.randn(1, 3, *size)
+    if row.tiny['model'].startswith('sam'):
+        network = reference(backbone)
+        network.patch_embed.strict_img_size = False
+    elif tables:
+        network = reference(backbone, img_size=size)
+    else:
+        network = reference(backbone, dynamic_img_size=True, dynamic_img_pad=True)
+    for ours, theirs in zip(backbone(img), maps_of(network, img), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_last_norm_can_be_kept_for_the_last_block():
+    row = BACKBONES['DINOv2 with registers']
+    img = torch.randn(1, 3, 48, 64)
+    first, last = row.make(final_norm='last').eval()(img)
+    assert torch.equal(first, row.make(final_norm='none').eval()(img)[0])
+    torch.testing.assert_close(last, row.make(final_norm='all').eval()(img)[1])
+    token = row.make(final_norm='last', out_type='cls_token').eval()(img)[1]
+    torch.testing.assert_close(token, row.make(out_type='cls_token').eval()(img)[1])
+
+
+@rows
+def test_timms_own_names_load_strictly(row):
+    backbone = row.make()
+    plain = {name.removeprefix('net.'): tensor for name, tensor in backbone.state_dict().items()}
+    head = {'head.weight': torch.zeros(10, 24), 'head.bias': torch.zeros(10), 'fc_norm.weight': torch.ones(24)}
+    other = row.build(**row.tiny)
+    other.load_state_dict({**plain, **head}, strict=True)
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
+    with pytest.raises(RuntimeError, match='Missing key'):
+        other.load_state_dict({name: plain[name] for name in list(plain)[1:]}, strict=True)
+
+
+def rename(state, *pairs):
+    renamed = {}
+    for name, tensor in state.items():
+        for old, new in pairs:
+            name = name.replace(old, new)
+        renamed[name.removeprefix('net.')] = tensor
+    return renamed
+
+
+AUTHORS = {
+    'DINOv2 with registers': ([('reg_token', 'register_tokens')], {'mask_token': torch.zeros(1, 24)}),
+    'DINOv3': (
+        [('reg_token', 'storage_tokens'), ('gamma_1', 'ls1.gamma'), ('gamma_2', 'ls2.gamma')],
+        {'mask_token': torch.zeros(1, 24), 'rope_embed.periods': torch.zeros(2)},
+    ),
+    'BEiT v2': ([], {'blocks.0.attn.relative_position_index': torch.zeros(3, 3)}),
+    'DeiT III': ([('ls1.gamma', 'gamma_1'), ('ls2.gamma', 'gamma_2')], {}),
+    'EVA-02': (
+        [('mlp.fc1_g', 'mlp.w1'), ('mlp.fc1_x', 'mlp.w2'), ('mlp.fc2', 'mlp.w3')],
+        {'mask_token': torch.zeros(1)},
+    ),
+}
+
+
+@pytest.mark.parametrize('family', AUTHORS)
+def test_the_authors_names_load_strictly(family):
+    row, (pairs, more) = BACKBONES[family], AUTHORS[family]
+    backbone, other = row.make(), row.build(**row.tiny)
+    stored = rename(backbone.state_dict(), *pairs)
+    if family == 'DINOv2 with registers':  # the authors store the class token's position in front, as a zero would be
+        stored['pos_embed'] = torch.cat([torch.zeros(1, 1, 24), stored['pos_embed']], dim=1)
+    if family == 'EVA-02':
+        more = {**more, 'norm.weight': torch.ones(24), 'norm.bias': torch.zeros(24)}
+    other.load_state_dict({**stored, **more}, strict=True)
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_tables_of_a_file_follow_the_grid_that_it_tells():
+    row = BACKBONES['BEiT']
+    wide, high = row.make(img_size=(32, 128)), row.build(**{**row.tiny, 'img_size': (128, 32)})
+    high.load_state_dict(wide.state_dict(), strict=True)
+    img = torch.randn(1, 3, 128, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(high.eval()(img), wide.eval()(img), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('swin_tiny_patch4_window7_224', r'no plain vision transformer.*mmseg\.SwinTransformer'),
+        ('tnt_s_patch16_224', r'no plain vision transformer.*mmvit_ext\.TNT'),
+        ('resnet18', r'no plain vision transformer.*TIMMBackbone'),
+        ('vit_small_r26_s32_224', 'no plain vision transformer'),
+        ('vit_base_patch14_dinov7', 'no network of timm .* close names'),
+    ],
+)
+def test_other_networks_are_refused_with_what_serves(name, message):
+    with pytest.raises(UserError, match=message):
+        TimmViT(name)
+
+
+def test_arguments_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match='either checkpoint='):
+        TimmViT('vit_tiny_patch16_224', checkpoint='x.pth', init_cfg={'type': 'Pretrained', 'checkpoint': 'y.pth'})
+    with pytest.raises(ValueError, match='final_norm must be'):
+        TimmViT('vit_tiny_patch16_224', final_norm='some', **TINY)
+    with pytest.raises(ValueError, match='needs a class token'):
+        TimmViT('vit_base_patch16_siglip_256', out_type='cls_token', **TINY)
+
+
+def test_weights_from_the_hub_without_a_network_end_in_a_sentence(monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    backbone = TimmViT('vit_tiny_patch16_224', checkpoint='timm', img_size=64)
+
+    def unreachable(*_, **__):
+        raise OSError('no network')
+
+    monkeypatch.setattr('timm.models._builder.load_pretrained', unreachable)
+    with pytest.raises(UserError, match=r'could not get the weights of vit_tiny_patch16_224 .*no network.*checkpoint'):
+        backbone.init_weights()
+
+
+def test_weights_from_a_file(tmp_path):
+    row = BACKBONES['DINOv2']
+    backbone = row.make()
+    file = tmp_path / 'weights.pth'
+    torch.save({name.removeprefix('net.'): tensor for name, tensor in backbone.state_dict().items()}, file)
+    other = row.build(**row.tiny, checkpoint=str(file))
+    other.init_weights()
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_licence_and_normalisation_come_with_the_name():
+    clip = TimmViT('vit_base_patch16_clip_224.openai', **TINY)
+    assert clip.mean == pytest.approx((122.77, 116.75, 104.09), abs=0.01)
+    assert clip.std == pytest.approx((68.50, 66.63, 70.32), abs=0.01)
+    assert TimmViT('vit_base_patch16_224.mae', **TINY).licence == 'cc-by-nc-4.0'
+    assert TimmViT('vit_small_patch16_dinov3', **TINY).licence == 'dinov3-license'
+
+
+def test_checkpointing_of_activations_changes_no_gradient():
+    row, img = BACKBONES['EVA-02'], torch.randn(2, 3, 48, 64)
+    gradients = []
+    for with_cp in (False, True):
+        model = row.make(with_cp=with_cp).train()
+        sum(out.square().mean() for out in model(img)).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        assert model.net.grad_checkpointing is with_cp
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+    assert not row.make(with_cp=True).eval().net.grad_checkpointing
+
+
+def test_timm_is_imported_only_when_a_network_is_built():
+    program = (
+        'import sys; sys.modules["timm"] = None\n'
+        'from mmvit_ext.models.backbones import TimmViT\n'
+        'try: TimmViT("vit_tiny_patch16_224")\n'
+        'except Exception as error: print(type(error).__name__, error)'
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('UserError mmvit_ext.TimmViT needs timm: install it with')
