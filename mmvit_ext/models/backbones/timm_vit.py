@@ -9,15 +9,17 @@ Shapes: B batch, C width, p edge of a patch in pixels, (h, w) = (ceil(H / p), ce
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
-from mmvit_ext.models.backbones.base import Backbone, MapInfo
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens
 from mmvit_ext.registry import MODELS
 
 __all__ = ['TimmViT']
@@ -31,8 +33,27 @@ OTHER_NETWORKS = {
 }
 """Networks that are no plain ViT, by the start of their name in timm, and what serves in their place."""
 
-HEADS = ('head', 'head_dist', 'fc_norm', 'attn_pool', 'head_drop')
+HEADS = ('head', 'classifier', 'pooler', 'head_dist', 'fc_norm', 'attn_pool', 'head_drop')
 """Parts of a classifier behind the last norm."""
+
+TRANSFORMERS_NAMES = (
+    (r'^(?:\w+\.)?(?=(?:embeddings|encoder|layernorm)\.)', ''),
+    (r'^embeddings\.position_embeddings', 'pos_embed'),
+    (r'^embeddings\.patch_embeddings\.projection', 'patch_embed.proj'),
+    (r'^embeddings\.', ''),
+    (r'^layernorm', 'norm'),
+    (r'^encoder\.layer\.', 'blocks.'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'\.attention\.output\.dense', '.attn.proj'),
+    (r'\.attention\.attention\.', '.attn.'),
+    (r'\.layer_scale(\d)\.lambda1', r'.ls\1.gamma'),
+    (r'\.mlp\.weights_in\.', '.mlp.w12.'),
+    (r'\.mlp\.weights_out\.', '.mlp.w3.'),
+    (r'\.intermediate\.dense', '.mlp.fc1'),
+    (r'\.output\.dense', '.mlp.fc2'),
+)
+"""Names of Hugging Face's transformers (ViT, DeiT, DINOv2, with registers or without) and those of the authors."""
 
 HINT = 'any network of timm with feature maps is mmpretrain.TIMMBackbone(features_only=True)'
 
@@ -84,6 +105,19 @@ def create_network(model: str, **settings: Any) -> Any:
     return network
 
 
+def from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename what Hugging Face's transformers store to the authors' names; query, key and value become one tensor."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        for pattern, replacement in TRANSFORMERS_NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    for name in [name for name in renamed if '.attn.query.' in name]:
+        parts = [renamed.pop(name.replace('.query.', f'.{part}.')) for part in ('query', 'key', 'value')]
+        renamed[name.replace('.query.', '.qkv.')] = torch.cat(parts)
+    return renamed
+
+
 @MODELS.register_module()
 class TimmViT(Backbone):
     """A plain vision transformer of timm that returns feature maps of chosen blocks at any image size.
@@ -91,13 +125,15 @@ class TimmViT(Backbone):
     Position embeddings and rotary grids are made for the true grid of the image, and BEiT's relative position bias is
     resized to it. Class tokens and registers take part and stay out of the maps. Parameter names are timm's behind
     ``net.``; state dicts in timm's own names load as well, and so do those of the networks' authors that timm knows
-    (DINOv2, DINOv3, BEiT v2, EVA, CLIP, SAM).
+    (DINOv2, DINOv3, BEiT v2, EVA, CLIP) and those of Hugging Face's transformers (ViT, DeiT, DINOv2).
 
     Args:
         model: Name in timm, with or without the tag of its weights, for example ``'vit_base_patch14_dinov2.lvd142m'``.
         out_indices: Blocks whose output is returned, in this order; negative values count from the end.
         checkpoint: ``'timm'`` downloads the weights of ``model`` from timm's hub when the model is initialised; a path
             names a file in the names of timm or of the authors; None gives random weights.
+        shrink_index: Block that halves the grid by downsampling its queries, counted from 0, see
+            :class:`mmvit_ext.ShrunkViT`; the paper's is a third of the depth. None keeps the grid.
         img_size: Size in pixels, an edge or ``(H, W)``, for which the stored position embeddings are made; timm's own
             when not given. Images of other sizes are taken as well; BEiT is fastest at this one.
         in_channels: Image channels; timm folds the weights of its patches for other numbers than 3.
@@ -112,7 +148,8 @@ class TimmViT(Backbone):
         **kwargs: Further arguments of timm's network, for example ``depth`` or ``patch_size``.
 
     Shape:
-        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / p), ceil(W / p))`` each.
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / p), ceil(W / p))`` each, from block
+        ``shrink_index`` on half of that, rounded up.
 
     Raises:
         UserError: timm is missing, does not know the model, or the model is no plain vision transformer.
@@ -133,6 +170,7 @@ class TimmViT(Backbone):
         *,
         out_indices: int | Sequence[int] = -1,
         checkpoint: str | None = None,
+        shrink_index: int | None = None,
         img_size: int | Sequence[int] | None = None,
         in_channels: int = 3,
         final_norm: str = 'all',
@@ -170,11 +208,21 @@ class TimmViT(Backbone):
                 raise ValueError(f"out_type='cls_token' needs a class token, and {model} has none: take 'avg_featmap'")
         stride, depth = self.net.patch_embed.patch_size[0], len(self.net.blocks)
         self.last_norm = next(name for name in ('neck', 'norm') if hasattr(self.net, name))
+        self.shrink_index = depth if shrink_index is None else shrink_index
+        if shrink_index is not None:
+            if not 0 <= shrink_index < depth:
+                raise ValueError(f'shrink_index must name one of {depth} blocks, got {shrink_index}')
+            from mmvit_ext.models.backbones.timm_shrunk import shrink_from
+
+            shrink_from(self.net, shrink_index)
         widths = [
             self.net.num_features if self._is_normed(index, depth) else self.net.embed_dim for index in range(depth)
         ]
         self.declare(
-            {f'net.blocks.{index}': MapInfo(width, stride) for index, width in enumerate(widths)},
+            {
+                f'net.blocks.{index}': MapInfo(width, stride * (1 + (index >= self.shrink_index)))
+                for index, width in enumerate(widths)
+            },
             out_indices,
             last=(f'net.{self.last_norm}',),
         )
@@ -233,6 +281,8 @@ class TimmViT(Backbone):
         own = {name: state_dict[name] for name in state_dict if name.startswith(prefix)}
         if own and not any(name.startswith(f'{prefix}net.') for name in own):
             foreign = {name[len(prefix) :]: state_dict.pop(name) for name in own}
+            if any('embeddings.patch_embeddings.' in name for name in foreign):
+                foreign = from_transformers(foreign)
             module = sys.modules[type(self.net).__module__]
             options = {}
             if module.__name__.endswith('.vision_transformer'):  # DeiT III's own files
@@ -246,17 +296,27 @@ class TimmViT(Backbone):
             fit_positions(state_dict, f'{prefix}net.', self.net, local_metadata.get('grids', {}).get('net'))
         super()._fit_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
         if hasattr(self.net, 'rel_pos_bias'):
             from mmvit_ext.models.backbones.timm_positions import tell_grid
 
             tell_grid(self.net, img)
+        size = self.net.patch_embed.dynamic_feat_size(tuple(img.shape[-2:]))
+        if self.shrink_index < len(self.net.blocks):
+            from mmvit_ext.models.backbones.timm_shrunk import tell_tokens
+
+            tell_tokens(self.net, size, img.device)
         indices = sorted(self.block_names.index(name) for name in names)
-        options = {'return_prefix_tokens': True} if self.out_type == 'cls_token' else {}
-        maps = self.net.forward_intermediates(
-            img, indices, norm=self.final_norm == 'all', stop_early=True, intermediates_only=True, **options
-        )
-        found = dict(zip((self.block_names[index] for index in indices), maps, strict=True))
+        options: dict[str, Any] = {'norm': self.final_norm == 'all', 'stop_early': True, 'intermediates_only': True}
+        if self.last_norm == 'norm':  # SAM has maps only
+            options |= {'output_fmt': 'NLC', 'return_prefix_tokens': self.out_type == 'cls_token'}
+        found = {}
+        for index, out in zip(indices, self.net.forward_intermediates(img, indices, **options), strict=True):
+            tokens, prefix = out if isinstance(out, tuple) else (out, None)
+            if tokens.ndim == 3:
+                grid = ((size[0] + 1) // 2, (size[1] + 1) // 2) if index >= self.shrink_index else size
+                tokens = Tokens(tokens, grid).to_map()
+            found[self.block_names[index]] = tokens if prefix is None else (tokens, prefix)
         if self.final_norm == 'last' and self.block_names[-1] in found:
             found[self.block_names[-1]] = self._normalise(found[self.block_names[-1]])
         return found
