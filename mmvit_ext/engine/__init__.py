@@ -9,7 +9,7 @@ from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
 from .hooks.reports import BatchSizeHook, LabelRangeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from .hooks.resumed_config import ResumedConfigHook
-from .optimizers import CPUAmpOptimWrapper, LearningRateDecayOptimizerConstructor, MultiOptimWrapperConstructor
+from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MultiOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -17,7 +17,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'ExactResumeHook',
     'LabelRangeHook',
-    'LearningRateDecayOptimizerConstructor',
+    'LayerDecayConstructor',
     'MetricsHook',
     'MultiOptimWrapperConstructor',
     'NonFiniteHook',

@@ -1,5 +1,6 @@
 """Optimizers beyond mmengine's: mixed precision on a CPU, one for each part of a model, rates by depth."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,10 @@ from mmvit_ext.engine.hooks.reports import bare_model
 from mmvit_ext.errors import UserError
 from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
-__all__ = ['CPUAmpOptimWrapper', 'LearningRateDecayOptimizerConstructor', 'MultiOptimWrapperConstructor']
+__all__ = ['CPUAmpOptimWrapper', 'LayerDecayConstructor', 'MultiOptimWrapperConstructor']
+
+UNDECAYED = re.compile(r'bias$|(?:^|[._])(?:\w*token\w*|pos_embeds?(?:\.\d+)?|\w+_pos|\w*position\w*|rel_pos\w*)$')
+"""Parameters without weight decay: biases, class tokens, registers, position embeddings and tables."""
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -68,13 +72,15 @@ class MultiOptimWrapperConstructor:
         )
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
-    """The constructor of the same name in mmseg and mmdet, for any backbone with ``get_layer_depth``.
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(name=['LayerDecayConstructor', 'LearningRateDecayOptimizerConstructor'])
+class LayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """Learning rates that fall with the depth, for any backbone with ``get_layer_depth``.
 
-    Theirs knows ConvNeXt, BEiT and MAE only. A parameter of layer i of n gets ``decay_rate ** (n - 1 - i)`` of the
-    learning rate, so that heads keep it whole; parameters with one dimension and biases have no weight decay. There is
-    one parameter group for each layer with and one without weight decay.
+    mmseg's and mmdet's ``LearningRateDecayOptimizerConstructor``, whose name and arguments this one takes as well,
+    decides by the name of the backbone's class and knows ConvNeXt, BEiT and MAE only. A parameter of layer i of n gets
+    ``decay_rate ** (n - 1 - i)`` of the learning rate, so that heads keep it whole. Biases, norms and other parameters
+    with one dimension, tokens and positions have no weight decay. There is one parameter group for each layer with and
+    one without weight decay.
 
     Args:
         optim_wrapper_cfg: The ``optim_wrapper`` of the config.
@@ -109,7 +115,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
                     f'{num_layers - 2} blocks: set that number or leave num_layers out'
                 )
             matching = max((key for key in custom if key in name), key=len, default=None)
-            decay = 0.0 if parameter.ndim == 1 or name.endswith('bias') else self.base_wd or 0.0
+            decay = 0.0 if parameter.ndim == 1 or UNDECAYED.search(name) else self.base_wd or 0.0
             if matching is not None:
                 decay = (self.base_wd or 0.0) * custom[matching].get('decay_mult', 1.0)
             scale = rate ** (num_layers - 1 - layer)

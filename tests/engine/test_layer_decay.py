@@ -19,7 +19,7 @@ class Model(nn.Module):
         self.backbone, self.decode_head = backbone, nn.Linear(3, 3)
 
 
-def build(model, constructor='mmvit_ext.LearningRateDecayOptimizerConstructor', **paramwise):
+def build(model, constructor='mmvit_ext.LayerDecayConstructor', **paramwise):
     return build_optim_wrapper(
         model,
         {
@@ -50,8 +50,20 @@ def test_every_trained_parameter_has_the_rate_of_its_depth(row):
             assert rate == RATE ** (len(blocks) - owner), name
     assert min(found.values()) == RATE ** (len(blocks) + 1), 'the embedding of the image'
     assert len(optimizer.param_groups) <= 2 * (len(blocks) + 2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
-        assert all((group['weight_decay'] == 0) == (p.ndim == 1) or p.ndim > 1 for p in group['params'])
+        for parameter in group['params']:
+            decayed = names[id(parameter)].endswith('weight') and parameter.ndim > 1
+            assert (group['weight_decay'] > 0) == decayed, names[id(parameter)]
+
+
+def test_mmsegs_name_of_the_constructor_serves_as_well():
+    model = Model(BACKBONES['ViT'].make())
+    first, second = (
+        build(model, f'mmvit_ext.{name}', decay_rate=RATE, num_layers=3, decay_type='layer_wise')
+        for name in ('LayerDecayConstructor', 'LearningRateDecayOptimizerConstructor')
+    )
+    assert rates(model, first) == rates(model, second)
 
 
 @rows
