@@ -105,7 +105,7 @@ def _runner(places: Mapping[str, Any], reason: str) -> str:
 def _optimizer(places: Mapping[str, Any], reason: str) -> str:
     remedy = 'check its constructor, paramwise_cfg and optimizer'
     if reason.startswith('NotImplementedError'):  # of constructors that know some models only, as for rates by layer
-        remedy = "constructor='mmvit_ext.LearningRateDecayOptimizerConstructor' has layer-wise rates for our backbones"
+        remedy = "constructor='mmvit_ext.LayerDecayConstructor' has layer-wise rates for our backbones"
     return f'no optimizer can be built from optim_wrapper ({reason}): {remedy}'
 
 

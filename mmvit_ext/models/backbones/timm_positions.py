@@ -5,6 +5,8 @@ Shapes: (h, w) grid of tokens, N = 1 + h*w tokens with the class token, heads th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from timm.layers import resample_abs_pos_embed_nhwc, resize_rel_pos_bias_table
@@ -12,7 +14,9 @@ from timm.models.beit import Attention, RelativePositionBias, gen_relative_posit
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ['call_every_layer', 'fit_positions', 'tell_grid']
+from mmvit_ext.models.layers.position_embedding import track_position
+
+__all__ = ['call_every_layer', 'tell_grid', 'track_tables']
 
 
 def resized_table(table: Tensor, old: tuple[int, int] | None, new: tuple[int, int]) -> Tensor:
@@ -66,16 +70,27 @@ def tell_grid(network: Any, img: Tensor) -> None:
             module.grid = grid
 
 
-def fit_positions(state_dict: dict[str, Tensor], prefix: str, network: Any, old: Any) -> None:
-    """Resize stored relative positions, and SAM's absolute ones, from the grid ``old``, if known, to the network's."""
-    wanted = network.state_dict()
-    for key in [key for key in state_dict if key.startswith(prefix)]:
+def track_tables(network: Any) -> None:
+    """Resize relative positions, and SAM's absolute ones, in every state dict that is loaded.
+
+    The grid is told in the metadata of every state dict that is made; where it is not, BEiT's tables are of a square.
+    """
+    track_position(network, 'relative_positions', tuple(network.patch_embed.grid_size))  # no tensor: tells the grid
+    network._register_load_state_dict_pre_hook(partial(fit_tables, network))
+
+
+def fit_tables(
+    network: Any, state_dict: dict[str, Tensor], prefix: str, local_metadata: Mapping[str, Any], *_: Any
+) -> None:
+    """Before any load: resize the tables in the state dict."""
+    old, wanted = local_metadata.get('grids', {}).get('relative_positions'), network.state_dict()
+    for key in [key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] in wanted]:
         name, value = key[len(prefix) :], state_dict[key]
-        if name.endswith('relative_position_bias_table') and name in wanted:
+        shape = wanted[name].shape
+        if name.endswith('relative_position_bias_table'):
             window = tuple(network.get_submodule(name.rpartition('.')[0]).window_size)
             state_dict[key] = resized_table(value, old and tuple(old), window)
-        elif name.endswith(('.rel_pos_h', '.rel_pos_w')) and name in wanted and value.shape != wanted[name].shape:
-            size = wanted[name].shape[0]
-            state_dict[key] = interpolate(value.T[None].float(), size=size, mode='linear')[0].T.to(value)
+        elif name.endswith(('.rel_pos_h', '.rel_pos_w')) and value.shape != shape:
+            state_dict[key] = interpolate(value.T[None].float(), size=shape[0], mode='linear')[0].T.to(value)
         elif name == 'pos_embed' and value.ndim == 4:
-            state_dict[key] = resample_abs_pos_embed_nhwc(value, list(wanted[name].shape[1:3]))
+            state_dict[key] = resample_abs_pos_embed_nhwc(value, list(shape[1:3]))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
 from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens
+from mmvit_ext.models.layers.position_embedding import track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['TimmViT']
@@ -228,14 +229,10 @@ class TimmViT(Backbone):
         )
         if (position := getattr(self.net, 'pos_embed', None)) is not None and position.ndim == 3:
             prefix = 0 if getattr(self.net, 'no_embed_class', False) else self.num_prefix_tokens
-            self.declare_position('net.pos_embed', tuple(self.net.patch_embed.grid_size), num_prefix_tokens=prefix)
-        elif self._has_tables():
-            self.declare_position('net', tuple(self.net.patch_embed.grid_size))  # so that files tell the grid
+            track_position(self.net, 'pos_embed', tuple(self.net.patch_embed.grid_size), num_prefix_tokens=prefix)
+        elif hasattr(self.net, 'rel_pos_bias') or self.last_norm == 'neck':
+            timm_positions.track_tables(self.net)
         self.freeze()
-
-    def _has_tables(self) -> bool:
-        """Whether the network has relative positions in tables, which belong to one grid."""
-        return hasattr(self.net, 'rel_pos_bias') or self.last_norm == 'neck'
 
     def _is_normed(self, index: int, depth: int) -> bool:
         return self.final_norm == 'all' or (self.final_norm == 'last' and index == depth - 1)
@@ -277,7 +274,7 @@ class TimmViT(Backbone):
         self.net.load_state_dict(published.state_dict())
         print_log(f'{name}: weights by timm, licence {self.licence or "not stated"}', 'current')
 
-    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: Mapping, *args: Any) -> None:
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         own = {name: state_dict[name] for name in state_dict if name.startswith(prefix)}
         if own and not any(name.startswith(f'{prefix}net.') for name in own):
             foreign = {name[len(prefix) :]: state_dict.pop(name) for name in own}
@@ -290,11 +287,7 @@ class TimmViT(Backbone):
             for name, value in module.checkpoint_filter_fn(foreign, self.net, **options).items():
                 if name.partition('.')[0] not in HEADS:
                     state_dict[f'{prefix}net.{name}'] = value
-        elif self._has_tables():
-            from mmvit_ext.models.backbones.timm_positions import fit_positions
-
-            fit_positions(state_dict, f'{prefix}net.', self.net, local_metadata.get('grids', {}).get('net'))
-        super()._fit_state_dict(state_dict, prefix, local_metadata, *args)
+        super()._fit_state_dict(state_dict, prefix)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
         if hasattr(self.net, 'rel_pos_bias'):
