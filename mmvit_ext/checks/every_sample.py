@@ -18,7 +18,6 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
-from mmvit_ext.config.adjust import WORKER_TIMEOUT
 from mmvit_ext.config.walking import label_steps, step_name
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
 from mmvit_ext.datasets.transforms import LoadImageFromFile, image_loader
@@ -248,7 +247,8 @@ def _outcomes(
 ) -> Iterator[_Outcome]:
     chunks: Any = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
     workers = min(jobs, len(chunks)) if jobs > 1 and len(chunks) > 1 else 0
-    # A started server process instead of a plain fork: the progress bar and PyTorch have threads of their own.
+    # A started server process instead of a plain fork: the progress bar and PyTorch have threads of their own. With a
+    # timeout, PyTorch would not see before its end that a worker of such a server was killed.
     method = multiprocessing.get_context('forkserver') if workers else None
     if method is not None:
         method.set_forkserver_preload(['mmvit_ext.checks.every_sample', 'mmvit_ext.datasets'])
@@ -261,7 +261,6 @@ def _outcomes(
             num_workers=workers,
             multiprocessing_context=method,
             worker_init_fn=_ignore_interrupts,
-            timeout=WORKER_TIMEOUT if workers else 0,
         )
         task = bar.add_task(title, total=len(samples))
         remaining = iter(chunks)
