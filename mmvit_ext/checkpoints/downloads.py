@@ -221,7 +221,7 @@ class _Download:
             time.sleep(max(wait, pause * 2 ** (idle - 1) if idle else 0))
 
     def _failed(self, reason: str) -> UserError:
-        reason = re.sub(r'[^\x20-\x7e]+', '?', reason)[:200]  # some of it is the server's
+        reason = re.sub(r'[^\x20-\x7e]+', '?', reason)[:400]  # some of it is the server's
         return UserError(
             f'{self.url} could not be downloaded: {reason}; run the command again to resume, or download the file by '
             'hand and pass --checkpoint FILE'

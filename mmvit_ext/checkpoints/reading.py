@@ -218,7 +218,7 @@ def _fault(value: torch.Tensor) -> str | None:
 
 
 def _parameters(content: Mapping[str, Any]) -> Mapping[Any, Any]:
-    state = content.get('state_dict')
+    state = content.get('state_dict', content.get('model'))
     return state if isinstance(state, Mapping) else content
 
 

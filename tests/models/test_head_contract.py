@@ -154,6 +154,7 @@ def test_every_wrapped_layer_takes_effect(row):
 
 
 @rows
+@pytest.mark.skipif(torch.__version__.startswith('2.1.'), reason='its torch.func.grad knows no device of a tensor')
 def test_functional_gradients_are_those_of_the_backward_pass(row):
     model, inputs = row.make().eval(), row.inputs()
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}

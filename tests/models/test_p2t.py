@@ -159,6 +159,7 @@ def test_in_place_activations_and_those_with_parameters_train():
         assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.skipif(torch.__version__.startswith('2.1.'), reason='its dynamo breaks the graph')
 def test_compiling_gives_the_same_numbers_without_graph_breaks():
     torch._dynamo.reset()
     model, img = ROW.make().train(), image()

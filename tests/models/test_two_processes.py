@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def segmentor_of(cls: type, replaced: dict, head: Callable[..., ATMHead], **argu
 
 
 CASES: dict[str, Callable[[], nn.Module]] = {
-    **{name: backbone_of(name) for name in BACKBONES},
+    **{name: backbone_of(name) for name, row in BACKBONES.items() if not row.needs_timm or find_spec('timm')},
     'ATM, supervised by stages': segmentor_of(ViT, {}, ATMHead, in_channels=[24, 24], in_index=[0, 1]),
     'ATM, fused maps': segmentor_of(ViT, {}, ATMHead, in_channels=[24, 24], in_index=[0, 1], fuse_inputs=True),
     'ATM, supervised by layers': segmentor_of(

@@ -88,10 +88,10 @@ def test_safetensors_are_tested_like_the_checkpoint_they_were_made_of(trained: P
     state = torch.load(trained / 'work_dir' / 'iter_2.pth', weights_only=False)['state_dict']
     save_file({name: value.contiguous() for name, value in state.items()}, 'model.safetensors')
     lines = []
-    for file in (trained / 'work_dir' / 'iter_2.pth', 'model.safetensors'):
-        code, _ = run_tool('test', trained / 'config.py', file, '--out', 'metrics.json')
+    for file, out in ((trained / 'work_dir' / 'iter_2.pth', 'first.json'), ('model.safetensors', 'second.json')):
+        code, _ = run_tool('test', trained / 'config.py', file, '--out', out)
         assert code == 0
-        lines.append(Path('metrics.json').read_text().split('"data_time"')[0])
+        lines.append(Path(out).read_text().split('"data_time"')[0])
     assert lines[0] == lines[1]
     code, output = run_tool('train', trained / 'config.py', '--work-dir', 'out', '--resume', 'model.safetensors')
     assert code == 2

@@ -99,6 +99,7 @@ class SuperpixelHead(BaseDecodeHead):
         self.association_index, self.cell_size, self.merge = association_index, cell_size, merge
         self.lift_factor = pixel_stride // lift_stride
         self.norm = build_norm_layer(self.norm_cfg, in_channels)[1]
+        self.norm_is_channels_last = isinstance(self.norm, nn.LayerNorm)
 
     def _select(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The superpixel map and the similarity among the backbone's outputs."""
@@ -120,7 +121,7 @@ class SuperpixelHead(BaseDecodeHead):
 
     def classify(self, superpixels: Tensor) -> Tensor:
         """Superpixels ``(B, C, sh, sw)`` to their logits ``(B, K, sh, sw)``."""
-        if not isinstance(self.norm, nn.LayerNorm):
+        if not self.norm_is_channels_last:
             return self.cls_seg(self.norm(superpixels))
         return self.cls_seg(self.norm(superpixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 

@@ -298,6 +298,7 @@ def test_shapes_that_do_not_go_together_are_named(call, message):
         call(pixels, superpixels)
 
 
+@pytest.mark.skipif(torch.__version__.startswith('2.1.'), reason='its dynamo breaks the graph')
 def test_a_compiled_graph_has_no_break_and_gives_the_same():
     pixels, values, superpixels, features = make((2, 3), (4, 4), dtype=torch.float32)
 
