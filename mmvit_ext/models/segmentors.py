@@ -11,6 +11,9 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['ScoreTTAModel']
 
+MMSEG_THRESHOLD = 0.3
+"""What mmseg's decode heads take for one map of probabilities, for segmentors without such a head."""
+
 
 @MODELS.register_module()
 class ScoreTTAModel(SegTTAModel):
@@ -30,7 +33,8 @@ class ScoreTTAModel(SegTTAModel):
         for views in data_samples_list:
             scores = sum(view.seg_logits.data for view in views) / len(views)
             if len(scores) == 1:  # of two classes, with the probability of the second
-                labels = (scores > self.module.decode_head.threshold).to(torch.int64)
+                head = getattr(getattr(self, 'module', None), 'decode_head', None)
+                labels = (scores > getattr(head, 'threshold', MMSEG_THRESHOLD)).to(torch.int64)
             else:
                 labels = scores.argmax(dim=0, keepdim=True)
             sample = views[0]
