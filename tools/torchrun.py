@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.distributed import DistError, run
+import torch.distributed
+from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+DistError = getattr(torch.distributed, 'DistError', RuntimeError)  # PyTorch 2.1 has no such name
 FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # as in mmvit_ext.cli.command, which takes seconds to import
 
 

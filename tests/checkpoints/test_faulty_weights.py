@@ -70,6 +70,8 @@ def test_masks_of_minus_infinity_and_empty_and_narrow_numbers_are_no_fault(tmp_p
         'float8': torch.ones(3).to(torch.float8_e4m3fn),
         'index': torch.arange(3),
     }
+    if torch.__version__.startswith('2.1.'):
+        del state['float8']  # it cannot save this kind
     torch.save(state, tmp_path / 'a.pth')
     assert list(read_checkpoint(tmp_path / 'a.pth')) == list(state)
 
