@@ -64,9 +64,7 @@ def import_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise UserError(
-            "mmvit_ext.TimmViT needs timm: install it with pip install 'mmvit_ext[timm]', or pip install timm"
-        ) from error
+        raise UserError('mmvit_ext.TimmViT needs timm: install it with pip install timm') from error
     return timm
 
 
