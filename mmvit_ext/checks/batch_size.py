@@ -34,10 +34,8 @@ class BatchSize:
         return self.lr * self.processes * self.per_process / self.base
 
     def __str__(self) -> str:
-        text = (
-            f'total batch size {self.total} = {self.processes} processes x {self.per_process} images '
-            f'x {self.accumulation} accumulated'
-        )
+        parts = f'{self.processes} processes x {self.per_process} images x {self.accumulation} accumulated'
+        text = f'total batch size {self.total} = {parts}'
         text += f', recipe {self.base}' if self.base else ', recipe unknown (no auto_scale_lr.base_batch_size)'
         if self.used_lr is not None:
             text += f', learning rate {self.used_lr:g}'
@@ -47,18 +45,17 @@ class BatchSize:
 
     def warning(self) -> str | None:
         """A warning for a batch size and learning rate that do not belong together, ``None`` when they do."""
-        if self.factor is None or self.lr is None or (self.scaled and self.accumulation == 1):
+        if self.factor is None or self.lr is None or (self.accumulation if self.scaled else self.factor) == 1:
             return None
+        fitting = f'{self.lr * self.factor:g}'
         if self.scaled:
             return (
                 f'--auto-scale-lr leaves the {self.accumulation} accumulated passes out: the learning rate is '
-                f'{self.used_lr:g}, the total batch size of {self.total} would have {self.lr * self.factor:g}'
+                f'{self.used_lr:g}, the total batch size of {self.total} would have {fitting}'
             )
-        if self.factor == 1:
-            return None
         return (
             f"the total batch size is {self.factor:g} times the recipe's {self.base}, but the learning rate "
-            f'{self.lr:g} belongs to {self.base}: pass --auto-scale-lr to use {self.lr * self.factor:g}, or change '
+            f'{self.lr:g} belongs to {self.base}: pass --auto-scale-lr to use {fitting}, or change '
             'train_dataloader.batch_size or optim_wrapper.accumulative_counts'
         )
 

@@ -1,13 +1,13 @@
 """All checks of a config against its types, files and datasets, before anything is built or written."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file
-from mmvit_ext.config.walking import is_pretrained, label_steps
+from mmvit_ext.config.walking import is_pretrained, label_steps, walk
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import is_remote
 
@@ -22,25 +22,13 @@ _MAX_ANNOTATION_BYTES = 64 * 2**20
 
 
 def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
-    """Check a config's types, checkpoint files, datasets and class counts.
+    """Check a config's types, checkpoint files, class counts and the datasets of some of 'train', 'val' and 'test'.
 
-    Args:
-        cfg: The config.
-        scope: Its default scope, imported by :func:`mmvit_ext.config.loading.prepare_scope`.
-        splits: Whose datasets are checked: of 'train', 'val' and 'test'.
-
-    Returns:
-        A line per dataset, worth logging.
-
-    Raises:
-        UserError: Something is wrong; names the key or file and the remedy.
+    The scope has to be prepared. Returns a line per dataset, worth logging.
     """
     check_types(cfg, scope)
-    for key, path in _iter_pretrained(cfg.get('model'), 'model'):
-        if not is_remote(path):
-            section = key.rpartition('.')[0] if key.endswith('init_cfg.checkpoint') else key
-            remedy = f'put it there, or start from random weights with --cfg-options {section}=None'
-            check_checkpoint_file(path, f'pretrained checkpoint ({key})', remedy)
+    for key, node in [('model', cfg.get('model')), *walk(cfg.get('model'), 'model.')]:
+        _check_pretrained(key, node)
     if cfg.get('load_from'):
         check_checkpoint_file(cfg.load_from, 'checkpoint')
     datasets = check_datasets(cfg, splits)
@@ -49,6 +37,16 @@ def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str
         _check_label_steps(dataset)
     notes = check_strides(cfg) if scope == 'mmdet' else []
     return [*map(str, datasets), *notes]
+
+
+def _check_pretrained(key: str, node: Any) -> None:
+    """Look for the checkpoint file that a part of the model names, if it does."""
+    entry = 'checkpoint' if is_pretrained(node) else 'pretrained'
+    path = node.get(entry) if isinstance(node, Mapping) else None
+    if isinstance(path, str) and not is_remote(path):
+        section = key if key.endswith('init_cfg') else f'{key}.{entry}'
+        remedy = f'put it there, or start from random weights with --cfg-options {section}=None'
+        check_checkpoint_file(path, f'pretrained checkpoint ({key}.{entry})', remedy)
 
 
 def _check_label_steps(dataset: VisitedDataset) -> None:
@@ -61,30 +59,15 @@ def _check_label_steps(dataset: VisitedDataset) -> None:
     for step in label_steps(steps):
         for name, expected in said.items():
             if None not in (expected, step.get(name)) and step[name] != expected:
-                raise UserError(
-                    f'{dataset.key}.pipeline.{steps.index(step)}.{name} is {step[name]} but the dataset {dataset.key} '
-                    f'has {expected}: leave {name} out of the pipeline, it follows the dataset'
-                )
-
-
-def _iter_pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping):
-        if is_pretrained(node) and isinstance(node.get('checkpoint'), str):
-            yield f'{key}.checkpoint', node['checkpoint']
-        elif isinstance(node.get('pretrained'), str):
-            yield f'{key}.pretrained', node['pretrained']
-        for name, entry in node.items():
-            yield from _iter_pretrained(entry, f'{key}.{name}')
-    elif isinstance(node, list | tuple):
-        for index, entry in enumerate(node):
-            yield from _iter_pretrained(entry, f'{key}.{index}')
+                place = f'{dataset.key}.pipeline.{steps.index(step)}.{name}'
+                fault = f'{place} is {step[name]} but the dataset {dataset.key} has {expected}'
+                raise UserError(f'{fault}: leave {name} out of the pipeline, it follows the dataset')
 
 
 def check_datasets(cfg: Config, splits: Sequence[str]) -> list[VisitedDataset]:
     """Check the datasets of the given splits as far as that is quick; ``UserError`` names path and key to change."""
-    datasets = []
-    for dataset in visit_datasets(cfg, splits):
-        datasets.append(dataset)
+    datasets = list(visit_datasets(cfg, splits))
+    for dataset in datasets:
         if dataset.built is not None and dataset.local:
             file = dataset.ann_file
             small = os.path.isfile(file) and os.path.getsize(file) <= _MAX_ANNOTATION_BYTES

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import regular_file
 
 from .datasets import VisitedDataset
 from .report import DatasetReport, Finding
@@ -26,10 +27,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def box_problem(box: Any, width: float, height: float, *, flat: bool = False) -> str | None:
-    """What is wrong with a COCO box (x, y, width, height) in an image of that size, all in pixels, if anything.
-
-    A side may be 0 where boxes may be ``flat``, as predicted ones may.
-    """
+    """What is wrong with a COCO box (x, y, width, height), all in pixels; a side of a ``flat`` one may be 0."""
     if not isinstance(box, list | tuple) or len(box) != 4:
         return 'is no list of four numbers'
     if not all(map(is_number, box)):
@@ -43,11 +41,7 @@ def box_problem(box: Any, width: float, height: float, *, flat: bool = False) ->
 
 
 def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple[str, tuple[int, int] | None]]:
-    """Read a dataset's annotation file; what is wrong in it, its classes and objects go into the report.
-
-    Returns:
-        Path of each image and its (height, width), ``None`` where the file does not state a size.
-    """
+    """Path and (height, width), where stated, of each image of an annotation file; all else goes into the report."""
     path = dataset.ann_file
     content = read_lists(path, 'the annotation file', 'images', 'annotations', 'categories')
     folder = dataset.folders.get('img') or dataset.folders.get('img_path') or ''
@@ -56,7 +50,7 @@ def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple
     taken: dict[str, set[Any]] = defaultdict(set)
 
     def wrong(file: str, reason: str, kind: str = 'annotation') -> None:
-        report.findings.append(Finding(file, kind, reason))
+        report.findings.append(Finding(kind, file, reason))
 
     def repeated(role: str, value: Any, file: str = path) -> bool:
         """Whether an id or a name has occurred before: pycocotools forgets the earlier entry and says nothing."""
@@ -106,8 +100,7 @@ def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple
             objects[names[_key(category)]] += 1
         else:
             wrong(file, f'{where} of {file} has the unknown category {category}')
-        problem = box_problem(box, width, height)
-        if problem:
+        if problem := box_problem(box, width, height):
             wrong(file, f'{where} of {file}: the box {box} {problem}', 'box')
         elif 'area' in annotation and not (isinstance(annotation['area'], int | float) and annotation['area'] > 0):
             wrong(file, f'{where} of {file}: its area is {annotation["area"]}', 'box')
@@ -116,8 +109,7 @@ def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple
             wrong(path, f'{path} has no {key}: the dataset is empty')
     report.classes, report.unit = classes, 'objects'
     report.histogram = np.array([objects[name] for name in classes], dtype=np.int64)
-    others = sum(count for name, count in objects.items() if name not in set(classes))
-    if others:
+    if others := sum(count for name, count in objects.items() if name not in set(classes)):
         report.notes.append(f'{others} objects are of categories that are no classes of the dataset')
     if len(labelled) < len(images):
         report.notes.append(f'{len(images) - len(labelled)} images have no objects')
@@ -126,13 +118,9 @@ def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple
 
 def read_lists(path: str | Path, role: str, *keys: str) -> dict[str, Any]:
     """Read a JSON file that has to hold lists of objects under the given keys; ``role`` is what it is in messages."""
-    if not os.path.isfile(path):
-        raise UserError(f'{role} {path} cannot be opened: there is no such file; check the path')
+    file = regular_file(path, role)
     try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f'{role} {path} cannot be opened: {error.strerror}; check the path') from error
+        content = json.loads(file.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())
         raise UserError(f'{role} {path} is no JSON file ({reason}): copy or download it again') from error

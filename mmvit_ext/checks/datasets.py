@@ -51,11 +51,6 @@ class VisitedDataset:
         return dict(prefixes) if isinstance(prefixes, Mapping) else {}
 
     @property
-    def source(self) -> str:
-        """Annotation file or folders, for messages."""
-        return self.ann_file or ', '.join(str(folder) for folder in self.folders.values() if folder) or 'its folder'
-
-    @property
     def classes(self) -> Sequence[str] | None:
         """Its class names, ``None`` where they are known only after loading."""
         return (getattr(self.built, 'metainfo', None) or {}).get('classes')
@@ -68,22 +63,20 @@ class VisitedDataset:
 
     def load_samples(self) -> list[dict[str, Any]]:
         """List all samples, at least one, without loading their images."""
+        source = self.ann_file or ', '.join(str(folder) for folder in self.folders.values() if folder) or 'its folder'
         try:
             samples = list(self.built.load_data_list())
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f'the annotations of {self.key} ({self.source}) cannot be read: {type(error).__name__}: '
-                f'{" ".join(str(error).split())}; check that they are of the format that the dataset class expects'
-            ) from error
+            reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+            fault = f'the annotations of {self.key} ({source}) cannot be read: {reason}'
+            raise UserError(f'{fault}; check that they are of the format that the dataset class expects') from error
         if not samples:
             suffix = getattr(self.built, 'img_suffix', None)
             kind = f' ending in {suffix}' if suffix and not self.ann_file else ''
-            raise UserError(
-                f'the dataset {self.key} has no image{kind} in {self.source}: check data_root, data_prefix, ann_file '
-                'and the file names'
-            )
+            remedy = 'check data_root, data_prefix, ann_file and the file names'
+            raise UserError(f'the dataset {self.key} has no image{kind} in {source}: {remedy}')
         return samples
 
     def __str__(self) -> str:
@@ -95,39 +88,31 @@ class VisitedDataset:
 def visit_datasets(cfg: Config, splits: Iterable[str]) -> Iterator[VisitedDataset]:
     """Build the datasets of dataloaders (inside of wrappers) without their annotations, and look for their paths.
 
-    Args:
-        cfg: The config, its scope prepared.
-        splits: Which of 'train', 'val' and 'test'; those that the config does not have are left out.
-
-    Raises:
-        UserError: A folder or annotation file is missing, or the dataset cannot be built; names the key to change.
+    Those of 'train', 'val' and 'test' that the config does not have are left out; its scope has to be prepared.
+    ``UserError`` for a missing folder or file, or a dataset that cannot be built, names the key to change.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if isinstance(loader, Mapping):
             for key, config in iter_dataset_cfgs(loader.get('dataset'), f'{split}_dataloader.dataset'):
-                dataset = VisitedDataset(key, config)
-                root = config.get('data_root')
-                if dataset.local and isinstance(root, str) and root and not os.path.isdir(root):
-                    raise UserError(
-                        f'the dataset folder {root} ({key}.data_root) does not exist: put the data there or set '
-                        'data_root to where it is'
-                    )
-                for place, entries in ((f'{key}.metainfo', config.get('metainfo') or {}), (key, config)):
-                    names = entries.get('classes')
-                    if (
-                        isinstance(names, str)
-                        and not is_remote(names)
-                        and not os.path.isfile(os.path.expanduser(names))
-                    ):
-                        raise UserError(
-                            f'{place}.classes is the text {names!r}, which is no file: write a tuple, also for one '
-                            f'class, ({names!r},)'
-                        )
-                dataset.built = _build(dataset)
-                if dataset.local:
-                    _check_paths(dataset.folders, dataset.ann_file, key)
-                yield dataset
+                yield _visit(key, config)
+
+
+def _visit(key: str, config: Mapping[str, Any]) -> VisitedDataset:
+    dataset = VisitedDataset(key, config)
+    root = config.get('data_root')
+    if dataset.local and isinstance(root, str) and root and not os.path.isdir(root):
+        remedy = 'put the data there or set data_root to where it is'
+        raise UserError(f'the dataset folder {root} ({key}.data_root) does not exist: {remedy}')
+    for place, entries in ((f'{key}.metainfo', config.get('metainfo') or {}), (key, config)):
+        names = entries.get('classes')
+        if isinstance(names, str) and not is_remote(names) and not os.path.isfile(os.path.expanduser(names)):
+            remedy = f'write a tuple, also for one class, ({names!r},)'
+            raise UserError(f'{place}.classes is the text {names!r}, which is no file: {remedy}')
+    dataset.built = _build(dataset)
+    if dataset.local:
+        _check_paths(dataset.folders, dataset.ann_file, key)
+    return dataset
 
 
 def _build(dataset: VisitedDataset) -> Any:
@@ -140,64 +125,46 @@ def _build(dataset: VisitedDataset) -> Any:
         if isinstance(error, TypeError) and 'lazy_init' in str(error):
             return None  # a class that cannot be built lazily checks itself
         # Some classes look for their files while they are built, and fail with a bare assertion.
+        root, ann_file = config.get('data_root') or '', config.get('ann_file') or ''
         if dataset.local:
-            root = config.get('data_root') or ''
             prefixes = (config.get('data_prefix') or {}).items()
             folders = {name: os.path.join(root, value) for name, value in prefixes if isinstance(value, str)}
-            ann_file = config.get('ann_file') or ''
             _check_paths(folders, os.path.join(root, ann_file) if ann_file else '', key)
-        if isinstance(error, RuntimeError) and 'data_root' in str(error) and not config.get('data_root'):
+        name = f'the dataset {config.get("type")} ({key})'
+        if isinstance(error, RuntimeError) and 'data_root' in str(error) and not root:
             # mmpretrain's CIFAR classes download their files by themselves, into a folder that has to be named.
-            raise UserError(
-                f'the dataset {config.get("type")} ({key}) has no data_root: set {key}.data_root to the folder that '
-                'has the data or will get it'
-            ) from error
+            remedy = f'set {key}.data_root to the folder that has the data or will get it'
+            raise UserError(f'{name} has no data_root: {remedy}') from error
         if describe_failure(error):
             raise
         reason = ' '.join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f'the dataset {config.get("type")} ({key}) cannot be built: {reason}; correct its arguments or its files'
-        ) from error
+        raise UserError(f'{name} cannot be built: {reason}; correct its arguments or its files') from error
 
 
 def _check_paths(folders: Mapping[str, Any], ann_file: str, key: str) -> None:
-    if os.path.exists(ann_file) and not os.path.isdir(ann_file):
-        regular_file(ann_file, 'annotation file')
-    if ann_file and not is_remote(ann_file) and not os.path.exists(ann_file):
-        raise UserError(
-            f'the annotation file {ann_file} ({key}.ann_file) does not exist: put it there or set ann_file '
-            'and data_root'
-        )
+    if ann_file and not is_remote(ann_file) and not os.path.isdir(ann_file):
+        remedy = f'put it there or set ann_file ({key}.ann_file) and data_root'
+        regular_file(ann_file, 'annotation file', remedy)
     for name, folder in folders.items():
         if isinstance(folder, str) and folder and not is_remote(folder) and not os.path.isdir(folder):
-            raise UserError(
-                f'the folder {folder} ({key}.data_prefix.{name}) does not exist: put the data there or set data_root '
-                'and data_prefix'
-            )
+            remedy = 'put the data there or set data_root and data_prefix'
+            raise UserError(f'the folder {folder} ({key}.data_prefix.{name}) does not exist: {remedy}')
 
 
 def check_samples(dataset: VisitedDataset) -> list[dict[str, Any]]:
-    """List a dataset's samples and check that every image and label map exists, without opening them.
-
-    ``images`` and ``unlabelled`` of the dataset are filled in.
-    """
+    """List a dataset's samples, count them, and check that their images and label maps exist, without opening them."""
     samples, key = dataset.load_samples(), dataset.key
     dataset.images = len(samples)
     images = [sample['img_path'] for sample in samples if isinstance(sample.get('img_path'), str)]
-    absent = _absent(images)
-    if absent:
+    if absent := _absent(images):
         where = f'{key} ({dataset.ann_file})' if dataset.ann_file else key
-        raise UserError(
-            f'{len(absent)} of {len(images)} images of {where} do not exist, for example {absent[0]}: add the files, '
-            'or correct ann_file and data_prefix'
-        )
+        fault = f'{len(absent)} of {len(images)} images of {where} do not exist, for example {absent[0]}'
+        raise UserError(f'{fault}: add the files, or correct ann_file and data_prefix')
     labels = {sample['seg_map_path']: sample for sample in samples if isinstance(sample.get('seg_map_path'), str)}
-    absent = _absent(labels) if dataset.loads_labels else []
-    if absent:
-        raise UserError(
-            f'{len(absent)} of {len(samples)} images of {key} have no label map, for example {absent[0]} (for '
-            f'{labels[absent[0]].get("img_path")}): add the files, or remove the images'
-        )
+    if absent := _absent(labels) if dataset.loads_labels else []:
+        example = f'{absent[0]} (for {labels[absent[0]].get("img_path")})'
+        fault = f'{len(absent)} of {len(samples)} images of {key} have no label map, for example {example}'
+        raise UserError(f'{fault}: add the files, or remove the images')
     # An image without objects is a legitimate sample of a detection dataset, so these are only counted.
     dataset.unlabelled = [str(sample.get('img_path')) for sample in samples if sample.get('instances') == []]
     return samples

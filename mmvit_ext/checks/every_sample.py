@@ -11,12 +11,15 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
-from torch.utils.data import DataLoader, Dataset
 
 from mmvit_ext.config.walking import label_steps, step_name
 from mmvit_ext.datasets.seg_transforms import LoadSegAnnotations
@@ -35,15 +38,13 @@ SPLITS = ('train', 'val', 'test')
 _CHUNK = 32
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(NamedTuple):
     image: str | None
     labels: Mapping[str, Any] | None = None  # what the label loader is given
     size: tuple[int, int] | None = None  # (height, width) that the annotation states
 
 
-@dataclass(frozen=True)
-class _Context:
+class _Context(NamedTuple):
     """What the samples of a dataset have in common."""
 
     local: bool
@@ -72,19 +73,14 @@ class _Outcome:
         try:
             return call(*arguments)
         except UserError as error:
-            self.findings.append(Finding(path, kind, str(error)))
+            self.findings.append(Finding(kind, path, str(error)))
             return None
 
     def exists(self, path: str, role: str, context: _Context) -> bool:
         # A named pipe or a device would be waited for.
-        if context.local and not os.path.isfile(path):
-            self.findings.append(Finding(path, 'missing file', f'the {role} {path} does not exist'))
-            return False
-        return True
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the workers
+        if absent := context.local and not os.path.isfile(path):
+            self.findings.append(Finding('missing file', path, f'the {role} {path} does not exist'))
+        return not absent
 
 
 def _check_chunk(samples: Sequence[_Sample], context: _Context) -> _Outcome:
@@ -101,23 +97,23 @@ def _check_chunk(samples: Sequence[_Sample], context: _Context) -> _Outcome:
 def _check_image(
     path: str, size: tuple[int, int] | None, context: _Context, outcome: _Outcome
 ) -> tuple[int, int] | None:
-    if not outcome.exists(path, 'image', context):
-        return None
-    loaded = outcome.attempt(path, 'unreadable image', context.load_image.transform, {'img_path': path})
+    loaded = None
+    if outcome.exists(path, 'image', context):
+        loaded = outcome.attempt(path, 'unreadable image', context.load_image.transform, {'img_path': path})
     if loaded is None:
         return None
     height, width = loaded['ori_shape']
-    if size is not None and (height, width) != size:
+    if size not in (None, (height, width)):
         reason = f'the image {path} is {width}x{height} but its annotation says {size[1]}x{size[0]}'
-        outcome.findings.append(Finding(path, 'size', reason))
+        outcome.findings.append(Finding('size', path, reason))
     return height, width
 
 
 def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Outcome) -> None:
     path, loader = results['seg_map_path'], context.load_labels
-    if not outcome.exists(path, 'label map', context):
-        return
-    raw = outcome.attempt(path, 'unreadable label map', loader.decode, path)
+    raw = None
+    if outcome.exists(path, 'label map', context):
+        raw = outcome.attempt(path, 'unreadable label map', loader.decode, path)
     if raw is None:
         return
     outcome.attempt(path, 'size', loader.check_size, raw, results)
@@ -133,7 +129,7 @@ def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Ou
     outcome.add(_Outcome(pixels=counts))
     if not counts.sum():
         reason = f'the label map {path} has no pixel of any class: label it or remove it'
-        outcome.findings.append(Finding(path, 'empty labels', reason))
+        outcome.findings.append(Finding('empty labels', path, reason))
 
 
 def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sample]:
@@ -148,11 +144,11 @@ def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sam
         given = np.atleast_1d(entry['gt_label']).tolist() if 'gt_label' in entry else []
         if isinstance(path, str) and first.setdefault(path, given) != given:
             reason = f'the image {path} is listed with the labels {first[path]} and {given}'
-            report.findings.append(Finding(path, 'label values', reason))
+            report.findings.append(Finding('label values', path, reason))
         for label in given:
             if not isinstance(label, int) or label < 0 or (count is not None and label >= count):
                 reason = f'the image {path} has the label {label} where the dataset has {count} classes'
-                report.findings.append(Finding(str(path), 'label values', reason))
+                report.findings.append(Finding('label values', str(path), reason))
             else:
                 labels.append(label)
     if first and len(first) < len(samples):
@@ -175,23 +171,20 @@ def _labels_without_image(dataset: VisitedDataset, samples: Sequence[_Sample]) -
         for name in sorted(names):
             path = os.path.normpath(os.path.join(parent, name))
             if name.endswith(suffix) and path not in known:
-                yield Finding(path, 'missing file', f'the label map {path} has no image')
+                yield Finding('missing file', path, f'the label map {path} has no image')
 
 
 def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context:
-    backend_args = dict(dataset.config.get('backend_args') or {}) or None
-    steps = [step for step in dataset.config.get('pipeline') or () if isinstance(step, Mapping)]
+    config = dataset.config
+    backend_args = dict(config.get('backend_args') or {}) or None
+    steps = [step for step in config.get('pipeline') or () if isinstance(step, Mapping)]
     step = next((step for step in steps if step_name(step).rpartition('.')[2] == 'LoadImageFromFile'), {})
     load_image = image_loader({**step, 'backend_args': backend_args, 'ignore_empty': False})
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
-    steps = label_steps(dataset.config.get('pipeline'))
-    ignore_index = next((step['ignore_index'] for step in steps if 'ignore_index' in step), None)
-    load_labels = LoadSegAnnotations(
-        num_classes=len(classes) if classes and len(classes) <= 255 else None,
-        ignore_index=int(dataset.config.get('ignore_index', 255) if ignore_index is None else ignore_index),
-        backend_args=backend_args,
-    )
+    said = [node['ignore_index'] for node in (*label_steps(steps), config) if node.get('ignore_index') is not None]
+    count = len(classes) if classes and len(classes) <= 255 else None
+    load_labels = LoadSegAnnotations(count, ignore_index=int([*said, 255][0]), backend_args=backend_args)
     return _Context(dataset.local, load_image, load_labels)
 
 
@@ -216,66 +209,44 @@ def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> Datase
         report.histogram, report.unit = total.pixels, 'pixels'
     loader = context.load_labels
     if loader is not None and total.values == {0, loader.ignore_index} and (loader.num_classes or 0) > 1:
-        folder = str(dataset.folders.get('seg_map_path'))
-        reason = (
-            f'all label maps in {folder} consist of 0 and {loader.ignore_index}, and {loader.ignore_index} is '
-            'ignored: if these are masks, write their foreground as 1'
-        )
-        report.findings.append(Finding(folder, 'label values', reason))
+        folder, ignored = str(dataset.folders.get('seg_map_path')), loader.ignore_index
+        reason = f'all label maps in {folder} consist of 0 and {ignored}, and {ignored} is ignored'
+        reason += ': if these are masks, write their foreground as 1'
+        report.findings.append(Finding('label values', folder, reason))
     if total.wrong_pixels:
-        listed = [
-            f'{value} ({pixels} px in {total.wrong_files[value]} files)'
-            for value, pixels in sorted(total.wrong_pixels.items())[:20]
-        ]
-        report.notes.append(f'label values outside the {loader.num_classes} classes: {", ".join(listed)}')
-    report.findings.sort(key=lambda finding: (finding.kind, finding.path, finding.reason))
+        first, files = sorted(total.wrong_pixels.items())[:20], total.wrong_files
+        listed = ', '.join(f'{value} ({pixels} px in {files[value]} files)' for value, pixels in first)
+        report.notes.append(f'label values outside the {loader.num_classes} classes: {listed}')
+    report.findings.sort()
     return report
-
-
-class _Checker(Dataset):
-    """Checks a chunk of samples, which a data loader hands to its workers in the place of an index."""
-
-    def __init__(self, context: _Context) -> None:
-        self.check, self.context = _check_chunk, context
-
-    def __getitem__(self, chunk: Sequence[_Sample]) -> _Outcome:
-        return self.check(chunk, self.context)
 
 
 def _outcomes(
     samples: Sequence[_Sample], context: _Context, jobs: int, title: str, progress: bool
 ) -> Iterator[_Outcome]:
-    chunks: Any = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
-    workers = min(jobs, len(chunks)) if jobs > 1 and len(chunks) > 1 else 0
-    # A started server process instead of a plain fork: the progress bar and PyTorch have threads of their own. With a
-    # timeout, PyTorch would not see before its end that a worker of such a server was killed.
-    method = multiprocessing.get_context('forkserver') if workers else None
-    if method is not None:
-        method.set_forkserver_preload(['mmvit_ext.checks.every_sample', 'mmvit_ext.datasets'])
-    with progress_bar(title, show=progress) as bar, warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='This DataLoader will create')  # more workers than processors
-        loader: Any = DataLoader(
-            _Checker(context),
-            batch_size=None,
-            sampler=chunks,
-            num_workers=workers,
-            multiprocessing_context=method,
-            worker_init_fn=_ignore_interrupts,
-        )
+    chunks = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
+    workers, chunk = min(jobs, len(chunks)), samples[:0]
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress_bar(title, show=progress))
         task = bar.add_task(title, total=len(samples))
-        remaining = iter(chunks)
+        work: Any = map
+        if workers > 1:
+            # A started server process instead of a plain fork: the progress bar and PyTorch have threads of their own.
+            method: Any = multiprocessing.get_context('forkserver')
+            method.set_forkserver_preload(['mmvit_ext.checks.every_sample', 'mmvit_ext.datasets'])
+            ignored = (signal.SIGINT, signal.SIG_IGN)  # the main process ends the workers
+            pool = ProcessPoolExecutor(workers, method, initializer=signal.signal, initargs=ignored)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            work = pool.map
+        outcomes = work(partial(_check_chunk, context=context), chunks)
         try:
-            for outcome in loader:
-                yield outcome
-                bar.advance(task, len(next(remaining)))
-        except RuntimeError as error:
-            if 'DataLoader' not in str(error):
-                raise
-            first = next((sample.image for chunk in remaining for sample in chunk if sample.image), 'the dataset')
-            raise UserError(
-                'a worker process was killed, most often for lack of memory, or hangs, at one of the files from '
-                f'{first} on: lower --jobs; --jobs 1 reads them one after another'
-            ) from error
+            for chunk in chunks:
+                yield next(outcomes)
+                bar.advance(task, len(chunk))
+        except BrokenProcessPool as error:
+            first = next((sample.image for sample in chunk if sample.image), 'the dataset')
+            cause = 'a worker process was killed, most often for lack of memory, at one of the files from'
+            raise UserError(f'{cause} {first} on: lower --jobs; --jobs 1 reads them one after another') from error
 
 
 def check_every_file(
@@ -283,14 +254,7 @@ def check_every_file(
 ) -> list[DatasetReport]:
     """Read every image and annotation of a config's datasets; those that differ in their pipeline only are read once.
 
-    Args:
-        cfg: The config, its scope prepared.
-        splits: Which of 'train', 'val' and 'test'; those that the config does not have are left out.
-        jobs: Number of processes, at least 1; by default one for each processor.
-        progress: Whether to show a progress bar on stderr.
-
-    Raises:
-        UserError: A folder or annotation file is missing or unreadable, or there is no dataset.
+    The config's scope has to be prepared. ``jobs`` is the number of processes, by default one for each processor.
     """
     if jobs is not None and jobs < 1:
         raise UserError(f'--jobs must be at least 1, got {jobs}')

@@ -3,13 +3,10 @@
 A figure measured on 1,999 of 2,000 images looks like any other figure, so a count that is off by one is an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
@@ -25,8 +22,7 @@ SAMPLE = 8
 """Images of each dataset that are opened."""
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """What a dataset consists of."""
 
     train: int  # images for training
@@ -34,70 +30,49 @@ class Layout:
     place: str  # what has to be where, below ``--data-root``, and where it comes from
 
 
-_CONTEXT = Layout(
-    4996,
-    5104,
-    'JPEGImages/*.jpg, SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt: VOC 2010 '
-    "with the annotations of PASCAL-Context, converted with mmseg's tools/dataset_converters/pascal_context.py",
+_ADE = '{images,annotations}/{training,validation}: ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu'
+_COCO = '{train2017,val2017}/*.jpg and annotations/instances_{train2017,val2017}.json: https://cocodataset.org'
+_STUFF = (
+    '{images,annotations}/{train2014,test2014}: cocostuff-10k-v1.1.zip of https://github.com/nightrome/cocostuff10k, '
+    "converted with mmseg's tools/dataset_converters/coco_stuff10k.py"
 )
-
-_MINI = Layout(240, 60, 'what `python tools/make_mini_dataset.py data/mini` draws')
-
+_CONTEXT = (
+    'JPEGImages/*.jpg, SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt: VOC 2010 '
+    "with the annotations of PASCAL-Context, converted with mmseg's tools/dataset_converters/pascal_context.py"
+)
+_IMAGENET = (
+    '{train,val}/<wnid>/*.JPEG, or meta/{train,val}.txt with a path and a class number per line: ILSVRC 2012 of '
+    'https://image-net.org'
+)
+_FLOWERS = 'jpg/*.jpg, imagelabels.mat and setid.mat: https://www.robots.ox.ac.uk/~vgg/data/flowers/102'
+_PETS = 'images/*.jpg and annotations/{trainval,test}.txt: https://www.robots.ox.ac.uk/~vgg/data/pets'
+_INATURALIST = (
+    'train_val2019/*/*/*.jpg, and meta/{train,val}.txt with file_name and category_id of {train,val}2019.json per '
+    'line: https://github.com/visipedia/inat_comp'
+)
 _CIFAR = '{0}: {1}.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
+_MINI = 'what `python tools/make_mini_dataset.py data/mini` draws'
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
-        'ADE20K': Layout(
-            20_210,
-            2_000,
-            '{images,annotations}/{training,validation}: ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu',
-        ),
-        'COCO 2017': Layout(
-            118_287,
-            5_000,
-            '{train2017,val2017}/*.jpg and annotations/instances_{train2017,val2017}.json: https://cocodataset.org',
-        ),
-        'COCO-Stuff-10K': Layout(
-            9_000,
-            1_000,
-            '{images,annotations}/{train2014,test2014}: cocostuff-10k-v1.1.zip of '
-            "https://github.com/nightrome/cocostuff10k, converted with mmseg's "
-            'tools/dataset_converters/coco_stuff10k.py',
-        ),
-        'PASCAL-Context (59 classes)': _CONTEXT,
-        'PASCAL-Context (60 classes)': _CONTEXT,
-        'ImageNet-1K': Layout(
-            1_281_167,
-            50_000,
-            '{train,val}/<wnid>/*.JPEG, or meta/{train,val}.txt with a path and a class number per line: ILSVRC 2012 '
-            'of https://image-net.org',
-        ),
-        'Oxford Flowers-102': Layout(
-            2_040,
-            6_149,
-            'jpg/*.jpg, imagelabels.mat and setid.mat: https://www.robots.ox.ac.uk/~vgg/data/flowers/102',
-        ),
-        'Oxford-IIIT Pets': Layout(
-            3_680,
-            3_669,
-            'images/*.jpg and annotations/{trainval,test}.txt: https://www.robots.ox.ac.uk/~vgg/data/pets',
-        ),
-        'iNaturalist 2019': Layout(
-            265_213,
-            3_030,
-            'train_val2019/*/*/*.jpg, and meta/{train,val}.txt with file_name and category_id of {train,val}2019.json '
-            'per line: https://github.com/visipedia/inat_comp',
-        ),
+        'ADE20K': Layout(20_210, 2_000, _ADE),
+        'COCO 2017': Layout(118_287, 5_000, _COCO),
+        'COCO-Stuff-10K': Layout(9_000, 1_000, _STUFF),
+        'PASCAL-Context (59 classes)': Layout(4_996, 5_104, _CONTEXT),
+        'PASCAL-Context (60 classes)': Layout(4_996, 5_104, _CONTEXT),
+        'ImageNet-1K': Layout(1_281_167, 50_000, _IMAGENET),
+        'Oxford Flowers-102': Layout(2_040, 6_149, _FLOWERS),
+        'Oxford-IIIT Pets': Layout(3_680, 3_669, _PETS),
+        'iNaturalist 2019': Layout(265_213, 3_030, _INATURALIST),
         'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
         'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),
-        **{f'mini {name}': _MINI for name in ('ADE20K', 'COCO', 'ImageNet')},
+        **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
     }
 )
 """The datasets of the ledger by name."""
 
 
-@dataclass(frozen=True)
-class DatasetCount:
+class DatasetCount(NamedTuple):
     """What a dataset was found to hold."""
 
     split: str  # as the config calls it
@@ -113,17 +88,10 @@ class DatasetCount:
 def check_layout(
     cfg: Config, name: str, splits: Sequence[str], sample: int = SAMPLE, *, tested_on: str = 'test'
 ) -> list[DatasetCount]:
-    """Count and check the datasets of a config against what is known of them.
+    """Count and check the datasets of a config against what is known of the dataset that the ledger calls ``name``.
 
-    Args:
-        cfg: The config, its scope prepared and ``data_root`` set.
-        name: The dataset's name in the ledger.
-        splits: Which of ``train``, ``val`` and ``test``.
-        sample: How many images of each are opened, evenly spread.
-        tested_on: ``train`` where a row is evaluated on the training images, as generators are.
-
-    Raises:
-        UserError: Something is missing, the numbers are others or a file cannot be read; names what belongs where.
+    ``sample`` images of each are opened; ``tested_on`` is ``train`` where a row is evaluated on the training images, as
+    generators are. ``UserError`` names what is missing or differs, and what belongs where.
     """
     layout = LAYOUTS.get(name)
     if layout is None:
@@ -138,10 +106,9 @@ def check_layout(
             count = _count(dataset, split, sample)
             expected = layout.train if 'train' in (split, tested_on) else layout.test
             if count.images != expected:
-                raise UserError(
-                    f'{name} has {count.images:,} images for {split} in {dataset.config.get("data_root")} where it '
-                    f'should have {expected:,}: get the missing ones or take out what does not belong there'
-                )
+                found = f'{count.images:,} images for {split} in {dataset.config.get("data_root")}'
+                remedy = 'get the missing ones or take out what does not belong there'
+                raise UserError(f'{name} has {found} where it should have {expected:,}: {remedy}')
         except UserError as error:
             raise UserError(f'{error}; expected below --data-root: {layout.place}') from error
         counts.append(count)
@@ -152,9 +119,8 @@ def _count(dataset: VisitedDataset, split: str, sample: int) -> DatasetCount:
     samples = check_samples(dataset)
     chosen = samples[:: max(1, len(samples) // sample)][:sample]
     for item in chosen:
-        _open(dataset.built, dict(item), dataset.key)
-    label_maps = sum(isinstance(item.get('seg_map_path'), str) for item in samples)
-    if label_maps:
+        _open(dataset.built, item, dataset.key)
+    if label_maps := sum(isinstance(item.get('seg_map_path'), str) for item in samples):
         annotations, unit = label_maps, 'label maps'
     elif any('instances' in item for item in samples):
         annotations, unit = sum(len(item.get('instances') or []) for item in samples), 'objects'
@@ -163,7 +129,7 @@ def _count(dataset: VisitedDataset, split: str, sample: int) -> DatasetCount:
     return DatasetCount(split, len(samples), annotations, unit, len(chosen))
 
 
-def _open(built: Any, item: dict[str, Any], key: str) -> None:
+def _open(built: Any, item: Mapping[str, Any], key: str) -> None:
     try:
         built.pipeline({**item, 'sample_idx': 0})
     except UserError:
@@ -183,7 +149,5 @@ def draw_mini_data(data_root: str | Path) -> bool:
         if root.absolute().as_posix().endswith(f'/{end}'):
             mini.make_mini_dataset(root.absolute().parents[len(Path(end).parts) - 1])
             return True
-    raise UserError(
-        f'the data root {root} does not exist: expected a folder that ends in {" or ".join(mini.DATA_ROOTS.values())}, '
-        'below which `python tools/make_mini_dataset.py` wrote'
-    )
+    ends = ' or '.join(mini.DATA_ROOTS.values())
+    raise UserError(f'the data root {root} does not exist: expected a folder that ends in {ends}, with {_MINI}')

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,12 +15,11 @@ __all__ = ['DatasetReport', 'Finding', 'write_fix_list']
 _NAME_WIDTH = 32  # ImageNet's names list synonyms
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is wrong."""
 
-    path: str  # the file to repair or remove
     kind: str  # missing file, unreadable image, unreadable label map, size, label values, empty labels, box, annotation
+    path: str  # the file to repair or remove
     reason: str  # a sentence that names the file
 
 
@@ -46,23 +46,17 @@ class DatasetReport:
             yield f'  ... and {len(self.findings) - shown} more'
         for note in self.notes:
             yield f'  note: {note}'
-        yield from self._histogram_lines()
-
-    def _histogram_lines(self) -> Iterator[str]:
-        if self.histogram is None or not self.histogram.sum():
+        if self.histogram is None or not (total := self.histogram.sum()):
             return
         names = self.classes or [f'class {index}' for index in range(len(self.histogram))]
-        total = self.histogram.sum()
-        present = [(str(name)[:_NAME_WIDTH], int(self.histogram[index])) for index, name in enumerate(names)]
-        width = max(len(name) for name, count in present if count)
+        present = [(str(names[index])[:_NAME_WIDTH], self.histogram[index]) for index in self.histogram.nonzero()[0]]
+        width = max(len(name) for name, _ in present)
         yield f'  {self.unit} of each class:'
         for name, count in sorted(present, key=lambda entry: -entry[1]):
-            if count:
-                yield f'    {name:{width}} {count:>12}  {count / total:7.2%}'
-        absent = [str(name) for name, count in zip(names, self.histogram, strict=True) if not count]
-        if absent:
-            shown = ', '.join(absent[:10]) + (f' and {len(absent) - 10} more' if len(absent) > 10 else '')
-            yield f'  note: {len(absent)} classes never occur: {shown}'
+            yield f'    {name:{width}} {count:>12}  {count / total:7.2%}'
+        if absent := [str(name) for name, count in zip(names, self.histogram, strict=True) if not count]:
+            shown_names = ', '.join(absent[:10]) + (f' and {len(absent) - 10} more' if len(absent) > 10 else '')
+            yield f'  note: {len(absent)} classes never occur: {shown_names}'
 
 
 def write_fix_list(path: str | Path, reports: Sequence[DatasetReport]) -> int:

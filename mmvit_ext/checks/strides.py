@@ -43,9 +43,7 @@ def check_strides(cfg: Config) -> list[str]:
         with torch.no_grad():
             maps = model.extract_feat(image) if expected else []
         found = [(round(EDGE / x.shape[-1]), round(EDGE / x.shape[-2])) for x in maps]
-    except (
-        Exception
-    ) as error:  # an operator may not know tensors without memory; what is wrong here the run finds again
+    except Exception as error:  # an operator may not know the device meta; what is wrong here the run finds again
         return [f'the strides of the maps were not compared with those of anchors and regions: {type(error).__name__}']
     for key, strides in expected.items():
         if found[: len(strides)] != strides:

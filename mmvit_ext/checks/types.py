@@ -17,7 +17,6 @@ __all__ = ['check_num_classes', 'check_types']
 
 _MODEL_PARTS = re.compile(r'^(backbone|neck|data_preprocessor|loss\w*|\w*head)$')
 
-
 TypeEntry = tuple[str, Any, str, str | None]
 
 
@@ -36,13 +35,9 @@ def _iter_types(cfg: Config) -> Iterator[TypeEntry]:
         yield from _iter_list_types(cfg.get(f'{split}_cfg'), f'{split}_cfg', 'loop')
     for name, hook in (cfg.get('default_hooks') or {}).items():
         yield from _iter_list_types(hook, f'default_hooks.{name}', 'hook')
-    for key, registry in (
-        ('custom_hooks', 'hook'),
-        ('param_scheduler', 'parameter scheduler'),
-        ('visualizer', 'visualizer'),
-        ('optim_wrapper', 'optim_wrapper'),
-    ):
-        yield from _iter_list_types(cfg.get(key), key, registry)
+    registries = {'custom_hooks': 'hook', 'param_scheduler': 'parameter scheduler'}
+    for key in ('custom_hooks', 'param_scheduler', 'visualizer', 'optim_wrapper'):
+        yield from _iter_list_types(cfg.get(key), key, registries.get(key, key))
     if isinstance(cfg.get('optim_wrapper'), Mapping):
         yield from _iter_list_types(cfg.optim_wrapper.get('optimizer'), 'optim_wrapper.optimizer', 'optimizer')
 
@@ -90,8 +85,7 @@ def _check_binary(key: str, head: Mapping[str, Any], count: int) -> None:
         found = 'num_classes is 1' if count == 1 else 'out_channels is 1 with a softmax over it as loss'
         raise UserError(
             f'{key}.{found}, so that every pixel gets the same label: for one kind of object set num_classes=2 and the '
-            "classes ('background', NAME), labelled 0 and 1; mmseg's heads may have out_channels=1 then, with "
-            'loss_decode.use_sigmoid=True'
+            "classes ('background', NAME); mmseg's heads may have out_channels=1 and loss_decode.use_sigmoid=True then"
         )
 
 
@@ -106,7 +100,5 @@ def check_num_classes(cfg: Config, scope: str, classes: Mapping[str, Sequence[st
         for dataset_key, names in classes.items():
             if names is not None and len(names) != count:
                 shown = ', '.join(map(str, names[:3])) + (', ...' if len(names) > 3 else '')
-                raise UserError(
-                    f'{head_key}.num_classes is {count} but {dataset_key} has {len(names)} classes '
-                    f'({shown}): set num_classes={len(names)} or use the dataset with {count} classes'
-                )
+                fault = f'{head_key}.num_classes is {count} but {dataset_key} has {len(names)} classes ({shown})'
+                raise UserError(f'{fault}: set num_classes={len(names)} or use the dataset with {count} classes')

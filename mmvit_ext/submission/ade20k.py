@@ -3,8 +3,6 @@
 Rules: https://github.com/CSAILVision/sceneparsing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,25 +33,16 @@ class ADE20K(Benchmark):
         loader = cfg.get('test_dataloader') or {}
         for key, dataset in iter_dataset_cfgs(loader.get('dataset'), 'test_dataloader.dataset'):
             if dataset.get('reduce_zero_label') is False:
-                raise UserError(
-                    f'{key}.reduce_zero_label is False: the model counts its classes from another label than the '
-                    'benchmark; use a config with the 150 classes and reduce_zero_label=True'
-                )
+                fault = f'{key}.reduce_zero_label is False: the model counts its classes from another label'
+                raise UserError(f'{fault} than the benchmark; use a config with 150 classes and reduce_zero_label=True')
         return {'labels': out}, collect_images([folder])
 
     def writer(self, predictor: Predictor) -> Callable[[Path, Path], None]:
-        """What writes label maps."""
-        if len(predictor.classes) != CLASSES:
-            raise UserError(
-                f'the model has {len(predictor.classes)} classes, the benchmark has {CLASSES}: use a model that was '
-                'trained on ADE20K'
-            )
-
-        def write(path: Path, file: Path) -> None:
-            # mmseg's IoUMetric(format_only=True) chooses the name of the file itself.
-            Image.fromarray((predictor.segment(path)[1] + 1).astype(np.uint8)).save(file)
-
-        return write
+        """What writes label maps; mmseg's ``IoUMetric(format_only=True)`` chooses the name of the file itself."""
+        if (count := len(predictor.classes)) != CLASSES:
+            fault = f'the model has {count} classes, the benchmark has {CLASSES}'
+            raise UserError(f'{fault}: use a model that was trained on ADE20K')
+        return lambda path, file: Image.fromarray((predictor.segment(path)[1] + 1).astype(np.uint8)).save(file)
 
     def members(self, kind: str, archive: Path, files: Sequence[Path]) -> Iterator[tuple[str, Iterable[bytes]]]:
         """The files as they are."""

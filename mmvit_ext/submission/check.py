@@ -1,7 +1,5 @@
 """Open an archive as its test server would, and name every fault."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import io
@@ -13,25 +11,30 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from PIL import Image
 
 from mmvit_ext.checks.coco_file import box_problem, is_number
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors.user_error import UserError, printable
 from mmvit_ext.inference.images import collect_images
 
+from . import coco
 from .ade20k import CLASSES
-from .coco import ARCHIVE_NAME, MAX_OBJECTS, NAME_RULE, TEST_DEV_IMAGES
 from .reading import MAX_UNPACKED, BoundedFile, json_entries, open_member
-from .report import Report
 from .run import image_folder
-from .splits import COCO_IDS, CocoSplit, image_size, read_coco_split, split_of_images
 
-__all__ = ['check_archive', 'run_lengths']
+__all__ = ['Fault', 'Report', 'check_archive', 'run_lengths']
 
+SHOWN = 5
+"""Faults of a kind that are listed unless all are asked for."""
+KEPT = 1000
+"""Faults of a kind that are kept: the rest is counted."""
+LONGEST = 300
+"""Characters of a name or reason."""
 MAX_FAULTS = 100_000
 """Faults of the objects after which a list is read no further."""
 MAX_FILE, MAX_PIXELS, MAX_ALL_PIXELS = 2**25, 2**25, 2**33
@@ -42,23 +45,52 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
+class Fault(NamedTuple):
+    """What a test server would refuse or score wrongly: its kind, the file or entry, what was found and expected."""
+
+    kind: str
+    where: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What an archive holds, what is wrong with it, and notes on what else is worth knowing or was not checked."""
+
+    content: str = 'an unknown file'
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, kind: str, where: str, reason: str) -> None:
+        """Add a fault."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= KEPT:
+            where, reason = (text if len(text) <= LONGEST else f'{text[:LONGEST]}...' for text in (where, reason))
+            self.faults.append(Fault(kind, printable(where), printable(reason)))
+
+    def lines(self, *, complete: bool = False) -> list[str]:
+        """The report as lines of text: the first five faults of each kind, or the first thousand."""
+        lines = [f'{self.content}: {self.counts.total() or "no"} faults']
+        for kind, total in self.counts.items():
+            shown = [fault for fault in self.faults if fault.kind == kind][: KEPT if complete else SHOWN]
+            lines += [f'  {kind}: {fault.where}: {fault.reason}' for fault in shown]
+            if len(shown) < total:
+                lines.append(f'  {kind}: {total - len(shown)} more')
+        return lines + [f'  note: {note}' for note in self.notes]
+
+
 def check_archive(
     path: str | Path, *, images: str | Path | None = None, annotations: str | Path | None = None
 ) -> Report:
     """Find what is wrong with an archive; its content tells whether it is for COCO detection or ADE20K scene parsing.
 
-    Args:
-        path: The archive.
-        images: The folder of the test images, for their names and sizes.
-        annotations: The image list of the split (COCO), instead of the images.
-
-    Raises:
-        UserError: There is no such archive, folder or image list.
+    ``images`` is the folder of the test images; ``annotations`` is the image list of a split of COCO, in its place.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'there is no archive {path}: check the path')
-    report = Report('an unknown file')
+    report = Report()
     with BoundedFile(path) as file, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of Pillow and zipfile: what they warn of is looked for here
         try:
@@ -67,21 +99,21 @@ def check_archive(
             report.add('archive', path.name, f'it cannot be opened: {error}')
             return report
         members = archive.infolist()
-        coco = path.stem.startswith('detections_') or any(info.filename.endswith('.json') for info in members)
-        if annotations is not None and not coco:
+        is_coco = path.stem.startswith('detections_') or any(info.filename.endswith('.json') for info in members)
+        if annotations is not None and not is_coco:
             raise UserError(f'--annotations is for COCO, {path} holds label maps: pass --images')
         paths = None if images is None else collect_images([image_folder(images)])
         packed, unpacked = (sum(getattr(info, name) for info in members) for name in ('compress_size', 'file_size'))
         if packed > (size := path.stat().st_size):
             report.add('archive', path.name, f'its files overlap, or their sizes are wrong: {packed} bytes in {size}')
-        elif unpacked > (limit := MAX_UNPACKED if coco else MAX_UNPACKED // 4):
+        elif unpacked > (limit := MAX_UNPACKED if is_coco else MAX_UNPACKED // 4):
             report.add('archive', path.name, f'it unpacks to {unpacked} bytes, expected at most {limit}')
-        elif coco:
-            split = None if paths is None else split_of_images(paths)
-            split = split if annotations is None else read_coco_split(annotations)
+        elif is_coco:
+            split = None if paths is None else coco.split_of_images(paths)
+            split = split if annotations is None else coco.read_coco_split(annotations)
             _check_coco(archive, path.stem, split, report)
         elif any(info.filename.endswith('.png') for info in members):
-            _check_ade20k(archive, None if paths is None else {one.stem: image_size(one) for one in paths}, report)
+            _check_ade20k(archive, None if paths is None else {one.stem: coco.image_size(one) for one in paths}, report)
         else:
             report.content = 'an unknown archive'
             report.add('archive', path.name, 'it holds neither JSON nor PNG files')
@@ -115,9 +147,7 @@ def _check_ade20k(archive: zipfile.ZipFile, sizes: Mapping[str, Size] | None, re
     if pixels > MAX_ALL_PIXELS:
         report.add('archive', 'label maps', f'they have more than {MAX_ALL_PIXELS} pixels, the rest was not opened')
     if sizes is None:
-        report.notes.append(
-            'not checked without --images: whether each image has a label map, and whether that has its size'
-        )
+        report.notes.append('not checked without --images: whether each image has a label map, and of its size')
     for stem in sorted(set(sizes or {}) - stems):
         report.add('missing label map', f'{stem}.png', 'the image has no label map')
 
@@ -146,21 +176,18 @@ def _check_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: Size | Non
     elif not 0 < rows * columns <= MAX_PIXELS:
         report.add('size', name, f'it has {rows}x{columns} pixels (height x width), expected 1 to {MAX_PIXELS} in all')
     if mode != 'L':
-        reason = f'it has the mode {mode}, expected L: one channel of 8 bits, the label of each pixel'
-        report.add('colour mode', name, reason)
-    if labels.size and labels.min() < 1:
-        reason = f'it holds the label 0, which is no class: the classes are labelled 1 to {CLASSES}'
-        report.add('labels', name, reason)
-    if labels.size and labels.max() > CLASSES:
-        report.add('labels', name, f'it holds the label {labels.max()}, expected 1 to {CLASSES}')
+        report.add('colour mode', name, f"it has the mode {mode}, expected L: a channel of 8 bits, the pixels' labels")
+    for label in {labels.min(), labels.max()} if labels.size else ():
+        if not 1 <= label <= CLASSES:
+            report.add('labels', name, f'it holds the label {label}, expected 1 to {CLASSES}')
     return labels.size
 
 
-def _check_coco(archive: zipfile.ZipFile, name: str, split: CocoSplit | None, report: Report) -> None:
+def _check_coco(archive: zipfile.ZipFile, name: str, split: coco.CocoSplit | None, report: Report) -> None:
     """Check the objects in an archive against the images of a split, where these are known."""
     report.content = 'COCO detection'
-    if not ARCHIVE_NAME.fullmatch(name):
-        report.add('archive name', f'{name}.zip', f'expected {NAME_RULE}')
+    if not coco.ARCHIVE_NAME.fullmatch(name):
+        report.add('archive name', f'{name}.zip', f'expected {coco.NAME_RULE}')
     files = []
     for info in archive.infolist():
         if info.filename.endswith('.json'):
@@ -186,12 +213,12 @@ def _check_coco(archive: zipfile.ZipFile, name: str, split: CocoSplit | None, re
             gc.enable()
 
 
-def _check_objects(entries: Iterator[Any], split: CocoSplit | None, report: Report) -> None:
+def _check_objects(entries: Iterator[Any], split: coco.CocoSplit | None, report: Report) -> None:
     masks, index, with_box = None, -1, 0
     seen: dict[bytes, int] = {}
     objects: Counter[int] = Counter()
     for index, entry in enumerate(entries):
-        if index >= MAX_OBJECTS * TEST_DEV_IMAGES or report.counts.total() > MAX_FAULTS:
+        if index >= coco.MAX_OBJECTS * coco.TEST_DEV_IMAGES or report.counts.total() > MAX_FAULTS:
             raise ValueError(f'the entries from {index} on are too many to count or to be checked')
         if not isinstance(entry, dict):
             report.add('entry', f'entry {index}', f'it is a {type(entry).__name__}, expected an object')
@@ -219,24 +246,18 @@ def _check_objects(entries: Iterator[Any], split: CocoSplit | None, report: Repo
         report.add('no objects', 'JSON file', 'the list is empty, which the server cannot score')
         return
     for number, total in objects.items():
-        if total > MAX_OBJECTS:
-            reason = f'{total} objects, and the best {MAX_OBJECTS} of an image count'
-            report.add('too many objects', f'image {number}', reason)
+        if total > coco.MAX_OBJECTS:
+            report.add('too many objects', f'image {number}', f'{total} objects, and the best {coco.MAX_OBJECTS} count')
     if masks and with_box:
-        report.notes.append(
-            f'{with_box} masks come with a box: the server sorts objects into small, medium and large by it, not by '
-            'the mask'
-        )
+        report.notes.append(f"{with_box} masks come with a box: the server sorts objects by its area, not the mask's")
     if split is None:
-        report.notes.append(
-            'not checked without --annotations or --images: whether the images belong to the split, and whether boxes '
-            'and masks have the size of their image'
-        )
+        unknown = 'whether the images belong to the split, and boxes and masks fit the size of their image'
+        report.notes.append(f'not checked without --annotations or --images: {unknown}')
     elif bare := len(set(split.sizes) - set(objects)):
         report.notes.append(f'{bare} of {len(split.sizes)} images have no object')
 
 
-def _object_faults(entry: Mapping[str, Any], masks: bool, split: CocoSplit | None) -> Iterator[tuple[str, str]]:
+def _object_faults(entry: Mapping[str, Any], masks: bool, split: coco.CocoSplit | None) -> Iterator[tuple[str, str]]:
     """Kind and reason of what is wrong with an object by itself."""
     number, category, score = entry.get('image_id'), entry.get('category_id'), entry.get('score')
     size = None
@@ -244,10 +265,9 @@ def _object_faults(entry: Mapping[str, Any], masks: bool, split: CocoSplit | Non
         yield 'image', f'image_id is {_shown(number)}, expected a whole number of at most twelve digits'
     elif split is not None and (size := split.sizes.get(number)) is None:
         yield 'image', f'image_id {number} is none of the {len(split.sizes)} images of the split'
-    categories = COCO_IDS if split is None else split.categories
+    categories = coco.COCO_IDS if split is None else split.categories
     if not _is_count(category) or category not in categories.values():
-        found = f'category_id is {_shown(category)}'
-        yield 'category', f'{found}, expected one of the {len(categories)} ids of COCO (1 to 90)'
+        yield 'category', f'category_id is {_shown(category)}, expected one of the {len(categories)} ids of COCO'
     if not is_number(score) or not 0 <= score <= 1:
         yield 'score', f'score is {_shown(score)}, expected 0 to 1'
     if masks:
@@ -282,11 +302,9 @@ def _mask_faults(mask: Any, size: Size | None) -> Iterator[str]:
         yield f'counts cannot be decoded: {error}'
         return
     pixels = int(lengths.sum(dtype=np.float64))
-    if (lengths < 0).any() or pixels != rows * columns:
-        yield (
-            f'counts cannot be decoded: its runs add up to {pixels} pixels with {(lengths < 0).sum()} below zero, the '
-            f'mask has {rows * columns}'
-        )
+    if (negative := (lengths < 0).sum()) or pixels != rows * columns:
+        found = f'its runs add up to {pixels} pixels with {negative} below zero'
+        yield f'counts cannot be decoded: {found}, the mask has {rows * columns}'
 
 
 def run_lengths(counts: str) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Read archives and lists that somebody else made, in bounded memory and time whatever they hold."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Predict the images of a test set for an archive; an interrupted run keeps its finished images and resumes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile
@@ -21,7 +19,7 @@ from mmvit_ext.inference.images import Outcome, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.tta import TTAPredictor
 
-__all__ = ['Benchmark', 'FinishedImages', 'check_targets', 'image_folder', 'predict_missing', 'write_archive']
+__all__ = ['Benchmark', 'FinishedImages', 'image_folder', 'predict_missing', 'write_archive']
 
 _RESULT_KEYS = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline', 'tta_model', 'tta_pipeline')
 """Entries of a config that decide what the model computes from an image."""
@@ -31,17 +29,6 @@ _PLACE_KEYS = ('data_root', 'ann_file', 'data_prefix', 'num_workers', 'persisten
 
 def _partial_folder(out: Path) -> Path:
     return out.with_name(f'{fit_name(out.name, room=8)}.partial')
-
-
-def check_targets(out: Path, archives: Iterable[Path]) -> None:
-    """Refuse the archives that ``out`` leads to where they could not be written, before anything is predicted."""
-    if out.suffix != '.zip':
-        raise UserError(f'--out {out}: expected a name that ends in .zip')
-    writable_folder(out.parent, '--out, folder')
-    # A run that stopped between its two archives has left the first one and the folder of finished images.
-    for archive in () if _partial_folder(out).is_dir() else archives:
-        if archive.exists():
-            raise UserError(f'--out {archive} exists already: move it away, or choose another name')
 
 
 def image_folder(folder: str | Path) -> Path:
@@ -61,7 +48,9 @@ class FinishedImages:
     def __init__(self, out: Path, suffix: str, cfg: Config, checkpoint: str | Path, options: Mapping[str, Any]) -> None:
         self.folder, self.suffix = _partial_folder(out), suffix
         self.used: set[Path] = set()
-        wanted = {'checkpoint': sha256_of(checkpoint), 'config': _config_digest(cfg), **options}
+        parts = json.dumps({key: _without_places(cfg.get(key)) for key in _RESULT_KEYS}, sort_keys=True, default=str)
+        digest = hashlib.sha256(parts.encode()).hexdigest()
+        wanted = {'checkpoint': sha256_of(checkpoint), 'config': digest, **options}
         record = self.folder / 'run.json'
         if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
             try:
@@ -70,10 +59,8 @@ class FinishedImages:
                 found = {}
             differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
             if differing:
-                raise UserError(
-                    f'{self.folder} holds images that were finished with another {", ".join(differing)}: repeat the '
-                    'earlier command to resume, or remove the folder to start again'
-                )
+                fault = f'{self.folder} holds images that were finished with another {", ".join(differing)}'
+                raise UserError(f'{fault}: repeat the earlier command to resume, or remove the folder to start again')
         else:
             with atomic_path(record) as file:
                 file.write_text(json.dumps(wanted, indent=2), encoding='utf-8')
@@ -93,13 +80,16 @@ class FinishedImages:
                 folder.rmdir()
 
 
+def _without_places(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _without_places(value) for key, value in node.items() if key not in _PLACE_KEYS}
+    return [_without_places(entry) for entry in node] if isinstance(node, list | tuple) else node
+
+
 def predict_missing(
     paths: Sequence[Path], finished: FinishedImages, write: Callable[[Path, Path], None], *, progress: bool = True
 ) -> Outcome:
-    """Predict the images that are not finished yet; ``write`` takes an image and the file for its results.
-
-    No two images may have the same name without suffix. The outcome includes the files of an earlier run.
-    """
+    """Predict the images that are not finished yet; ``write`` takes an image and the file for its results."""
     names: dict[str, Path] = {}
     for path in paths:
         if names.setdefault(path.stem, path) is not path:
@@ -126,21 +116,7 @@ def write_archive(path: Path, members: Iterable[tuple[str, Iterable[bytes]]]) ->
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             with archive.open(info, 'w', force_zip64=True) as stream:
-                for part in parts:
-                    stream.write(part)
-
-
-def _config_digest(cfg: Config) -> str:
-    parts = {key: _without_places(cfg.get(key)) for key in _RESULT_KEYS}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _without_places(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _without_places(value) for key, value in node.items() if key not in _PLACE_KEYS}
-    if isinstance(node, list | tuple):
-        return [_without_places(entry) for entry in node]
-    return node
+                stream.writelines(parts)
 
 
 class Benchmark(ABC):
@@ -173,41 +149,27 @@ class Benchmark(ABC):
         tta: bool = False,
         device: str | None = None,
         cfg_options: Mapping[str, Any] | None = None,
-        allow_partial: bool = False,
-        trust: bool = False,
         progress: bool = True,
+        **options: bool,
     ) -> tuple[list[Path], Outcome]:
-        """Predict the test images and write the archives for the server.
+        """Predict the test images and write the archives for the server, which are returned with the outcome.
 
-        Args:
-            config: The config of the training run.
-            checkpoint: The checkpoint file.
-            images: The folder of the test images.
-            out: The archive, named as the server wants it.
-            tta: Whether to merge several views of each image, as the config says.
-            device: Where to run, see :func:`mmvit_ext.config.building.resolve_device`.
-            cfg_options: Overrides of the config, by dotted key.
-            allow_partial: Accept a checkpoint that does not fit the model.
-            trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-            progress: Whether to show a progress bar on stderr.
-
-        Returns:
-            The archives, and what became of the images. If images failed, no archive is written; the finished ones are
-            kept, and the same call resumes.
-
-        Raises:
-            UserError: The arguments, the config or the checkpoint are wrong.
+        ``options`` are ``allow_partial`` and ``trust`` of :class:`Predictor`. If images failed, no archive is written;
+        the finished ones are kept, and the same call resumes.
         """
         cfg = load_config(config, cfg_options)
-        if cfg.get('default_scope') != self.scope:
-            raise UserError(
-                f'{config} is of scope {cfg.get("default_scope")}: {self.title} needs a config of {self.scope}'
-            )
+        if (scope := cfg.get('default_scope')) != self.scope:
+            raise UserError(f'{config} is of scope {scope}: {self.title} needs a config of {self.scope}')
         target = Path(out).expanduser()
         archives, paths = self.plan(cfg, image_folder(images), target, tta=tta)
-        check_targets(target, archives.values())
-        kind = TTAPredictor if tta else Predictor
-        predictor = kind(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+        if target.suffix != '.zip':
+            raise UserError(f'--out {target}: expected a name that ends in .zip')
+        writable_folder(target.parent, '--out, folder')
+        # A run that stopped between its two archives has left the first one and the folder of finished images.
+        for archive in () if _partial_folder(target).is_dir() else archives.values():
+            if archive.exists():
+                raise UserError(f'--out {archive} exists already: move it away, or choose another name')
+        predictor = (TTAPredictor if tta else Predictor)(cfg, checkpoint, resolve_device(device), **options)
         write = self.writer(predictor)
         finished = FinishedImages(target, self.suffix, cfg, checkpoint, {'benchmark': self.name, '--tta': tta})
         outcome = predict_missing(paths, finished, write, progress=progress)

@@ -15,8 +15,7 @@ pytest.importorskip('pycocotools')
 from pycocotools import mask as mask_utils
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.submission.check import check_archive
-from mmvit_ext.submission.report import Fault, Report
+from mmvit_ext.submission.check import Fault, Report, check_archive
 
 Entries = list[dict[str, Any]]
 
