@@ -1,9 +1,6 @@
 """Convert released weights to this package's parameter names: pure functions of state dicts, without files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from torch import Tensor
 
@@ -15,23 +12,21 @@ from .vit import convert_deit, convert_vit, describe_deit
 
 __all__ = ['METHODS', 'convert', 'describe']
 
-METHODS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = MappingProxyType(
-    {
-        'deit': convert_deit,
-        'nest': convert_nest,
-        'p2t': convert_p2t,
-        'segvit': convert_segvit,
-        'tnt': convert_tnt,
-        'vit': convert_vit,
-    }
-)
+Converter = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+METHODS: dict[str, Converter] = {
+    'deit': convert_deit,
+    'nest': convert_nest,
+    'p2t': convert_p2t,
+    'segvit': convert_segvit,
+    'tnt': convert_tnt,
+    'vit': convert_vit,
+}
 """Converters by name; ``vit`` and ``deit`` take the same files, for ViT and as a start for SPFormer."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
 
-_DESCRIBERS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = MappingProxyType(
-    {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
-)
+_DESCRIBERS = {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
 
 
 def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
@@ -47,12 +42,11 @@ def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
     """
     if method not in METHODS:
         raise ValueError(f'method must be one of {sorted(METHODS)}, got {method!r}')
-    foreign = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
-    if foreign:
+    if foreign := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
         raise TypeError(f'state_dict must hold tensors only, but {foreign[:5]} are none; pass checkpoint["state_dict"]')
-    whole = [key for key, value in state_dict.items() if not value.is_floating_point() and key.endswith(_LEARNED)]
-    if whole:
-        raise ValueError(f'{whole[0]} holds {state_dict[whole[0]].dtype} numbers: expected floating ones')
+    for key, value in state_dict.items():
+        if not value.is_floating_point() and key.endswith(_LEARNED):
+            raise ValueError(f'{key} holds {value.dtype} numbers: expected floating ones')
     return METHODS[method](state_dict)
 
 

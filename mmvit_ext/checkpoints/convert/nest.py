@@ -5,8 +5,6 @@ networks of timm 1.0.31 (``nest_*_jx``) that have random weights: the logits are
 without that ending pad convolution and pooling in another way; it has no trained weights of them.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ from torch import Tensor
 from mmvit_ext.models.backbones.nest import NesT
 from mmvit_ext.models.layers.blocks import LAYOUT_VERSION, heads_outermost
 
-from .rules import Rule, apply_rules, describe_network, name_some, numbers_in, published_arch, require_fit, require_keys
+from . import rules
 
 __all__ = ['convert_nest', 'describe_nest', 'nest_arguments']
 
@@ -26,16 +24,19 @@ METHOD = 'NesT'
 
 _POSITION = r'levels\.(\d+)\.pos_embed'
 
-_RULES: tuple[Rule, ...] = (
-    (r'patch_embed\.proj\.(weight|bias)', r'backbone.patch_embed.projection.\1'),
-    (f'({_POSITION})', r'backbone.\1'),
-    (r'(levels\.\d+)\.pool\.(conv|norm)\.(weight|bias)', r'backbone.\1.aggregation.\2.\3'),
-    (
-        r'(levels\.\d+)\.transformer_encoder\.(\d+)\.(norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(weight|bias)',
-        r'backbone.\1.layers.\2.\3.\4',
+_RULES: tuple[rules.Rule, ...] = (
+    *rules.parameters(
+        {
+            r'patch_embed\.proj': 'backbone.patch_embed.projection.',
+            r'(levels\.\d+)\.pool\.(conv|norm)': r'backbone.\1.aggregation.\2.',
+            r'(levels\.\d+)\.transformer_encoder\.(\d+)\.(norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])': (
+                r'backbone.\1.layers.\2.\3.'
+            ),
+            'norm': 'backbone.norm.',
+            'head': 'head.fc.',
+        }
     ),
-    (r'(norm\.(?:weight|bias))', r'backbone.\1'),
-    (r'head\.(weight|bias)', r'head.fc.\1'),
+    (f'({_POSITION})', r'backbone.\1'),
 )
 
 
@@ -47,8 +48,8 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     they stay, and the network moves them when it loads a file without ``layout_version``.
     """
     arguments = nest_arguments(state_dict)
-    converted = apply_rules(state_dict, _RULES, METHOD)
-    require_keys(state_dict, ('head.weight', 'head.bias'), f'{METHOD} classifier')
+    converted = rules.apply_rules(state_dict, _RULES, METHOD)
+    rules.require_keys(state_dict, ('head.weight', 'head.bias'), f'{METHOD} classifier')
     for key, blocks in state_dict.items():
         if re.fullmatch(_POSITION, key):
             across, edge = _blocks(key, blocks)
@@ -56,8 +57,8 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             converted[f'backbone.{key}'] = plane.reshape(1, (across * edge) ** 2, -1)
     qkv_bias = any(key.endswith('attn.qkv.bias') for key in state_dict)
     version = {'backbone.layout_version': torch.tensor(LAYOUT_VERSION)}
-    require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, {**converted, **version}, METHOD)
-    name = published_arch(NesT, arguments['arch'])
+    rules.require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, {**converted, **version}, METHOD)
+    name = rules.published_arch(NesT, arguments['arch'])
     if name is None:
         return converted
     for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
@@ -67,22 +68,20 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def describe_nest(state_dict: Mapping[str, Tensor]) -> str:
     """One sentence on what a file holds, with the arguments of ``mmvit_ext.NesT`` that fit it."""
-    return describe_network(NesT, nest_arguments(state_dict), 'classifier')
+    return rules.describe_network(NesT, nest_arguments(state_dict), 'classifier')
 
 
 def nest_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``mmvit_ext.NesT`` that fit a file, read off its shapes, without numbers of heads."""
-    positions = numbers_in(state_dict, _POSITION)
+    positions = rules.numbers_in(state_dict, _POSITION)
     if not positions or 'patch_embed.proj.weight' not in state_dict:
-        raise ValueError(
-            f'no NesT classifier (patch_embed.proj.weight, levels.0.pos_embed, ...), but '
-            f'{name_some(list(state_dict), 5)}'
-        )
+        wanted = 'patch_embed.proj.weight, levels.0.pos_embed, ...'
+        raise ValueError(f'no NesT classifier ({wanted}), but {rules.name_some(list(state_dict), 5)}')
     levels = range(positions[-1] + 1)
-    require_keys(state_dict, [f'levels.{level}.pos_embed' for level in levels], METHOD)
+    rules.require_keys(state_dict, [f'levels.{level}.pos_embed' for level in levels], METHOD)
     patch_size = state_dict['patch_embed.proj.weight'].shape[-1]
     across, edge = _blocks('levels.0.pos_embed', state_dict['levels.0.pos_embed'])
-    layers = (numbers_in(state_dict, rf'levels\.{level}\.transformer_encoder\.(\d+)\..*') for level in levels)
+    layers = (rules.numbers_in(state_dict, rf'levels\.{level}\.transformer_encoder\.(\d+)\..*') for level in levels)
     return {
         'arch': {
             'embed_dims': tuple(state_dict[f'levels.{level}.pos_embed'].shape[-1] for level in levels),
@@ -100,7 +99,5 @@ def _blocks(key: str, position: Tensor) -> tuple[int, int]:
         across, edge = math.isqrt(position.shape[1]), math.isqrt(position.shape[2])
         if (across**2, edge**2) == tuple(position.shape[1:3]):
             return across, edge
-    raise ValueError(
-        f'{METHOD}: {key} must have the shape (1, blocks, tokens, width) with square numbers of blocks and of tokens, '
-        f'got {tuple(position.shape)}'
-    )
+    expected = '(1, blocks, tokens, width) with square numbers of blocks and of tokens'
+    raise ValueError(f'{METHOD}: {key} must have the shape {expected}, got {tuple(position.shape)}')

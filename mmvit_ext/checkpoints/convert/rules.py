@@ -1,7 +1,5 @@
 """Renaming a foreign state dict by rules, such that no key is lost unnoticed, and comparing it with its network."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,10 +9,16 @@ from torch import Tensor, nn
 
 from mmvit_ext.checkpoints.report import weights_report
 
-__all__ = ['Rule', 'apply_rules', 'describe_network', 'name_some', 'numbers_in', 'require_fit', 'require_keys']
+__all__ = ['Rule', 'apply_rules', 'describe_network', 'name_some', 'non_default', 'numbers_in', 'parameters']
+__all__ += ['published_arch', 'require_fit', 'require_keys']
 
 Rule = tuple[str, 'str | None']
 """A regular expression for a whole key, and its replacement; None for a key that has no counterpart here."""
+
+
+def parameters(names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Rules for weights and biases: a pattern for the module there, and its name here, which ends in ``.`` or ``_``."""
+    return tuple((rf'{theirs}[._](?P<part>weight|bias)', rf'{ours}\g<part>') for theirs, ours in names.items())
 
 
 def apply_rules(state_dict: Mapping[str, Tensor], rules: Sequence[Rule], method: str) -> dict[str, Tensor]:
@@ -38,18 +42,14 @@ def apply_rules(state_dict: Mapping[str, Tensor], rules: Sequence[Rule], method:
 
 def require_keys(state_dict: Mapping[str, Tensor], names: Iterable[str], method: str) -> None:
     """Raise ``ValueError`` with the list of ``names`` that ``state_dict`` lacks."""
-    missing = [name for name in names if name not in state_dict]
-    if missing:
+    if missing := [name for name in names if name not in state_dict]:
         raise ValueError(f'incomplete {method} checkpoint: missing {name_some(missing)}')
 
 
 def require_fit(
     network: Any, arguments: Mapping[str, Any], converted: Mapping[str, Tensor], method: str, prefix: str = 'backbone.'
 ) -> None:
-    """Compare weights behind a prefix with a network class and its arguments; ``ValueError`` says what does not fit.
-
-    Numbers of heads, which no shape states, may be missing in ``arch``.
-    """
+    """Refuse weights behind a prefix that do not fit a network; numbers of heads may be missing in its arguments."""
     arch = dict(arguments['arch'])
     for name in next(iter(network.ARCHS.values())).keys() - arch.keys():
         like = arch.get('embed_dims', 1)  # a number of heads for each stage, where there are stages
@@ -77,10 +77,8 @@ def describe_network(network: Any, arguments: Mapping[str, Any], kind: str, hint
     listed = ', '.join(f'{key}={value!r}' for key, value in settings.items())
     if name:
         return f'{network.__name__}-{name.capitalize()} {kind}: {listed}'
-    return (
-        f'{kind}, with a {network.__name__} of none of the published sizes{hint}: {listed}; the numbers of heads '
-        'cannot be read off the shapes'
-    )
+    unpublished = f'{kind}, with a {network.__name__} of none of the published sizes{hint}: {listed}'
+    return f'{unpublished}; the numbers of heads cannot be read off the shapes'
 
 
 def non_default(found: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

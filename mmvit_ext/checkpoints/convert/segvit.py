@@ -5,8 +5,6 @@ names. In the head, stages are counted from 1 in the order in which they are dec
 stored there as a buffer and are not needed, since our loss computes them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 
@@ -25,31 +23,21 @@ BACKBONE_RULE: Rule = (
     r'\1\2',
 )
 
-_PARAMETERS = ('weight', 'bias')
+
+def _both(names: Mapping[str, str]) -> dict[str, str]:
+    """The weights and biases of modules, whose names end in ``.`` or ``_``."""
+    return {f'{theirs}{part}': f'{ours}{part}' for theirs, ours in names.items() for part in ('weight', 'bias')}
 
 
-def _both(theirs: str, ours: str) -> dict[str, str]:
-    return {f'{theirs}{p}': f'{ours}{p}' for p in _PARAMETERS}
-
-
-_COMMON_NAMES = {
-    **_both('self_attn.in_proj_', 'self_attn.in_proj_'),
-    **_both('self_attn.out_proj.', 'self_attn.out_proj.'),
-    **_both('linear1.', 'ffn.0.'),
-    **_both('linear2.', 'ffn.3.'),
-    **{name: name for n in (1, 2, 3) for name in _both(f'norm{n}.', '')},
+_COMMON = {
+    **{name: name for name in ('self_attn.in_proj_', 'self_attn.out_proj.', 'norm1.', 'norm2.', 'norm3.')},
+    'linear1.': 'ffn.0.',
+    'linear2.': 'ffn.3.',
 }
 
-_ATM_LAYER_NAMES = {
-    **_COMMON_NAMES,
-    **{f'multihead_attn.{name}': f'cross_attn.{name}' for m in ('q', 'k', 'v', 'proj') for name in _both(f'{m}.', '')},
-}
+_ATM_LAYER = _both(_COMMON | {f'multihead_attn.{name}.': f'cross_attn.{name}.' for name in ('q', 'k', 'v', 'proj')})
 
-_QU_LAYER_NAMES = {
-    **_COMMON_NAMES,
-    **_both('multihead_attn.in_proj_', 'cross_attn.in_proj_'),
-    **_both('multihead_attn.out_proj.', 'cross_attn.out_proj.'),
-}
+_QU_LAYER = _both(_COMMON | {f'multihead_attn.{name}': f'cross_attn.{name}' for name in ('in_proj_', 'out_proj.')})
 
 
 def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +49,7 @@ def convert_segvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted = apply_rules(rest, [BACKBONE_RULE], METHOD)
     if any(key.startswith(f'{prefix}atm.') for key in head):
         names = {
-            **_stage_names(head, prefix, f'{prefix}levels', _QU_LAYER_NAMES),
+            **_stage_names(head, prefix, f'{prefix}levels', _QU_LAYER),
             **_atm_names(head, f'{prefix}atm.', prefix),
             f'{prefix}q.weight': f'{prefix}position_queries.weight',
         }
@@ -78,8 +66,8 @@ def _atm_names(state_dict: Mapping[str, Tensor], source: str, target: str) -> di
     """Names of an ATM decoder under the prefix ``source`` to those of ``ATMHead`` under ``target``."""
     return {
         f'{source}q.weight': f'{target}class_queries.weight',
-        **_both(f'{source}class_embed.', f'{target}class_embed.'),
-        **_stage_names(state_dict, source, f'{target}stages', _ATM_LAYER_NAMES),
+        **_both({f'{source}class_embed.': f'{target}class_embed.'}),
+        **_stage_names(state_dict, source, f'{target}stages', _ATM_LAYER),
     }
 
 
@@ -87,18 +75,18 @@ def _stage_names(
     state_dict: Mapping[str, Tensor], source: str, target: str, layer_names: Mapping[str, str]
 ) -> dict[str, str]:
     """Names of numbered decoders and their input projections; the numbers are read off the keys."""
+    patterns = (r'decoder_(\d+)\..*', r'decoder_\d+\.layers\.(\d+)\..*')
+    found = [numbers_in(state_dict, re.escape(source) + pattern) or [0, -1] for pattern in patterns]
     # Gaps in the numbers are filled, so that they are missed.
-    stages, layers = (
-        range(found[0], found[-1] + 1) if (found := numbers_in(state_dict, re.escape(source) + pattern)) else range(0)
-        for pattern in (r'decoder_(\d+)\..*', r'decoder_\d+\.layers\.(\d+)\..*')
-    )
+    stages, layers = (range(numbers[0], numbers[-1] + 1) for numbers in found)
     projected = any(key.startswith(f'{source}input_proj_') for key in state_dict)
     names: dict[str, str] = {}
     for stage in stages:
         ours = f'{target}.{stage - 1}'
         if projected:
-            names |= _both(f'{source}input_proj_{stage}.', f'{ours}.proj.')
-            names |= _both(f'{source}proj_norm_{stage}.', f'{ours}.norm.')
+            names |= _both(
+                {f'{source}input_proj_{stage}.': f'{ours}.proj.', f'{source}proj_norm_{stage}.': f'{ours}.norm.'}
+            )
         for layer in layers:
             theirs = f'{source}decoder_{stage}.layers.{layer}'
             names |= {f'{theirs}.{a}': f'{ours}.layers.{layer}.{b}' for a, b in layer_names.items()}

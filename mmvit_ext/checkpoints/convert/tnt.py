@@ -9,8 +9,6 @@ convolution that sees the neighbouring patch. Style and generation are read off 
 Checked with networks of timm 1.0.31 that have random weights: the logits are equal to 1e-7.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,70 +18,72 @@ from torch import Tensor
 
 from mmvit_ext.models.backbones.tnt import TNT
 
-from .rules import Rule, apply_rules, describe_network, name_some, non_default, numbers_in, require_fit, require_keys
+from . import rules
 
 __all__ = ['convert_tnt', 'describe_tnt', 'tnt_arguments']
 
 METHOD = 'TNT'
 
-_P = r'(weight|bias)'
 _BLOCK = r'blocks\.(\d+)'
+_LAYER = r'layers\.(\d+)\.(inner|outer)_block'
 
 # Queries and keys share a matrix in the first two styles, and are joined with the values afterwards.
-_COMMON: tuple[Rule, ...] = (
-    (r'cls_token', 'cls_token'),
-    (rf'norm\.{_P}', r'norm.\1'),
-    (rf'head\.{_P}', r'head.fc.\1'),
-    (rf'proj\.{_P}', r'patch_embed.proj.\1'),
-    (rf'{_BLOCK}\.proj\.{_P}', r'blocks.\1.projection.proj.\2'),
-)
+_COMMON = {
+    'norm': 'norm.',
+    'head': 'head.fc.',
+    'proj': 'patch_embed.proj.',
+    rf'{_BLOCK}\.proj': r'blocks.\1.projection.proj.',
+}
 
-_STYLES: Mapping[str, tuple[Rule, ...]] = {
-    'authors': (
-        *_COMMON,
-        (r'outer_tokens', None),
-        (r'outer_pos', 'patch_pos'),
-        (r'inner_pos', 'word_pos'),
-        (rf'patch_embed\.proj\.{_P}', r'word_embed.projection.\1'),
-        (rf'proj_norm([12])\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'{_BLOCK}\.(inner|outer)_(norm[12]|attn\.(?:qk|v|proj))\.{_P}', r'blocks.\1.\2.\3.\4'),
-        (rf'{_BLOCK}\.(inner|outer)_mlp\.(fc[12])\.{_P}', r'blocks.\1.\2.ffn.\3.\4'),
-        (rf'{_BLOCK}\.proj_norm([12])\.{_P}', r'blocks.\1.projection.norm\2.\3'),
-    ),
-    'timm': (
-        *_COMMON,
-        (r'(patch|pixel)_pos', r'\1_pos'),
-        (rf'pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
-        (rf'norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
-        *(
-            rule
-            for part, end, short in (('inner', '_in', '_in'), ('outer', '_out', ''))
-            for rule in (
-                (rf'{_BLOCK}\.norm{end}\.{_P}', rf'blocks.\1.{part}.norm1.\2'),
-                (rf'{_BLOCK}\.attn{end}\.(qk|v|proj)\.{_P}', rf'blocks.\1.{part}.attn.\2.\3'),
-                (rf'{_BLOCK}\.norm_mlp{short}\.{_P}', rf'blocks.\1.{part}.norm2.\2'),
-                (rf'{_BLOCK}\.mlp{short}\.(fc[12])\.{_P}', rf'blocks.\1.{part}.ffn.\2.\3'),
-            )
+_AUTHORS = _COMMON | {
+    r'patch_embed\.proj': 'word_embed.projection.',
+    'proj_norm([12])': r'patch_embed.norm\1.',
+    rf'{_BLOCK}\.(inner|outer)_(norm[12]|attn\.(?:qk|v|proj))': r'blocks.\1.\2.\3.',
+    rf'{_BLOCK}\.(inner|outer)_mlp\.(fc[12])': r'blocks.\1.\2.ffn.\3.',
+    rf'{_BLOCK}\.proj_norm([12])': r'blocks.\1.projection.norm\2.',
+}
+
+_PIXELS = {r'pixel_embed\.proj': 'word_embed.projection.', 'norm([12])_proj': r'patch_embed.norm\1.'}
+
+_TIMM = {**_COMMON, **_PIXELS, rf'{_BLOCK}\.norm([12])_proj': r'blocks.\1.projection.norm\2.'}
+for _part, _end, _short in (('inner', '_in', '_in'), ('outer', '_out', '')):
+    _TIMM |= {
+        rf'{_BLOCK}\.norm{_end}': rf'blocks.\1.{_part}.norm1.',
+        rf'{_BLOCK}\.attn{_end}\.(qk|v|proj)': rf'blocks.\1.{_part}.attn.\2.',
+        rf'{_BLOCK}\.norm_mlp{_short}': rf'blocks.\1.{_part}.norm2.',
+        rf'{_BLOCK}\.mlp{_short}\.(fc[12])': rf'blocks.\1.{_part}.ffn.\2.',
+    }
+
+_MMPRETRAIN = _PIXELS | {
+    'norm': 'norm.',
+    r'head\.fc': 'head.fc.',
+    'projection': 'patch_embed.proj.',
+    rf'{_LAYER}\.norm_attn': r'blocks.\1.\2.norm1.',
+    rf'{_LAYER}\.attn\.attn\.in_proj': r'blocks.\1.\2.attn.qkv.',
+    rf'{_LAYER}\.attn\.attn\.out_proj': r'blocks.\1.\2.attn.proj.',
+    rf'{_LAYER}\.norm_ffn': r'blocks.\1.\2.norm2.',
+    rf'{_LAYER}\.ffn\.layers\.0\.0': r'blocks.\1.\2.ffn.fc1.',
+    rf'{_LAYER}\.ffn\.layers\.1': r'blocks.\1.\2.ffn.fc2.',
+    r'layers\.(\d+)\.norm_proj': r'blocks.\1.projection.norm1.',
+    r'layers\.(\d+)\.projection': r'blocks.\1.projection.proj.',
+}
+
+_POSITIONS: tuple[rules.Rule, ...] = (('cls_token', 'cls_token'), ('(patch|pixel)_pos', r'\1_pos'))
+
+# Parameters by which a style is recognised, and its rules.
+_STYLES: Mapping[str, tuple[tuple[str, str], tuple[rules.Rule, ...]]] = {
+    "the authors'": (
+        ('inner_pos', 'blocks.0.inner_norm1.weight'),
+        (
+            *_POSITIONS,
+            ('outer_tokens', None),
+            ('outer_pos', 'patch_pos'),
+            ('inner_pos', 'word_pos'),
+            *rules.parameters(_AUTHORS),
         ),
-        (rf'{_BLOCK}\.norm([12])_proj\.{_P}', r'blocks.\1.projection.norm\2.\3'),
     ),
-    'mmpretrain': (
-        (r'cls_token', 'cls_token'),
-        (rf'norm\.{_P}', r'norm.\1'),
-        (rf'head\.fc\.{_P}', r'head.fc.\1'),
-        (r'(patch|pixel)_pos', r'\1_pos'),
-        (rf'pixel_embed\.proj\.{_P}', r'word_embed.projection.\1'),
-        (rf'norm([12])_proj\.{_P}', r'patch_embed.norm\1.\2'),
-        (rf'projection\.{_P}', r'patch_embed.proj.\1'),
-        (rf'layers\.(\d+)\.(inner|outer)_block\.norm_attn\.{_P}', r'blocks.\1.\2.norm1.\3'),
-        (rf'layers\.(\d+)\.(inner|outer)_block\.attn\.attn\.in_proj_{_P}', r'blocks.\1.\2.attn.qkv.\3'),
-        (rf'layers\.(\d+)\.(inner|outer)_block\.attn\.attn\.out_proj\.{_P}', r'blocks.\1.\2.attn.proj.\3'),
-        (rf'layers\.(\d+)\.(inner|outer)_block\.norm_ffn\.{_P}', r'blocks.\1.\2.norm2.\3'),
-        (rf'layers\.(\d+)\.(inner|outer)_block\.ffn\.layers\.0\.0\.{_P}', r'blocks.\1.\2.ffn.fc1.\3'),
-        (rf'layers\.(\d+)\.(inner|outer)_block\.ffn\.layers\.1\.{_P}', r'blocks.\1.\2.ffn.fc2.\3'),
-        (rf'layers\.(\d+)\.norm_proj\.{_P}', r'blocks.\1.projection.norm1.\2'),
-        (rf'layers\.(\d+)\.projection\.{_P}', r'blocks.\1.projection.proj.\2'),
-    ),
+    "timm's": (('pixel_pos', 'blocks.0.norm_in.weight'), (*_POSITIONS, *rules.parameters(_TIMM))),
+    "mmpretrain's": (('pixel_pos', 'layers.0.norm_proj.weight'), (*_POSITIONS, *rules.parameters(_MMPRETRAIN))),
 }
 
 
@@ -96,19 +96,17 @@ def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = _renamed(state_dict)
     # A file of a backbone alone is complete too; half a classifier is not.
     head = [f'head.fc.{part}' for part in ('weight', 'bias')]
-    require_keys(renamed, head if any(name in renamed for name in head) else (), METHOD)
+    rules.require_keys(renamed, head if any(name in renamed for name in head) else (), METHOD)
     converted = {name if name.startswith('head.') else f'backbone.{name}': value for name, value in renamed.items()}
-    require_fit(TNT, _arguments(renamed), converted, METHOD)
+    rules.require_fit(TNT, _arguments(renamed), converted, METHOD)
     return converted
 
 
 def describe_tnt(state_dict: Mapping[str, Tensor]) -> str:
     """One sentence on what a released file holds, with the arguments of ``mmvit_ext.TNT`` that fit it."""
-    arguments = tnt_arguments(state_dict)
-    names = {'authors': "the authors'", 'timm': "timm's", 'mmpretrain': "mmpretrain's"}[_style(state_dict)]
-    return describe_network(
-        TNT, arguments, f'in {names} names' + ' of the legacy generation' * ('word_norm' in arguments)
-    )
+    arguments, legacy = tnt_arguments(state_dict), ' of the legacy generation'
+    kind = f'in {_style(state_dict)} names' + legacy * ('word_norm' in arguments)
+    return rules.describe_network(TNT, arguments, kind)
 
 
 def tnt_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -118,60 +116,46 @@ def tnt_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _style(state_dict: Mapping[str, Tensor]) -> str:
     """Whose names these are; ``ValueError`` if nobody's."""
-    for style, names in (
-        ('authors', ('inner_pos', 'blocks.0.inner_norm1.weight')),
-        ('timm', ('pixel_pos', 'blocks.0.norm_in.weight')),
-        ('mmpretrain', ('backbone.pixel_pos', 'backbone.layers.0.norm_proj.weight')),
-        ('mmpretrain', ('pixel_pos', 'layers.0.norm_proj.weight')),
-    ):
-        if all(name in state_dict for name in names):
+    for style, (names, _) in _STYLES.items():
+        if all(name in state_dict or f'backbone.{name}' in state_dict for name in names):
             return style
+    known = '; '.join(f'{style} {", ".join(names)}' for style, (names, _) in _STYLES.items())
     raise ValueError(
-        'no TNT in the names of its authors (inner_pos, blocks.0.inner_norm1, ...), of timm (pixel_pos, '
-        'blocks.0.norm_in, ...) or of mmpretrain (pixel_pos, layers.0.norm_proj, ...), but '
-        f'{name_some(list(state_dict), 5)}'
+        f'no TNT in the names of its authors, timm or mmpretrain ({known}), but {rules.name_some([*state_dict], 5)}'
     )
 
 
 def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names, with ``head.fc.`` for the classifier and without ``backbone.``."""
     style = _style(state_dict)
-    if style == 'mmpretrain':
+    if style == "mmpretrain's":
         state_dict = {key.removeprefix('backbone.'): value for key, value in state_dict.items()}
-    renamed = apply_rules(state_dict, _STYLES[style], METHOD)
+    renamed = rules.apply_rules(state_dict, _STYLES[style][1], METHOD)
     for name in [name for name in renamed if '.attn.qk.' in name]:
         values = name.replace('.attn.qk.', '.attn.v.')
-        require_keys(renamed, [values], METHOD)
+        rules.require_keys(renamed, [values], METHOD)
         renamed[name.replace('.attn.qk.', '.attn.qkv.')] = torch.cat((renamed.pop(name), renamed.pop(values)))
     if 'pixel_pos' in renamed:
         words = renamed.pop('pixel_pos')
-        if words.ndim == 4:  # (1, c, edge, edge)
-            words = words.flatten(2).transpose(1, 2).contiguous()
-        renamed['word_pos'] = words
+        # A map is (1, c, edge, edge), tokens are (1, words, c).
+        renamed['word_pos'] = words.flatten(2).transpose(1, 2).contiguous() if words.ndim == 4 else words
     return renamed
 
 
 def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
     inner, outer = 'blocks.0.inner', 'blocks.0.outer'
     known = ('word_pos', 'patch_pos', f'{inner}.ffn.fc1.weight', f'{outer}.norm1.weight', 'patch_embed.proj.weight')
-    require_keys(renamed, (*known, 'blocks.0.projection.norm1.weight'), METHOD)
+    rules.require_keys(renamed, (*known, 'blocks.0.projection.norm1.weight'), METHOD)
     _, num_words, c = renamed['word_pos'].shape
     C, hidden = len(renamed[f'{outer}.norm1.weight']), len(renamed[f'{inner}.ffn.fc1.weight'])
     normalised = len(renamed['blocks.0.projection.norm1.weight'])
     if normalised not in (c, num_words * c):
-        raise ValueError(
-            f'words are normalised over {normalised} numbers before they are projected, but {num_words} words of '
-            f'{c} need {num_words * c} (authors) or {c} (legacy): no TNT of this package'
-        )
+        needed = f'{num_words} words of {c} need {num_words * c} (authors) or {c} (legacy)'
+        raise ValueError(f'words are normalised over {normalised} numbers, but {needed}: no TNT of this package')
     legacy = normalised == c and num_words > 1
     edge, side = math.isqrt(num_words), math.isqrt(renamed['patch_pos'].shape[1] - ('cls_token' in renamed))
-    arguments: dict[str, Any] = {
-        'arch': {
-            'embed_dims_outer': C,
-            'embed_dims_inner': c,
-            'num_layers': numbers_in(renamed, r'blocks\.(\d+)\..*')[-1] + 1,
-        }
-    }
+    num_layers = rules.numbers_in(renamed, r'blocks\.(\d+)\..*')[-1] + 1
+    arch = {'embed_dims_outer': C, 'embed_dims_inner': c, 'num_layers': num_layers}
     found = {
         'img_size': 16 * side,
         'inner_stride': 16 // edge,
@@ -181,4 +165,4 @@ def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
         'mlp_ratio': hidden / c,
     }
     default = (224, 4, 'patch', 'sentence', False, 4.0)
-    return arguments | non_default(found, dict(zip(found, default, strict=True)))
+    return {'arch': arch, **rules.non_default(found, dict(zip(found, default, strict=True)))}

@@ -10,8 +10,6 @@ continues from the second, the projection between the stages is made the identit
 second stage zero: the stream of tokens carries its position already.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
@@ -20,29 +18,27 @@ from torch import Tensor
 from mmvit_ext.models.backbones.spformer import SPFormer
 from mmvit_ext.models.layers.position_embedding import square_grid
 
-from .rules import Rule, apply_rules, numbers_in, require_keys
+from .rules import Rule, apply_rules, numbers_in, parameters, require_keys
 
 __all__ = ['convert_deit', 'convert_vit', 'describe_deit']
 
 _P = r'(weight|bias)'
 
-_BLOCKS: tuple[Rule, ...] = tuple(
-    (rf'blocks\.(\d+)\.{theirs}{_P}', rf'layers.\1.{ours}')
-    for theirs, ours in (
-        (r'norm([12])\.', r'ln\2.\3'),
-        (r'attn\.qkv\.', r'attn.attn.in_proj_\2'),
-        (r'attn\.proj\.', r'attn.attn.out_proj.\2'),
-        (r'mlp\.fc1\.', r'ffn.layers.0.0.\2'),
-        (r'mlp\.fc2\.', r'ffn.layers.1.\2'),
-    )
+_BLOCKS = parameters(
+    {
+        r'blocks\.(\d+)\.norm([12])': r'layers.\1.ln\2.',
+        r'blocks\.(\d+)\.attn\.qkv': r'layers.\1.attn.attn.in_proj_',
+        r'blocks\.(\d+)\.attn\.proj': r'layers.\1.attn.attn.out_proj.',
+        r'blocks\.(\d+)\.mlp\.fc1': r'layers.\1.ffn.layers.0.0.',
+        r'blocks\.(\d+)\.mlp\.fc2': r'layers.\1.ffn.layers.1.',
+    }
 )
 """The blocks of timm's plain ViT, to the names of mmcv and mmseg."""
 
 _TO_VIT: tuple[Rule, ...] = (
     *_BLOCKS,
     (r'(cls_token|pos_embed)', r'\1'),
-    (rf'patch_embed\.proj\.{_P}', r'patch_embed.projection.\1'),
-    (rf'norm\.{_P}', r'ln1.\1'),
+    *parameters({r'patch_embed\.proj': 'patch_embed.projection.', 'norm': 'ln1.'}),
     # A classifier, the norm of the mean of all tokens before one, and the decoder of masked autoencoders.
     (rf'(head|pre_logits\.fc|fc_norm)\.{_P}|mask_token|decoder_.*', None),
 )
@@ -67,7 +63,7 @@ def convert_deit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Blocks and position embedding of a DeiT, distilled or not, as those of ``mmvit_ext.SPFormer``.
 
     The names have ``backbone.`` in front, as in a checkpoint of the classification configs, so that the same
-    ``init_cfg`` takes both. Of a published size three quarters of the network's parameters are there, by name.
+    ``init_cfg`` takes both.
     """
     width, _ = _size(state_dict)
     converted = apply_rules(state_dict, _TO_SPFORMER, 'DeiT')
@@ -93,10 +89,8 @@ def describe_deit(state_dict: Mapping[str, Tensor]) -> str:
     kind = f'{"distilled " if "dist_token" in state_dict else ""}DeiT'
     for name, arch in SPFormer.ARCHS.items():
         if (arch['embed_dims'], sum(arch['depths'])) == (width, num_blocks):
-            return (
-                f'{kind}-{name.capitalize()} as a start for SPFormer with arch={name!r}: stem, superpixel cross '
-                'attention and what follows the last block have to be trained'
-            )
+            untrained = 'stem, superpixel cross attention and what follows the last block have to be trained'
+            return f'{kind}-{name.capitalize()} as a start for SPFormer with arch={name!r}: {untrained}'
     return f'{kind} with width {width} and {num_blocks} blocks, which is none of the sizes of SPFormer'
 
 
