@@ -184,7 +184,9 @@ def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context
         return _Context(dataset.local, load_image)
     said = [node['ignore_index'] for node in (*label_steps(steps), config) if node.get('ignore_index') is not None]
     count = len(classes) if classes and len(classes) <= 255 else None
-    load_labels = LoadSegAnnotations(count, ignore_index=int([*said, 255][0]), backend_args=backend_args)
+    steps = label_steps(steps)
+    more = {name: node[name] for node in steps for name in ('values', 'ignored', 'tolerance') if name in node}
+    load_labels = LoadSegAnnotations(count, ignore_index=int([*said, 255][0]), backend_args=backend_args, **more)
     return _Context(dataset.local, load_image, load_labels)
 
 
@@ -208,7 +210,8 @@ def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> Datase
     if total.pixels is not None:
         report.histogram, report.unit = total.pixels, 'pixels'
     loader = context.load_labels
-    if loader is not None and total.values == {0, loader.ignore_index} and (loader.num_classes or 0) > 1:
+    masks = loader is not None and loader.values is None and total.values == {0, loader.ignore_index}
+    if masks and (loader.num_classes or 0) > 1:
         folder, ignored = str(dataset.folders.get('seg_map_path')), loader.ignore_index
         reason = f'all label maps in {folder} consist of 0 and {ignored}, and {ignored} is ignored'
         reason += ': if these are masks, write their foreground as 1'

@@ -10,10 +10,11 @@ __all__: list[str] = []
 
 if find_spec('mmcv') is not None:
     from .distortions import PasteOccluder, RotateImage
+    from .list_dataset import ListSegDataset
     from .placement import LoadBoxes, TrackPlacement
     from .seg_transforms import LoadSegAnnotations
     from .skip_bad import SkipBadSamples
     from .transforms import LoadImageFromFile
 
-    __all__ += ['LoadBoxes', 'LoadImageFromFile', 'LoadSegAnnotations', 'PasteOccluder', 'RotateImage']
-    __all__ += ['SkipBadSamples', 'TrackPlacement']
+    __all__ += ['ListSegDataset', 'LoadBoxes', 'LoadImageFromFile', 'LoadSegAnnotations', 'PasteOccluder']
+    __all__ += ['RotateImage', 'SkipBadSamples', 'TrackPlacement']

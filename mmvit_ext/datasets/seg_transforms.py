@@ -5,7 +5,7 @@ name (on a GPU as a device assertion), and on validation not at all.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mmvit_ext.files import open_image
 
 from ..registry import TRANSFORMS
 from .label_range import count_values, range_error
+from .label_values import ClassValues
 from .transforms import read_bytes, undecodable
 
 __all__ = ['LoadSegAnnotations']
@@ -34,6 +35,11 @@ class LoadSegAnnotations(LoadAnnotations):
         num_classes: Number of classes, 1 to 255, not counting an ignored zero. ``None`` leaves the values unchecked.
         reduce_zero_label: Whether 0 in the file means "ignore" and classes count from 1; ``None``: as the dataset says.
         ignore_index: Value of pixels without a label, 0 to 255, both in the file and after loading.
+        values: The value of each class in the files, in the order of the classes, where it is not 0, 1, 2, ...; or its
+            colour as ``'#rrggbb'``. Of colours, all that are not listed mean "no label".
+        ignored: Further values that mean "no label", for ``values`` that are numbers.
+        tolerance: How far a pixel of a file with losses may be from ``values``, 0 to 255, in its most different
+            channel; the nearest one counts, and pixels farther away have no label.
         backend_args: Arguments of the file backend.
 
     Raises:
@@ -46,6 +52,9 @@ class LoadSegAnnotations(LoadAnnotations):
         num_classes: int | None = None,
         reduce_zero_label: bool | None = None,
         ignore_index: int = 255,
+        values: Sequence[int | str] | None = None,
+        ignored: Sequence[int] = (),
+        tolerance: int = 0,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(False, False, with_seg=True, backend_args=backend_args, imdecode_backend='pillow')
@@ -54,6 +63,9 @@ class LoadSegAnnotations(LoadAnnotations):
         if not 0 <= ignore_index <= 255:
             raise ValueError(f'ignore_index must be 0 to 255 (label maps are 8-bit), got {ignore_index}')
         self.num_classes, self.reduce_zero_label, self.ignore_index = num_classes, reduce_zero_label, ignore_index
+        self.values = None if values is None else ClassValues(values, ignored, tolerance)
+        if values is not None and num_classes not in (None, len(values)):
+            raise ValueError(f'values lists {len(values)} classes, but num_classes is {num_classes}')
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         if 'seg_map_path' not in results and 'sample_idx' not in results:
@@ -79,6 +91,8 @@ class LoadSegAnnotations(LoadAnnotations):
 
     def to_classes(self, raw: np.ndarray, results: Mapping[str, Any]) -> np.ndarray:
         """Class indices (H, W; uint8), counted from 0, from a file's values (H, W) and the dataset's ``label_map``."""
+        if self.values is not None:
+            return self.values.to_classes(raw, self.ignore_index)
         ignored = (raw == 0) | (raw == self.ignore_index)
         labels = np.where(ignored, self.ignore_index, raw - 1) if self._reduces(results) else raw
         if results.get('label_map') is not None:
@@ -104,9 +118,13 @@ class LoadSegAnnotations(LoadAnnotations):
         content = read_bytes(path, 'label map', self.backend_args)
         try:
             with open_image(io.BytesIO(content), 'label map') as image:
+                if self.values is not None:
+                    image = self.values.prepare(image)
                 mode, raw = image.mode, np.array(image)
         except Exception as error:
             raise undecodable(path, 'label map', error, 'replace it, or remove it with its image') from error
+        if self.values is not None:
+            raw = self.values.flatten(raw)
         if raw.ndim != 2 or mode == 'F':
             raise UserError(
                 f'the label map {path} is a {mode} picture with colours or fractions: expected one channel of class '
@@ -116,6 +134,8 @@ class LoadSegAnnotations(LoadAnnotations):
 
     def wrong_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> dict[int, int]:
         """Number of pixels by value of the values outside the classes; empty without ``num_classes``."""
+        if self.values is not None:
+            return self.values.wrong(raw, self.ignore_index)
         if self.num_classes is None:
             return {}
         first = int(self._reduces(results))
@@ -128,6 +148,10 @@ class LoadSegAnnotations(LoadAnnotations):
     def check_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> None:
         """Raise :class:`UserError` where :meth:`wrong_values` finds some, with the likely remedy."""
         wrong, count = self.wrong_values(raw, results), self.num_classes
+        if wrong and self.values is not None:
+            listed = f'those in values, and {self.ignore_index} or those in ignored for "no label"'
+            remedy = 'correct the file, or add the value to values (a class) or to ignored'
+            raise range_error(results['seg_map_path'], wrong, len(self.values.keys), listed, remedy)
         if not wrong or count is None:
             return
         reduce, path = self._reduces(results), results['seg_map_path']

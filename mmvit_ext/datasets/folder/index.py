@@ -1,0 +1,153 @@
+"""The files of a folder, listed once, and what the first bytes of its pictures say."""
+
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
+
+from ..transforms import is_cut_off
+
+__all__ = ['Header', 'Index', 'in_threads']
+
+PICTURES = {'.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+TEXTS = {'.csv', '.data', '.json', '.names', '.tsv', '.txt', '.xml', '.yaml', '.yml'}
+_JUNK = {'__macosx', 'thumbs.db', 'desktop.ini'}
+_ORIENTATION = 0x0112
+_WIDE = ('I', 'F', 'I;16', 'I;16B', 'I;16L', 'I;16N')
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a picture without its pixels."""
+
+    size: tuple[int, int]  # height and width, turned as its EXIF orientation says
+    mode: str = 'RGB'  # Pillow's
+    problem: str = ''  # why it cannot be used
+
+    @property
+    def bits(self) -> int:
+        """Of each channel."""
+        return 16 if self.mode in _WIDE else 8
+
+
+def in_threads(call: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Call a function on each item; Pillow decodes outside of Python's lock."""
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+        return list(pool.map(call, items))
+
+
+class Index:
+    """The pictures and texts below a folder, their paths relative to it.
+
+    Raises:
+        UserError: There is no such folder, or no picture in it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise UserError(f'the folder {root} does not exist or is no folder: pass the one that holds your images')
+        self.root = root
+        self.ignored: Counter[str] = Counter()
+        found = sorted(self._walk())
+        self.pictures = [path for path in found if PurePosixPath(path).suffix.lower() in PICTURES]
+        self.texts = [path for path in found if PurePosixPath(path).suffix.lower() in TEXTS]
+        if not self.pictures:
+            raise UserError(
+                f'the folder {root} holds no image ({", ".join(sorted(PICTURES))}): pass the one that holds your images'
+            )
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in self.pictures:
+            self._by_name[PurePosixPath(path).name].append(path)
+            self._by_name[PurePosixPath(path).stem].append(path)
+        self._headers: dict[str, Header] = {}
+
+    def _walk(self) -> Iterable[str]:
+        seen = set()
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link that leads back
+                folders.clear()
+                continue
+            seen.add(real)
+            kept = [name for name in folders if not name.startswith('.') and name.lower() not in _JUNK]
+            self.ignored['hidden'] += len(folders) - len(kept)
+            folders[:] = kept
+            for name in names:
+                path, suffix = os.path.join(folder, name), os.path.splitext(name)[1].lower()
+                if name.startswith('.') or name.lower() in _JUNK:
+                    self.ignored['hidden'] += 1
+                elif suffix in PICTURES and os.path.isfile(path) and not os.path.getsize(path):
+                    self.ignored['empty'] += 1
+                elif suffix in PICTURES | TEXTS and os.path.isfile(path):
+                    yield Path(path).relative_to(self.root).as_posix()
+
+    def read(self, path: str) -> str:
+        """The text of a file."""
+        try:
+            return (self.root / path).read_text(encoding='utf-8-sig', errors='replace')
+        except OSError as error:
+            raise UserError(f'{self.root / path} cannot be read: {error.strerror}; check its permissions') from error
+
+    def find(self, name: str, near: str = '', among: set[str] | None = None) -> str | None:
+        """The picture that a name in a list means: with or without suffix, and with more or fewer folders before it.
+
+        Of several, the one that shares most folders with the name, then with the path ``near``.
+        """
+        parts = [part for part in name.replace('\\', '/').split('/') if part not in ('', '.', '..')]
+        if not parts:
+            return None
+        found = self._by_name.get(parts[-1]) or self._by_name.get(PurePosixPath(parts[-1]).stem) or []
+        found = [path for path in found if among is None or path in among]
+        if len(found) < 2:
+            return found[0] if found else None
+        ranked = [(_common(parts[:-1][::-1], path), _common_start(near, path), path) for path in found]
+        ranked.sort(key=lambda item: item[:2], reverse=True)
+        return None if ranked[0][:2] == ranked[1][:2] else ranked[0][2]
+
+    def headers(self, paths: Sequence[str]) -> dict[str, Header]:
+        """The headers of pictures; each is read once."""
+        missing = [path for path in dict.fromkeys(paths) if path not in self._headers]
+        self._headers.update(zip(missing, in_threads(self._header, missing), strict=True))
+        return {path: self._headers[path] for path in paths}
+
+    def _header(self, path: str) -> Header:
+        try:
+            with open_image(self.root / path) as image:
+                (width, height), mode, form = image.size, image.mode, image.format
+                # Pillow would read all pixels of a PNG file to look for metadata behind them.
+                turned = (form != 'PNG' or 'exif' in image.info) and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            if form == 'PNG':
+                with open_image(self.root / path) as image:
+                    image.verify()  # checksums
+            if is_cut_off((self.root / path).read_bytes()):
+                return Header((0, 0), problem='is cut off')
+        except Exception as error:  # Pillow's own depend on the format
+            return Header((0, 0), problem=f'cannot be decoded ({type(error).__name__})')
+        return Header((width, height) if turned else (height, width), mode)
+
+
+def _common(parts: Sequence[str], path: str) -> int:
+    """How many folders above the file have the same names, from the innermost."""
+    folders = PurePosixPath(path).parts[:-1][::-1]
+    return next(
+        (n for n, (a, b) in enumerate(zip(parts, folders, strict=False)) if a != b), min(len(parts), len(folders))
+    )
+
+
+def _common_start(one: str, other: str) -> int:
+    a, b = PurePosixPath(one).parts[:-1], PurePosixPath(other).parts[:-1]
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def sample_of(items: Sequence[Any], count: int, seed: int) -> list[Any]:
+    """At most ``count`` items, drawn by a fixed seed, in their order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), count))]

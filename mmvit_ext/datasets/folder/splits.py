@@ -1,0 +1,122 @@
+"""Which images train and which validate: as the folder or its lists say, or by a fixed seed."""
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from mmvit_ext.errors.user_error import UserError
+
+from .data import Report, Sample, shown
+from .index import Index
+from .words import split_of
+
+__all__ = ['read_lists', 'split_samples']
+
+_NAMES = {'train': 'training', 'val': 'validation', 'test': 'test'}
+
+
+def read_lists(index: Index, images: Sequence[str], report: Report, *, prefer: str) -> dict[str, str]:
+    """The split of each image that text files such as ``train.txt`` list, one image a line, with or without its mask.
+
+    Of several sets of lists, as PASCAL VOC has them, that in the folder ``prefer`` is used, else the longest.
+    """
+    known, sets = set(images), defaultdict(dict)  # type: ignore[var-annotated]
+    for path in index.texts:
+        pure = PurePosixPath(path)
+        split = split_of(pure.stem) or split_of(
+            re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', pure.stem.lower())
+        )
+        if pure.suffix not in ('.txt', '.lst') or split is None or pure.stem.lower() == 'trainval':
+            continue
+        lines = [line.split() for line in index.read(path).splitlines() if line.strip()]
+        found = {image for line in lines if (image := index.find(line[0], near=path, among=known))}
+        if lines and len(found) >= 0.5 * len({line[0] for line in lines}):
+            sets[str(pure.parent)].update(dict.fromkeys(found, split))
+            missing = [line[0] for line in lines if not index.find(line[0], near=path)]
+            report.leave_out(
+                missing, len(lines), f'images of the list {path} do not exist', 'add them or correct the list'
+            )
+    if not sets:
+        return {}
+    best = max(sets, key=lambda folder: (PurePosixPath(folder).name.lower() == prefer, len(sets[folder])))
+    if len(sets[best]) * 2 <= len(images):
+        return {}
+    report.notes.append(f'splits: as the lists in {best if best != "." else index.root.name} say')
+    return sets[best]
+
+
+def split_samples(
+    samples: Sequence[Sample], report: Report, *, seed: int, val_share: float
+) -> dict[str, tuple[Sample, ...]]:
+    """Training, validation and, where there is one, test samples."""
+    splits: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        splits[sample.split or ''].append(sample)
+    unsaid = splits.pop('', [])
+    if unsaid and splits:
+        report.doubts.append(
+            f'{len(unsaid)} images are in no split and are left out, for example {unsaid[0].image}: put them into a '
+            'folder called train or val to use them'
+        )
+    if not splits or 'train' not in splits:
+        if splits:
+            report.doubts.append(f'there is no training split, only {" and ".join(splits)}: all images are split anew')
+            unsaid = list(samples)
+            splits.clear()
+        splits['train'] = unsaid
+    if 'val' not in splits and 'test' in splits:
+        splits['val'] = splits.pop('test')
+        report.doubts.append(
+            'there is no validation split: the test split is used as one, so figures on it are not those of a test; '
+            'put a part of the training images into a folder called val to keep the test apart'
+        )
+    if 'val' not in splits:
+        splits['train'], splits['val'] = _by_seed(splits['train'], report, seed, val_share)
+    order = [split for split in _NAMES if splits.get(split)]
+    return {split: tuple(replace(sample, split=split) for sample in splits[split]) for split in order}
+
+
+def _by_seed(samples: Sequence[Sample], report: Report, seed: int, share: float) -> tuple[list[Sample], list[Sample]]:
+    """A part for validation: of each class where images have one; copies of one original stay together."""
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.image.partition('.rf.')[0]].append(sample)  # Roboflow's name for changed copies
+    if len(groups) < 2:
+        raise UserError(
+            f'{len(groups)} annotated image can be used ({shown([sample.image for sample in samples])}): a model needs '
+            'at least one to train on and another one to be validated on'
+        )
+    strata: dict[int | None, list[str]] = defaultdict(list)
+    for name in sorted(groups):
+        strata[groups[name][0].label].append(name)
+    generator, chosen = random.Random(seed), set()
+    for label in sorted(strata, key=str):
+        names = strata[label]
+        count = min(round(share * len(names)), len(names) - 1)
+        chosen |= set(generator.sample(names, count))
+    if not chosen:
+        chosen = {generator.choice(sorted(groups))}
+    report.doubts.append(
+        f'there is no validation split: {share:.0%} of the images, drawn by the seed {seed}, validate; folders called '
+        'train and val, or lists train.txt and val.txt, say it otherwise'
+    )
+    _tell_videos(samples, report)
+    parts: Mapping[bool, list[Sample]] = {True: [], False: []}
+    for name in sorted(groups):
+        parts[name in chosen] += groups[name]
+    return parts[False], parts[True]
+
+
+def _tell_videos(samples: Sequence[Sample], report: Report) -> None:
+    """Say that images look like frames of videos, which a random split puts on both sides."""
+    starts = Counter(re.sub(r'[0-9]+$', '', str(PurePosixPath(sample.image).with_suffix(''))) for sample in samples)
+    classes = Counter((re.sub(r'[0-9]+$', '', PurePosixPath(s.image).stem), s.label) for s in samples)
+    videos = [start for start, count in starts.items() if count >= 3]
+    if samples[0].label is None and len(classes) > 1 and 2 <= len(videos) <= len(samples) / 5:
+        report.doubts.append(
+            f'images may be frames of {len(videos)} videos or series ({shown(videos)}), which then are in training and '
+            'in validation: figures look better than they are; put whole series into folders train and val'
+        )

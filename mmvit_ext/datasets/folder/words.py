@@ -1,0 +1,125 @@
+"""What the names of files and folders say: photograph or mask, training or validation, and which belong together."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+__all__ = ['Place', 'Places', 'split_of']
+
+_SPLITS = {
+    'train': 'train(?:ing|val)?|trn|tr',
+    'val': 'val(?:id(?:ation)?)?|dev(?:el(?:opment)?)?|va',
+    'test': 'test(?:ing)?|tst|ts|te',
+}
+_IMAGES = (
+    'images?|imgs?|photos?|photographs?|pictures?|pics?|rgb|jpegimages|leftimg8bit|raws?|originals?|orig|inputs?|'
+    'sources?|src|frames?|sat'
+)
+_MASKS = (
+    'masks?|labell?ed|labels?|labelmaps?|lbls?|annotations?|annotated|annots?|anno|ann|gts?|gtfine|gtcoarse|truths?|'
+    'groundtruths?|segmentations?|segmentation(?:class|object)(?:raw|aug)?|segm?|segs|targets?|mattes?|manual[0-9]?|'
+    'label(?:train)?ids|trainids|instance(?:s|ids)?|colou?rs?|trimaps?|outputs?'
+)
+_NEUTRAL = 'ground|class|pixels?|pixelwise|semantic|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
+
+_SPLIT = '|'.join(_SPLITS.values())
+_WORD = re.compile('|'.join(sorted(f'{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL}'.split('|'), key=len, reverse=True)))
+_WORDS = re.compile(rf'(?:(?:{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL})[0-9]{{0,4}}[^a-z0-9]*)+')
+_ALONE = re.compile(f'{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL}')
+_MASK = re.compile(_MASKS)
+_FUSED = re.compile(r'([a-z]+)([0-9]+)|([0-9]+)([a-z]+)')
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name such as ``train2017``, ``trainannot`` or ``images_val`` says."""
+    return _parse(name)[1]
+
+
+@lru_cache(maxsize=4096)
+def _parse(name: str) -> tuple[tuple[str, ...], str | None]:
+    """The words of a name that consists of known words only, and the split among them."""
+    name = name.lower()
+    if not _WORDS.fullmatch(name):
+        return (), None
+    words = tuple(word for part in re.split('[^a-z0-9]+', name) for word in _cut(part))
+    return words, next((split for word in words for split, form in _SPLITS.items() if re.fullmatch(form, word)), None)
+
+
+def _cut(text: str) -> list[str]:
+    """The known words that a text without separators consists of, the longest first."""
+    if not text or text.isdigit():
+        return []
+    for end in range(len(text), 0, -1):
+        if _ALONE.fullmatch(text[:end]) and (_WORDS.fullmatch(text[end:]) or not text[end:].strip('0123456789')):
+            return [text[:end], *_cut(text[end:].lstrip('0123456789'))]
+    return []
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the path of a file says."""
+
+    path: str
+    key: tuple[
+        str, ...
+    ]  # what is left of folders and name without the known words: the same for all that belong together
+    split: str | None
+    words: tuple[str, ...]  # the known words
+    is_mask: bool
+
+
+class Places:
+    """Reads paths of one folder: whether a word is meant, such as ``test``, also depends on what stands beside it."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._children: dict[str, set[str]] = defaultdict(set)
+        for folder in {parent for path in paths for parent in PurePosixPath(path).parents}:
+            if folder.name:
+                self._children[str(folder.parent)].add(folder.name)
+
+    def is_split(self, parent: str, name: str) -> bool:
+        """Whether a folder called as a split is one."""
+        # A class called "train" stands among classes that are no splits.
+        beside = self._children[parent] - {name}
+        return sum(not _parse(other)[0] for other in beside) <= sum(split_of(other) is not None for other in beside)
+
+    def read(self, path: str) -> Place:
+        """What a path says; words at both ends of the name count as those of the folders do."""
+        pure = PurePosixPath(path)
+        key: list[str] = []
+        words: list[str] = []
+        split, is_mask = None, False
+        for depth, name in enumerate(pure.parts[:-1]):
+            found, said = _parse(name)
+            if said and not self.is_split(str(PurePosixPath(*pure.parts[:depth])), name):
+                found, said = (), None
+            split = said or split
+            words += found
+            if not found:
+                key.append(name.lower())
+            elif not all(re.fullmatch(_SPLIT + '|' + _NEUTRAL, word) for word in found):
+                is_mask = any(_MASK.fullmatch(word) for word in found)
+        stem, stripped = _strip(pure.stem.lower())
+        is_mask = is_mask or any(_MASK.fullmatch(word) for word in stripped)
+        in_name = next((split_of(word) for word in stripped if split_of(word)), None)
+        return Place(path, (*key, stem), split or in_name, (*words, *stripped), is_mask)
+
+
+def _strip(stem: str) -> tuple[str, list[str]]:
+    tokens = [token for token in re.split('[^a-z0-9]+', stem) if token]
+    stripped = []
+    for end in (-1, 0):
+        while tokens:
+            fused = _FUSED.fullmatch(tokens[end])
+            if _ALONE.fullmatch(tokens[end]):
+                stripped.append(tokens.pop(end))
+            elif fused and _ALONE.fullmatch(fused[1] or fused[4]):
+                stripped.append(fused[1] or fused[4])
+                tokens[end] = fused[2] or fused[3]
+                break
+            else:
+                break
+    return '_'.join(tokens), stripped

@@ -1,0 +1,61 @@
+"""List files and COCO files for the samples of a folder, and the dataset dicts that read them."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmvit_ext.files import atomic_path
+
+from .data import FolderData, Sample
+
+__all__ = ['write_datasets']
+
+
+def write_datasets(data: FolderData, out_dir: Path) -> dict[str, dict[str, Any]]:
+    """Write a list or COCO file for each split and return the datasets that read them, without ``pipeline``.
+
+    Args:
+        data: What :func:`understand` returned.
+        out_dir: Where the files are written. A COCO file of the folder that serves as it is, is used where it is.
+    """
+    out_dir, datasets = Path(out_dir).absolute(), {}
+    for split, samples in data.splits.items():
+        common: dict[str, Any] = {'data_root': str(data.root), 'metainfo': {'classes': data.classes}}
+        if data.palette:
+            common['metainfo']['palette'] = [list(colour) for colour in data.palette]
+        if data.task in ('det', 'inst'):
+            given = data.json_files.get(split)
+            path, images = (str(data.root / given[0]), given[1]) if given else (str(out_dir / f'{split}.json'), '')
+            if not given:
+                _write_coco(data, samples, Path(path))
+            datasets[split] = dict(type='CocoDataset', **common, ann_file=path, data_prefix={'img': images})
+        elif data.task == 'seg':
+            path = str(out_dir / f'{split}.csv')
+            with atomic_path(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
+                csv.writer(file).writerows([('image', 'mask'), *((item.image, item.mask) for item in samples)])
+            datasets[split] = dict(type='mmvit_ext.ListSegDataset', **common, ann_file=path)
+        else:
+            path = str(out_dir / f'{split}.txt')
+            with atomic_path(path) as temporary:
+                temporary.write_text(''.join(f'{item.image} {item.label}\n' for item in samples), encoding='utf-8')
+            datasets[split] = dict(type='CustomDataset', **common, ann_file=path, data_prefix='')
+    return datasets
+
+
+def _write_coco(data: FolderData, samples: Sequence[Sample], path: Path) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, sample in enumerate(samples, 1):
+        height, width = sample.size
+        images.append({'id': number, 'file_name': sample.image, 'height': height, 'width': width})
+        for item in sample.objects:
+            entry: dict[str, Any] = {'id': len(annotations) + 1, 'image_id': number, 'category_id': item.label + 1}
+            area = item.box[2] * item.box[3] if item.area is None else item.area
+            entry |= {'bbox': item.box, 'area': area, 'iscrowd': int(item.crowd)}
+            annotations.append(entry if item.mask is None else {**entry, 'segmentation': item.mask})
+    categories = [{'id': number, 'name': name} for number, name in enumerate(data.classes, 1)]
+    with atomic_path(path) as temporary:
+        content = {'images': images, 'annotations': annotations, 'categories': categories}
+        temporary.write_text(json.dumps(content), encoding='utf-8')

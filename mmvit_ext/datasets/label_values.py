@@ -1,0 +1,71 @@
+"""Which value or colour of a label map is which class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from .label_range import count_values
+
+__all__ = ['ClassValues', 'pack_colours', 'unpack_colour']
+
+
+def pack_colours(pixels: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) as one number each, red in the highest byte."""
+    return pixels[..., :3].astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
+def unpack_colour(colour: int) -> tuple[int, int, int]:
+    """Red, green and blue of a packed colour."""
+    return colour >> 16, colour >> 8 & 255, colour & 255
+
+
+class ClassValues:
+    """The value, or the colour as ``'#rrggbb'``, of each class in label maps, and what else is no mistake there."""
+
+    def __init__(self, values: Sequence[int | str], ignored: Sequence[int], tolerance: int) -> None:
+        self.colours = any(isinstance(value, str) for value in values)
+        try:
+            self.keys = np.array([int(value[1:], 16) if isinstance(value, str) else int(value) for value in values])
+        except ValueError as error:
+            raise ValueError(f"values has to list numbers, or colours as '#rrggbb', got {list(values)}") from error
+        if not 1 <= len(self.keys) <= 255 or len(set(self.keys.tolist())) < len(self.keys):
+            raise ValueError(f'values has to list 1 to 255 different values, got {list(values)}')
+        self.ignored, self.tolerance = ignored, tolerance
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The picture with colours where they are the classes."""
+        return image.convert('RGB') if self.colours else image
+
+    def flatten(self, raw: np.ndarray) -> np.ndarray:
+        """One number for each pixel (H, W): a colour's, or the grey value of a picture saved in colour."""
+        if self.colours:
+            return pack_colours(raw)
+        return raw[..., 0] if raw.ndim == 3 and (raw[..., :1] == raw[..., :3]).all() else raw
+
+    def to_classes(self, raw: np.ndarray, ignore_index: int) -> np.ndarray:
+        """Class indices (H, W; uint8) for the values in a file (H, W)."""
+        if self.tolerance:
+            return self._nearest(raw, ignore_index)
+        order = np.argsort(self.keys)
+        place = np.searchsorted(self.keys[order], raw).clip(max=len(order) - 1)
+        return np.where(self.keys[order][place] == raw, order[place], ignore_index).astype(np.uint8)
+
+    def _nearest(self, raw: np.ndarray, ignore_index: int) -> np.ndarray:
+        labels = np.full(raw.shape, ignore_index, np.uint8)
+        least = np.full(raw.shape, self.tolerance + 1)
+        shifts = (16, 8, 0) if self.colours else (0,)
+        for number, key in enumerate(self.keys.tolist()):
+            distance = np.max(
+                [abs((raw >> shift & 255).astype(int) - (key >> shift & 255)) for shift in shifts], axis=0
+            )
+            labels[distance < least] = number
+            least = np.minimum(least, distance)
+        return labels
+
+    def wrong(self, raw: np.ndarray, ignore_index: int) -> dict[int, int]:
+        """Number of pixels by value of those that are neither a class nor "no label"."""
+        if self.colours or self.tolerance:
+            return {}
+        wrong = ~np.isin(raw, np.array([*self.keys, *self.ignored, ignore_index]))
+        return count_values(raw[wrong]) if wrong.any() else {}
