@@ -66,6 +66,24 @@ def test_backbones_work_where_only_mmengine_and_mmcv_are_installed():
     assert result.returncode == 0, result.stderr
 
 
+def test_all_but_the_parts_of_timms_networks_imports_without_timm():
+    result = run(
+        """
+        import importlib, pkgutil, sys
+        import mmvit_ext
+        found = [module.name for module in pkgutil.walk_packages(mmvit_ext.__path__, 'mmvit_ext.')]
+        parts = {f'mmvit_ext.models.backbones.{name}' for name in ('timm_positions', 'timm_shrunk')}
+        assert parts < set(found)
+        for name in found:
+            if name not in {*parts, 'mmvit_ext.__main__'}:
+                importlib.import_module(name)
+        assert not [name for name in sys.modules if name.partition('.')[0] == 'timm']
+        """,
+        hidden=['timm'],
+    )
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize('library', ['mmseg', 'mmdet', 'mmpretrain'])
 def test_scoped_names_are_found_from_each_library_without_custom_imports(library):
     pytest.importorskip(library)

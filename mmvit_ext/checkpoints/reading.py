@@ -6,6 +6,7 @@ What needs more than tensors and harmless types is refused unless the user says 
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import SHA256_DIGITS, is_remote, regular_file, verify_hash
 from mmvit_ext.models.layers.position_embedding import note_grids
 
+from .safetensors_files import is_safetensors, read_safetensors
 from .unpickling import load_without_code, read_outline
 
 __all__ = [
@@ -47,11 +49,6 @@ _OTHER_FILES = (
     (b'GGUF', 'a GGUF file: take the weights as .safetensors or .pth'),
 )
 """How files begin that people take for checkpoints, and what they are."""
-
-
-def is_safetensors(path: Path, head: bytes) -> bool:
-    """Whether a file is of the safetensors format: the length of a JSON header, then the header."""
-    return path.suffix == '.safetensors' or (head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100 * 2**20)
 
 
 def check_checkpoint_file(path: str | Path, role: str = 'checkpoint', remedy: str = 'check the path') -> None:
@@ -158,9 +155,7 @@ def _read(path: Path, map_location: Any, trust: bool) -> Any:
     with path.open('rb') as file:
         safetensors = is_safetensors(path, file.read(9))
     if safetensors:
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return read_safetensors(path)
     try:
         return load_without_code(path, map_location)
     except pickle.UnpicklingError:
@@ -223,9 +218,17 @@ def _parameters(content: Mapping[str, Any]) -> Mapping[Any, Any]:
 
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
-    """Take the tensors by name out of a checkpoint, without the ``module.`` of a distributed wrapper."""
+    """Take the tensors by name out of a checkpoint, without the ``module.`` of a distributed wrapper.
+
+    The metadata, which tell the grids of position embeddings, come with them.
+    """
     state = _parameters(content)
-    tensors = {name.removeprefix('module.'): value for name, value in state.items() if torch.is_tensor(value)}
+    tensors = OrderedDict(
+        (name.removeprefix('module.'), value) for name, value in state.items() if torch.is_tensor(value)
+    )
+    metadata = getattr(state, '_metadata', None)
+    if isinstance(metadata, Mapping):
+        vars(tensors)['_metadata'] = {str(name).removeprefix('module.'): local for name, local in metadata.items()}
     if not tensors:
         parts = [
             key

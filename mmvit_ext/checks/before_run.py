@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file
-from mmvit_ext.config.walking import is_pretrained, label_steps, walk
+from mmvit_ext.config.walking import is_pretrained, label_steps, loads_by_itself, walk
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import is_remote
 
@@ -41,9 +41,9 @@ def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str
 
 def _check_pretrained(key: str, node: Any) -> None:
     """Look for the checkpoint file that a part of the model names, if it does."""
-    entry = 'checkpoint' if is_pretrained(node) else 'pretrained'
+    entry = 'checkpoint' if is_pretrained(node) or loads_by_itself(node) else 'pretrained'
     path = node.get(entry) if isinstance(node, Mapping) else None
-    if isinstance(path, str) and not is_remote(path):
+    if isinstance(path, str) and path != 'timm' and not is_remote(path):
         section = key if key.endswith('init_cfg') else f'{key}.{entry}'
         remedy = f'put it there, or start from random weights with --cfg-options {section}=None'
         check_checkpoint_file(path, f'pretrained checkpoint ({key}.{entry})', remedy)

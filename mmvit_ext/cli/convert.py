@@ -1,17 +1,22 @@
 """Convert a released checkpoint to the parameter names of this package.
 
     mmvit convert segvit SOURCE.pth CONVERTED.pth
+    mmvit convert weights work_dirs/RUN/iter_160000.pth MODEL.safetensors --safetensors
 
-Every parameter of the source is used or named in an error. The source is read without running code from it.
+Every parameter of the source is used or named in an error. The source is read without running code from it. The method
+`weights` keeps the names and leaves out what only training needs.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mmvit_ext.checkpoints import convert
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
+from mmvit_ext.checkpoints.safetensors_files import write_safetensors
 from mmvit_ext.checkpoints.styles import style_hint
 from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.errors import UserError, say
@@ -22,14 +27,19 @@ from mmvit_ext.version import __version__
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('method', choices=sorted(convert.METHODS), help='whose checkpoint it is')
     parser.add_argument('source', help='the released checkpoint')
-    parser.add_argument('destination', help='the file to write (.pth)')
+    parser.add_argument('destination', help='the file to write (.pth, or .safetensors with --safetensors)')
+    parser.add_argument('--safetensors', action='store_true', help='write the safetensors format')
     add_shared(parser, '--force', '--trust', '--traceback')
 
 
 def run(args: argparse.Namespace) -> None:
     source, destination = Path(args.source), Path(args.destination)
+    if args.safetensors != (destination.suffix == '.safetensors'):
+        what = 'with --safetensors name' if args.safetensors else 'pass --safetensors, or do not name'
+        raise UserError(f'{destination}: {what} a file that ends in .safetensors')
     with kept_files([source], [destination], force=args.force):
-        state = extract_state_dict(read_checkpoint(source, 'source', trust=args.trust), source)
+        content = read_checkpoint(source, 'source', trust=args.trust)
+        state = extract_state_dict(content, source)
         try:
             converted = convert.convert(state, args.method)
             description = convert.describe(state, args.method)
@@ -38,8 +48,20 @@ def run(args: argparse.Namespace) -> None:
             hint = '' if f'convert {args.method} ' in hint else hint
             raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}{hint}') from error
         meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
-        with atomic_path(destination) as file:
-            torch.save({'state_dict': converted, 'meta': meta}, file)
+        meta |= _class_names(content)
+        if args.safetensors:
+            write_safetensors(destination, converted, meta)
+        else:
+            with atomic_path(destination) as file:
+                torch.save({'state_dict': converted, 'meta': meta}, file)
     say(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
     if description:
         say(f'It is a {description}.')
+
+
+def _class_names(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training checkpoint says of the classes, which predictions show."""
+    meta = content.get('meta')
+    told = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    names = {key: told[key] for key in ('classes', 'palette') if told.get(key)} if isinstance(told, Mapping) else {}
+    return {'dataset_meta': names} if names else {}

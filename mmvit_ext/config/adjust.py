@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -14,11 +15,14 @@ from mmvit_ext.errors import UserError
 from mmvit_ext.files import writable_folder
 from mmvit_ext.machine import open_files_limit
 
-__all__ = ['WORKER_TIMEOUT', 'complete_mmpretrain_loaders', 'set_lr_scaling', 'set_precision', 'set_show_dir']
-__all__ += ['prepare_workers', 'set_tolerance', 'set_tta', 'set_tta_pipeline', 'set_work_dir']
+__all__ = ['WORKER_TIMEOUT', 'complete_mmpretrain_loaders', 'set_layer_decay', 'set_lr_scaling', 'set_precision']
+__all__ += ['prepare_workers', 'set_show_dir', 'set_tolerance', 'set_tta', 'set_tta_pipeline', 'set_work_dir']
 
 WORKER_TIMEOUT = 600
 """Seconds after which a data loader without a batch ends the run: its workers hang."""
+
+LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
+"""Constructors of optimizers with rates by layer, of mmseg and mmdet."""
 
 LEAST_OPEN_FILES = 256
 """Usual limits are 1024 and more. Where workers reach it, their batches are lost and the run would wait for them."""
@@ -61,6 +65,30 @@ def set_lr_scaling(cfg: Config) -> None:
             'learning rate was chosen for'
         )
     cfg.auto_scale_lr.enable = True
+
+
+def set_layer_decay(cfg: Config) -> list[str]:
+    """Let ours take the place of mmseg's and mmdet's rates by layer, which refuse every backbone of ours.
+
+    They decide by the name of its class, and name three. Returns lines to log.
+    """
+    constructor = cfg.optim_wrapper.get('constructor')
+    kind = step_name({'type': constructor}).rpartition('.')[2]
+    backbone = cfg.model.get('backbone')
+    ours = isinstance(backbone, Mapping) and _is_ours(backbone.get('type'))
+    by_layer = 'layer_wise' in str((cfg.optim_wrapper.get('paramwise_cfg') or {}).get('decay_type', 'layer_wise'))
+    if not ours or not by_layer or _is_ours(constructor) or kind not in LAYER_DECAY:
+        return []
+    cfg.optim_wrapper.constructor = 'mmvit_ext.LayerDecayConstructor'
+    return [
+        f'optim_wrapper.constructor: {kind} knows ConvNeXt, BEiT and MAE of its own library only, '
+        'mmvit_ext.LayerDecayConstructor takes its place and its arguments'
+    ]
+
+
+def _is_ours(kind: Any) -> bool:
+    """Whether a type, as text or as class, is of this package."""
+    return (kind if isinstance(kind, str) else getattr(kind, '__module__', '')).startswith('mmvit_ext.')
 
 
 def set_precision(cfg: Config, amp: bool) -> list[str]:

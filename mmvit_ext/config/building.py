@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmvit_ext.config.loading import prepare_scope
-from mmvit_ext.config.walking import is_pretrained
+from mmvit_ext.config.walking import is_pretrained, loads_by_itself
 from mmvit_ext.errors import UserError
 
 __all__ = ['build_model', 'discard_pretrained', 'resolve_device']
@@ -71,6 +71,8 @@ def discard_pretrained(node: Any) -> None:
     if isinstance(node, Mapping):
         if is_pretrained(node.get('init_cfg')):
             node['init_cfg'] = None  # type: ignore[index]
+        if loads_by_itself(node):
+            node['checkpoint'] = None  # type: ignore[index]
         if node.get('pretrained'):  # an address, or True for what the class knows by itself
             node['pretrained'] = False if node['pretrained'] is True else None  # type: ignore[index]
         node = list(node.values())

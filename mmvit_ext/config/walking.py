@@ -5,7 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['is_pretrained', 'iter_dataset_cfgs', 'iter_heads', 'label_steps', 'step_name', 'walk', 'without_labels']
+__all__ = ['is_pretrained', 'iter_dataset_cfgs', 'iter_heads', 'label_steps', 'loads_by_itself', 'step_name', 'walk']
+__all__ += ['without_labels']
 
 _HEAD_PATHS = {
     'mmseg': ('decode_head', 'auxiliary_head'),
@@ -69,6 +70,11 @@ def step_name(step: Mapping[str, Any]) -> str:
 def is_pretrained(node: Any) -> bool:
     """Whether a node is an ``init_cfg`` that loads a checkpoint, its type as text or as class."""
     return isinstance(node, Mapping) and step_name(node).rpartition('.')[2] in ('Pretrained', 'PretrainedInit')
+
+
+def loads_by_itself(node: Any) -> bool:
+    """Whether a node is a backbone whose own argument ``checkpoint`` names pretrained weights."""
+    return isinstance(node, Mapping) and bool(node.get('checkpoint')) and step_name(node).endswith('TimmViT')
 
 
 def _loads_labels(step: Any) -> bool:

@@ -95,8 +95,10 @@ def sole_use_by_run(launcher: str, folders: Mapping[str, str | None]) -> Iterato
         yield
 
 
-def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), *, trust: bool = False) -> Runner:
-    """Build the runner of a config with these hooks, unless the config has one of their class, and log the notes."""
+def build_runner(
+    cfg: Config, hooks: Sequence[Hook], notes: Sequence[str], warnings: Sequence[str], *, trust: bool = False
+) -> Runner:
+    """Build the runner of a config with these hooks, unless the config has one of their class; log the lines."""
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
     hooks = [*hooks, SafeFilesHook(trust=trust), WorkerTimeoutHook()]
@@ -113,6 +115,8 @@ def build_runner(cfg: Config, hooks: Sequence[Hook], notes: Sequence[str] = (), 
             handler.handleError = partial(_on_lost_line, handler)  # type: ignore[method-assign]
     for line in notes:
         runner.logger.info(line)
+    for line in warnings:
+        runner.logger.warning(line)
     return runner
 
 

@@ -11,6 +11,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 
 from mmvit_ext.checks.before_run import check_before_run
+from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
 from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
@@ -65,6 +66,7 @@ def test(
         sections = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
         cfg = load_run(config, cfg_options, 'test', sections, work_dir=work_dir, launcher=launcher)
         cfg.load_from, cfg.resume = checkpoint, False
+        warnings = check_normalisation(cfg, cfg.default_scope, 'test')
         discard_pretrained(cfg.model)
         if out:
             _set_out(cfg, Path(out))
@@ -78,13 +80,15 @@ def test(
     # Not the work folder: a checkpoint may be tested while its training continues there.
     folders = {'--out': None if Path(out or '').suffix else out, '--show-dir': show_dir}
     with sole_use_by_run(launcher, folders), kept_signal_handlers():
-        metrics = _run(cfg, out, notes, allow_partial=allow_partial, trust=trust)
+        metrics = _run(cfg, out, notes, warnings, allow_partial=allow_partial, trust=trust)
     leave_processes()
     return metrics
 
 
-def _run(cfg: Config, out: str | None, notes: Sequence[str], *, allow_partial: bool, trust: bool) -> dict[str, float]:
-    runner = build_runner(cfg, [WeightsReportHook(allow_partial), MetricsHook()], notes, trust=trust)
+def _run(
+    cfg: Config, out: str | None, notes: Sequence[str], warnings: Sequence[str], *, allow_partial: bool, trust: bool
+) -> dict[str, float]:
+    runner = build_runner(cfg, [WeightsReportHook(allow_partial), MetricsHook()], notes, warnings, trust=trust)
     runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
     if out and out.endswith(PICKLES):
         dumper = (

@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.checks.before_run import check_before_run
-from mmvit_ext.config.adjust import set_lr_scaling, set_precision, set_tolerance
+from mmvit_ext.checks.normalisation import check_normalisation
+from mmvit_ext.config.adjust import set_layer_decay, set_lr_scaling, set_precision, set_tolerance
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
 from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
 from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
@@ -63,7 +64,7 @@ def train(
         sections = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
         cfg = load_run(config, cfg_options, 'training', sections, work_dir=work_dir, launcher=launcher)
         notes = _set_resume(cfg, resume)
-        notes += set_precision(cfg, amp)
+        notes += [*set_precision(cfg, amp), *set_layer_decay(cfg)]
         set_tolerance(cfg, skip_nonfinite, skip_bad_samples)
         if seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -73,11 +74,12 @@ def train(
             set_lr_scaling(cfg)
         splits = ['train'] if cfg.get('val_cfg') is None else ['train', 'val']
         notes += check_before_run(cfg, cfg.default_scope, splits)
+        warnings = check_normalisation(cfg, cfg.default_scope, 'train')
     hooks = [WeightsReportHook(allow_partial), BatchSizeHook(), NonFiniteHook(), SkippedSamplesHook(), MetricsHook()]
     hooks.append(ResumedConfigHook())
     folders = {'--work-dir': cfg.work_dir, 'default_hooks.checkpoint.out_dir': _checkpoint_folder(cfg)}
     with sole_use_by_run(launcher, folders), kept_signal_handlers():
-        runner = build_runner(cfg, hooks, notes, trust=trust)
+        runner = build_runner(cfg, hooks, notes, warnings, trust=trust)
         runner.train()
     leave_processes()
 

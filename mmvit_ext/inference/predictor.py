@@ -1,6 +1,7 @@
 """A trained model with its test pipeline, which predicts images and draws the results."""
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, VISUALIZERS
 from PIL import Image
 from torch import nn
 
 from mmvit_ext.checkpoints.reading import extract_state_dict, metafile_hash, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
+from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.checks.types import check_types
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
@@ -58,6 +61,8 @@ class Predictor:
     ) -> None:
         self.scope = prepare_scope(cfg)
         check_types(cfg, self.scope)
+        for line in check_normalisation(cfg, self.scope, 'test'):
+            print_log(line, 'current', logging.WARNING)
         self.device = device or resolve_device(None)
         content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
         state = extract_state_dict(content, checkpoint)

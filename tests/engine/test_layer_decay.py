@@ -1,9 +1,11 @@
 """Learning rates that fall with the depth, by our constructor and by mmpretrain's own."""
 
 import pytest
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from mmvit_ext.config.adjust import set_layer_decay
 from mmvit_ext.errors import UserError
 from tests.zoo import BACKBONES
 
@@ -64,6 +66,41 @@ def test_mmsegs_name_of_the_constructor_serves_as_well():
         for name in ('LayerDecayConstructor', 'LearningRateDecayOptimizerConstructor')
     )
     assert rates(model, first) == rates(model, second)
+
+
+@rows
+@pytest.mark.parametrize('library', ['mmseg', 'mmdet'])
+def test_configs_with_the_constructor_of_mmseg_or_mmdet_get_the_same_rates(row, library):
+    """Their own refuse our backbones, by the name of the class: training puts ours in their place."""
+    optimizers = pytest.importorskip(f'{library}.engine.optimizers')
+    paramwise = {'decay_rate': RATE, 'num_layers': len(row.make().block_names), 'decay_type': 'layer_wise'}
+    model = Model(row.make())
+    name = optimizers.LearningRateDecayOptimizerConstructor.__name__
+    with pytest.raises(NotImplementedError):
+        build(model, f'{library}.{name}', **paramwise)
+    for written in (name, f'{library}.{name}', optimizers.LearningRateDecayOptimizerConstructor):
+        wrapper = {'constructor': written, 'paramwise_cfg': paramwise}
+        cfg = Config({'model': {'backbone': {'type': f'mmvit_ext.{row.build.__name__}'}}, 'optim_wrapper': wrapper})
+        assert f'{name} knows ConvNeXt, BEiT and MAE' in set_layer_decay(cfg)[0]
+        found = rates(model, build(model, cfg.optim_wrapper.constructor, **paramwise))
+        assert found == rates(model, build(model, decay_rate=RATE))
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'constructor', 'paramwise'),
+    [
+        ('mmseg.ConvNeXt', 'LearningRateDecayOptimizerConstructor', {}),
+        ('mmvit_ext.ViT', 'mmvit_ext.LearningRateDecayOptimizerConstructor', {}),
+        ('mmvit_ext.ViT', 'mmpretrain.LearningRateDecayOptimWrapperConstructor', {}),
+        ('mmvit_ext.ViT', 'LearningRateDecayOptimizerConstructor', {'decay_type': 'stage_wise'}),
+        ('mmvit_ext.ViT', None, {}),
+    ],
+)
+def test_other_constructors_stay(backbone, constructor, paramwise):
+    wrapper = {'constructor': constructor, 'paramwise_cfg': paramwise}
+    cfg = Config({'model': {'backbone': {'type': backbone}}, 'optim_wrapper': wrapper})
+    assert set_layer_decay(cfg) == []
+    assert cfg.optim_wrapper.constructor == constructor
 
 
 @rows

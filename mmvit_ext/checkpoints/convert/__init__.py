@@ -12,7 +12,7 @@ from .vit import convert_deit, convert_vit, describe_deit
 
 __all__ = ['METHODS', 'convert', 'describe']
 
-Converter = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+Converter = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 METHODS: dict[str, Converter] = {
     'deit': convert_deit,
@@ -21,15 +21,17 @@ METHODS: dict[str, Converter] = {
     'segvit': convert_segvit,
     'tnt': convert_tnt,
     'vit': convert_vit,
+    'weights': lambda state_dict: state_dict,
 }
-"""Converters by name; ``vit`` and ``deit`` take the same files, for ViT and as a start for SPFormer."""
+"""Converters by name; ``vit`` and ``deit`` take the same files, for ViT and as a start for SPFormer, and ``weights``
+keeps the names: the weights of a training checkpoint alone."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
 
 _DESCRIBERS = {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
 
 
-def convert(state_dict: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
+def convert(state_dict: Mapping[str, Tensor], method: str) -> Mapping[str, Tensor]:
     """Rename a foreign state dict to the names of this package.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader, load_from_local, load_state_dict
 from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
@@ -23,7 +24,7 @@ from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens
 from mmvit_ext.models.layers.position_embedding import track_position
 from mmvit_ext.registry import MODELS
 
-__all__ = ['TimmViT']
+__all__ = ['TimmViT', 'published_weights']
 
 OTHER_NETWORKS = {
     'tnt': 'mmvit_ext.TNT is this network for dense prediction',
@@ -66,6 +67,23 @@ def import_timm() -> Any:
     except ImportError as error:
         raise UserError('mmvit_ext.TimmViT needs timm: install it with pip install timm') from error
     return timm
+
+
+def published_weights(model: str) -> Any:
+    """What timm states of the weights of a name (``mean``, ``std``, ``license``); without a tag, of its default ones.
+
+    None for a name that timm does not know.
+    """
+    import_timm()
+    from timm.models import get_pretrained_cfg
+
+    return get_pretrained_cfg(model)
+
+
+def licences(model: str) -> list[str]:
+    """The licences of the weights that a name may stand for: without a tag, those of all its tags."""
+    tagged = [] if '.' in model else import_timm().list_pretrained(f'{model}.*')
+    return sorted({published_weights(name).license or 'not stated' for name in tagged or [model]})
 
 
 def create_network(model: str, **settings: Any) -> Any:
@@ -130,7 +148,7 @@ class TimmViT(Backbone):
         model: Name in timm, with or without the tag of its weights, for example ``'vit_base_patch14_dinov2.lvd142m'``.
         out_indices: Blocks whose output is returned, in this order; negative values count from the end.
         checkpoint: ``'timm'`` downloads the weights of ``model`` from timm's hub when the model is initialised; a path
-            names a file in the names of timm or of the authors; None gives random weights.
+            names a file (.pth or .safetensors) in the names of timm or of the authors; None gives random weights.
         shrink_index: Block that halves the grid by downsampling its queries, counted from 0, see
             :class:`mmvit_ext.ShrunkViT`; the paper's is a third of the depth. None keeps the grid.
         img_size: Size in pixels, an edge or ``(H, W)``, for which the stored position embeddings are made; timm's own
@@ -252,6 +270,23 @@ class TimmViT(Backbone):
         super().train(mode)
         self.net.set_grad_checkpointing(self.with_cp and mode)
         return self
+
+    def init_weights(self) -> None:
+        """Give all parameters their first values, or load weights and log the licence of those that are published."""
+        given = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        file = next((entry['checkpoint'] for entry in given if 'Pretrained' in str(entry.get('type'))), None)
+        own = file == self.checkpoint and str(file).endswith('.safetensors')
+        if own and CheckpointLoader._get_checkpoint_loader(file) is load_from_local:
+            from safetensors.torch import load_file  # which mmengine's own loader does not read
+
+            load_state_dict(self, load_file(str(file)), strict=False, logger='current')
+            self._is_init = True
+        else:
+            super().init_weights()
+        if file is not None:
+            model = self.settings['model']
+            known = ' or '.join(licences(model))
+            print_log(f'{file}: weights of {model}, whose published ones have the licence {known}', 'current')
 
     def init_parameters(self) -> None:
         """The first values are timm's, given when the network is built; ``checkpoint='timm'`` downloads others.
