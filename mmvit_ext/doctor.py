@@ -107,12 +107,12 @@ def check_distributions(facts: Facts) -> Iterator[Problem]:
 
 def check_imports(facts: Facts) -> Iterator[Problem]:
     """Find libraries that cannot be imported and types that cannot be built."""
+    again = 'Install it again together with what it needs, or run make env in a checkout.'
+    headless = 'Run pip uninstall -y opencv-python opencv-python-headless, then install opencv-python-headless.'
     for module, error in facts.errors.items():
-        remedy = 'Install it again together with what it needs, or run make env in a checkout.'
-        if 'libGL' in error or 'libgthread' in error:
-            remedy = 'Run pip uninstall -y opencv-python opencv-python-headless, then install opencv-python-headless.'
         level = WARNING if module in ('mmdet', 'mmpretrain') else FATAL
         if module != 'mmcv._ext':
+            remedy = headless if re.search('libGL|libgthread', error) else again
             yield Problem(level, f'{module} is installed but cannot be imported: {error}.', remedy)
     for name, _, module, cause, needs in facts.types:
         remedy = f'{INSTALL}{needs}.' if needs else f'Remove the cause, or report it (python -c "import {module}").'

@@ -13,10 +13,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from PIL import Image
 
@@ -33,21 +32,16 @@ __all__ += ['named_hash', 'open_image', 'regular_file', 'sha256_of', 'sole_use',
 
 PARTIAL_SUFFIX = '.partial'
 LOCK_NAME = '.mmvit_ext.lock'
-
 IMAGE_FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 """The only ones that images are decoded as, whatever a file is called: Pillow knows others that start programs."""
 
-LONGEST_NAME = 255
-"""Bytes of a file name that common file systems take."""
+LONGEST_NAME = 255  # bytes of a file name that common file systems take
 
 
 def open_image(source: str | Path | IO[bytes], role: str = 'image') -> Image.Image:
-    """Open a picture, a file or a stream, in one of :data:`IMAGE_FORMATS`.
+    """Open a picture, a file or a stream, in one of :data:`IMAGE_FORMATS`; what is raised depends on the format.
 
-    Raises:
-        UserError: It is no regular file.
-        OSError: It has more pixels than Pillow's limit against decompression bombs.
-        Exception: It cannot be decoded; what exactly is raised depends on the format.
+    ``UserError`` where it is no regular file, ``OSError`` for too many pixels (a decompression bomb).
     """
     if isinstance(source, str | Path) and os.path.exists(source):
         regular_file(source, role)
@@ -74,19 +68,13 @@ def writable_folder(path: str | Path, option: str) -> Path:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f'{option} {folder} cannot be written to (at {existing}): choose a folder that you may write to'
-        )
+        fault = f'{option} {folder} cannot be written to (at {existing})'
+        raise UserError(f'{fault}: choose a folder that you may write to')
     return folder
 
 
-_NO_FILES = {
-    stat.S_IFDIR: 'a folder',
-    stat.S_IFIFO: 'a named pipe',
-    stat.S_IFSOCK: 'a socket',
-    stat.S_IFCHR: 'a device',
-    stat.S_IFBLK: 'a device',
-}
+_NO_FILES = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFSOCK: 'a socket'}
+_NO_FILES |= {stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 
 
 def regular_file(path: str | Path, role: str, remedy: str = 'check the path') -> Path:
@@ -96,9 +84,9 @@ def regular_file(path: str | Path, role: str, remedy: str = 'check the path') ->
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind not in _NO_FILES:
             path.open('rb').close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f'there is no {role} {path}: {remedy}') from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise UserError(f'there is no {role} {path}: {remedy}') from error
         raise UserError(f'the {role} {path} cannot be opened: {error.strerror}') from error
     except ValueError as error:
         raise UserError(f'{str(path)!r} cannot be the name of a {role}: {remedy}') from error
@@ -107,19 +95,15 @@ def regular_file(path: str | Path, role: str, remedy: str = 'check the path') ->
     return path
 
 
-_held: set[tuple[int, str]] = set()
-"""Process and path of each lock file that this process holds."""
+_held: set[tuple[int, str]] = set()  # process and path of each lock file that this process holds
 
 
 @contextmanager
 def sole_use(folder: str | Path, option: str) -> Iterator[None]:
-    """Keep other processes from using a folder in a block; ``option`` named it, for the message.
+    """Keep other processes from using a folder in a block; ``UserError`` names the one that does.
 
     The lock is the process's and not the file's: it ends with the process however that ends, its workers do not
-    inherit it, and a copied folder is free. On a file system without locks a line on stderr says so.
-
-    Raises:
-        UserError: Another process uses the folder, which is named; or no file can be written there.
+    inherit it, and a copied folder is free. ``option`` named the folder, for the message.
     """
     path = Path(folder) / LOCK_NAME
     key = (os.getpid(), os.path.realpath(path))
@@ -149,34 +133,24 @@ def _open_lock(path: Path, option: str) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except OSError as error:
-            raise UserError(
-                f'{option} {folder} cannot be used: {path} cannot be opened ({error.strerror}); choose another folder, '
-                'or remove that file if no command uses the folder'
-            ) from error
+            remedy = 'choose another folder, or remove that file if no command uses the folder'
+            fault = f'{option} {folder} cannot be used: {path} cannot be opened ({error.strerror})'
+            raise UserError(f'{fault}; {remedy}') from error
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                owner = _read_owner(descriptor)
-                os.close(descriptor)
-                raise UserError(
-                    f'{option} {folder} is in use by {owner}: wait until it has ended, or choose another folder'
-                ) from error
-            print(
-                f'{folder}: its file system has no locks ({error.strerror}), so a second command that writes there at '
-                'the same time is not noticed',
-                file=sys.stderr,
-            )
+                text = b''
+                with suppress(OSError), open(descriptor, 'rb') as file:
+                    text = file.read(1000)
+                owner = ''.join(filter(str.isprintable, text.decode(errors='replace'))) or 'another process'
+                fault = f'{option} {folder} is in use by {owner}'
+                raise UserError(f'{fault}: wait until it has ended, or choose another folder') from error
+            fault = f'{folder}: its file system has no locks ({error.strerror})'
+            print(f'{fault}, so a second command that writes there at the same time is not noticed', file=sys.stderr)
         if _is_at(path, descriptor):
             return descriptor
         os.close(descriptor)
-
-
-def _read_owner(descriptor: int) -> str:
-    text = b''
-    with suppress(OSError):
-        text = os.pread(descriptor, 1000, 0)
-    return ''.join(filter(str.isprintable, text.decode(errors='replace'))) or 'another process'
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -198,10 +172,7 @@ def is_remote(path: str) -> bool:
 
 
 def named_hash(path: str | Path) -> str | None:
-    """The first digits of its SHA-256 that a file's name carries, as in ``segvit-1a2b3c4d.pth``.
-
-    They are at least eight; eight that read as a date are none.
-    """
+    """The first digits of its SHA-256, eight or more and no date, in a file's name as in ``segvit-1a2b3c4d.pth``."""
     match = _HASH_IN_NAME.search(str(path).rpartition('/')[2])
     return None if match is None or _DATE.match(match['hash']) else match['hash']
 
@@ -212,14 +183,9 @@ def verify_hash(path: str | Path, expected: str | None = None, role: str = 'chec
         return
     path = Path(path).expanduser()
     for digits, source in ((named_hash(path), 'its name'), (expected, 'the metafile or address')):
-        if not digits:
-            continue
-        actual = sha256_of(path)
-        if not actual.startswith(digits):
-            raise UserError(
-                f'the {role} {path} has the SHA-256 {actual[: len(digits)]}... where {source} says {digits}: download '
-                'it again, or rename it if you changed it on purpose'
-            )
+        if digits and not (actual := sha256_of(path)).startswith(digits):
+            fault = f'the {role} {path} has the SHA-256 {actual[: len(digits)]}... where {source} says {digits}'
+            raise UserError(f'{fault}: download it again, or rename it if you changed it on purpose')
 
 
 def sha256_of(path: str | Path) -> str:
@@ -248,11 +214,10 @@ class ExistingFileError(UserError):
     """A file that a command does not own is where it would write; it is left as it is."""
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(NamedTuple):
     inputs: frozenset[str]
     force: bool | None
-    written: set[str] = field(default_factory=set)
+    written: set[str]
 
 
 _KEPT: ContextVar[_Kept | None] = ContextVar('kept', default=None)
@@ -262,19 +227,13 @@ _KEPT: ContextVar[_Kept | None] = ContextVar('kept', default=None)
 def kept_files(
     inputs: Iterable[str | Path] = (), outputs: Iterable[str | Path | None] = (), *, force: bool | None = None
 ) -> Iterator[None]:
-    """Within the block, :func:`atomic_path` replaces no file that was there before.
+    """Within the block, :func:`atomic_path` replaces no file that was there before, but raises ``ExistingFileError``.
 
-    A file of the same content stays and is no error, so that a command can be repeated.
-
-    Args:
-        inputs: Files that the command reads; they are not replaced even by ``force``.
-        outputs: Results that are known before, files and folders: what exists is an error at once.
-        force: Whether other files may be replaced; ``None`` for a command without ``--force``.
-
-    Raises:
-        ExistingFileError: A file would have been replaced.
+    A file of the same content stays and is no error, so that a command can be repeated. ``inputs``, which the command
+    reads, are not replaced even by ``force``, which is ``None`` for a command without ``--force``. ``outputs`` are
+    results that are known before, files and folders: what exists is an error at once.
     """
-    kept = _Kept(frozenset(os.path.realpath(path) for path in inputs), force)
+    kept = _Kept(frozenset(os.path.realpath(path) for path in inputs), force, set())
     for path in outputs:
         if path and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
             _check_replaceable(Path(path), kept)
@@ -295,11 +254,10 @@ def _check_replaceable(path: Path, kept: _Kept) -> None:
 
 @contextmanager
 def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
-    """A temporary file beside ``path`` that becomes ``path`` if the block succeeds and is removed if it fails.
+    """A temporary file beside ``path``, in a new folder if need be, that becomes ``path`` if the block succeeds.
 
-    The folder is created. ``durable`` brings the content to the disk before the name, so that a machine that stops
-    leaves a whole file; what a kill leaves behind is then named ``.NAME*.partial``, otherwise it has the suffix of
-    ``path``. Within :func:`kept_files` nothing is replaced.
+    ``durable`` brings the content to the disk before the name, so that a machine that stops leaves a whole file; what a
+    kill leaves behind is then named ``.NAME*.partial``, otherwise it has the suffix of ``path``.
     """
     path = Path(path)
     suffix = PARTIAL_SUFFIX if durable else path.suffix[:16]

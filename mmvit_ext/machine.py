@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mmvit_ext.version import __version__
@@ -22,27 +21,16 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-__all__ = [
-    'DISTRIBUTIONS',
-    'commit_of',
-    'describe_hardware',
-    'importable',
-    'library_versions',
-    'memory_limit',
-    'open_files_limit',
-    'peak_bytes',
-    'progress_bar',
-]
+__all__ = ['DISTRIBUTIONS', 'commit_of', 'describe_hardware', 'importable', 'library_versions', 'memory_limit']
+__all__ += ['open_files_limit', 'peak_bytes', 'progress_bar']
 
-DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
-        'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'),
-        'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-        'mmdet': ('onedl-mmdetection', 'mmdet'),
-        'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-    }
-)
+DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+}
 """The distributions that provide each library: the maintained fork first. Those of one line exclude each other."""
 
 
@@ -50,13 +38,9 @@ def describe_hardware(device: torch.device) -> dict[str, str]:
     """Names of the processor and of the device, and the number of threads."""
     import torch
 
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        names = [line.split(':', 1)[1].strip() for line in cpuinfo.read_text().splitlines() if 'model name' in line]
-        model = names[0] if names else model
+    names = [line.partition(':')[2].strip() for line in _lines('/proc/cpuinfo') if 'model name' in line]
     return {
-        'processor': model,
+        'processor': [*names, platform.processor() or platform.machine()][0],
         'threads': str(torch.get_num_threads()),
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu',
     }
@@ -77,17 +61,14 @@ def commit_of(root: Path) -> str:
     """The commit that a checkout stands at, with ``, changed`` where tracked files differ; ``none`` outside of one."""
     if not (root / '.git').exists():
         return 'none'
-    try:
-        commit = _git(root, 'rev-parse', 'HEAD')
-        changed = _git(root, 'status', '--porcelain', '--untracked-files=no')
-    except (OSError, subprocess.SubprocessError):
-        return 'none'
-    return f'{commit}, changed' if changed else commit
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(['git', '-C', str(root), *arguments], check=True, capture_output=True, text=True, timeout=30)
-    return done.stdout.strip()
+    texts = []
+    for command in (['rev-parse', 'HEAD'], ['status', '--porcelain', '--untracked-files=no']):
+        git = ['git', '-C', str(root), *command]
+        try:
+            texts.append(subprocess.run(git, check=True, capture_output=True, text=True, timeout=30).stdout.strip())
+        except (OSError, subprocess.SubprocessError):
+            return 'none'
+    return f'{texts[0]}, changed' if texts[1] else texts[0]
 
 
 def memory_limit(device: torch.device) -> int:
@@ -144,21 +125,15 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 
 def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) -> Progress:
-    """Make a progress bar on stderr that appears when it is entered as a context manager.
+    """Make rich's progress bar, on stderr, which appears when it is entered as a context manager.
 
-    Args:
-        title: Stands before the bar; the description of each task where it is empty.
-        show: Whether anything is shown.
-        transfer: Whether progress is counted in bytes, with the speed of the transfer.
-
-    Returns:
-        The bar; ``bar.track(sequence)`` iterates and counts, ``bar.add_task`` and ``bar.advance`` count by hand.
+    ``title`` stands before the bar, or each task's description where it is empty; a ``transfer`` is counted in bytes.
     """
     from rich import progress
     from rich.console import Console
 
-    transferred = (progress.DownloadColumn(), progress.TransferSpeedColumn())
-    counts = transferred if transfer else (progress.MofNCompleteColumn(),)
+    bytes_per_second = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+    counts = bytes_per_second if transfer else (progress.MofNCompleteColumn(),)
     shown = title.replace('{', '{{').replace('}', '}}') or '{task.description}'
     columns = (progress.TextColumn(shown, markup=False), progress.BarColumn(), *counts)
     return progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True), disable=not show)

@@ -1,7 +1,5 @@
 """Addresses as people have them, and connections that do not hang, follow redirects to files or read without end."""
 
-from __future__ import annotations
-
 import html
 import re
 import socket
@@ -46,9 +44,8 @@ def asked_address(url: str) -> str:
         netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode('idna').decode('ascii')
     except ValueError as error:
         shown = re.sub('//[^/]*@', '//...@', url)  # without a password
-        raise UserError(
-            f'{shown} cannot be fetched: expected an address that begins with https:// and a host; {remedy}'
-        ) from error
+        expected = 'expected an address that begins with https:// and a host'
+        raise UserError(f'{shown} cannot be fetched: {expected}; {remedy}') from error
     path, query = (urllib.parse.quote(text, "%/:?@!$&'()*+,;=~", errors='surrogatepass') for text in parts[2:4])
     return urllib.parse.urlunsplit((parts.scheme, netloc, path, query, ''))
 

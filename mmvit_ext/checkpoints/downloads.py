@@ -71,11 +71,10 @@ def fetch(
     progress: bool = True,
     pause: float = 1.0,
 ) -> Path:
-    """Find a file in the cache, or download it there; returns its path.
+    """Find a file in the cache, or download it there; returns its path, or says why it is not whole and right there.
 
     ``sha256`` is at least its first 8 digits; those in the file's name count as well. ``name`` is the file's where the
-    address does not end with it. ``pause`` is what lies before the second attempt, in seconds; later ones are twice as
-    long. Whatever keeps the file from being whole and right in ``folder`` is a ``UserError``.
+    address does not end with it. ``pause`` are the seconds before the second attempt; later pauses are twice as long.
     """
     address = asked_address(url)
     path = cached_path(url, cache_folder() if folder is None else Path(folder), name)
@@ -105,10 +104,9 @@ def fetch(
             part.unlink()
             # What an earlier connection left may be the beginning of another version of the file.
             if repeated or not download.resumed:
-                raise UserError(
-                    f'{url} has the SHA-256 {actual[: len(wrong)]}... where {wrong} is expected; the file was not '
-                    'kept: the server has another one, ask where the right one is or pass --checkpoint FILE'
-                )
+                fault = f'{url} has the SHA-256 {actual[: len(wrong)]}... where {wrong} is expected; it was not kept'
+                remedy = 'the server has another file, ask where the right one is or pass --checkpoint FILE'
+                raise UserError(f'{fault}: {remedy}')
         with _disk(path):
             part.replace(path)
             tag.unlink(missing_ok=True)
@@ -117,14 +115,10 @@ def fetch(
 
 def _is_cached(path: Path, sha256: str | None, strict: bool = False) -> bool:
     """Whether the cache has a sound file; ``UserError`` for another one where that is ``strict``."""
-    try:
-        with _disk(path):
-            if path.is_file():
-                verify_hash(path, sha256, 'cached file')
-                return True
-    except UserError:
-        if strict:
-            raise
+    with suppress(*([] if strict else [UserError])), _disk(path):
+        if path.is_file():
+            verify_hash(path, sha256, 'cached file')
+            return True
     return False
 
 
@@ -134,10 +128,8 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f'{path} cannot be read or written: {error.strerror or error}; free space there, or choose another folder '
-            'with --cache-dir or XDG_CACHE_HOME'
-        ) from error
+        remedy = 'free space there, or choose another folder with --cache-dir or XDG_CACHE_HOME'
+        raise UserError(f'{path} cannot be read or written: {error.strerror or error}; {remedy}') from error
 
 
 @contextmanager
@@ -150,10 +142,8 @@ def _alone(path: Path, part: Path, progress: bool) -> Iterator[None]:
                 stack.enter_context(lock.acquire(timeout=wait))
                 break
             if size == (size := _size(part)):
-                raise UserError(
-                    f'another process holds {lock.lock_file} and does not get on with {path.name}: end it, and run the '
-                    'command again'
-                )
+                fault = f'another process holds {lock.lock_file} and does not get on with {path.name}'
+                raise UserError(f'{fault}: end it, and run the command again')
             if progress:
                 print(f'Another process downloads {path.name}; waiting for it.', file=sys.stderr)
             wait = PATIENCE * TIMEOUT
@@ -222,10 +212,8 @@ class _Download:
 
     def _failed(self, reason: str) -> UserError:
         reason = re.sub(r'[^\x20-\x7e]+', '?', reason)[:400]  # some of it is the server's
-        return UserError(
-            f'{self.url} could not be downloaded: {reason}; run the command again to resume, or download the file by '
-            'hand and pass --checkpoint FILE'
-        )
+        remedy = 'run the command again to resume, or download the file by hand and pass --checkpoint FILE'
+        return UserError(f'{self.url} could not be downloaded: {reason}; {remedy}')
 
     def _connect(self, address: str, connection: Connection) -> bool:
         """Use one connection; tells whether the file is complete after it."""
@@ -275,9 +263,8 @@ class _Download:
                 return False
             if (form := confirmed_address(block.decode('utf-8', 'replace'), response.url)) is not None:
                 raise _RetryError('the server keeps asking for a confirmation', address=form)
-            raise UserError(
-                f'{self.url} is a web page and not a file: download the file in a browser and pass --checkpoint FILE'
-            )
+            remedy = 'download the file in a browser and pass --checkpoint FILE'
+            raise UserError(f'{self.url} is a web page and not a file: {remedy}')
         if block and not start:
             with _disk(self.part):
                 self.tag.unlink(missing_ok=True)
@@ -294,8 +281,12 @@ class _Download:
         if total is not None and start > total:
             self.part.unlink()
             raise _RetryError('the server sends more than it announces')
-        if total is None and not response.chunked and not connection.slow:
-            return bool(start) and self._proved()
+        if start and total is None and not response.chunked and not connection.slow:
+            digest = digest_of(self.part)
+            known = all(digest.startswith(digits) for digits in self.expected)
+            # A file of PyTorch has its directory at the end.
+            if not known or not (self.expected or zipfile.is_zipfile(self.part)):
+                raise _RetryError('the server does not tell the length of the file, and it is not known to be whole')
         return 0 < start == (total or start)
 
     def _extent(self, response: http.client.HTTPResponse, have: int, validator: str) -> tuple[int, int | None]:
@@ -319,10 +310,8 @@ class _Download:
         with _disk(self.part):
             room = shutil.disk_usage(self.part.parent).free + _size(self.part)
         if total is not None and not 0 < total <= min(room, self.largest):
-            raise self._failed(
-                f'it has {total} bytes where 1 to {self.largest:.0f} are expected (MMVIT_EXT_LARGEST_DOWNLOAD), and '
-                f'{self.part.parent} has room for {room}'
-            )
+            limit = f'1 to {self.largest:.0f} are expected (MMVIT_EXT_LARGEST_DOWNLOAD)'
+            raise self._failed(f'it has {total} bytes where {limit}, and {self.part.parent} has room for {room}')
         return start, total
 
     def _write(self, block: bytes, start: int, total: int | None) -> None:
@@ -339,11 +328,3 @@ class _Download:
             if total is None:
                 self.part.unlink(missing_ok=True)
             raise
-
-    def _proved(self) -> bool:
-        """Whether a file is whole of which the server does not tell the length."""
-        digest = digest_of(self.part)
-        known = all(digest.startswith(digits) for digits in self.expected)
-        if known and (self.expected or zipfile.is_zipfile(self.part)):  # PyTorch's have their directory at the end
-            return True
-        raise _RetryError('the server does not tell the length of the file, and what came is not known to be whole')

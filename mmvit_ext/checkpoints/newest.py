@@ -6,7 +6,6 @@ A path that stands in a file is never followed: a note in a copied folder names 
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +17,11 @@ from .unpickling import read_outline
 
 __all__ = ['RUN_ID', 'NewestCheckpoint', 'may_be_of_run', 'newest_checkpoint', 'training_position']
 
-RUN_ID = 'run_id'
-"""Key in ``meta`` of a checkpoint, and the file in ``work_dir`` with the id of the latest run there."""
-
+RUN_ID = 'run_id'  # key in ``meta`` of a checkpoint, and the file in ``work_dir`` with the id of the latest run there
 _OWN_NAME = re.compile(r'(?:iter|epoch)_\d+\.pth|preempted\.pth')
 
 
-@dataclass(frozen=True)
-class NewestCheckpoint:
+class NewestCheckpoint(NamedTuple):
     """The answer of :func:`newest_checkpoint`."""
 
     path: str | None  # None when the run has not written one
@@ -40,9 +36,8 @@ class NewestCheckpoint:
             at = '' if self.iteration is None else f' of iteration {self.iteration}'
             notes = [f'--resume: {"; ".join(self.passed_over)}; resuming from the older {self.path}{at}']
         if not self.has_id:
-            notes.append(
-                f'--resume: {self.path} has no id of its run (another version wrote it), it is taken by its name'
-            )
+            fault = f'{self.path} has no id of its run (another version wrote it)'
+            notes.append(f'--resume: {fault}, it is taken by its name')
         return notes
 
 
@@ -58,10 +53,7 @@ class Candidate(NamedTuple):
 
 
 def training_position(path: str | Path) -> tuple[int, str | None] | None:
-    """Iteration and run of a training run's checkpoint, without reading tensors; ``None`` for weights alone.
-
-    What a damaged file raises depends on the damage.
-    """
+    """Iteration and run of a training run's checkpoint, without reading tensors; ``None`` for weights alone."""
     content = read_outline(Path(path))
     meta = content.get('meta')
     if 'optimizer' not in content or 'message_hub' not in content or not isinstance(meta, Mapping):
@@ -90,15 +82,13 @@ def _text(path: Path) -> str:
 def newest_checkpoint(
     work_dir: str | Path, more_folders: Iterable[str | Path] = (), *, restarted: bool = False
 ) -> NewestCheckpoint:
-    """The newest checkpoint of the latest run of a folder that can be loaded.
+    """The newest checkpoint of the latest run of a folder that can be loaded, the one of the highest iteration.
 
-    Newest is the one of the highest iteration, not the one of the latest date: copying a folder changes dates. Only
-    files that a run can resume from count, so the best checkpoint, which has no optimiser, does not. Which run is meant
-    is told by the folder's file ``run_id``, or by the checkpoint that ``last_checkpoint`` names, or by all checkpoints
-    together. Files that the checkpoint hook would name otherwise come last, and without an id not at all.
-
-    ``more_folders`` are where else checkpoints are, such as the hook's ``out_dir``; ``restarted`` says that the
-    launcher started the run again, which may not have saved anything yet.
+    The date is none of the reasons: copying a folder changes it. Only files that a run can resume from count, so the
+    best checkpoint, which has no optimiser, does not. Which run is meant is told by the folder's file ``run_id``, or by
+    the checkpoint that ``last_checkpoint`` names, or by all checkpoints together. Files that the hook would name
+    otherwise come last, and without an id not at all. ``more_folders`` are where else checkpoints are; ``restarted``
+    says that the launcher started the run again, which may not have saved anything yet.
     """
     note, listed = Path(work_dir) / 'last_checkpoint', [str(work_dir), *map(str, more_folders)]
     noted = _text(note)
@@ -122,19 +112,14 @@ def newest_checkpoint(
             return NewestCheckpoint(str(candidate.path), candidate.iteration, newer, candidate.has_id)
         damaged.append((float('inf'), f'{candidate.path} {damage}'))
     if damaged:
-        texts = '; '.join(text for _, text in damaged)
-        raise UserError(
-            f'--resume: no checkpoint in {work_dir} can be loaded: {texts}; copy one there, or leave --resume out to '
-            'start from the beginning'
-        )
+        fault = f'no checkpoint in {work_dir} can be loaded: {"; ".join(text for _, text in damaged)}'
+        raise UserError(f'--resume: {fault}; copy one there, or leave --resume out to start from the beginning')
     if found and not restarted:
         others = ', '.join(str(candidate.path) for candidate in sorted(found, reverse=True)[:3])
         raise UserError(f'--resume: no checkpoint of this run is in {work_dir}, {others} is of another one: {advice}')
     if noted and not found:
-        raise UserError(
-            f'--resume: {note} names {noted}, and {name} is not there or no checkpoint of a training run: put it into '
-            f'{work_dir}, or {advice}'
-        )
+        fault = f'{note} names {noted}, and {name} is not there or no checkpoint of a training run'
+        raise UserError(f'--resume: {fault}: put it into {work_dir}, or {advice}')
     return NewestCheckpoint(None)
 
 

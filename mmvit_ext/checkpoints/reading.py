@@ -20,22 +20,14 @@ from mmvit_ext.models.layers.position_embedding import note_grids
 from .safetensors_files import is_safetensors, read_safetensors
 from .unpickling import load_without_code, read_outline
 
-__all__ = [
-    'FORMAT',
-    'check_checkpoint_file',
-    'checkpoint_damage',
-    'extract_state_dict',
-    'metafile_hash',
-    'read_checkpoint',
-]
+__all__ = ['FORMAT', 'check_checkpoint_file', 'checkpoint_damage', 'extract_state_dict', 'metafile_hash']
+__all__ += ['read_checkpoint']
 
 FORMAT = {'mmvit_ext_format': 1}
 """Noted in ``meta`` of training checkpoints; raised when an older version could not resume from them."""
 
 _AGAIN = 'download or copy it again'
-
 _LEGACY_MAGIC = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # a number with which torch.save began before PyTorch 1.6
-
 _ZIP_MAGIC = b'PK\x03\x04'
 
 _OTHER_FILES = (
@@ -116,9 +108,9 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """Read a checkpoint, written by ``torch.save`` or as safetensors, without running code from it.
 
-    Parameters that released files hold under ``model`` are put under ``state_dict``, where the libraries look. ``role``
-    is what the file is to the caller, for the message; with ``trust``, pickle reads what nothing else can and runs code
-    from it; ``expected_hash`` are first digits of the SHA-256 that are known from elsewhere than the file's name.
+    Parameters that released files hold under ``model`` are put under ``state_dict``, where the libraries look. With
+    ``trust``, pickle reads what nothing else can and runs code from it; ``expected_hash`` are first digits of the
+    SHA-256 that are known from elsewhere than the file's name; ``role`` is for messages.
     """
     check_checkpoint_file(path, role)
     path = Path(path).expanduser()
@@ -126,10 +118,9 @@ def read_checkpoint(
     try:
         content = _read(path, map_location, trust)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f'the {role} {path} holds more than tensors and plain values ({_offender(error)}): pass --trust if you '
-            'trust where it comes from, reading it then runs code from the file'
-        ) from error
+        more = f'more than tensors and plain values ({_offender(error)})'
+        remedy = 'pass --trust if you trust where it comes from, reading it then runs code from the file'
+        raise UserError(f'the {role} {path} holds {more}: {remedy}') from error
     except Exception as error:  # damaged bytes fail in every way that a parser has
         raise UserError(f'the {role} {path} {_damaged(error)}') from error
     if not isinstance(content, dict):
@@ -138,9 +129,9 @@ def read_checkpoint(
     for key, known in FORMAT.items():
         found = meta.get(key, known) if isinstance(meta, Mapping) else known
         if not isinstance(found, int) or found > known:
+            formats = f'format {found!r}, this one knows {known}'
             raise UserError(
-                f'the {role} {path} was written by a newer version of mmvit_ext (format {found!r}, this one knows '
-                f'{known}): update mmvit_ext'
+                f'the {role} {path} was written by a newer version of mmvit_ext ({formats}): update mmvit_ext'
             )
     if 'state_dict' not in content and isinstance(content.get('model'), Mapping):
         content['state_dict'] = content.pop('model')
@@ -230,16 +221,12 @@ def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str
     if isinstance(metadata, Mapping):
         vars(tensors)['_metadata'] = {str(name).removeprefix('module.'): local for name, local in metadata.items()}
     if not tensors:
-        parts = [
-            key
-            for key, part in content.items()
-            if isinstance(part, Mapping) and any(map(torch.is_tensor, part.values()))
-        ]
-        hint = f'; write one of its parts {", ".join(map(str, parts))} to a file of its own' if parts else ''
+        nested = [(str(key), part.values()) for key, part in content.items() if isinstance(part, Mapping)]
+        parts = ', '.join(key for key, values in nested if any(map(torch.is_tensor, values)))
+        hint = f'; write one of its parts {parts} to a file of its own' if parts else ''
         shown = ', '.join(map(str, list(content)[:5]))
-        raise UserError(
-            f'{path} holds no parameters (its keys: {shown}): expected a state_dict or a checkpoint with one{hint}'
-        )
+        expected = f'expected a state_dict or a checkpoint with one{hint}'
+        raise UserError(f'{path} holds no parameters (its keys: {shown}): {expected}')
     return tensors
 
 

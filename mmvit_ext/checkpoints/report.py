@@ -7,7 +7,8 @@ backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``res
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,15 +19,30 @@ from torch import nn
 
 from mmvit_ext.errors.user_error import UserError
 
-from .styles import style_hint
-
-__all__ = ['LoadObserver', 'WeightsReport', 'check_report', 'load_weights', 'weights_report']
+__all__ = ['LoadObserver', 'WeightsReport', 'check_report', 'load_weights', 'style_hint', 'weights_report']
 
 MIN_FRACTION = 0.5
 _SHOWN = 3
 ALLOW_OPTION = '--allow-partial-weights'
-
 Shape = tuple[int, ...]
+
+_STYLES: tuple[tuple[str, str, str | None], ...] = (
+    (r'(visual|text|vision_model)\.(transformer\.resblocks|encoder\.layers)\.\d+\.', 'CLIP', None),
+    (r'(\w+\.)*encoder\.layers?\.\d+\.(attention\.|self_attn\.|self_attention\.)', 'Hugging Face transformers', None),
+    (r'encoder\.layers\.encoder_layer_\d+\.', "torchvision's ViT", None),
+    (r'(backbone\.)?blocks\.\d+\.(gamma_[12]|attn\.[qv]_bias|attn\.relative_position_bias_table)', 'BEiT', None),
+    (r'(backbone\.)?blocks\.(\d+\.)?\d+\.ls[12]\.gamma', 'a ViT with layer scale (DINOv2, DeiT III)', None),
+    (r'(backbone\.)?layers\.\d+\.blocks\.\d+\.attn\.', 'Swin', None),
+    (r'(backbone\.)?layer[1-4]\.\d+\.conv1\.', 'a ResNet', None),
+    (r'(backbone\.)?layers\.\d+\.attn\.qkv\.', "mmpretrain's ViT", None),
+    (r'(backbone\.)?(inner_pos|pixel_pos)', 'TNT', 'tnt'),
+    (r'levels\.\d+\.transformer_encoder\.\d+\.', "timm's NesT", 'nest'),
+    (r'(backbone\.)?patch_embed1\.proj\.', 'the authors of P2T', 'p2t'),
+    (r'(decode_head\.)?(atm\.)?decoder_\d+\.layers\.', 'the authors of SegViT', 'segvit'),
+    (r'dist_token', "timm's distilled DeiT, which SPFormer starts from", 'deit'),
+    (r'blocks\.\d+\.attn\.qkv\.', "timm's ViT (AugReg, DeiT, DINO, MAE)", 'vit'),
+)
+"""The beginning of a parameter's name, whose it is, and the method of ``mmvit convert`` that takes such a file."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +54,7 @@ class WeightsReport:
     unexpected: tuple[str, ...]  # names of the checkpoint that the model does not have
     mismatched: tuple[tuple[str, Shape, Shape], ...]  # name, shape in the checkpoint, other shape in the model
     adapted: tuple[str, ...] = ()  # of ``matched``: what the model changed itself, such as a position embedding's grid
-    failed: tuple[
-        str, ...
-    ] = ()  # names that the checkpoint has, but whose values are not in the model, with the reason
+    failed: tuple[str, ...] = ()  # names whose values of the checkpoint are not in the model, with the reason
 
     @property
     def total(self) -> int:
@@ -61,11 +75,11 @@ class WeightsReport:
         text = f'{len(self.matched)} of {self.total} parameters matched'
         if self.adapted:
             text += f' ({len(self.adapted)} of them adapted: {_names(self.adapted)})'
-        for title, names in (('missing', self.missing), ('unexpected', self.unexpected)):
-            text += f', {len(names)} {title}' + (f' ({_names(names)})' if names else '')
         shapes = [f'{name} {_shape(theirs)} for {_shape(ours)}' for name, theirs, ours in self.mismatched]
-        text += f', {len(shapes)} of another shape' + (f' ({_names(shapes)})' if shapes else '')
-        return text + (f', {len(self.failed)} not arrived ({_names(self.failed)})' if self.failed else '')
+        parts = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': shapes}
+        for title, names in {**parts, **({'not arrived': self.failed} if self.failed else {})}.items():
+            text += f', {len(names)} {title}' + (f' ({_names(names)})' if names else '')
+        return text
 
 
 def _names(names: Sequence[str]) -> str:
@@ -99,12 +113,9 @@ def weights_report(model_state: Mapping[str, Any], checkpoint_state: Mapping[str
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    shapes = {name: getattr(value, 'shape', value) for name, value in state.items()}
-    return {
-        name: tuple(shape)
-        for name, shape in shapes.items()
-        if isinstance(shape, tuple | list) and not name.endswith('num_batches_tracked')
-    }
+    names = (name for name in state if not name.endswith('num_batches_tracked'))
+    shapes = {name: getattr(state[name], 'shape', state[name]) for name in names}
+    return {name: tuple(shape) for name, shape in shapes.items() if isinstance(shape, tuple | list)}
 
 
 def _kind(value: Any) -> str | None:
@@ -131,9 +142,18 @@ def check_report(report: WeightsReport, source: str, target: str, *, strict: boo
         return
     need = 'all of them' if strict else 'every value of the file' if report.failed else 'at least half'
     hint = style_hint(report.unexpected) or '; use the checkpoint that belongs to this config'
-    raise UserError(
-        f'{source} does not fit {target}: {report}; expected {need}{hint}, or pass {ALLOW_OPTION} if this is intended'
-    )
+    remedy = f'expected {need}{hint}, or pass {ALLOW_OPTION} if this is intended'
+    raise UserError(f'{source} does not fit {target}: {report}; {remedy}')
+
+
+def style_hint(names: Iterable[str]) -> str:
+    """Half a sentence on foreign names and the way from there; empty where nobody is recognised by them."""
+    names = list(names)
+    for begin, whose, method in _STYLES:
+        if any(re.match(begin, name) for name in names):
+            converting = f'convert the file with `mmvit convert {method} FILE OUT.pth`'
+            return f'; the names are those of {whose}: {converting if method else "no converter takes them"}'
+    return ''
 
 
 class LoadObserver:
@@ -170,9 +190,8 @@ class LoadObserver:
     def _before(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
         if self._stack:
             names = [prefix + name for name in (*module._parameters, *module._buffers)]
-            self._stack[-1][2].update(
-                {name: state_dict[name] for name in names if torch.is_tensor(state_dict.get(name))}
-            )
+            own = {name: state_dict[name] for name in names if torch.is_tensor(state_dict.get(name))}
+            self._stack[-1][2].update(own)
 
     def _after(self, name: str, module: nn.Module, incompatible: Any) -> None:
         if not self._stack or self._stack[-1][0] is not module:
@@ -196,8 +215,7 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsRepo
     reports: list[WeightsReport] = []
     observer = LoadObserver(model, lambda name, module, report: reports.append(report))
     try:
-        # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False; its own
-        # report goes to the log, which a prediction command does not have.
+        # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False.
         load_state_dict(model, state_dict, strict=False, logger=silent)
     finally:
         observer.close()

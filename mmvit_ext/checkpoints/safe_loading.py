@@ -29,10 +29,7 @@ __all__ = ['SafeFilesHook', 'install_safe_loading', 'safe_loading']
 
 
 def install_safe_loading(*, trust: bool = False, config: str | Path | None = None) -> None:
-    """Make mmengine's checkpoint loading in this process run no code from files, unless they are trusted.
-
-    The ``metafile.yml`` beside ``config``, the config file of the run, may have hashes.
-    """
+    """Make mmengine's loading run no code from files, unless trusted; ``metafile.yml`` beside a config has hashes."""
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         expected = metafile_hash(config, filename)
@@ -45,8 +42,7 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / filename.rpartition('/')[2]
             path.write_bytes(read_address(filename))
-            role = f'local copy of {filename},'
-            return read_checkpoint(path, role, trust=trust, map_location=map_location)
+            return read_checkpoint(path, f'local copy of {filename},', trust=trust, map_location=map_location)
 
     def load_from_named(filename: str, map_location: Any = None) -> Any:
         scheme, _, name = filename.partition('://')
@@ -57,10 +53,8 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
     def load_from_pavi(filename: str, map_location: Any = None) -> Any:
         if trust:
             return mmengine_checkpoint.load_from_pavi(filename, map_location)
-        raise UserError(
-            f'{filename} is read with pickle, which runs code from it: download it and give its path, or pass --trust '
-            'if you trust where it comes from'
-        )
+        remedy = 'download it and give its path, or pass --trust if you trust where it comes from'
+        raise UserError(f'{filename} is read with pickle, which runs code from it: {remedy}')
 
     schemes: dict[tuple[str, ...], Callable[..., Any]] = {
         ('',): load_from_local,
@@ -97,12 +91,10 @@ def _download(address: str) -> Path:
 
 def _address_of(scheme: str, name: str) -> str:
     """The file or address behind one of the names that the libraries give to checkpoints."""
-    if scheme in ('modelzoo', 'torchvision'):
-        table = mmengine_checkpoint.get_torchvision_models()
-    elif scheme == 'mmcls':
-        table = mmengine_checkpoint.get_mmcls_models()
-    else:
-        table = mmengine_checkpoint.get_external_models()
+    tables = {'mmcls': mmengine_checkpoint.get_mmcls_models}
+    tables |= dict.fromkeys(('modelzoo', 'torchvision'), mmengine_checkpoint.get_torchvision_models)
+    table = tables.get(scheme, mmengine_checkpoint.get_external_models)()
+    if scheme not in tables:
         name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
     if name not in table:
         raise UserError(f'{scheme}://{name} is no checkpoint that is known by name: give its address or a file')
@@ -115,8 +107,7 @@ class SafeFilesHook(Hook):
     """Reads checkpoints without running code from them, in every train script that uses the config.
 
     The loaders are installed when the hook is built, because pretrained weights are loaded before the first hook is
-    called; they stay for the length of the process. Config text that is stored in a checkpoint, which mmengine executes
-    on resume, is taken out before that.
+    called; they stay. Config text that is stored in a checkpoint, which mmengine executes on resume, is taken out.
 
     Args:
         trust: Read a file with pickle if that is the only way, which runs code from it.

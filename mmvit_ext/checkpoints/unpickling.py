@@ -41,12 +41,10 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """A type or function by name, from the list only."""
-        allowed = _restricted_names()
         module = 'builtins' if module == '__builtin__' else module  # as PyTorch's protocol writes it
-        try:
-            return allowed[f'{module}.{name}']
-        except KeyError:
-            raise pickle.UnpicklingError(f'{module}.{name} is none of the harmless types') from None
+        if (found := _restricted_names().get(f'{module}.{name}')) is None:
+            raise pickle.UnpicklingError(f'{module}.{name} is none of the harmless types')
+        return found
 
 
 def _statistics_method(owner: Any, name: str) -> Any:
@@ -80,8 +78,7 @@ def _harmless() -> dict[str, Any]:
     for written in ('numpy.core', 'numpy._core'):  # numpy 1 wrote the first, numpy 2 writes the second
         names[f'{written}.multiarray._reconstruct'] = core.multiarray._reconstruct
         names[f'{written}.multiarray.scalar'] = core.multiarray.scalar
-    codes = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')
-    kinds = {type(np.dtype(code)) for code in codes}
+    kinds = {type(np.dtype(code)) for code in ['f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?']}
     return names | {f'{kind.__module__}.{kind.__qualname__}': kind for kind in kinds}
 
 
@@ -107,22 +104,12 @@ def _restricted_names() -> dict[str, Any]:
         'torch.nn.parameter.Parameter': torch.nn.Parameter,
         'torch.serialization._get_layout': torch.serialization._get_layout,
     }
-    for module, functions in (
-        (
-            torch,
-            (
-                'Size',
-                'device',
-                'Tensor',
-                'per_tensor_affine',
-                'per_channel_affine',
-                *(name for name in vars(torch) if name.endswith('Storage')),
-            ),
-        ),
-        (torch._utils, [name for name in vars(torch._utils) if name in _REBUILD]),
-        (torch.storage, ('TypedStorage', 'UntypedStorage')),
-    ):
-        names |= {f'{module.__name__}.{function}': getattr(module, function) for function in functions}
+    own = ('Size', 'device', 'Tensor', 'per_tensor_affine', 'per_channel_affine')
+    storages = [name for name in vars(torch) if name.endswith('Storage')]
+    rebuilding = [name for name in vars(torch._utils) if name in _REBUILD]
+    listed = {torch: [*own, *storages], torch._utils: rebuilding, torch.storage: ['TypedStorage', 'UntypedStorage']}
+    for module, attributes in listed.items():
+        names |= {f'{module.__name__}.{attribute}': getattr(module, attribute) for attribute in attributes}
     return names | {f'torch.{name}': value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 
@@ -139,11 +126,11 @@ class _Inert:
     def __new__(cls, *_args: Any, **_options: Any) -> '_Inert':
         return super().__new__(cls)
 
-    def __call__(self, *_args: Any, **_options: Any) -> '_Inert':
-        return self
-
     def _ignore(self, *_args: Any, **_options: Any) -> None:
         pass
+
+    def __call__(self, *_args: Any, **_options: Any) -> '_Inert':
+        return self
 
     # What pickles call to fill objects, lists and sets.
     __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore

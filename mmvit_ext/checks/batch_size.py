@@ -1,14 +1,13 @@
 """The total batch size against the one that the recipe's learning rate was chosen for."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmengine.config import Config
 
 __all__ = ['BatchSize', 'batch_size_of']
 
 
-@dataclass(frozen=True)
-class BatchSize:
+class BatchSize(NamedTuple):
     """What one optimiser step sees, beside what the recipe's learning rate was chosen for."""
 
     processes: int  # GPUs
@@ -49,15 +48,13 @@ class BatchSize:
             return None
         fitting = f'{self.lr * self.factor:g}'
         if self.scaled:
-            return (
-                f'--auto-scale-lr leaves the {self.accumulation} accumulated passes out: the learning rate is '
-                f'{self.used_lr:g}, the total batch size of {self.total} would have {fitting}'
-            )
-        return (
-            f"the total batch size is {self.factor:g} times the recipe's {self.base}, but the learning rate "
-            f'{self.lr:g} belongs to {self.base}: pass --auto-scale-lr to use {fitting}, or change '
-            'train_dataloader.batch_size or optim_wrapper.accumulative_counts'
+            fault = f'--auto-scale-lr leaves the {self.accumulation} accumulated passes out'
+            return f'{fault}: the learning rate is {self.used_lr:g}, a total batch size of {self.total} needs {fitting}'
+        fault = (
+            f"the total batch size is {self.factor:g} times the recipe's {self.base}, but the learning rate {self.lr:g}"
         )
+        remedy = f'pass --auto-scale-lr to use {fitting}, or change train_dataloader.batch_size or accumulative_counts'
+        return f'{fault} belongs to {self.base}: {remedy}'
 
 
 def batch_size_of(cfg: Config, processes: int) -> BatchSize | None:

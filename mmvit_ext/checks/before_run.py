@@ -1,24 +1,28 @@
 """All checks of a config against its types, files and datasets, before anything is built or written."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file
+from mmvit_ext.config.building import build_model
 from mmvit_ext.config.walking import is_pretrained, label_steps, loads_by_itself, walk
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import is_remote
 
 from .datasets import VisitedDataset, check_samples, visit_datasets
-from .strides import check_strides
 from .types import check_num_classes, check_types
 
-__all__ = ['check_before_run', 'check_datasets']
+__all__ = ['check_before_run', 'check_datasets', 'check_strides']
 
 # Reading a larger annotation file twice would cost more time than an early message is worth.
 _MAX_ANNOTATION_BYTES = 64 * 2**20
+EDGE = 896  # of the input whose maps are measured: a multiple of every usual stride
+REGIONS = ('bbox_roi_extractor', 'mask_roi_extractor')  # others may look at maps that are not the detector's
 
 
 def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
@@ -74,3 +78,43 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> list[VisitedDataset]:
             if small or 'seg_map_path' in dataset.folders:
                 check_samples(dataset)
     return datasets
+
+
+def _expected_strides(model: nn.Module) -> Iterator[tuple[str, list[tuple]]]:
+    """The strides that parts of a detector are made for, with the dotted keys of these parts."""
+    for name, module in model.named_modules():
+        strides = getattr(getattr(module, 'prior_generator', None), 'strides', None)
+        key = f'model.{name}.{"anchor" if hasattr(module, "anchor_generator") else "prior"}_generator'
+        if strides is None and any(part in name.split('.') for part in REGIONS):
+            strides, key = getattr(module, 'featmap_strides', None), f'model.{name}.featmap_strides'
+        pairs = [tuple(stride) if isinstance(stride, list | tuple) else (stride, stride) for stride in strides or []]
+        if pairs and all(float(edge).is_integer() for pair in pairs for edge in pair):  # others fit one image size only
+            yield key, pairs
+
+
+def check_strides(cfg: Config) -> list[str]:
+    """Refuse maps, behind the neck, of other strides than the anchors, points and regions; returns lines to log.
+
+    They train without an error: on maps of stride 16 the anchors of stride 4 cover a part of the image.
+    """
+    try:
+        model: Any = build_model(cfg, device='meta', training=True).eval()
+        mean = getattr(model.data_preprocessor, 'mean', None)
+        image = torch.zeros(1, 3 if mean is None else len(mean), EDGE, EDGE, device='meta')
+        expected = dict(_expected_strides(model))
+        with torch.no_grad():
+            maps = model.extract_feat(image) if expected else []
+        found = [(round(EDGE / x.shape[-1]), round(EDGE / x.shape[-2])) for x in maps]
+    except Exception as error:  # an operator may not know the device meta; what is wrong here the run finds again
+        return [f'the strides of the maps were not compared with those of anchors and regions: {type(error).__name__}']
+    for key, strides in expected.items():
+        if found[: len(strides)] != strides:
+            made, have = (', '.join(str(x) if x == y else f'{x}x{y}' for x, y in maps) for maps in (strides, found))
+            if given := getattr(model.backbone, 'out_strides', None):
+                have += f', the backbone gives {", ".join(map(str, given))}'
+            raise UserError(
+                f'{key} is made for maps of the strides {made}, but its maps have the strides {have}: put '
+                "dict(type='mmvit_ext.PlainPyramid', in_channels=...) behind the backbone, which makes strides 4 to 32 "
+                'of one, or set the strides to those of the maps'
+            )
+    return []

@@ -12,8 +12,7 @@ import numpy as np
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import regular_file
 
-from .datasets import VisitedDataset
-from .report import DatasetReport, Finding
+from .datasets import DatasetReport, Finding, VisitedDataset
 
 __all__ = ['box_problem', 'is_number', 'read_coco_file', 'read_lists']
 

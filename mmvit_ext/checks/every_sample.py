@@ -28,13 +28,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.machine import progress_bar
 
 from .coco_file import read_coco_file
-from .datasets import VisitedDataset, visit_datasets
-from .report import DatasetReport, Finding
+from .datasets import DatasetReport, Finding, VisitedDataset, visit_datasets
 
 __all__ = ['check_every_file']
 
 SPLITS = ('train', 'val', 'test')
-
 _CHUNK = 32
 
 
@@ -76,11 +74,12 @@ class _Outcome:
             self.findings.append(Finding(kind, path, str(error)))
             return None
 
-    def exists(self, path: str, role: str, context: _Context) -> bool:
-        # A named pipe or a device would be waited for.
-        if absent := context.local and not os.path.isfile(path):
+    def read(self, path: str, role: str, local: bool, call: Callable[..., Any], argument: Any) -> Any:
+        """What a loader reads, ``None`` where the file is not there or the loader's error becomes a finding."""
+        if local and not os.path.isfile(path):  # a named pipe or a device would be waited for
             self.findings.append(Finding('missing file', path, f'the {role} {path} does not exist'))
-        return not absent
+            return None
+        return self.attempt(path, f'unreadable {role}', call, argument)
 
 
 def _check_chunk(samples: Sequence[_Sample], context: _Context) -> _Outcome:
@@ -97,10 +96,7 @@ def _check_chunk(samples: Sequence[_Sample], context: _Context) -> _Outcome:
 def _check_image(
     path: str, size: tuple[int, int] | None, context: _Context, outcome: _Outcome
 ) -> tuple[int, int] | None:
-    loaded = None
-    if outcome.exists(path, 'image', context):
-        loaded = outcome.attempt(path, 'unreadable image', context.load_image.transform, {'img_path': path})
-    if loaded is None:
+    if (loaded := outcome.read(path, 'image', context.local, context.load_image.transform, {'img_path': path})) is None:
         return None
     height, width = loaded['ori_shape']
     if size not in (None, (height, width)):
@@ -111,10 +107,7 @@ def _check_image(
 
 def _check_label_map(results: Mapping[str, Any], context: _Context, outcome: _Outcome) -> None:
     path, loader = results['seg_map_path'], context.load_labels
-    raw = None
-    if outcome.exists(path, 'label map', context):
-        raw = outcome.attempt(path, 'unreadable label map', loader.decode, path)
-    if raw is None:
+    if (raw := outcome.read(path, 'label map', context.local, loader.decode, path)) is None:
         return
     outcome.attempt(path, 'size', loader.check_size, raw, results)
     outcome.attempt(path, 'label values', loader.check_values, raw, results)

@@ -18,8 +18,7 @@ from .datasets import VisitedDataset, check_samples, visit_datasets
 
 __all__ = ['LAYOUTS', 'DatasetCount', 'Layout', 'check_layout', 'draw_mini_data']
 
-SAMPLE = 8
-"""Images of each dataset that are opened."""
+SAMPLE = 8  # images of each dataset that are opened
 
 
 class Layout(NamedTuple):

@@ -16,7 +16,6 @@ from mmvit_ext.errors.user_error import UserError
 __all__ = ['check_num_classes', 'check_types']
 
 _MODEL_PARTS = re.compile(r'^(backbone|neck|data_preprocessor|loss\w*|\w*head)$')
-
 TypeEntry = tuple[str, Any, str, str | None]
 
 

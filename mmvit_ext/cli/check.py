@@ -11,8 +11,8 @@ was found; 1: something was, and is listed; 2: the config or its folders are wro
 
 import argparse
 
+from mmvit_ext.checks.datasets import write_fix_list
 from mmvit_ext.checks.every_sample import SPLITS, check_every_file
-from mmvit_ext.checks.report import write_fix_list
 from mmvit_ext.cli.arguments import add_shared
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import say

@@ -22,27 +22,20 @@ from mmvit_ext.checks.coco_file import box_problem, is_number
 from mmvit_ext.errors.user_error import UserError, printable
 from mmvit_ext.inference.images import collect_images
 
-from . import coco
-from .ade20k import CLASSES
+from . import benchmarks
 from .reading import MAX_UNPACKED, BoundedFile, json_entries, open_member
 from .run import image_folder
 
 __all__ = ['Fault', 'Report', 'check_archive', 'run_lengths']
 
-SHOWN = 5
-"""Faults of a kind that are listed unless all are asked for."""
-KEPT = 1000
-"""Faults of a kind that are kept: the rest is counted."""
-LONGEST = 300
-"""Characters of a name or reason."""
-MAX_FAULTS = 100_000
-"""Faults of the objects after which a list is read no further."""
+SHOWN = 5  # faults of a kind that are listed unless all are asked for
+KEPT = 1000  # faults of a kind that are kept: the rest is counted
+LONGEST = 300  # characters of a name or reason
+MAX_FAULTS = 100_000  # faults of the objects after which a list is read no further
 MAX_FILE, MAX_PIXELS, MAX_ALL_PIXELS = 2**25, 2**25, 2**33
 """Bytes and pixels of a label map, and pixels of all of them: ADE20K's images have less than a million on average."""
 _TEST_NAME = re.compile(r'ADE_(?:test|val)_\d{8}')
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
+Size = tuple[int, int]  # height and width in pixels
 
 
 class Fault(NamedTuple):
@@ -109,11 +102,13 @@ def check_archive(
         elif unpacked > (limit := MAX_UNPACKED if is_coco else MAX_UNPACKED // 4):
             report.add('archive', path.name, f'it unpacks to {unpacked} bytes, expected at most {limit}')
         elif is_coco:
-            split = None if paths is None else coco.split_of_images(paths)
-            split = split if annotations is None else coco.read_coco_split(annotations)
+            split = None if paths is None else benchmarks.split_of_images(paths)
+            split = split if annotations is None else benchmarks.read_coco_split(annotations)
             _check_coco(archive, path.stem, split, report)
         elif any(info.filename.endswith('.png') for info in members):
-            _check_ade20k(archive, None if paths is None else {one.stem: coco.image_size(one) for one in paths}, report)
+            _check_ade20k(
+                archive, None if paths is None else {one.stem: benchmarks.image_size(one) for one in paths}, report
+            )
         else:
             report.content = 'an unknown archive'
             report.add('archive', path.name, 'it holds neither JSON nor PNG files')
@@ -178,16 +173,16 @@ def _check_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: Size | Non
     if mode != 'L':
         report.add('colour mode', name, f"it has the mode {mode}, expected L: a channel of 8 bits, the pixels' labels")
     for label in {labels.min(), labels.max()} if labels.size else ():
-        if not 1 <= label <= CLASSES:
-            report.add('labels', name, f'it holds the label {label}, expected 1 to {CLASSES}')
+        if not 1 <= label <= benchmarks.ADE20K_CLASSES:
+            report.add('labels', name, f'it holds the label {label}, expected 1 to {benchmarks.ADE20K_CLASSES}')
     return labels.size
 
 
-def _check_coco(archive: zipfile.ZipFile, name: str, split: coco.CocoSplit | None, report: Report) -> None:
+def _check_coco(archive: zipfile.ZipFile, name: str, split: benchmarks.CocoSplit | None, report: Report) -> None:
     """Check the objects in an archive against the images of a split, where these are known."""
     report.content = 'COCO detection'
-    if not coco.ARCHIVE_NAME.fullmatch(name):
-        report.add('archive name', f'{name}.zip', f'expected {coco.NAME_RULE}')
+    if not benchmarks.ARCHIVE_NAME.fullmatch(name):
+        report.add('archive name', f'{name}.zip', f'expected {benchmarks.NAME_RULE}')
     files = []
     for info in archive.infolist():
         if info.filename.endswith('.json'):
@@ -213,12 +208,12 @@ def _check_coco(archive: zipfile.ZipFile, name: str, split: coco.CocoSplit | Non
             gc.enable()
 
 
-def _check_objects(entries: Iterator[Any], split: coco.CocoSplit | None, report: Report) -> None:
+def _check_objects(entries: Iterator[Any], split: benchmarks.CocoSplit | None, report: Report) -> None:
     masks, index, with_box = None, -1, 0
     seen: dict[bytes, int] = {}
     objects: Counter[int] = Counter()
     for index, entry in enumerate(entries):
-        if index >= coco.MAX_OBJECTS * coco.TEST_DEV_IMAGES or report.counts.total() > MAX_FAULTS:
+        if index >= benchmarks.MAX_OBJECTS * benchmarks.TEST_DEV_IMAGES or report.counts.total() > MAX_FAULTS:
             raise ValueError(f'the entries from {index} on are too many to count or to be checked')
         if not isinstance(entry, dict):
             report.add('entry', f'entry {index}', f'it is a {type(entry).__name__}, expected an object')
@@ -246,8 +241,10 @@ def _check_objects(entries: Iterator[Any], split: coco.CocoSplit | None, report:
         report.add('no objects', 'JSON file', 'the list is empty, which the server cannot score')
         return
     for number, total in objects.items():
-        if total > coco.MAX_OBJECTS:
-            report.add('too many objects', f'image {number}', f'{total} objects, and the best {coco.MAX_OBJECTS} count')
+        if total > benchmarks.MAX_OBJECTS:
+            report.add(
+                'too many objects', f'image {number}', f'{total} objects, and the best {benchmarks.MAX_OBJECTS} count'
+            )
     if masks and with_box:
         report.notes.append(f"{with_box} masks come with a box: the server sorts objects by its area, not the mask's")
     if split is None:
@@ -257,7 +254,9 @@ def _check_objects(entries: Iterator[Any], split: coco.CocoSplit | None, report:
         report.notes.append(f'{bare} of {len(split.sizes)} images have no object')
 
 
-def _object_faults(entry: Mapping[str, Any], masks: bool, split: coco.CocoSplit | None) -> Iterator[tuple[str, str]]:
+def _object_faults(
+    entry: Mapping[str, Any], masks: bool, split: benchmarks.CocoSplit | None
+) -> Iterator[tuple[str, str]]:
     """Kind and reason of what is wrong with an object by itself."""
     number, category, score = entry.get('image_id'), entry.get('category_id'), entry.get('score')
     size = None
@@ -265,7 +264,7 @@ def _object_faults(entry: Mapping[str, Any], masks: bool, split: coco.CocoSplit 
         yield 'image', f'image_id is {_shown(number)}, expected a whole number of at most twelve digits'
     elif split is not None and (size := split.sizes.get(number)) is None:
         yield 'image', f'image_id {number} is none of the {len(split.sizes)} images of the split'
-    categories = coco.COCO_IDS if split is None else split.categories
+    categories = benchmarks.COCO_IDS if split is None else split.categories
     if not _is_count(category) or category not in categories.values():
         yield 'category', f'category_id is {_shown(category)}, expected one of the {len(categories)} ids of COCO'
     if not is_number(score) or not 0 <= score <= 1:

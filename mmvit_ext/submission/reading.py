@@ -12,13 +12,9 @@ from typing import IO, Any, TextIO
 
 __all__ = ['MAX_UNPACKED', 'BoundedFile', 'json_entries', 'open_member']
 
-MAX_UNPACKED = 2**31
-"""Bytes that COCO's list may have: two million objects with masks need about half of them."""
-MAX_LIST = 2**24
-"""Bytes of an archive's list of members, which zipfile reads at once: enough for 150,000 label maps."""
-WINDOW = 2**20
-"""Characters of a JSON list that are in memory at a time: the most that an entry may have."""
-
+MAX_UNPACKED = 2**31  # bytes that COCO's list may have: two million objects with masks need about half of them
+MAX_LIST = 2**24  # bytes of an archive's list of members, which zipfile reads at once: enough for 150,000 label maps
+WINDOW = 2**20  # characters of a JSON list that are in memory at a time: the most that an entry may have
 _BLANK = re.compile(r'[ \t\n\r]*')
 _OPENING = re.compile(r'[ \t\n\r]*\[([ \t\n\r]*\])?')
 _SIGN = re.compile(r'[ \t\n\r]*([,\]])')

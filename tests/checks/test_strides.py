@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmvit_ext.checks.strides import check_strides
+from mmvit_ext.checks.before_run import check_strides
 from mmvit_ext.errors import UserError
 
 pytest.importorskip('mmdet')

@@ -365,7 +365,7 @@ def test_a_small_archive_of_much_text_takes_little_memory(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, 'WINDOW', 2**16)
-    monkeypatch.setattr(archive_check.coco, 'TEST_DEV_IMAGES', 20)
+    monkeypatch.setattr(archive_check.benchmarks, 'TEST_DEV_IMAGES', 20)
     start, filling, end = BOMBS[case]
     path = pack(tmp_path, f'{COCO}.json', start + filling * (2**25 // len(filling)) + end)
     with little_memory(2**24):

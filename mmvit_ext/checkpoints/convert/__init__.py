@@ -27,7 +27,6 @@ METHODS: dict[str, Converter] = {
 keeps the names: the weights of a training checkpoint alone."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
-
 _DESCRIBERS = {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
 
 

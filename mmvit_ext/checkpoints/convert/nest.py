@@ -21,7 +21,6 @@ from . import rules
 __all__ = ['convert_nest', 'describe_nest', 'nest_arguments']
 
 METHOD = 'NesT'
-
 _POSITION = r'levels\.(\d+)\.pos_embed'
 
 _RULES: tuple[rules.Rule, ...] = (

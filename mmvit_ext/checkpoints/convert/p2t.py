@@ -19,7 +19,6 @@ from . import rules
 __all__ = ['convert_p2t', 'describe_p2t', 'p2t_arguments']
 
 METHOD = 'P2T'
-
 NUM_STAGES = len(PATCH_STRIDES)
 
 _MODULES = {

@@ -36,7 +36,6 @@ _COMMON = {
 }
 
 _ATM_LAYER = _both(_COMMON | {f'multihead_attn.{name}.': f'cross_attn.{name}.' for name in ('q', 'k', 'v', 'proj')})
-
 _QU_LAYER = _both(_COMMON | {f'multihead_attn.{name}': f'cross_attn.{name}' for name in ('in_proj_', 'out_proj.')})
 
 

@@ -23,7 +23,6 @@ from . import rules
 __all__ = ['convert_tnt', 'describe_tnt', 'tnt_arguments']
 
 METHOD = 'TNT'
-
 _BLOCK = r'blocks\.(\d+)'
 _LAYER = r'layers\.(\d+)\.(inner|outer)_block'
 
@@ -44,7 +43,6 @@ _AUTHORS = _COMMON | {
 }
 
 _PIXELS = {r'pixel_embed\.proj': 'word_embed.projection.', 'norm([12])_proj': r'patch_embed.norm\1.'}
-
 _TIMM = {**_COMMON, **_PIXELS, rf'{_BLOCK}\.norm([12])_proj': r'blocks.\1.projection.norm\2.'}
 for _part, _end, _short in (('inner', '_in', '_in'), ('outer', '_out', '')):
     _TIMM |= {
@@ -121,7 +119,7 @@ def _style(state_dict: Mapping[str, Tensor]) -> str:
             return style
     known = '; '.join(f'{style} {", ".join(names)}' for style, (names, _) in _STYLES.items())
     raise ValueError(
-        f'no TNT in the names of its authors, timm or mmpretrain ({known}), but {rules.name_some([*state_dict], 5)}'
+        f'no TNT in the names of its authors or of others ({known}), but {rules.name_some([*state_dict], 5)}'
     )
 
 
@@ -151,7 +149,9 @@ def _arguments(renamed: Mapping[str, Tensor]) -> dict[str, Any]:
     normalised = len(renamed['blocks.0.projection.norm1.weight'])
     if normalised not in (c, num_words * c):
         needed = f'{num_words} words of {c} need {num_words * c} (authors) or {c} (legacy)'
-        raise ValueError(f'words are normalised over {normalised} numbers, but {needed}: no TNT of this package')
+        raise ValueError(
+            f'words are normalised over {normalised} numbers before a projection, but {needed}: no TNT of ours'
+        )
     legacy = normalised == c and num_words > 1
     edge, side = math.isqrt(num_words), math.isqrt(renamed['patch_pos'].shape[1] - ('cls_token' in renamed))
     num_layers = rules.numbers_in(renamed, r'blocks\.(\d+)\..*')[-1] + 1

@@ -1,6 +1,7 @@
-"""COCO detection: predict the images of a test split into the archives that its server takes.
+"""The test sets of two servers: COCO detection and ADE20K scene parsing.
 
-Rules: https://cocodataset.org/#upload (names), #format-results (content), #detection-eval (100 objects an image).
+Rules: https://cocodataset.org/#upload (names), #format-results (content), #detection-eval (100 objects an image);
+https://github.com/CSAILVision/sceneparsing: a PNG with the name of each test image, labels from 1 to 150.
 """
 
 import json
@@ -10,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from mmengine.config import Config
+from PIL import Image
 
 from mmvit_ext.checks.coco_file import read_lists
-from mmvit_ext.config.walking import walk
+from mmvit_ext.config.walking import iter_dataset_cfgs, walk
 from mmvit_ext.datasets.mini.catalog import COCO_CATEGORIES
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
@@ -22,13 +25,12 @@ from mmvit_ext.inference.predictor import Predictor
 
 from .run import Benchmark
 
-__all__ = ['ARCHIVE_NAME', 'COCO', 'COCO_IDS', 'KINDS', 'MAX_OBJECTS', 'NAME_RULE', 'TEST_DEV_IMAGES', 'CocoSplit']
-__all__ += ['image_size', 'read_coco_split', 'split_of_images']
+__all__ = ['ADE20K', 'ADE20K_CLASSES', 'ARCHIVE_NAME', 'COCO', 'COCO_IDS', 'KINDS', 'MAX_OBJECTS', 'NAME_RULE']
+__all__ += ['TEST_DEV_IMAGES', 'CocoSplit', 'image_size', 'read_coco_split', 'split_of_images']
 
-KINDS = ('bbox', 'segm')
-"""The two test types of the server."""
-MAX_OBJECTS = 100
-"""Objects of an image that count; those with the highest scores."""
+ADE20K_CLASSES = 150  # labelled from 1; 0 is 'other' in the annotations and does not count
+KINDS = ('bbox', 'segm')  # the two test types of the server
+MAX_OBJECTS = 100  # objects of an image that count; those with the highest scores
 TEST_DEV_IMAGES = 20288
 SPLITS = ('val2017', 'test-dev2017', 'test-challenge2017')
 NAME_RULE = 'detections_SPLIT_NAME_results.zip'
@@ -204,3 +206,29 @@ def _json_list(kind: str, files: Sequence[Path]) -> Iterator[bytes]:
             yield separator + json.dumps(entry).encode()
             separator = b',\n'
     yield b'[]' if separator == b'[' else b']'
+
+
+class ADE20K(Benchmark):
+    """The label maps of all images of a folder, predicted by a model of mmseg for 150 classes."""
+
+    name, title, scope, suffix = 'ade20k', 'scene parsing', 'mmseg', '.png'
+
+    def plan(self, cfg: Config, folder: Path, out: Path, *, tta: bool) -> tuple[dict[str, Path], list[Path]]:
+        """One archive, and all images of the folder."""
+        loader = cfg.get('test_dataloader') or {}
+        for key, dataset in iter_dataset_cfgs(loader.get('dataset'), 'test_dataloader.dataset'):
+            if dataset.get('reduce_zero_label') is False:
+                fault = f'{key}.reduce_zero_label is False: the model counts its classes from another label'
+                raise UserError(f'{fault} than the benchmark; use a config with 150 classes and reduce_zero_label=True')
+        return {'labels': out}, collect_images([folder])
+
+    def writer(self, predictor: Predictor) -> Callable[[Path, Path], None]:
+        """What writes label maps; mmseg's ``IoUMetric(format_only=True)`` chooses the name of the file itself."""
+        if (count := len(predictor.classes)) != ADE20K_CLASSES:
+            fault = f'the model has {count} classes, the benchmark has {ADE20K_CLASSES}'
+            raise UserError(f'{fault}: use a model that was trained on ADE20K')
+        return lambda path, file: Image.fromarray((predictor.segment(path)[1] + 1).astype(np.uint8)).save(file)
+
+    def members(self, kind: str, archive: Path, files: Sequence[Path]) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """The files as they are."""
+        return ((file.name, [file.read_bytes()]) for file in sorted(files))
