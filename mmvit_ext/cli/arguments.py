@@ -2,36 +2,45 @@
 
 import argparse
 import os
-from typing import Any
+from argparse import Namespace
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 
-from mmvit_ext.errors import UserError
+from mmvit_ext.errors import EXIT_BAD_INPUT, UserError, printable
 
-__all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'add_shared', 'keywords']
+__all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'Namespace', 'Parser', 'add_shared', 'keywords']
 
 MODEL_ARGUMENTS = ('--device', '--cfg-options', '--allow-partial-weights', '--trust', '--traceback')
 """How a trained model is read and run."""
-
 RUN_ARGUMENTS = ('--work-dir', '--cfg-options', '--launcher', '--allow-partial-weights', '--trust', '--traceback')
 """What training and testing have in common."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line, without its control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        help_line = f'`{self.prog} --help` says what is taken'
+        self.exit(EXIT_BAD_INPUT, f'{self.prog}: error: {printable(message)}; {help_line}\n')
 
 
 class ConfigOptions(DictAction):
     """mmengine's action for ``--cfg-options KEY=VALUE ...``, with a sentence for what it cannot read."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Parse the words behind the option."""
         try:
             super().__call__(parser, namespace, values, option_string)
         except Exception as error:
             reason = ' '.join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f'{option_string} {" ".join(values)} cannot be read ({reason}): expected KEY=VALUE, a list as key=a,b '
-                'or key="[a,b]"'
-            ) from error
+            wanted = 'expected KEY=VALUE, a list as key=a,b or key="[a,b]"'
+            raise UserError(f'{option_string} {" ".join(values)} cannot be read ({reason}): {wanted}') from error
 
 
+OVERRIDES = """override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in every
+    dataset that uses it; a list is written key=a,b or key="[a,b]" """
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+PARTIAL = 'go on when a checkpoint does not fit the model; only report'
 ARGUMENTS: dict[str, dict[str, Any]] = {
     'config': dict(help='config file'),
     'checkpoint': dict(help='checkpoint file (.pth or .safetensors)'),
@@ -39,25 +48,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     '--out': dict(required=True, help='folder for the results'),
     '--work-dir': dict(help='folder of logs and checkpoints (default: work_dirs/<name of the config>)'),
     '--device': dict(help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)'),
-    '--cfg-options': dict(
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in '
-        'every dataset that uses it; a list is written key=a,b or key="[a,b]"',
-    ),
-    '--launcher': dict(
-        choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='how distributed processes were started'
-    ),
-    '--allow-partial-weights': dict(
-        dest='allow_partial', action='store_true', help='go on when a checkpoint does not fit the model; only report'
-    ),
+    '--cfg-options': dict(nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help=OVERRIDES),
+    '--launcher': dict(choices=LAUNCHERS, default='none', help='how distributed processes were started'),
+    '--allow-partial-weights': dict(dest='allow_partial', action='store_true', help=PARTIAL),
     '--amp': dict(action='store_true', help='mixed precision (float16 on a GPU, bfloat16 on a CPU)'),
     '--seed': dict(type=int, help='seed of every random generator'),
     '--tta': dict(action='store_true', help="test-time augmentation, as the config's tta_pipeline says"),
     '--trust': dict(
-        action='store_true',
-        help='read checkpoints that hold more than tensors and plain values; this runs code from the files',
+        action='store_true', help='read checkpoints with more than tensors and plain values; runs their code'
     ),
     '--force': dict(action='store_true', help='replace results that are there already, but never what is read'),
     '--traceback': dict(action='store_true', help='show where an error came from'),
@@ -72,10 +70,9 @@ def add_shared(parser: Any, *names: str, **changes: Any) -> None:
         parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
-def keywords(args: argparse.Namespace, *without: str) -> dict[str, Any]:
+def keywords(args: Namespace, *without: str) -> dict[str, Any]:
     """A command's arguments as keywords of the package's function, but for those named and those of any command."""
     if getattr(args, 'local_rank', None) is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return {
-        name: value for name, value in vars(args).items() if name not in ('traceback', 'local_rank', 'typed', *without)
-    }
+    hidden = {'traceback', 'local_rank', 'typed', *without}
+    return {name: value for name, value in vars(args).items() if name not in hidden}

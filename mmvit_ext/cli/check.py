@@ -9,11 +9,9 @@ the classes, empty label maps, boxes outside their image or without area, and co
 was found; 1: something was, and is listed; 2: the config or its folders are wrong.
 """
 
-import argparse
-
 from mmvit_ext.checks.datasets import write_fix_list
 from mmvit_ext.checks.every_sample import SPLITS, check_every_file
-from mmvit_ext.cli.arguments import add_shared
+from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import say
 from mmvit_ext.files import kept_files
@@ -21,7 +19,7 @@ from mmvit_ext.files import kept_files
 SHOWN = 20  # findings of each dataset on the screen when all of them are written to a file
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config')
     parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='which datasets (default: all)')
     parser.add_argument('--fix-list', metavar='FILE', help='write the files to repair or remove, with the reasons')
@@ -29,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, '--force', '--cfg-options', '--traceback')
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     cfg = load_config(args.config, args.cfg_options)
     prepare_scope(cfg)
     with kept_files([args.config], [args.fix_list], force=args.force):

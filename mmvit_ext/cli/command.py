@@ -28,16 +28,14 @@ def run_command(
 ) -> int:
     """Run a command and turn what it raises into an exit code.
 
-    That is the command's own code; 2 for bad input, with one sentence on stderr; 130 when interrupted, which is told
-    with ``after_interrupt``; 1 for a lost process or connection, with one sentence, and for an unknown failure, with
-    its traceback. ``--traceback`` or a non-empty ``MMVIT_EXT_TRACEBACK`` shows every traceback.
+    That is the command's own code; 2 for bad input; 130 when interrupted, which is told with ``after_interrupt``; 1 for
+    a lost process or connection, and for an unknown failure, with its traceback.
     """
     try:
         return int(command(argv) or 0)
     except KeyboardInterrupt:
         if _is_first_process():
-            remedy = f'; {after_interrupt}' if after_interrupt else ''
-            print(f'{name}: interrupted{remedy}', file=sys.stderr, flush=True)
+            say(f'{name}: interrupted{"; " if after_interrupt else ""}{after_interrupt}', sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         sentence: str | None = str(error)
@@ -60,10 +58,7 @@ def run_command(
 
 
 def tell_launcher(code: int) -> None:
-    """Tell ``tools/torchrun.py``, through a file, with which exit code the whole run ends.
-
-    Bad input ends the launcher at once: it would otherwise start the processes again, which find the same input.
-    """
+    """Tell ``tools/torchrun.py``, through a file, how the run ends; bad input ends it at once, without restarts."""
     path = os.environ.get(FINAL_CODE_VARIABLE)
     if not path or code not in (EXIT_BAD_INPUT, EXIT_PREEMPTED):
         return

@@ -7,7 +7,6 @@ Every parameter of the source is used or named in an error. The source is read w
 `weights` keeps the names and leaves out what only training needs.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from mmvit_ext.checkpoints import convert
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import style_hint
 from mmvit_ext.checkpoints.safetensors_files import write_safetensors
-from mmvit_ext.cli.arguments import add_shared
+from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.files import atomic_path, kept_files
 from mmvit_ext.version import __version__
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('method', choices=sorted(convert.METHODS), help='whose checkpoint it is')
     parser.add_argument('source', help='the released checkpoint')
     parser.add_argument('destination', help='the file to write (.pth, or .safetensors with --safetensors)')
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, '--force', '--trust', '--traceback')
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Namespace) -> None:
     source, destination = Path(args.source), Path(args.destination)
     if args.safetensors != (destination.suffix == '.safetensors'):
         what = 'with --safetensors name' if args.safetensors else 'pass --safetensors, or do not name'

@@ -1,13 +1,12 @@
 """Check the installed libraries, and name what to do about each fault."""
 
-import argparse
-
 from mmvit_ext import doctor
+from mmvit_ext.cli.arguments import Namespace, Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('--json', action='store_true', help='print the findings as JSON')
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     return doctor.main(['--json'] if args.json else [])

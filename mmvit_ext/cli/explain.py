@@ -11,13 +11,12 @@ about each image into `METHOD/NAME.json`. An image that cannot be read is report
 exit code is 2.
 """
 
-import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.inference.images import report_failures
@@ -48,10 +47,10 @@ METHODS = {
         ('--classes', '--top', '--save-masks', '--opacity'),
     ),
 }
-"""The function of each method, what it shows, and its options. A method is imported when it runs: each needs one of the
-libraries only, and not everybody has all of them."""
+"""The function of each method, imported when it runs as it may need a library, what it shows, and its options."""
 
 NAMES = 'classes to show: names, in quotes where they have spaces, or numbers from 0 (atm: names only)'
+REGION = 'where the scores of a segmentor are averaged: left top right bottom in pixels, or a mask file'
 TOP = {
     'gradcat': 'classes with the highest logits, of a segmentor the largest predicted areas (default: 3)',
     'cam': 'most probable classes (default: 3)',
@@ -64,16 +63,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     '--top': dict(type=int, metavar='K', help='show the K'),
     '--rivals': dict(type=int, metavar='N', help='strongest other classes that are subtracted as a mean (default: 3)'),
     '--sign': dict(choices=('positive', 'negative'), help='of the gradient (default: positive)'),
-    '--region': dict(
-        nargs='+',
-        metavar='EDGE|FILE',
-        help='where the scores of a segmentor are averaged: left top right bottom in pixels, or a mask file',
-    ),
+    '--region': dict(nargs='+', metavar='EDGE|FILE', help=REGION),
     '--threshold': dict(type=float, help='share of the range of a map above which the object lies'),
     '--save-maps': dict(action='store_true', help='write the maps as arrays, too'),
-    '--blocks': dict(
-        nargs='+', type=int, metavar='N', help='blocks, from 1 (default: the first, the middle, the last)'
-    ),
+    '--blocks': dict(nargs='+', type=int, metavar='N', help='from 1 (default: the first, the middle, the last)'),
     '--beside': dict(nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='another model to draw beside'),
     '--channels': dict(type=int, metavar='K', help='draw the K channels that vary most (default: 6)'),
     '--no-tsne': dict(dest='tsne', action='store_false', help='leave out t-SNE'),
@@ -87,7 +80,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Stored under the names that the methods' functions have for them; what is left out has the functions' defaults."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     methods = parser.add_subparsers(dest='method', required=True)
     for name, (_, text, options) in METHODS.items():
         sub = methods.add_parser(name, help=text, description=f'Show {text}.')
@@ -108,13 +101,11 @@ def _region(words: Sequence[str]) -> str | list[float]:
     except ValueError:
         box = []
     if len(box) != 4:
-        raise UserError(
-            f'--region {" ".join(words)} is no region: expected left, top, right and bottom in pixels, or a mask file'
-        )
+        raise UserError(f'--region {" ".join(words)}: expected left, top, right and bottom in pixels, or a mask file')
     return box
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     path, _, names = METHODS[args.method]
     settings = [OPTIONS[name].get('dest', name[2:].replace('-', '_')) for name in ('--size', *names)]
     options = {name: getattr(args, name) for name in settings if getattr(args, name) is not None}

@@ -7,12 +7,10 @@ The graph takes normalised images (1, C, H, W) with the channels of the model. I
 a segmentor or the logits (1, N) of a classifier. With --dynamic it takes any number of images of any size.
 """
 
-import argparse
-
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.types import check_types
-from mmvit_ext.cli.arguments import add_shared
+from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import UserError, say
@@ -21,17 +19,16 @@ from mmvit_ext.inference.export import SUFFIXES, export_model, write_exported
 from mmvit_ext.models.compute import image_channels
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('out', help='file to write: .pt2 (torch.export) or .onnx')
-    parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('H', 'W'), help="pixels (default: the config's crop or its img_size)"
-    )
+    size = "pixels (default: the config's crop or its img_size)"
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help=size)
     parser.add_argument('--dynamic', action='store_true', help='for any number of images of any height and width')
     add_shared(parser, '--force', '--trust', '--traceback')
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Namespace) -> None:
     if not args.out.endswith(SUFFIXES):
         raise UserError(f'{args.out}: name a file that ends in .pt2 (torch.export) or .onnx')
     cfg = load_config(args.config)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
+from mmvit_ext.cli.arguments import Parser
 from mmvit_ext.cli.command import end_process, run_command
-from mmvit_ext.errors import EXIT_BAD_INPUT, printable, say
+from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.version import __version__
 
 __all__ = ['VERBS', 'main', 'run', 'run_tool', 'run_verb']
@@ -40,15 +41,6 @@ AFTER_INTERRUPT = {
     'reproduce': 'downloads and trainings continue where they were when it is repeated',
     'submit': 'finished images are kept, run the same command again to continue',
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line, without its control characters."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(
-            EXIT_BAD_INPUT, f'{self.prog}: error: {printable(message)}; `{self.prog} --help` says what is taken\n'
-        )
 
 
 def main() -> NoReturn:
@@ -91,12 +83,8 @@ def run_verb(verb: str, argv: Sequence[str], name: str | None = None) -> int:
     def command(words: Sequence[str]) -> int | None:
         module = importlib.import_module(f'mmvit_ext.cli.{verb}')
         description, _, details = (module.__doc__ or '').partition('\n\n')
-        parser = _Parser(
-            prog=name or f'{script}.py',
-            description=description,
-            epilog=details,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        kind = argparse.RawDescriptionHelpFormatter
+        parser = Parser(name or f'{script}.py', description=description, epilog=details, formatter_class=kind)
         module.add_arguments(parser)
         args = parser.parse_args(words)
         args.typed = f'{name or f"python tools/{script}.py"} {shlex.join(words)}'

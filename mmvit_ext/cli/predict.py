@@ -10,15 +10,13 @@ masks with names and scores, where a small image is enlarged first. Classificati
 library draws. An image that cannot be read is reported at the end; the others are done, the exit code is 2.
 """
 
-import argparse
-
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.inference.predict import predict_images
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config', 'checkpoint', 'images', '--out')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the class colours, 0 to 1 (default: 0.5)')
     size = 'pictures of exactly the size of the images'
@@ -29,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, '--force', *MODEL_ARGUMENTS)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     outcome = predict_images(inputs=args.images, **keywords(args, 'images'))
     say(f'{len(outcome.written)} images predicted, results in {args.out}')
     return report_failures(outcome, 'predict')

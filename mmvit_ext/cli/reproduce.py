@@ -9,26 +9,35 @@ A row is named by its config. Without --checkpoint, the newest checkpoint in wor
 whose address the ledger has. The exit code is 1 when the measured value misses the published one.
 """
 
-import argparse
+from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
-from mmvit_ext.cli.arguments import add_shared
+from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.errors import UserError
 from mmvit_ext.reproduce.estimate import ITERATIONS, estimate_row
-from mmvit_ext.reproduce.ledger import Ledger, Row, read_ledger
-from mmvit_ext.reproduce.listing import print_record, rows_table
+from mmvit_ext.reproduce.ledger import NOT_IN_SOURCES, Ledger, Row, read_ledger
 from mmvit_ext.reproduce.pages import write_pages
-from mmvit_ext.reproduce.records import MISSED, check_checkout, expected_values, file_in_results, read_records
+from mmvit_ext.reproduce.records import (
+    MISSED,
+    Record,
+    Records,
+    check_checkout,
+    expected_values,
+    file_in_results,
+    newest,
+    read_records,
+)
 from mmvit_ext.reproduce.rescore import evaluate_row
 from mmvit_ext.reproduce.training import train_row
 
 EXIT_MISSED = 1
-NARROW = 240
-"""Columns of a terminal in which the table of rows has one column."""
+NARROW = 240  # columns of a terminal in which the table of rows has one column
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('row', nargs='?', metavar='ROW', help='name of its config; --list shows them')
     action = parser.add_mutually_exclusive_group()
     action.add_argument('--list', action='store_true', help='show the rows: published, tolerance, measured')
@@ -60,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, '--traceback')
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     ledger = read_ledger()
     if args.list:
         console = Console()
@@ -77,33 +86,78 @@ def run(args: argparse.Namespace) -> int:
     if not args.row:
         raise UserError('name a row, or pass --list to see which there are')
     row = ledger.find(args.row)
-    shared = {'gpus': args.gpus, 'cfg_options': args.cfg_options}
-    training = {'images_per_gpu': args.images_per_gpu, 'amp': args.amp, **shared}
+    shared = {name: getattr(args, name) for name in ('gpus', 'cfg_options')}
+    training = {name: getattr(args, name) for name in ('images_per_gpu', 'amp')}
     if args.estimate:
-        estimate = estimate_row(ledger, row, iterations=args.iterations, **training)
+        estimate = estimate_row(ledger, row, iterations=args.iterations, **training, **shared)
         print('\n'.join(estimate.lines(args.machines)))
         return 0 if estimate.fits else EXIT_MISSED
     shared.update(data_root=args.data_root, work_dir=args.work_dir)
     if args.train:
-        return train_row(ledger, row, seed=args.seed, **{**training, **shared})
-    return _evaluate(args, ledger, row, shared)
-
-
-def _evaluate(args: argparse.Namespace, ledger: Ledger, row: Row, shared: dict) -> int:
-    record = evaluate_row(
-        ledger,
-        row,
-        checkpoint=args.checkpoint,
-        multi_scale=args.tta,
-        cache_dir=args.cache_dir,
-        offline=args.offline,
-        trust=args.trust,
-        command=args.typed,
-        **shared,
-    )
+        return train_row(ledger, row, seed=args.seed, **training, **shared)
+    shared |= {name: getattr(args, name) for name in ('checkpoint', 'cache_dir', 'offline', 'trust')}
+    record = evaluate_row(ledger, row, multi_scale=args.tta, command=args.typed, **shared)
     print_record(record, expected_values(ledger, row, record.scale, read_records(ledger))[1], Console())
     if args.record:
         print(f'filed as {file_in_results(ledger, record)}')
         for page in write_pages(ledger):
             print(f'updated {page}')
     return EXIT_MISSED if record.verdict == MISSED else 0
+
+
+def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = None, *, narrow: bool = False) -> Table:
+    """Rows, published and measured; ``narrow`` uses one column: a long name over several lines cannot be copied."""
+    records = read_records(ledger)
+    table = Table(caption='per cent; "measured here" is the newest record in results/', box=SIMPLE_HEAD)
+    table.add_column('row', no_wrap=True, overflow='ignore')
+    for row in ledger.select(method, dataset):
+        told = row.published and not row.mini
+        cells = {
+            'dataset': row.dataset,
+            'published': _values(row.published) or ('' if row.mini else NOT_IN_SOURCES),
+            'source': f'{row.source}, {row.table}'.replace(f', {NOT_IN_SOURCES}', '') if told else '',
+            'certainty': row.certainty if told else '',
+            'measured here': _measured(row, records),
+            'training': row.training if row.config else 'no config here',
+            'checkpoint': _checkpoint(row),
+            'licence': row.collection.licence if row.weights or row.folder else '',
+        }
+        if narrow:
+            table.add_row(row.name)
+            table.add_row('\n'.join(f'    {title}: {text}' for title, text in cells.items() if text), style='dim')
+            continue
+        if len(table.columns) == 1:
+            for title in cells:
+                table.add_column(title, overflow='fold')
+        table.add_row(row.name, *cells.values())
+    return table
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return ', '.join(f'{name} {value}' for name, value in values.items())
+
+
+def _measured(row: Row, records: Records) -> str:
+    found = [entry[1] for scale in ('single', 'multi') if (entry := newest(records, row.name, scale))]
+    return '; '.join(f'{_values(record.metrics)} ({record.verdict})' for record in found) or 'not measured'
+
+
+def _checkpoint(row: Row) -> str:
+    if row.weights:
+        return f'{row.weights} ({row.file + ", " if row.file else ""}SHA-256 {row.sha256 or "unknown"})'
+    if row.folder:
+        return f'by hand: {row.file} from {row.folder}'
+    return 'train it (--train)' if row.mini else ''
+
+
+def print_record(record: Record, why: str, console: Console) -> None:
+    """Show what was measured and what it is compared with; ``why`` says where the expected values come from."""
+    table = Table('metric', title=f'{record.row} ({record.scale} scale)')
+    for title in ('measured', 'expected', 'difference'):
+        table.add_column(title, justify='right')
+    for name in dict.fromkeys([*record.metrics, *record.expected]):
+        values = [str(part.get(name, '')) for part in (record.metrics, record.expected)]
+        table.add_row(name, *values, f'{record.difference[name]:+.2f}' if name in record.difference else '')
+    console.print(table)
+    facts = f'expected: {why}; tolerance: {record.tolerance:g} points\nverdict: {record.verdict}'
+    console.print(facts, soft_wrap=True)

@@ -10,18 +10,17 @@ and, of models with superpixels, `rotation_MODEL.png`: the first images with the
 occluder and outside the turned image do not count.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import say
 from mmvit_ext.evaluation.robustness import KINDS, curves_table, measure_robustness
 
 VALUES = {'rotation': '--angles', 'occlusion': '--areas'}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest='kind', required=True)
     for name, kind in KINDS.items():
         sub = kinds.add_parser(name, help=kind.label)
@@ -43,7 +42,7 @@ def _named(config: str) -> tuple[str, str]:
     return (name, path) if separator else (Path(config).stem, config)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Namespace) -> None:
     models = [(*_named(config), checkpoint) for config, checkpoint in [(args.config, args.checkpoint), *args.compare]]
     curves = measure_robustness(models=models, **keywords(args, 'config', 'checkpoint', 'compare'))
     for line in [*curves_table(curves).splitlines(), f'results in {args.out}']:

@@ -9,10 +9,9 @@ An interrupted run keeps its finished images in OUT.partial; the same command co
 when it is complete, and is checked then. The exit code is 0 for an archive without faults.
 """
 
-import argparse
 from pathlib import Path
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.submission.benchmarks import ADE20K, COCO, KINDS
@@ -21,7 +20,7 @@ from mmvit_ext.submission.check import check_archive
 TASKS = {'coco': 'COCO detection: test-dev2017 and other splits', 'ade20k': 'ADE20K scene parsing'}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     tasks = parser.add_subparsers(dest='task', required=True, metavar='{coco,ade20k,check}')
     for name, title in TASKS.items():
         task = tasks.add_parser(name, help=title, description=title)
@@ -49,7 +48,7 @@ def _check(archive: str | Path, *, complete: bool = False, **known: str | None) 
     return EXIT_BAD_INPUT if report.faults else 0
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     if args.task == 'check':
         return _check(args.archive, complete=args.all, images=args.images, annotations=args.annotations)
     coco = args.task == 'coco'

@@ -8,10 +8,9 @@ segmentation config with an SPFormer, whose test data is used then. Every region
 have; the mIoU of that is the best that a classifier of these regions could reach.
 """
 
-import argparse
 import json
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, add_shared, keywords
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import UserError
 from mmvit_ext.evaluation.quality_table import quality_table, superpixel_quality
 from mmvit_ext.files import atomic_path, kept_files
@@ -19,14 +18,14 @@ from mmvit_ext.files import atomic_path, kept_files
 KEYS = ('regions', 'best mIoU', 'regions per image')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('--images', type=int, metavar='N', help='only the first N test images')
     parser.add_argument('--out', metavar='FILE.json', help='write the figures, too')
     add_shared(parser, '--force', *MODEL_ARGUMENTS)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Namespace) -> None:
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out {args.out}: expected a file name that ends in .json')
     with kept_files([args.config, args.checkpoint], [args.out], force=args.force):

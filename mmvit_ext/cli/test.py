@@ -5,22 +5,19 @@ mmvit test CONFIG CHECKPOINT --tta --out metrics.json
 bash tools/dist_test.sh CONFIG CHECKPOINT 8       # on 8 GPUs
 """
 
-import argparse
-
-from mmvit_ext.cli.arguments import RUN_ARGUMENTS, add_shared, keywords
+from mmvit_ext.cli.arguments import RUN_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.engine.testing import test
 from mmvit_ext.files import kept_files
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config', 'checkpoint', '--tta')
-    parser.add_argument(
-        '--out', help='FILE.json: the metrics; FILE.pkl: the predictions; a folder (mmseg): label maps as PNG'
-    )
+    out = 'FILE.json: the metrics; FILE.pkl: the predictions; a folder (mmseg): label maps as PNG'
+    parser.add_argument('--out', help=out)
     parser.add_argument('--show-dir', help='folder for pictures with the predictions drawn in')
     add_shared(parser, '--force', *RUN_ARGUMENTS)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Namespace) -> None:
     with kept_files([args.config, args.checkpoint], [args.out, args.show_dir], force=args.force):
         test(**keywords(args, 'force'))

@@ -8,22 +8,14 @@ Before the first iteration it checks the config, the datasets and the checkpoint
 weights reached the model and whether the learning rate fits the total batch size.
 """
 
-import argparse
-
-from mmvit_ext.cli.arguments import RUN_ARGUMENTS, add_shared, keywords
+from mmvit_ext.cli.arguments import RUN_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.engine.training import train
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='continue from a checkpoint with its weights, optimizer and iteration; without a value from the newest '
-        'one in --work-dir that can be loaded',
-    )
+    resumed = 'continue from a checkpoint, without a value from the newest one in --work-dir that can be loaded'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resumed)
     rule = 'scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size'
     parser.add_argument('--auto-scale-lr', action='store_true', help=rule)
     parser.add_argument('--compile', action='store_true', help='compile the training step with torch.compile')
@@ -34,5 +26,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, '--amp', '--seed', *RUN_ARGUMENTS)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Namespace) -> None:
     train(**keywords(args))

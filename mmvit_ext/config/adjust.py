@@ -15,17 +15,13 @@ from mmvit_ext.errors import UserError
 from mmvit_ext.files import writable_folder
 from mmvit_ext.machine import open_files_limit
 
-__all__ = ['WORKER_TIMEOUT', 'complete_mmpretrain_loaders', 'set_layer_decay', 'set_lr_scaling', 'set_precision']
-__all__ += ['prepare_workers', 'set_show_dir', 'set_tolerance', 'set_tta', 'set_tta_pipeline', 'set_work_dir']
+__all__ = ['WORKER_TIMEOUT', 'prepare_loaders', 'set_layer_decay', 'set_lr_scaling', 'set_precision', 'set_show_dir']
+__all__ += ['set_tolerance', 'set_tta', 'set_tta_pipeline', 'set_work_dir']
 
-WORKER_TIMEOUT = 600
-"""Seconds after which a data loader without a batch ends the run: its workers hang."""
-
+WORKER_TIMEOUT = 600  # seconds after which a data loader without a batch ends the run: its workers hang
+LEAST_OPEN_FILES = 256  # usual limits are 1024 and more; workers that reach theirs lose batches
 LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
 """Constructors of optimizers with rates by layer, of mmseg and mmdet."""
-
-LEAST_OPEN_FILES = 256
-"""Usual limits are 1024 and more. Where workers reach it, their batches are lost and the run would wait for them."""
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -34,36 +30,28 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
     cfg.work_dir = str(writable_folder(folder, '--work-dir'))
 
 
-def complete_mmpretrain_loaders(cfg: Config) -> None:
-    """Give mmpretrain's data loaders the collation that its configs expect its train script to add."""
+def prepare_loaders(cfg: Config) -> None:
+    """Let no data loader wait for ever, refuse workers that run out of files, and give mmpretrain's a collation."""
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
-        if isinstance(loader, dict):
+        if not isinstance(loader, dict):
+            continue
+        if cfg.default_scope == 'mmpretrain':
             loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
-
-
-def prepare_workers(cfg: Config) -> None:
-    """Let no data loader wait for ever for a worker that hangs, and refuse workers that could not open their files."""
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
-        if isinstance(loader, dict) and loader.get('num_workers'):
+        if loader.get('num_workers'):
             loader.setdefault('timeout', WORKER_TIMEOUT)
             if open_files_limit() < LEAST_OPEN_FILES:
-                raise UserError(
-                    f'{split}_dataloader.num_workers={loader["num_workers"]}, and a process may open '
-                    f'{open_files_limit()} files only, of which workers need one for each tensor: raise the limit '
-                    '(ulimit -n 4096), or set num_workers=0 and persistent_workers=False'
-                )
+                found = f'num_workers={loader["num_workers"]}, and a process may open {open_files_limit()} files only'
+                remedy = 'raise the limit (ulimit -n 4096), or set num_workers=0 and persistent_workers=False'
+                raise UserError(f'{split}_dataloader.{found}, a few for each batch: {remedy}')
 
 
 def set_lr_scaling(cfg: Config) -> None:
     """Scale the learning rate by (processes x batch size) / ``auto_scale_lr.base_batch_size``."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-        raise UserError(
-            f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {cfg.filename}: the total batch size that its '
-            'learning rate was chosen for'
-        )
+        wanted = f'auto_scale_lr.base_batch_size in {cfg.filename}'
+        raise UserError(f'--auto-scale-lr needs {wanted}: the total batch size that its learning rate was chosen for')
     cfg.auto_scale_lr.enable = True
 
 
@@ -99,9 +87,7 @@ def set_precision(cfg: Config, amp: bool) -> list[str]:
         names = ', '.join(sorted(set(wrapper) - {'constructor'}))
         raise UserError(f'--amp works with one optimizer, the config has {names}: set the precision of each there')
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
-        raise UserError(
-            f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set its precision there'
-        )
+        raise UserError(f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set it there')
     if torch.cuda.is_available():
         if amp and kind == 'OptimWrapper':
             wrapper.type = 'AmpOptimWrapper'
@@ -115,10 +101,7 @@ def set_precision(cfg: Config, amp: bool) -> list[str]:
 
 
 def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:
-    """Set how many faults a training run skips before it stops; ``None`` leaves what the config says.
-
-    They are updates that are not finite, and samples that cannot be read: their number, or below 1 a fraction of all.
-    """
+    """Set how many non-finite updates and unreadable samples (below 1: a fraction) are skipped before a run stops."""
     if updates is not None:
         if updates < 0:
             raise UserError(f'--skip-nonfinite must be at least 0, got {updates}')
@@ -138,10 +121,8 @@ def set_tta_pipeline(cfg: Config) -> None:
     """Let the test dataset make the views of ``tta_pipeline``; a config without them is an error."""
     absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if absent:
-        raise UserError(
-            f'--tta: {cfg.filename} has no {" and no ".join(absent)}: add them to the config, they say which views are '
-            'merged and how'
-        )
+        remedy = 'add what says which views are merged and how'
+        raise UserError(f'--tta: {cfg.filename} has no {" and no ".join(absent)}: {remedy}')
     for _, dataset in iter_dataset_cfgs((cfg.get('test_dataloader') or {}).get('dataset'), 'test'):
         dataset['pipeline'] = copy.deepcopy(cfg.tta_pipeline)
 
@@ -151,12 +132,9 @@ def set_tta(cfg: Config) -> None:
     set_tta_pipeline(cfg)
     one_map = [key for key, head in iter_heads(cfg, 'mmseg') if head.get('out_channels') == 1]
     if one_map and step_name(cfg.tta_model).endswith('SegTTAModel'):
-        raise UserError(
-            f'--tta: {one_map[0]} has out_channels=1, whose probabilities SegTTAModel takes the sigmoid of once more: '
-            "set tta_model=dict(type='mmvit_ext.ScoreTTAModel')"
-        )
-    cfg.tta_model.module = cfg.model
-    cfg.model = cfg.tta_model
+        reason = f'{one_map[0]} has out_channels=1, of whose probabilities SegTTAModel takes the sigmoid once more'
+        raise UserError(f"--tta: {reason}: set tta_model=dict(type='mmvit_ext.ScoreTTAModel')")
+    cfg.tta_model.module, cfg.model = cfg.model, cfg.tta_model
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:
@@ -164,10 +142,7 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
     scope, folder = cfg.default_scope, str(writable_folder(show_dir, '--show-dir').absolute())
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if not isinstance(hook, dict):
-        raise UserError(
-            "--show-dir needs a visualization hook in the config: add default_hooks.visualization=dict(type='...') of "
-            f'{scope}'
-        )
+        raise UserError(f"--show-dir needs default_hooks.visualization=dict(type='...') of {scope} in the config")
     if scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
     elif scope == 'mmpretrain':

@@ -23,29 +23,14 @@ def resolve_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device('cuda' if gpus else 'cpu')
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device '{name}' is no device: expected cpu, cuda or cuda:0") from error
-    if device.type == 'cuda' and (device.index or 0) >= gpus:
-        available = f'there are {gpus} GPUs, counted from 0' if gpus else 'there is no usable GPU'
-        raise UserError(f"--device '{name}' cannot be used, {available}: choose another or cpu")
-    try:
-        torch.empty(1, device=device)
+        return torch.empty(1, device=name).device
     except Exception as error:
-        raise UserError(f"--device '{name}' cannot be used here: choose cpu or cuda") from error
-    return device
+        found = f'there are {gpus} GPUs, counted from 0' if gpus else 'there is no usable GPU'
+        raise UserError(f"--device '{name}' cannot be used, {found}: expected cpu, cuda or cuda:0") from error
 
 
 def build_model(cfg: Config, *, device: str | torch.device | None = None, training: bool = False) -> nn.Module:
-    """Build a config's model with random weights, in single-process form.
-
-    The data preprocessor that the config has beside it becomes part of it. The config stays as it is.
-
-    Args:
-        cfg: The config.
-        device: Where the parameters are made, ``'meta'`` for names and shapes alone; by default on the CPU.
-        training: Whether the model is to be trained, so that its ``train_cfg`` is kept in every library.
-    """
+    """Build a config's model and data preprocessor with random weights; on ``'meta'`` it has names and shapes alone."""
     scope = prepare_scope(cfg)
     config = copy.deepcopy(cfg.model)
     discard_pretrained(config)

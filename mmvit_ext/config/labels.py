@@ -12,9 +12,7 @@ from mmvit_ext.errors.user_error import UserError
 
 __all__ = ['follow_labels', 'ignored_label']
 
-ASSUMED = 255
-"""What mmseg's classes take where nothing is said."""
-
+ASSUMED = 255  # by mmseg's classes where nothing is said
 PARTS = {
     **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), ('dataset', 'transform')),
     **dict.fromkeys(('train_pipeline', 'test_pipeline', 'tta_pipeline'), ('transform',)),
@@ -46,9 +44,6 @@ def follow_labels(cfg: Config) -> None:
 
     These are the arguments ``ignore_index``, ``seg_pad_val`` and ``pad_val`` of transforms, datasets, metrics, heads,
     losses and hooks whose default is 255. ``LoadSegAnnotations`` also learns the number of classes from the head.
-
-    Raises:
-        UserError: A part says another value, so that pixels without a label would be taken for a class.
     """
     source, value = next(_said(cfg), ('model.decode_head.ignore_index', ASSUMED))
     if not 0 <= value <= 255:
@@ -65,10 +60,8 @@ def follow_labels(cfg: Config) -> None:
                 # A loss or metric may leave out a class on purpose.
                 chosen = selects and name == 'ignore_index' and said in range(count or 0)
                 if said is not None and said != value and not chosen:
-                    raise UserError(
-                        f'{key}.{name} is {said} but {source} is {value}, which is the label of pixels without one: '
-                        f'leave {name} out there, it follows, or set both alike'
-                    )
+                    clash = f'{key}.{name} is {said} but {source} is {value}, which is the label of pixels without one'
+                    raise UserError(f'{clash}: leave {name} out there, it follows, or set both alike')
                 if said is None and value != ASSUMED:
                     _say(node, name, value)
             if count is not None and getattr(kind, '__name__', '') == 'LoadSegAnnotations':

@@ -26,11 +26,7 @@ _OPTIM_WRAPPER_KEYS += ['accumulative_counts', 'clip_grad', 'dtype', 'loss_scale
 
 
 def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the config') -> None:
-    """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing.
-
-    ``data_root``, a variable that was copied into the datasets when the file was read, is set in each that has the old
-    value.
-    """
+    """Apply ``--cfg-options`` to a config, in place, refusing those that would change nothing."""
     remaining = dict(options)
     if 'data_root' in remaining and isinstance(cfg.get('data_root'), str):
         _replace_data_root(cfg, str(remaining.pop('data_root')), path)
@@ -39,12 +35,12 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any], path: str = 'the 
     try:
         cfg.merge_from_dict(remaining)
     except Exception as error:  # mmengine walks into whatever is there
-        raise UserError(
-            f'--cfg-options {" ".join(remaining)} cannot be applied to {path}: {error.args[0] if error.args else error}'
-        ) from error
+        reason = error.args[0] if error.args else error
+        raise UserError(f'--cfg-options {" ".join(remaining)} cannot be applied to {path}: {reason}') from error
 
 
 def _replace_data_root(cfg: Config, value: str, path: str) -> None:
+    """Set ``data_root``, which was copied when the file was read, wherever a dataset has its old value."""
     old, changed = cfg.data_root, 0
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -59,10 +55,8 @@ def _replace_data_root(cfg: Config, value: str, path: str) -> None:
             if isinstance(ann_file, str) and ann_file.startswith(old):
                 evaluator['ann_file'] = os.path.join(value, ann_file.removeprefix(old).lstrip('/'))
     if not changed:
-        raise UserError(
-            f'--cfg-options data_root={value} changes nothing in {path}: no dataset has data_root={old!r}; '
-            'set train_dataloader.dataset.data_root and its siblings'
-        )
+        reason = f'no dataset has data_root={old!r}; set train_dataloader.dataset.data_root and its siblings'
+        raise UserError(f'--cfg-options data_root={value} changes nothing in {path}: {reason}')
     cfg.data_root = value
 
 
@@ -88,10 +82,8 @@ def _check_option(cfg: Config, key: str, value: Any, path: str) -> None:
     # A plain value in place of a section with keys: what reads it would fail without naming either. None leaves a
     # section out; sections without a type may have a plain value as well, as compile has.
     if isinstance(node, Mapping) and 'type' in node and not isinstance(value, Mapping) and value is not None:
-        raise UserError(
-            f'--cfg-options {key}={value}: {key} of {path} is a section that begins with type={node["type"]!r}, not a '
-            f'plain value; set keys of it, for example {key}.type'
-        )
+        reason = f'{key} of {path} is a section that begins with type={node["type"]!r}, not a plain value'
+        raise UserError(f'--cfg-options {key}={value}: {reason}; set keys of it, for example {key}.type')
 
 
 def _check_new_key(cfg: Config, node: Any, parents: Sequence[str], part: str, shown: str) -> None:
@@ -116,29 +108,20 @@ def _accepted_keys(cfg: Config, node: Any, parents: Sequence[str]) -> list[str] 
     scope = cfg.get('default_scope') or 'mmengine'
     registries = [registry for registry in vars(root_registries).values() if isinstance(registry, Registry)]
     found = (find_type(name, registry, scope) for registry in registries)
-    return next((_init_parameters(cls) for cls in found if inspect.isclass(cls)), None)
-
-
-def _init_parameters(cls: type) -> list[str] | None:
-    names: set[str] = {'type', '_scope_', '_delete_'}
-    for base in cls.__mro__:
-        if '__init__' not in vars(base) or base is object:
-            continue
+    cls = next(filter(inspect.isclass, found), object)
+    names: set[str] = set()
+    for base in (base for base in cls.__mro__ if '__init__' in vars(base) and base is not object):
         parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
         names |= {entry.name for entry in parameters if entry.kind not in (entry.VAR_KEYWORD, entry.VAR_POSITIONAL)}
         if not any(entry.kind is entry.VAR_KEYWORD for entry in parameters):
-            return sorted(names - {'self'})
-    return None if len(names) <= 3 else sorted(names - {'self'})
+            break
+    return sorted((names | {'type', '_scope_', '_delete_'}) - {'self'}) if names else None
 
 
 def _variable_message(cfg: Config, key: str, path: str) -> str:
     """The sentence for an override of a variable that the config file has already used up."""
-    value = cfg[key]
-    uses = []
-    if not isinstance(value, bool) and value is not None:
-        uses = [dotted for dotted, entry in walk(cfg) if entry == value and dotted.split('.')[0] in _CONSUMED]
+    same = [] if isinstance(cfg[key], bool | None) else [dotted for dotted, entry in walk(cfg) if entry == cfg[key]]
+    uses = [dotted for dotted in same if dotted.split('.')[0] in _CONSUMED]
     where = f'set {", ".join(uses[:4])} instead' if uses else 'edit the config file or inherit from it'
-    return (
-        f'--cfg-options {key}: in {path} {key} is a variable that was used while the file was read, so changing it now '
-        f'has no effect; {where}'
-    )
+    reason = f'in {path} {key} is a variable that was used while the file was read, so changing it now has no effect'
+    return f'--cfg-options {key}: {reason}; {where}'

@@ -18,10 +18,7 @@ _LABEL_LOADERS = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
 
 
 def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tuple[str, Any]]:
-    """The dataset configs in a dataloader's ``dataset`` with their dotted keys, through wrappers such as RepeatDataset.
-
-    ``key`` is the dotted key of ``node``; with ``leaves`` the wrappers are left out.
-    """
+    """The dataset configs in ``node`` with their dotted keys from its ``key`` on; ``leaves`` leaves wrappers out."""
     if isinstance(node, list | tuple):
         for index, entry in enumerate(node):
             yield from iter_dataset_cfgs(entry, f'{key}.{index}', leaves)
@@ -47,18 +44,10 @@ def iter_heads(cfg: Config, scope: str) -> Iterator[tuple[str, Mapping[str, Any]
 
 def walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Every entry below a section or list, with its dotted key."""
-    entries: Iterator[tuple[Any, Any]]
-    if isinstance(node, Mapping | Config):
-        entries = iter(node.items())
-    elif isinstance(node, list | tuple):
-        entries = iter(enumerate(node))
-    else:
-        return
-    for name, entry in entries:
-        dotted = f'{prefix}{name}'
-        yield dotted, entry
-        if isinstance(entry, Mapping | list | tuple):
-            yield from walk(entry, f'{dotted}.')
+    sections = isinstance(node, Mapping | Config)
+    for name, entry in node.items() if sections else enumerate(node if isinstance(node, list | tuple) else ()):
+        yield f'{prefix}{name}', entry
+        yield from walk(entry, f'{prefix}{name}.')
 
 
 def step_name(step: Mapping[str, Any]) -> str:

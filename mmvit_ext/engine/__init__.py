@@ -11,21 +11,7 @@ from .hooks.reports import BatchSizeHook, LabelRangeHook, MetricsHook, SkippedSa
 from .hooks.resumed_config import ResumedConfigHook
 from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MultiOptimWrapperConstructor
 
-__all__ = [
-    'AtomicCheckpointHook',
-    'BatchSizeHook',
-    'CPUAmpOptimWrapper',
-    'ExactResumeHook',
-    'LabelRangeHook',
-    'LayerDecayConstructor',
-    'MetricsHook',
-    'MultiOptimWrapperConstructor',
-    'NonFiniteHook',
-    'PreemptionHook',
-    'ResumedConfigHook',
-    'SafeFilesHook',
-    'SampleHook',
-    'SkippedSamplesHook',
-    'SuperpixelVisualizationHook',
-    'WeightsReportHook',
-]
+__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'ExactResumeHook', 'LabelRangeHook']
+__all__ += ['LayerDecayConstructor', 'MetricsHook', 'MultiOptimWrapperConstructor', 'NonFiniteHook', 'PreemptionHook']
+__all__ += ['ResumedConfigHook', 'SafeFilesHook', 'SampleHook', 'SkippedSamplesHook', 'SuperpixelVisualizationHook']
+__all__ += ['WeightsReportHook']

@@ -21,10 +21,9 @@ UNDECAYED = re.compile(r'bias$|(?:^|[._])(?:\w*token\w*|pos_embeds?(?:\.\d+)?|\w
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """An optimizer wrapper that runs the forward pass in bfloat16 on the CPU, where ``AmpOptimWrapper`` refuses to.
+    """mmengine's ``OptimWrapper`` with the forward pass in bfloat16 on the CPU, where ``AmpOptimWrapper`` refuses to.
 
-    bfloat16 needs no loss scaling. Weights, gradients and the optimizer stay in float32. Takes the arguments of
-    :class:`mmengine.optim.OptimWrapper`.
+    bfloat16 needs no loss scaling. Weights, gradients and the optimizer stay in float32.
     """
 
     @contextmanager
@@ -47,40 +46,31 @@ class MultiOptimWrapperConstructor:
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
         if paramwise_cfg:
-            raise UserError(
-                'optim_wrapper.paramwise_cfg is for one optimizer and this config has several: put it into the entry '
-                f'of a part, for example optim_wrapper.{next(iter(optim_wrapper_cfg), "generator")}.paramwise_cfg'
-            )
+            part = f'optim_wrapper.{next(iter(optim_wrapper_cfg), "generator")}'
+            raise UserError(f'optim_wrapper.paramwise_cfg is for one optimizer: put it into a part, such as {part}')
         for name, entry in optim_wrapper_cfg.items():
             if not isinstance(entry, Mapping) or 'optimizer' not in entry:
-                raise UserError(
-                    f'optim_wrapper.{name} is {entry!r}: expected the optim_wrapper of a part of the model, '
-                    "dict(optimizer=dict(type='Adam', ...))"
-                )
+                wanted = "the optim_wrapper of a part of the model, dict(optimizer=dict(type='Adam', ...))"
+                raise UserError(f'optim_wrapper.{name} is {entry!r}: expected {wanted}')
         self.optim_wrapper_cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         model = bare_model(model)
         parts = dict(model.named_children())
         if unknown := [name for name in self.optim_wrapper_cfg if name not in parts]:
-            raise UserError(
-                f'optim_wrapper.{unknown[0]} names no part of {type(model).__name__}, which has {", ".join(parts)}: '
-                'rename or remove it'
-            )
-        return OptimWrapperDict(
-            **{name: build_optim_wrapper(parts[name], dict(entry)) for name, entry in self.optim_wrapper_cfg.items()}
-        )
+            known = f'{type(model).__name__}, which has {", ".join(parts)}'
+            raise UserError(f'optim_wrapper.{unknown[0]} names no part of {known}: rename or remove it')
+        wrappers = {name: build_optim_wrapper(parts[name], dict(cfg)) for name, cfg in self.optim_wrapper_cfg.items()}
+        return OptimWrapperDict(**wrappers)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(name=['LayerDecayConstructor', 'LearningRateDecayOptimizerConstructor'])
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Learning rates that fall with the depth, for any backbone with ``get_layer_depth``.
 
-    mmseg's and mmdet's ``LearningRateDecayOptimizerConstructor``, whose name and arguments this one takes as well,
-    decides by the name of the backbone's class and knows ConvNeXt, BEiT and MAE only. A parameter of layer i of n gets
-    ``decay_rate ** (n - 1 - i)`` of the learning rate, so that heads keep it whole. Biases, norms and other parameters
-    with one dimension, tokens and positions have no weight decay. There is one parameter group for each layer with and
-    one without weight decay.
+    It takes the arguments of mmseg's and mmdet's ``LearningRateDecayOptimizerConstructor``, which knows ConvNeXt, BEiT
+    and MAE only. A parameter of layer i of n gets ``decay_rate ** (n - 1 - i)`` of the learning rate. Parameters with
+    one dimension, tokens and positions have no weight decay. Each layer has a group with and one without.
 
     Args:
         optim_wrapper_cfg: The ``optim_wrapper`` of the config.
@@ -96,10 +86,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         model = bare_model(module)
         get_depth = getattr(getattr(model, 'backbone', None), 'get_layer_depth', None)
         if get_depth is None:
-            raise UserError(
-                f'optim_wrapper.constructor needs a backbone with get_layer_depth, such as those of mmvit_ext; '
-                f'{type(model).__name__} has {type(getattr(model, "backbone", None)).__name__}'
-            )
+            found = f'{type(model).__name__} has {type(getattr(model, "backbone", None)).__name__}'
+            raise UserError(f'optim_wrapper.constructor needs get_layer_depth of an mmvit_ext backbone; {found}')
         rate = self.paramwise_cfg.get('decay_rate', self.paramwise_cfg.get('layer_decay_rate'))
         if rate is None:
             raise UserError('optim_wrapper.paramwise_cfg needs decay_rate, for example decay_rate=0.9')
@@ -110,10 +98,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
                 continue
             layer, num_layers = get_depth(name, 'backbone.')
             if wanted is not None and wanted != num_layers - 2:
-                raise UserError(
-                    f'optim_wrapper.paramwise_cfg.num_layers is {wanted}, but the backbone has '
-                    f'{num_layers - 2} blocks: set that number or leave num_layers out'
-                )
+                found = f'is {wanted}, but the backbone has {num_layers - 2} blocks'
+                raise UserError(f'optim_wrapper.paramwise_cfg.num_layers {found}: set that number or leave it out')
             matching = max((key for key in custom if key in name), key=len, default=None)
             decay = 0.0 if parameter.ndim == 1 or UNDECAYED.search(name) else self.base_wd or 0.0
             if matching is not None:

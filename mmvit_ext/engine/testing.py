@@ -1,22 +1,20 @@
 """Test a checkpoint with the metrics of a config."""
 
-import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
+from mmengine.registry import METRICS
 
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
-from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
-from mmvit_ext.engine.runner import build_runner, leave_processes, load_run, sole_use_by_run
+from mmvit_ext.engine.runner import build_runner, load_run, running
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.files import atomic_path, writable_folder
 
@@ -25,8 +23,7 @@ __all__ = ['test']
 PICKLES = ('.pkl', '.pickle')
 
 # A test needs no training parts, and building their datasets would ask for data that may not be there.
-UNUSED = ['train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr']
-UNUSED += ['val_dataloader', 'val_cfg', 'val_evaluator']
+UNUSED = 'train_dataloader train_cfg optim_wrapper param_scheduler auto_scale_lr val_dataloader val_cfg val_evaluator'
 
 
 def test(
@@ -42,7 +39,7 @@ def test(
     allow_partial: bool = False,
     trust: bool = False,
 ) -> dict[str, float]:
-    """Test a checkpoint.
+    """Test a checkpoint; returns the metrics by name.
 
     Args:
         config: The config file.
@@ -56,15 +53,12 @@ def test(
         allow_partial: Only report when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors and plain values, which runs code from it.
 
-    Returns:
-        The metrics by name.
-
     Raises:
         UserError: Something is wrong with the arguments, the config or the files it names.
     """
     with same_on_every_process():
         sections = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
-        cfg = load_run(config, cfg_options, 'test', sections, work_dir=work_dir, launcher=launcher)
+        cfg = load_run(config, cfg_options, 'test', sections, work_dir, launcher)
         cfg.load_from, cfg.resume = checkpoint, False
         warnings = check_normalisation(cfg, cfg.default_scope, 'test')
         discard_pretrained(cfg.model)
@@ -75,31 +69,22 @@ def test(
         notes = check_before_run(cfg, cfg.default_scope, ['test'])
         if tta:
             set_tta(cfg)
-        for key in UNUSED:
+        for key in UNUSED.split():
             cfg.pop(key, None)
     # Not the work folder: a checkpoint may be tested while its training continues there.
     folders = {'--out': None if Path(out or '').suffix else out, '--show-dir': show_dir}
-    with sole_use_by_run(launcher, folders), kept_signal_handlers():
-        metrics = _run(cfg, out, notes, warnings, allow_partial=allow_partial, trust=trust)
-    leave_processes()
-    return metrics
-
-
-def _run(
-    cfg: Config, out: str | None, notes: Sequence[str], warnings: Sequence[str], *, allow_partial: bool, trust: bool
-) -> dict[str, float]:
-    runner = build_runner(cfg, [WeightsReportHook(allow_partial), MetricsHook()], notes, warnings, trust=trust)
-    runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
-    if out and out.endswith(PICKLES):
-        dumper = (
-            importlib.import_module('mmdet.evaluation').DumpDetResults if cfg.default_scope == 'mmdet' else DumpResults
-        )
-        runner.test_evaluator.metrics.append(dumper(out_file_path=out))
-    metrics = runner.test()
-    if out and out.endswith('.json') and runner.rank == 0:
-        plain = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
-        with atomic_path(out) as file:
-            file.write_text(json.dumps(plain, indent=2))
+    with running(launcher, folders):
+        hooks = [WeightsReportHook(allow_partial), MetricsHook()]
+        runner = build_runner(cfg, hooks, notes, warnings, trust=trust)
+        runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
+        if out and out.endswith(PICKLES):
+            dumper = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+            runner.test_evaluator.metrics.append(METRICS.build({'type': dumper, 'out_file_path': out}))
+        metrics = runner.test()
+        if out and out.endswith('.json') and runner.rank == 0:
+            plain = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
+            with atomic_path(out) as file:
+                file.write_text(json.dumps(plain, indent=2))
     return metrics
 
 
@@ -110,15 +95,15 @@ def _is_for_training(hook: Hook) -> bool:
 
 
 def _set_out(cfg: Config, path: Path) -> None:
-    scope = cfg.default_scope
     if path.suffix in ('.json', *PICKLES):
         if path.is_dir():
             raise UserError(f'--out {path} is a folder: expected a file name for {path.suffix}')
         writable_folder(path.parent, '--out, folder')
-    elif scope == 'mmseg' and not path.suffix:
+    elif cfg.default_scope == 'mmseg' and not path.suffix:
         writable_folder(path, '--out')
         for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
             evaluator.output_dir = str(path)
     else:
-        folder = ', or a folder for label maps' if scope == 'mmseg' else ''
-        raise UserError(f'--out {path}: expected .json for metrics or .pkl for predictions{folder}')
+        raise UserError(
+            f'--out {path}: expected .json for metrics, .pkl for predictions, with mmseg a folder for labels'
+        )

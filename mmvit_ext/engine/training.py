@@ -1,8 +1,4 @@
-"""Train an mmseg, mmdet or mmpretrain config.
-
-The order is the point: everything that can be wrong is looked for before a folder is made, a model is built or a file
-is written.
-"""
+"""Train an mmseg, mmdet or mmpretrain config: what can be wrong is looked for before anything is built or written."""
 
 import os
 from collections.abc import Mapping
@@ -15,10 +11,9 @@ from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_layer_decay, set_lr_scaling, set_precision, set_tolerance
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
-from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
 from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from mmvit_ext.engine.hooks.resumed_config import ResumedConfigHook
-from mmvit_ext.engine.runner import build_runner, leave_processes, load_run, sole_use_by_run
+from mmvit_ext.engine.runner import build_runner, load_run, running
 from mmvit_ext.errors import same_on_every_process
 
 __all__ = ['train']
@@ -62,7 +57,7 @@ def train(
     """
     with same_on_every_process():
         sections = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-        cfg = load_run(config, cfg_options, 'training', sections, work_dir=work_dir, launcher=launcher)
+        cfg = load_run(config, cfg_options, 'training', sections, work_dir, launcher)
         notes = _set_resume(cfg, resume)
         notes += [*set_precision(cfg, amp), *set_layer_decay(cfg)]
         set_tolerance(cfg, skip_nonfinite, skip_bad_samples)
@@ -75,13 +70,11 @@ def train(
         splits = ['train'] if cfg.get('val_cfg') is None else ['train', 'val']
         notes += check_before_run(cfg, cfg.default_scope, splits)
         warnings = check_normalisation(cfg, cfg.default_scope, 'train')
-    hooks = [WeightsReportHook(allow_partial), BatchSizeHook(), NonFiniteHook(), SkippedSamplesHook(), MetricsHook()]
-    hooks.append(ResumedConfigHook())
+    kinds = BatchSizeHook, NonFiniteHook, SkippedSamplesHook, MetricsHook, ResumedConfigHook
+    hooks = [WeightsReportHook(allow_partial), *(kind() for kind in kinds)]
     folders = {'--work-dir': cfg.work_dir, 'default_hooks.checkpoint.out_dir': _checkpoint_folder(cfg)}
-    with sole_use_by_run(launcher, folders), kept_signal_handlers():
-        runner = build_runner(cfg, hooks, notes, warnings, trust=trust)
-        runner.train()
-    leave_processes()
+    with running(launcher, folders):
+        build_runner(cfg, hooks, notes, warnings, trust=trust).train()
 
 
 def _checkpoint_folder(cfg: Config) -> str | None:
@@ -91,11 +84,7 @@ def _checkpoint_folder(cfg: Config) -> str | None:
 
 
 def _set_resume(cfg: Config, resume: str | None) -> list[str]:
-    """Set in a config from which checkpoint its run continues.
-
-    ``'auto'`` is the newest one in its ``work_dir`` that can be loaded. A run that a launcher has started again
-    continues from that one, whatever it began with. Returns lines worth logging.
-    """
+    """Set from which checkpoint a run continues, after a restart by its launcher the newest; returns lines to log."""
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
     if resume is None and (restarts or (cfg.get('resume') and not cfg.get('load_from'))):
         resume = 'auto'
@@ -108,12 +97,9 @@ def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     folders = filter(None, [_checkpoint_folder(cfg)])
     newest = newest_checkpoint(cfg.work_dir, folders, restarted=bool(restarts))
     notes = [f'started again by the launcher ({restarts})'] if restarts else []
-    if newest.path is not None:
-        cfg.load_from = newest.path
+    if newest.path is not None or resume != 'auto':
+        cfg.load_from = newest.path or resume
         return notes + newest.notes()
-    if resume != 'auto':
-        cfg.load_from = resume
-        return notes
     # load_from stays: a run that has not written a checkpoint yet starts as it did the first time.
     cfg.resume = False
     return [*notes, f'--resume: no checkpoint in {cfg.work_dir}, training starts from the beginning']

@@ -16,9 +16,7 @@ __all__ = ['find_type', 'missing_library', 'nearest', 'root_registry', 'unknown_
 
 def nearest(name: str, candidates: Sequence[str], count: int = 3) -> list[str]:
     """At most ``count`` of the candidates that look like ``name``, best first, whatever their case."""
-    by_lower: dict[str, str] = {}
-    for candidate in candidates:
-        by_lower.setdefault(candidate.lower(), candidate)
+    by_lower = {candidate.lower(): candidate for candidate in reversed(candidates)}
     return [by_lower[key] for key in get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.6)]
 
 
@@ -27,10 +25,8 @@ def missing_library(scope: str, wanted_by: str) -> str:
     if scope not in DISTRIBUTIONS:
         return f"{wanted_by} needs the package '{scope}', which cannot be imported: install it or correct the name"
     fork, upstream, *_ = DISTRIBUTIONS[scope]
-    return (
-        f'{wanted_by} needs {scope}, which is not installed: install {fork} (or {upstream}), '
-        'the one that matches your mmengine'
-    )
+    remedy = f'install {fork} (or {upstream}), the one that matches your mmengine'
+    return f'{wanted_by} needs {scope}, which is not installed: {remedy}'
 
 
 def root_registry(name: str) -> Registry | None:
@@ -71,10 +67,7 @@ def _registered_names(root: Registry, scope: str) -> list[str]:
 
 
 def unknown_type_message(name: str, registry_name: str | None, scope: str | None = None, where: str = '') -> str:
-    """The sentence for a type name that no registry knows: the nearest registered names, or the missing library.
-
-    ``scope`` is the default scope of the look-up, ``where`` the dotted key at which the config has the name.
-    """
+    """The sentence for a type name, at a dotted key of a config, that no registry knows from its default scope."""
     place = f' (at {where})' if where else ''
     prefix, _, short = name.rpartition('.')
     if prefix in DISTRIBUTIONS or (prefix and '.' not in prefix):
@@ -82,9 +75,8 @@ def unknown_type_message(name: str, registry_name: str | None, scope: str | None
             importlib.import_module(f'{prefix}.registry')
         except ImportError:
             return missing_library(prefix, f"the type '{name}'{place}")
-    root = root_registry(registry_name) if registry_name else None
     names: list[str] = []
-    if root is not None:
+    if registry_name and (root := root_registry(registry_name)) is not None:
         if prefix and '.' not in prefix:
             names = [f'{prefix}.{entry}' for entry in _registered_names(root, prefix) if '.' not in entry]
         names += _registered_names(root, scope or 'mmengine')

@@ -12,16 +12,13 @@ _FINAL_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*?(?:Error|Exception|Interrup
 
 
 def printable(text: str, keep: str = '') -> str:
-    """A text whose control characters, such as a terminal's escape, are spelled out, but for those to ``keep``.
+    """A text whose control characters, but for those to ``keep``, are spelled out.
 
     File names, parameter names and configs come from elsewhere: printed as they are, they could recolour a terminal,
     hide a line or forge one. Bytes of a name that are no text are spelled out, too.
     """
-    if text.isprintable():
-        return text
-    return ''.join(
-        part if part.isprintable() or part in keep else part.encode('unicode_escape').decode() for part in text
-    )
+    shown = (part.isprintable() or part in keep for part in text)
+    return ''.join(p if plain else p.encode('unicode_escape').decode() for p, plain in zip(text, shown, strict=True))
 
 
 def say(text: object, stream: TextIO | None = None) -> None:
@@ -33,9 +30,8 @@ class UserError(ValueError):
     """Bad input, told in one sentence that names the file or key, what came, what was expected and the remedy.
 
     A data loader worker sends its exceptions as a traceback text; the constructor finds the sentence in it again, so
-    that the main process sees the same error whatever ``num_workers`` is.
-
-    Line breaks in the sentence are replaced by spaces, and other control characters spelled out.
+    that the main process sees the same error whatever ``num_workers`` is. Line breaks become spaces, and other control
+    characters are spelled out.
     """
 
     def __init__(self, message: str) -> None:

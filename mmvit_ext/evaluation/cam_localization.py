@@ -1,11 +1,8 @@
 """Localisation by a classifier that has seen labels of images only: a box around what a class activation map shows.
 
-Paper: Learning Deep Features for Discriminative Localization, Zhou et al., CVPR 2016, arXiv 1512.04150. The map is
-resized to the network's input; the largest connected piece of what lies above a share of its range gives the box.
-"GT-known" localisation asks whether the box of the true class meets the true box, whatever class was predicted.
+Paper: Learning Deep Features for Discriminative Localization, Zhou et al., CVPR 2016, arXiv 1512.04150. The largest
+connected piece of the map above a share of its range gives the box; "GT-known" takes that of the true class.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,11 +18,9 @@ __all__ = ['CAMLocalization', 'box_iou']
 
 NEEDED = {
     'cam': "take model.type='mmvit_ext.CAMClassifier'",
-    'boxes': "load them with mmvit_ext.LoadBoxes and keep them with PackInputs(meta_keys=('boxes', ...))",
-    'placement': 'put the steps that resize and cut into mmvit_ext.TrackPlacement and keep it with '
-    "PackInputs(meta_keys=('placement', ...))",
+    'boxes': "load them with mmvit_ext.LoadBoxes, PackInputs(meta_keys=('boxes', ...))",
+    'placement': "put what resizes and cuts into mmvit_ext.TrackPlacement, PackInputs(meta_keys=('placement', ...))",
 }
-"""What a sample must have, and where it comes from."""
 
 
 def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
@@ -41,16 +36,14 @@ def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
 class CAMLocalization(BaseMetric):
     """How often the box of the true class's activation map meets a true box.
 
-    The model is a ``mmvit_ext.CAMClassifier``, and the test pipeline loads true boxes with ``mmvit_ext.LoadBoxes`` and
-    notes with ``mmvit_ext.TrackPlacement`` where the image lies in the input; boxes are compared in pixels of the
-    image. It gives ``gt_known``, the share of images in per cent whose box has enough IoU with a true one, ``top1``,
-    the share of those whose predicted class is right, too, and ``mean_iou``.
+    The model is a ``mmvit_ext.CAMClassifier``, and the test pipeline has ``mmvit_ext.LoadBoxes`` and
+    ``mmvit_ext.TrackPlacement``. It gives ``gt_known``, the share of images in per cent whose box has enough IoU with a
+    true one, ``top1``, the share of those whose predicted class is right, too, and ``mean_iou``.
 
     Args:
         threshold: Of the map, see :func:`box_from_map`.
         iou: Least IoU of a hit, above 0 to 1.
-        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
-        prefix: What the names of the results begin with.
+        **kwargs: As those of mmengine's ``BaseMetric``.
 
     Raises:
         ValueError: An argument is out of range.
@@ -59,18 +52,15 @@ class CAMLocalization(BaseMetric):
 
     default_prefix = 'cam'
 
-    def __init__(
-        self, threshold: float = THRESHOLD, *, iou: float = 0.5, collect_device: str = 'cpu', prefix: str | None = None
-    ) -> None:
+    def __init__(self, threshold: float = THRESHOLD, *, iou: float = 0.5, **kwargs: Any) -> None:
         if not 0 <= threshold < 1:
             raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
         if not 0 < iou <= 1:
             raise ValueError(f'iou must be above 0 to 1, got {iou}')
-        super().__init__(collect_device=collect_device, prefix=prefix)
+        super().__init__(**kwargs)
         self.threshold, self.iou = threshold, iou
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Compare the boxes of a batch."""
         for sample in data_samples:
             for name, remedy in NEEDED.items():
                 if name not in sample:
@@ -83,7 +73,6 @@ class CAMLocalization(BaseMetric):
             self.results.append((best, right))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The shares over all images."""
         best, right = np.array(results).T
         hits = best >= self.iou
         shares = {'gt_known': 100 * hits.mean(), 'top1': 100 * (hits * right).mean(), 'mean_iou': best.mean()}

@@ -1,12 +1,9 @@
 """Fréchet inception distance between generated and real images, with any classifier in the place of Inception.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, arXiv 1706.08500,
-equation 6. Distances by different classifiers, or from different numbers of images, cannot be compared.
-
-Shapes: N images, D features.
+equation 6. Distances by different classifiers, or from different numbers of images, cannot be compared. Shapes: N
+images, D features.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,15 +20,12 @@ __all__ = ['FID', 'fid', 'frechet_distance']
 
 
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
-    r"""Squared Fréchet distance of two normal distributions (arXiv 1706.08500, equation 6).
+    r"""Squared Fréchet distance of two normal distributions, means ``(D,)`` and covariances ``(D, D)``.
 
     .. math:: \|m_1 - m_2\|^2 + \mathrm{tr}\big(C_1 + C_2 - 2 (C_1 C_2)^{1/2}\big)
 
-    The trace of the root is the sum of the roots of the eigenvalues of :math:`C_1^{1/2} C_2 C_1^{1/2}`, which is
-    symmetric, so that covariances of fewer images than features need no special care. Computed in double precision.
-
-    Shape:
-        Means ``(D,)``, covariances ``(D, D)``, symmetric and positive semidefinite.
+    This is equation 6 of arXiv 1706.08500, computed in double precision. The trace of the root is the sum of the roots
+    of the eigenvalues of :math:`C_1^{1/2} C_2 C_1^{1/2}`, which is symmetric.
     """
     covariance, other_covariance = covariance.double(), other_covariance.double()
     values, vectors = torch.linalg.eigh(covariance)
@@ -44,10 +38,9 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
 
 def fid(features: Tensor, other_features: Tensor) -> float:
     """Fréchet distance of the normal distributions with mean and covariance of features ``(N, D)``, N at least 2."""
-    if min(len(features), len(other_features)) < 2:
-        raise ValueError(
-            f'a covariance needs at least 2 images of each kind, got {len(features)} and {len(other_features)}'
-        )
+    counts = len(features), len(other_features)
+    if min(counts) < 2:
+        raise ValueError(f'a covariance needs at least 2 images of each kind, got {counts[0]} and {counts[1]}')
     one, other = features.double(), other_features.double()
     covariances = [torch.atleast_2d(torch.cov(rows.T)) for rows in (one, other)]  # of one feature it is a number
     return frechet_distance(one.mean(0), covariances[0], other.mean(0), covariances[1])
@@ -57,17 +50,14 @@ def fid(features: Tensor, other_features: Tensor) -> float:
 class FID(BaseMetric):
     """Fréchet distance between generated and real images, in the features of a classifier; the smaller the better.
 
-    Features are what the classifier's last linear layer reads. Images are resized for it to the size that it was
-    trained at. It takes what ``mmvit_ext.AdversarialModel`` returns.
+    Features are what the classifier's last linear layer reads. It takes what ``mmvit_ext.AdversarialModel`` returns.
 
     Args:
         extractor: Config file of the classifier, an mmpretrain ``ImageClassifier``.
         checkpoint: Its checkpoint file.
-        input_size: Edge in pixels that images are resized to; the ``img_size`` of the classifier's config when not
-            given.
-        mirror: Whether every real image counts a second time with left and right exchanged, as for a generator whose
-            training images are flipped at random.
-        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
+        input_size: Edge in pixels that images are resized to; by default the config's ``img_size``.
+        mirror: Whether every real image counts a second time with left and right exchanged.
+        **kwargs: As those of mmengine's ``BaseMetric``.
 
     Raises:
         UserError: Config or checkpoint are wrong, or the model is no classifier. Both are read at the first image.
@@ -76,20 +66,13 @@ class FID(BaseMetric):
     default_prefix = ''  # the name says it all
 
     def __init__(
-        self,
-        extractor: str,
-        checkpoint: str,
-        *,
-        input_size: int | None = None,
-        mirror: bool = False,
-        collect_device: str = 'cpu',
+        self, extractor: str, checkpoint: str, *, input_size: int | None = None, mirror: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(collect_device=collect_device)
+        super().__init__(**kwargs)
         self.extractor, self.checkpoint, self.input_size, self.mirror = extractor, checkpoint, input_size, mirror
         self._classifier: tuple[Any, int] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Take the features of a batch."""
         real = torch.stack([sample['real_img'] for sample in data_samples])
         fakes = [sample['fake_imgs'] for sample in data_samples]
         sides = [real, real.flip(3)] if self.mirror else [real]
@@ -110,9 +93,7 @@ class FID(BaseMetric):
         return model.extract_feat(inputs, stage='pre_logits')
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The distance."""
-        real, fake = (torch.cat([result[side] for result in results]) for side in (0, 1))
-        return {'FID': fid(real, fake)}
+        return {'FID': fid(*(torch.cat(side) for side in zip(*results, strict=True)))}
 
 
 def _load_classifier(config: str, checkpoint: str, size: int | None, device: torch.device) -> tuple[Any, int]:
@@ -124,10 +105,8 @@ def _load_classifier(config: str, checkpoint: str, size: int | None, device: tor
     cfg = load_config(config)
     kind = cfg.model.get('type')
     if cfg.get('default_scope') != 'mmpretrain' or 'head' not in cfg.model:
-        raise UserError(
-            f'{config} (FID.extractor) describes a {kind}: expected the config of an mmpretrain classifier, for '
-            'example configs/nest/nest-t_8xb128-300e_imagenet-224x224.py'
-        )
+        wanted = 'expected the config of an mmpretrain classifier, see configs/nest'
+        raise UserError(f'{config} (FID.extractor) describes a {kind}: {wanted}')
     size = size or cfg.get('img_size')
     if not isinstance(size, int):
         raise UserError(f'{config} (FID.extractor) has no img_size: give the edge in pixels as FID.input_size')

@@ -1,7 +1,5 @@
 """Measure a loaded model repeatedly on changed data, without a runner for each time."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,14 +15,11 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.machine import progress_bar
 
-__all__ = ['build_test_loader', 'evaluate']
+__all__ = ['build_test_loader', 'evaluate', 'markdown_table']
 
 
 def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapping[str, Any] | None = None) -> Any:
-    """Build the test data loader of a config whose scope is prepared.
-
-    Only the first ``images`` are read; ``last_step`` configures a transform in front of the one that packs.
-    """
+    """The test data loader of a config, of the first ``images``, with a ``last_step`` before the one that packs."""
     loader = copy.deepcopy(cfg.get('test_dataloader'))
     if not loader or cfg.get('test_evaluator') is None:
         raise UserError('the config has no test_dataloader or no test_evaluator: add a dataset of _base_/datasets')
@@ -43,27 +38,24 @@ def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapp
 
 @torch.no_grad()
 def evaluate(
-    predictor: Predictor,
-    loader: Any,
-    metrics: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    *,
-    title: str = 'measuring',
-    on_batch: Callable[[Any, Any], None] | None = None,
-    progress: bool = True,
+    predictor: Predictor, loader: Any, metrics: Any, *, title: str = 'measuring', on_batch: Callable | None = None
 ) -> dict[str, float]:
-    """Run a model over a data loader and compute metrics, configured as in ``test_evaluator``; results by name.
-
-    ``on_batch`` is called with each batch and the model's answer to it; ``title`` stands before the progress bar.
-    """
+    """Run a model over a data loader and compute metrics; ``on_batch`` is called with each batch and its outputs."""
     # mmseg's metric writes a table of all classes to the log each time.
     MMLogger.get_instance('mmvit_ext_quiet', logger_name='mmvit_ext_quiet', log_level='ERROR')
     model: Any = predictor.model
     evaluator = Evaluator(copy.deepcopy(metrics))
     evaluator.dataset_meta = loader.dataset.metainfo
-    with progress_bar(title, show=progress) as bar:
+    with progress_bar(title) as bar:
         for batch in bar.track(loader):
             outputs = model.test_step(batch)
             evaluator.process(data_samples=outputs, data_batch=batch)
             if on_batch is not None:
                 on_batch(batch, outputs)
     return {name: float(value) for name, value in evaluator.evaluate(len(loader.dataset)).items()}
+
+
+def markdown_table(*rows: Sequence[str]) -> str:
+    """Rows of cells as a Markdown table, whose first one has the titles."""
+    titles, *lines = ('| ' + ' | '.join(cells) + ' |' for cells in rows)
+    return '\n'.join([titles, '|' + '---|' * len(rows[0]), *lines])

@@ -1,7 +1,5 @@
 """The table of superpixel quality: the model's superpixels, head by head, beside plain patches and SLIC."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,33 +11,24 @@ from mmvit_ext.config.building import resolve_device
 from mmvit_ext.config.labels import follow_labels
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.evaluation.loop import build_test_loader, evaluate
+from mmvit_ext.evaluation.loop import build_test_loader, evaluate, markdown_table
 from mmvit_ext.inference.predictor import Predictor
 
 __all__ = ['extractor_config', 'quality_rows', 'quality_table', 'superpixel_quality']
 
-Row = tuple[str, float, float]
-"""Kind of regions, best mIoU in per cent, mean number of regions of an image."""
+Row = tuple[str, float, float]  # kind of regions, best mIoU in per cent, mean number of regions of an image
 
 
 def extractor_config(cfg: Config, source: str | Path) -> Config:
-    """A config that measures the superpixels of a segmentation config's backbone on its test data.
-
-    It has a ``SuperpixelExtractor``, and ``SuperpixelQuality`` for each kind of regions where there were other metrics.
-    ``source`` is the config's file, for messages.
-    """
+    """A config that measures the superpixels of a segmentation config's backbone, and other regions, on its data."""
     cfg = copy.deepcopy(cfg)
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if not str(backbone.get('type')).endswith('SPFormer'):
-        raise UserError(
-            f'{source} has the backbone {backbone.get("type")} and no superpixels to measure: expected a '
-            'mmvit_ext.SPFormer, such as the configs in configs/spformer'
-        )
+        found = f'{source} has the backbone {backbone.get("type")} and no superpixels to measure'
+        raise UserError(f'{found}: expected a mmvit_ext.SPFormer, such as the configs in configs/spformer')
     if cfg.get('default_scope') != 'mmseg':
-        raise UserError(
-            f'{source} is of scope {cfg.get("default_scope")} and its data has no label maps to measure superpixels '
-            'on: use this checkpoint with a config such as configs/spformer/superpixel-quality_*.py'
-        )
+        remedy = 'use this checkpoint with a config such as configs/spformer/superpixel-quality_*.py'
+        raise UserError(f'{source} is of scope {cfg.get("default_scope")}, its data has no label maps: {remedy}')
     follow_labels(cfg)
     if not str(cfg.model.get('type')).endswith('SuperpixelExtractor'):
         cfg.model = ConfigDict(
@@ -61,24 +50,21 @@ def quality_rows(results: Mapping[str, float], evaluators: Any) -> list[Row]:
     rows: list[Row] = []
     for entry in evaluators if isinstance(evaluators, list) else [evaluators]:
         kind = entry.get('regions', 'superpixels')
-        prefix = entry.get('prefix') or kind
-        number, best = results[f'{prefix}/regions'], results[f'{prefix}/mIoU']
-        edge = entry.get('patch_size', 16)
-        if kind != 'superpixels':
-            rows.append((f'patches {edge}x{edge}' if kind == 'patches' else 'SLIC', best, number))
-            continue
-        heads = [name for name in results if name.startswith(f'{prefix}/mIoU_head')]
-        named = prefix if prefix != kind else 'superpixels'
-        rows.append((f'{named}, mean of {len(heads)} heads', best, number))
-        rows += [(f'{named}, head {index}', results[name], number) for index, name in enumerate(heads, 1)]
-        rows.append((f'{named}, heads merged', results[f'{prefix}/mIoU_merged'], number))
+        prefix, edge = entry.get('prefix') or kind, entry.get('patch_size', 16)
+        heads = [value for name, value in results.items() if name.startswith(f'{prefix}/mIoU_head')]
+        named = {'superpixels': f'{prefix}, mean of {len(heads)} heads', 'patches': f'patches {edge}x{edge}'}
+        values = {named.get(kind, 'SLIC'): results[f'{prefix}/mIoU']}
+        values |= {f'{prefix}, head {index}': value for index, value in enumerate(heads, 1)}
+        if heads:
+            values[f'{prefix}, heads merged'] = results[f'{prefix}/mIoU_merged']
+        rows += [(name, value, results[f'{prefix}/regions']) for name, value in values.items()]
     return rows
 
 
 def quality_table(rows: list[Row]) -> str:
     """Rows as a Markdown table."""
-    lines = ['| regions | best mIoU | regions per image |', '|---|---|---|']
-    return '\n'.join(lines + [f'| {name} | {best:.2f} | {number:.1f} |' for name, best, number in rows])
+    cells = [(name, f'{best:.2f}', f'{number:.1f}') for name, best, number in rows]
+    return markdown_table(('regions', 'best mIoU', 'regions per image'), *cells)
 
 
 def superpixel_quality(
@@ -90,19 +76,12 @@ def superpixel_quality(
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
     trust: bool = False,
-    progress: bool = True,
 ) -> list[Row]:
-    """Measure the superpixels of a model against label maps; the arguments are those of ``mmvit superpixels``.
-
-    The checkpoint is one of that config, or of the classifier whose backbone it has.
-
-    Raises:
-        UserError: The arguments, the config, the data or the checkpoint are wrong.
-    """
+    """Measure the superpixels of a model against label maps; the arguments are those of ``mmvit superpixels``."""
     if images is not None and images < 1:
         raise UserError(f'--images must be at least 1, got {images}')
     cfg = extractor_config(load_config(config, cfg_options), config)
     predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
     loader = build_test_loader(cfg, images=images)
-    results = evaluate(predictor, loader, cfg.test_evaluator, title='measuring superpixels', progress=progress)
+    results = evaluate(predictor, loader, cfg.test_evaluator, title='measuring superpixels')
     return quality_rows(results, cfg.test_evaluator)

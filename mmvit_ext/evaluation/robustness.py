@@ -3,8 +3,6 @@
 Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.3 and figure 6.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from PIL import Image
 
 from mmvit_ext.config.building import resolve_device
@@ -22,7 +19,7 @@ from mmvit_ext.config.labels import ignored_label
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.distortions import MAX_AREA, PasteOccluder
 from mmvit_ext.errors.user_error import UserError, printable
-from mmvit_ext.evaluation.loop import build_test_loader, evaluate
+from mmvit_ext.evaluation.loop import build_test_loader, evaluate, markdown_table
 from mmvit_ext.evaluation.superpixel_quality import best_labels, intersection_and_union, patch_regions
 from mmvit_ext.files import atomic_path, fit_name, kept_files, writable_folder
 from mmvit_ext.inference.predictor import Predictor
@@ -45,13 +42,11 @@ class Kind(NamedTuple):
     default: tuple[float, ...]  # values that are measured when none are named
 
 
+_AREAS = (0, 0.05, 0.1, 0.2, 0.3, 0.5)
 KINDS: dict[str, Kind] = {
     'rotation': Kind('mmvit_ext.RotateImage', 'angle', 'angle in degrees', -360, 360, (0, 15, 30, 45, 60, 75, 90)),
-    'occlusion': Kind(
-        'mmvit_ext.PasteOccluder', 'area', 'covered share of the image', 0, MAX_AREA, (0, 0.05, 0.1, 0.2, 0.3, 0.5)
-    ),
+    'occlusion': Kind('mmvit_ext.PasteOccluder', 'area', 'covered share of the image', 0, MAX_AREA, _AREAS),
 }
-"""Kinds of changes by name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Curve:
     metric: str
     x: tuple[float, ...]  # angles or areas
     y: tuple[float, ...]  # the metric at each of them
-    everything: tuple[dict[str, float], ...] = ()  # all metrics at each of them
+    everything: tuple[dict[str, float], ...]  # all metrics at each of them
 
 
 def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str:
@@ -73,10 +68,7 @@ def plotted_name(results: Mapping[str, float], wanted: str | None = None) -> str
 
 
 def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int = 16) -> torch.Tensor:
-    """Pixels in both and in either of an occluder (h, w) and the regions that mostly lie in it ``(2,)``.
-
-    The regions are superpixels, the last merged association, or without them squares with an edge of ``patch`` pixels.
-    """
+    """Pixels in both and in either of an occluder (h, w) and the superpixels or patches that mostly lie in it."""
     truth = torch.from_numpy(covered.astype(np.int64))
     h, w = covered.shape
     if found is None:
@@ -90,31 +82,35 @@ def occluder_overlap(found: Superpixels | None, covered: np.ndarray, patch: int 
 
 
 class _Observer:
-    """Collects the superpixels of the images that pass through a model."""
+    """Collects the superpixels of the images that pass through a model, if it has any."""
 
-    def __init__(self, backbone: Any, preprocessor: Any, area: float | None, pictures: int) -> None:
-        self.backbone, self.preprocessor, self.pictures = backbone, preprocessor, pictures
-        self.occluder = PasteOccluder(area) if area else None
-        self.edge = backbone.cell_size * backbone.pixel_stride
+    def __init__(self, model: Any, area: float, pictures: int) -> None:
+        self.backbone, self.preprocessor = getattr(model, 'backbone', None), model.data_preprocessor
+        self.pictures, self.occluder = pictures, PasteOccluder(area) if area else None
         self.overlap = torch.zeros(2, 2, dtype=torch.int64)  # superpixels and squares, both and either
         self.drawn: list[tuple[str, Image.Image]] = []
 
     def __call__(self, batch: Any, outputs: Any) -> None:
-        if self.occluder is None and len(self.drawn) >= self.pictures:
+        seen_all = self.occluder is None and len(self.drawn) >= self.pictures
+        if seen_all or not hasattr(self.backbone, 'cell_size'):
             return
         inputs = self.preprocessor(batch, False)['inputs']
         for index, seen in enumerate(batch['inputs']):
             size = (int(seen.shape[-2]), int(seen.shape[-1]))
-            image = picture_of_inputs(seen)
-            found = superpixels_of_inputs(self.backbone, inputs[index : index + 1], image, size)
+            found = superpixels_of_inputs(self.backbone, inputs[index : index + 1], picture_of_inputs(seen), size)
             path = str(outputs[index].metainfo.get('img_path', index))
             if self.occluder is not None:
                 covered = self.occluder.mask(path, size)
                 self.overlap[0] += occluder_overlap(found, covered)
-                self.overlap[1] += occluder_overlap(None, covered, self.edge)
+                self.overlap[1] += occluder_overlap(None, covered, found.cell_size * found.pixel_stride)
             if len(self.drawn) < self.pictures:
                 picture, labels = enlarged(found)
                 self.drawn.append((Path(path).stem, draw_boundaries(picture, labels[-1, -1, -1])))
+
+    def shares(self) -> dict[str, float]:
+        """IoU of the occluder in per cent of both kinds of regions, where there was one."""
+        pairs = zip(('superpixels', 'patches'), self.overlap.tolist(), strict=True)
+        return {f'occluder IoU of {regions}': 100 * both / either for regions, (both, either) in pairs if either}
 
 
 def measure_robustness(
@@ -131,25 +127,14 @@ def measure_robustness(
     allow_partial: bool = False,
     trust: bool = False,
     force: bool = False,
-    progress: bool = True,
 ) -> list[Curve]:
-    """Measure models on changed test images, and write figures, a plot and pictures of superpixels; a curve for each.
-
-    ``models`` are name, config and checkpoint of each; the other arguments are those of ``mmvit robustness``.
-
-    Raises:
-        UserError: The arguments, a config, its data or a checkpoint are wrong.
-    """
+    """Measure models (name, config, checkpoint) on changed images and write the results, as ``mmvit robustness``."""
     how = KINDS[kind]
     values = tuple(how.default if values is None else values)
-    wrong = [value for value in values if not how.low <= value <= how.high]
-    if wrong or not values:
-        raise UserError(
-            f'--{how.argument}s must be {how.low} to {how.high} ({how.label}), got {wrong[0] if wrong else "none"}'
-        )
-    for name, number, least in (('--images', images, 1), ('--pictures', pictures, 0)):
-        if number is not None and number < least:
-            raise UserError(f'{name} must be at least {least}, got {number}')
+    if wrong := [value for value in values or [float('nan')] if not how.low <= value <= how.high]:
+        raise UserError(f'--{how.argument}s must be {how.low} to {how.high} ({how.label}), got {wrong[0]}')
+    if (images is not None and images < 1) or pictures < 0:
+        raise UserError(f'--images must be at least 1 and --pictures at least 0, got {images} and {pictures}')
     folder = writable_folder(out, '--out')
     names = [name for name, _, _ in models]
     if len(set(names)) < len(names):
@@ -158,26 +143,31 @@ def measure_robustness(
     for name, config, checkpoint in models:
         cfg = load_config(config, cfg_options)
         if cfg.get('default_scope') not in ('mmseg', 'mmpretrain'):
-            raise UserError(
-                f'{config} is of scope {cfg.get("default_scope")}: expected a segmentation (mmseg) or classification '
-                '(mmpretrain) config, boxes are not turned'
-            )
+            wanted = 'a segmentation (mmseg) or classification (mmpretrain) config, boxes are not turned'
+            raise UserError(f'{config} is of scope {cfg.get("default_scope")}: expected {wanted}')
         predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
         loaded.append((name, cfg, predictor))
     curves = []
     read = [path for _, *files in models for path in files]
     with kept_files(read, [folder / f'{kind}.json'], force=force):
         for name, cfg, predictor in loaded:
-            results, rows = _measure(name, cfg, predictor, how, values, images, pictures, progress)
+            results, drawn = [], []
+            for value in values:
+                step = {'type': how.transform, 'ignore_index': ignored_label(cfg), how.argument: value}
+                loader = build_test_loader(cfg, images=images, last_step=step)
+                observer = _Observer(predictor.model, value if how.argument == 'area' else 0, pictures)
+                title = printable(f'{name}, {how.argument} {value:g}')
+                found = evaluate(predictor, loader, cfg.test_evaluator, title=title, on_batch=observer)
+                results.append(found | observer.shares())
+                drawn.append(observer.drawn)
             chosen = plotted_name(results[0], metric)
             curves.append(Curve(name, chosen, values, tuple(entry[chosen] for entry in results), tuple(results)))
-            if rows:
-                headings = [f'{value:g}' for value in values]
+            if rows := [(stems[0][0], [picture for _, picture in stems]) for stems in zip(*drawn, strict=True)]:
                 footer = f'{name}: superpixels of the last SCA iteration, heads merged; columns: {how.label}'
-                width, height = max((picture.size for _, row in rows for picture in row), key=lambda size: size[0])
+                size = max((picture.size for _, row in rows for picture in row), key=lambda size: size[0])
                 file_name = fit_name(re.sub(r'[^\w.-]', '_', name), room=16)
                 with atomic_path(folder / f'{kind}_{file_name}.png') as file:
-                    draw_table(rows, headings, (width, height), footer).save(file)
+                    draw_table(rows, [f'{value:g}' for value in values], size, footer).save(file)
         with atomic_path(folder / f'{kind}.json') as file:
             file.write_text(json.dumps([asdict(curve) for curve in curves], indent=2) + '\n')
         with atomic_path(folder / f'{kind}.png') as file:
@@ -185,67 +175,26 @@ def measure_robustness(
     return curves
 
 
-def _measure(
-    name: str,
-    cfg: Config,
-    predictor: Predictor,
-    how: Kind,
-    values: Sequence[float],
-    images: int | None,
-    pictures: int,
-    progress: bool,
-) -> tuple[list[dict[str, float]], list[tuple[str, list[Image.Image]]]]:
-    """All metrics at each value, and rows of the named pictures with superpixels."""
-    model: Any = predictor.model
-    backbone = getattr(model, 'backbone', None)
-    everything: list[dict[str, float]] = []
-    drawn: list[list[tuple[str, Image.Image]]] = []
-    step = {'type': how.transform, 'ignore_index': ignored_label(cfg)}
-    for value in values:
-        loader = build_test_loader(cfg, images=images, last_step={**step, how.argument: value})
-        observer: _Observer | None = None
-        if hasattr(backbone, 'cell_size'):
-            area = value if how.argument == 'area' else None
-            observer = _Observer(backbone, model.data_preprocessor, area, pictures)
-        title = printable(f'{name}, {how.argument} {value:g}')
-        results = evaluate(predictor, loader, cfg.test_evaluator, title=title, on_batch=observer, progress=progress)
-        if observer is not None:
-            drawn.append(observer.drawn)
-            for regions, (both, either) in zip(('superpixels', 'patches'), observer.overlap.tolist(), strict=True):
-                if either:
-                    results[f'occluder IoU of {regions}'] = 100 * both / either
-        everything.append(results)
-    rows = [(stems[0][0], [picture for _, picture in stems]) for stems in zip(*drawn, strict=True)]
-    return everything, rows
-
-
 def curves_table(curves: Sequence[Curve]) -> str:
     """Curves as a Markdown table, with the regions' IoU of the occluder where that was measured."""
-    head = ['model', 'metric', *(f'{value:g}' for value in curves[0].x)]
-    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+    rows = [['model', 'metric', *(f'{value:g}' for value in curves[0].x)]]
     for curve in curves:
-        extra = [name for name in curve.everything[-1] if name.startswith('occluder IoU')] if curve.everything else []
-        for name in [curve.metric, *extra]:
-            column = curve.y if name == curve.metric else [entry.get(name) for entry in curve.everything]
-            cells = ['' if entry is None else f'{entry:.2f}' for entry in column]
-            lines.append('| ' + ' | '.join([curve.model, name, *cells]) + ' |')
-    return '\n'.join(lines)
+        for name in [curve.metric, *(name for name in curve.everything[-1] if name.startswith('occluder IoU'))]:
+            rows.append([curve.model, name, *(f'{x[name]:.2f}' if name in x else '' for x in curve.everything)])
+    return markdown_table(*rows)
 
 
 def draw_curves(curves: Sequence[Curve], label: str, file: Path) -> None:
     """Plot curves over an axis with this label into a file (.png)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # without pyplot, which looks for a screen
 
     figure = Figure(figsize=(7, 4.5), dpi=120, layout='constrained')
-    FigureCanvasAgg(figure)  # without pyplot, which looks for a screen
     axes = figure.add_subplot()
     for curve, marker in zip(curves, 'os^Dvpx*' * len(curves), strict=False):
         axes.plot(curve.x, curve.y, marker=marker, label=curve.model)
-    axes.set_xticks(curves[0].x)
-    axes.set_xlabel(label)
-    axes.set_ylabel(' / '.join(dict.fromkeys(curve.metric for curve in curves)))
-    axes.set_ylim(0, 1.1 * max(1e-9, *(value for curve in curves for value in curve.y)))
+    highest = max(1e-9, *(value for curve in curves for value in curve.y))
+    names = ' / '.join(dict.fromkeys(curve.metric for curve in curves))
+    axes.set(xticks=curves[0].x, xlabel=label, ylabel=names, ylim=(0, 1.1 * highest))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file)

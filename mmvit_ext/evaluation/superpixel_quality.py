@@ -4,13 +4,11 @@ Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.2. Every superpixel t
 have, each pixel counting with its association; equation 1 lifts these labels back to the pixels. The mIoU of that is
 what a perfect classifier of superpixels would reach.
 
-The paper leaves open at which resolution labels are counted. Here it is that of the label map: each of its pixels
-looks up the association of the place where it lies in the network's input, upsampled to single pixels.
+Labels are counted at the resolution of the label map, which the paper leaves open: each of its pixels looks up the
+association of the place where it lies in the network's input, upsampled to single pixels.
 
 Shapes: (H, W) label map, n neighbours of a pixel (9, or 1 for regions with sharp edges), K classes, R regions.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,8 +26,7 @@ from mmvit_ext.registry import METRICS
 __all__ = ['SuperpixelQuality', 'best_labels', 'intersection_and_union', 'patch_regions', 'slic_regions']
 
 REGIONS = ('superpixels', 'patches', 'slic')
-_CHUNK = 1 << 16
-"""Pixels whose class scores are held at a time."""
+_CHUNK = 1 << 16  # pixels whose class scores are held at a time
 
 
 def best_labels(weights: Tensor, regions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -77,10 +74,8 @@ def slic_regions(image: np.ndarray, count: int, compactness: float = 10.0) -> Te
     try:
         from skimage.segmentation import slic
     except ImportError as error:
-        raise UserError(
-            "SuperpixelQuality(regions='slic') needs scikit-image: pip install scikit-image, or take that row out of "
-            'the evaluator'
-        ) from error
+        remedy = 'pip install scikit-image, or take that row out of the evaluator'
+        raise UserError(f"SuperpixelQuality(regions='slic') needs scikit-image: {remedy}") from error
     found = slic(image, n_segments=count, compactness=compactness, start_label=0, channel_axis=-1)
     return torch.from_numpy(np.ascontiguousarray(found)).long()
 
@@ -89,21 +84,19 @@ def slic_regions(image: np.ndarray, count: int, compactness: float = 10.0) -> Te
 class SuperpixelQuality(BaseMetric):
     """Best mIoU that regions allow: each takes its majority label (arXiv 2401.02931, section 4.2.2).
 
-    For ``'superpixels'`` the model is a ``mmvit_ext.SuperpixelExtractor``. It gives ``mIoU``, the mean over the heads
-    as in the paper, ``mIoU_head1``, ..., and ``mIoU_merged`` of the heads' merged similarity; in per cent. The other
-    kinds give the rows to compare with, ``mIoU``, and every kind ``regions``, the mean number of regions of an image.
+    ``'superpixels'`` are those of a ``mmvit_ext.SuperpixelExtractor``: ``mIoU``, the mean over the heads as in the
+    paper, ``mIoU_head1``, ..., and ``mIoU_merged``, in per cent. Other kinds give ``mIoU`` to compare with, and every
+    kind ``regions``, the mean number of regions of an image.
 
     Args:
-        regions: ``'superpixels'``; ``'patches'``, squares of the network's input; or ``'slic'``, as many superpixels of
-            scikit-image's SLIC as there would be patches.
+        regions: ``'superpixels'``; ``'patches'``, squares of the input; or ``'slic'``, as many of scikit-image's SLIC.
         patch_size: Edge of the patches in pixels of the network's input, at least 1.
         compactness: Of SLIC, above 0; see :func:`slic_regions`.
         sca_module: Which superpixel cross attention counts, from 0; negative values count from the end.
         iteration: Which of its iterations.
         channel_order: Of the images that the data loader gives, for SLIC: ``'bgr'`` or ``'rgb'``.
         ignore_index: Value of pixels without a label.
-        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
-        prefix: What the names of the results begin with; ``regions`` when not given.
+        **kwargs: As those of mmengine's ``BaseMetric``; ``prefix`` is ``regions`` when not given.
 
     Raises:
         ValueError: An argument is out of range.
@@ -120,8 +113,7 @@ class SuperpixelQuality(BaseMetric):
         iteration: int = -1,
         channel_order: str = 'bgr',
         ignore_index: int = 255,
-        collect_device: str = 'cpu',
-        prefix: str | None = None,
+        **kwargs: Any,
     ) -> None:
         if regions not in REGIONS:
             raise ValueError(f'regions must be one of {REGIONS}, got {regions!r}')
@@ -130,13 +122,12 @@ class SuperpixelQuality(BaseMetric):
             raise ValueError(f'{wanted}, got {patch_size} and {compactness}')
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}")
-        super().__init__(collect_device=collect_device, prefix=prefix or regions)
+        super().__init__(**{'prefix': regions, **kwargs})
         self.regions, self.patch_size, self.compactness = regions, patch_size, compactness
         self.sca_module, self.iteration = sca_module, iteration
         self.channel_order, self.ignore_index = channel_order, ignore_index
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Count the pixels of a batch."""
         num_classes = len((self.dataset_meta or {}).get('classes') or ())
         if not num_classes:
             raise UserError('SuperpixelQuality needs the classes of the dataset: give the dataset metainfo.classes')
@@ -157,13 +148,10 @@ class SuperpixelQuality(BaseMetric):
 
     def _labels(self, sample: Mapping[str, Any], num_classes: int) -> Tensor:
         if 'gt_sem_seg' not in sample:
-            raise UserError(
-                f'SuperpixelQuality needs the labels of {sample.get("img_path", "each image")}, the model kept none: '
-                'load them with mmvit_ext.LoadSegAnnotations in the test pipeline'
-            )
+            remedy = 'load them with mmvit_ext.LoadSegAnnotations in the test pipeline'
+            raise UserError(f'SuperpixelQuality needs the labels of {sample.get("img_path", "each image")}: {remedy}')
         labels = sample['gt_sem_seg']['data'].squeeze(0).long()
-        wrong = labels_outside(labels, num_classes, self.ignore_index)
-        if wrong:
+        if wrong := labels_outside(labels, num_classes, self.ignore_index):
             expected = f'0 to {num_classes - 1} or {self.ignore_index}'
             remedy = 'take the config of the dataset that the label maps belong to'
             raise range_error(sample.get('seg_map_path', 'of an image'), wrong, num_classes, expected, remedy)
@@ -175,22 +163,17 @@ class SuperpixelQuality(BaseMetric):
         """Associations ``(heads + 1, 9, H, W)``, merged heads last, and the indices of the 9 ``(9, H, W)``."""
         found = sample.get('superpixels')
         if found is None:
-            raise UserError(
-                "SuperpixelQuality(regions='superpixels') needs a model that predicts superpixels: take "
-                'model=dict(type="mmvit_ext.SuperpixelExtractor", ...) with a mmvit_ext.SPFormer, as in '
-                'configs/spformer/superpixel-quality_*.py'
-            )
+            remedy = 'take a mmvit_ext.SuperpixelExtractor as in configs/spformer/superpixel-quality_*.py'
+            raise UserError(f"SuperpixelQuality(regions='superpixels') needs a model that predicts them: {remedy}")
         modules, iterations = found['similarity'].shape[:2]
-        chosen = ('sca_module', self.sca_module, modules), ('iteration', self.iteration, iterations)
-        for name, value, number in chosen:
+        for name, number in (('sca_module', modules), ('iteration', iterations)):
+            value = getattr(self, name)
             if not -number <= value < number:
                 raise UserError(f'SuperpixelQuality({name}={value}): the model has {number}, counted from 0')
         similarity = found['similarity'][self.sca_module, self.iteration][None].to(device)
         if similarity.isnan().any():
-            raise UserError(
-                f'the similarities of {sample.get("img_path", "an image")} are not a number (NaN): the training of '
-                'this checkpoint has diverged, take an earlier one'
-            )
+            found = f'the similarities of {sample.get("img_path", "an image")} are not a number (NaN)'
+            raise UserError(f'{found}: the training of this checkpoint has diverged, take an earlier one')
         cell, stride = int(found['cell_size']), int(found['pixel_stride'])
         association = fine_association(with_merged_head(similarity), cell, stride)[0, ..., : size[0], : size[1]]
         ids = neighbour_ids((size[0], size[1]), grid_of(similarity, cell), cell * stride, device)
@@ -205,7 +188,6 @@ class SuperpixelQuality(BaseMetric):
         return slic_regions(np.ascontiguousarray(picture), int(patches.max()) + 1, self.compactness)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Best mIoU of each head over all images."""
         totals = torch.stack([counted for counted, _ in results]).sum(0).double()
         scores = [float((both[either > 0] / either[either > 0]).mean() * 100) for both, either in totals]
         regions = sum(number for _, number in results) / len(results)

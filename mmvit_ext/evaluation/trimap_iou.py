@@ -1,11 +1,8 @@
 """mIoU near the edges of labels: mmseg's metric on a thin band, known as the trimap protocol.
 
 Kohli et al., Robust Higher Order Potentials for Enforcing Label Consistency (2009), section 5: only pixels close to
-an edge between two labels are counted, so that the figure shows how well outlines are met, independent of the
-objects' size.
+an edge between two labels are counted, so that the figure shows how well outlines are met.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +18,7 @@ __all__ = ['TrimapIoUMetric', 'trimap']
 
 
 def trimap(label: Tensor, width: int, ignore_index: int = 255) -> Tensor:
-    """Which pixels of a label map ``(H, W)`` have a pixel of another class within ``width``, at least 1.
-
-    Pixels without a label are never near, and the line where they begin is no edge.
-    """
+    """Which pixels of a label map ``(H, W)`` have a pixel of another class, unlabelled ones apart, within ``width``."""
     labelled = label != ignore_index
     values = label[None].double()
     # Unlabelled pixels can be neither the largest nor the smallest around.
@@ -35,17 +29,12 @@ def trimap(label: Tensor, width: int, ignore_index: int = 255) -> Tensor:
 
 @METRICS.register_module()
 class TrimapIoUMetric(IoUMetric):
-    """mmseg's ``IoUMetric`` on the pixels near label edges alone.
-
-    Its results are called ``trimap/mIoU`` and so on, so that it can stand beside the ordinary metric.
+    """mmseg's ``IoUMetric`` on the pixels near label edges alone, with results called ``trimap/mIoU`` and so on.
 
     Args:
-        width: How far from a pixel of another class, in pixels of the label map along rows, columns and diagonals; at
-            least 1.
+        width: How far from a pixel of another class, in pixels of the label map, also diagonally; at least 1.
         ignore_index: Value of pixels without a label.
-        iou_metrics: ``'mIoU'``, ``'mDice'`` or ``'mFscore'``, one or several.
-        nan_to_num: What a class that is nowhere counts as, in the table; left out when not given.
-        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes come together.
+        **kwargs: As those of mmseg's ``IoUMetric``.
 
     Raises:
         ValueError: If ``width`` is below 1.
@@ -53,22 +42,13 @@ class TrimapIoUMetric(IoUMetric):
 
     default_prefix = 'trimap'
 
-    def __init__(
-        self,
-        width: int = 3,
-        *,
-        ignore_index: int = 255,
-        iou_metrics: Sequence[str] = ('mIoU',),
-        nan_to_num: int | None = None,
-        collect_device: str = 'cpu',
-    ) -> None:
+    def __init__(self, width: int = 3, *, ignore_index: int = 255, **kwargs: Any) -> None:
         if width < 1:
             raise ValueError(f'width must be at least 1 pixel, got {width}')
-        super().__init__(ignore_index, list(iou_metrics), nan_to_num, collect_device=collect_device)
+        super().__init__(ignore_index, **kwargs)
         self.width = width
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Count the pixels of a batch."""
         num_classes = len(self.dataset_meta['classes'])
         for sample in data_samples:
             predicted = sample['pred_sem_seg']['data'].squeeze()

@@ -1,16 +1,11 @@
-"""Estimate what training a row takes on this machine, from a few iterations at its true sizes on random data.
-
-No dataset is needed. Reading images, evaluation and communication between GPUs are not included.
-"""
-
-from __future__ import annotations
+"""Estimate what training a row takes on this machine, from a few iterations at its true sizes on random data."""
 
 import copy
 import gc
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +65,8 @@ class Estimate:
         yield f'{self.row}: {plan.per_process} images of {height}x{width} pixels per process on {self.device}'
         if not self.fits:
             yield f'DOES NOT FIT: an iteration needs more memory than is free here; the device has {_gib(self.limit)}'
-            least = 'Not even one image per GPU fits: use a larger device'
-            if self.single is not None:
-                least = f'one image per GPU needs {_gib(self.single)}: pass --images-per-gpu 1, or a number in between'
-            yield least
+            fitting = f'one image per GPU needs {_gib(self.single or 0)}: pass --images-per-gpu 1, or one in between'
+            yield fitting if self.single else 'Not even one image per GPU fits: use a larger device'
             return
         yield f'{self.seconds:.3f} s per iteration, peak memory {_gib(self.needed or 0)} of {_gib(self.limit)}'
         yield f'the schedule has {self.images:,} images: {self.iterations:,} iterations of {plan.total} ({plan.where})'
@@ -99,55 +92,46 @@ def estimate_row(
     amp: bool = False,
     device: str | None = None,
     cfg_options: dict[str, Any] | None = None,
-    show: Callable[[str], object] = print,
 ) -> Estimate:
-    """Run a few iterations of a row's training on random data, on one of ``gpus`` devices; ``show`` gets progress."""
+    """Run a few iterations of a row's training on random data, on one of ``gpus`` devices."""
     if iterations < 1:
         raise UserError(f'--iterations {iterations}: expected 1 or more')
     where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     cfg = load_config(ledger.root / str(row.config), cfg_options or {})
     prepare_scope(cfg)
     plan = plan_training(cfg, process_count(gpus), images_per_gpu)
+    if 'max_iters' in cfg.train_cfg:
+        images = int(cfg.train_cfg.max_iters) * plan.base
+    elif row.dataset in LAYOUTS:
+        images = int(cfg.train_cfg.max_epochs) * LAYOUTS[row.dataset].train
+    else:
+        raise UserError(f'the number of images of {row.dataset} is not known: expected one of {list(LAYOUTS)}')
     name = torch.cuda.get_device_name(where) if where.type == 'cuda' else 'the CPU'
-    size, images, limit = image_size(cfg), _images_of_schedule(cfg, row, plan), memory_limit(where)
-    found, single = _measure(cfg, plan.per_process, where, iterations, amp, show), None
+    size, limit = image_size(cfg), memory_limit(where)
+    found, single = _measure(cfg, plan.per_process, where, iterations, amp), None
     if found is None and plan.per_process > 1:
-        show('it does not fit; trying a single image')
-        single = _measure(cfg, 1, where, 1, amp, show)
+        print('it does not fit; trying a single image')
+        single = _measure(cfg, 1, where, 1, amp)
     seconds, needed = found or (None, None)
     fits, least = found is not None, single[1] if single else None
     return Estimate(row.name, name, plan, size, images, seconds, needed, limit, fits, least)
 
 
-def _images_of_schedule(cfg: Config, row: Row, plan: TrainingPlan) -> int:
-    if 'max_iters' in cfg.train_cfg:
-        return int(cfg.train_cfg.max_iters) * plan.base
-    if row.dataset not in LAYOUTS:
-        raise UserError(f'the number of images of {row.dataset} is not known: expected one of {list(LAYOUTS)}')
-    return int(cfg.train_cfg.max_epochs) * LAYOUTS[row.dataset].train
-
-
 def image_size(cfg: Config) -> tuple[int, int]:
     """Height and width in pixels of a recipe's images: the crop, or for detectors the largest size of an image."""
-    if 'crop_size' in cfg:
-        height, width = cfg.crop_size
-    elif 'img_scale' in cfg and cfg.default_scope == 'mmdet':
-        height, width = min(cfg.img_scale), max(cfg.img_scale)
-    elif 'img_size' in cfg:
-        height = width = cfg.img_size
-    else:
+    size = cfg.get('crop_size') or (cfg.default_scope == 'mmdet' and cfg.get('img_scale')) or cfg.get('img_size')
+    if not size:
         raise UserError(f'{cfg.filename} states no image size: expected crop_size, img_scale or img_size')
-    return int(height), int(width)
+    height, width = (size, size) if isinstance(size, int) else map(int, size)
+    return (height, width) if 'crop_size' in cfg else (min(height, width), max(height, width))
 
 
-def _measure(
-    cfg: Config, images: int, device: torch.device, iterations: int, amp: bool, show: Callable[[str], object]
-) -> tuple[float, int] | None:
+def _measure(cfg: Config, images: int, device: torch.device, iterations: int, amp: bool) -> tuple[float, int] | None:
     """Median seconds of an iteration and bytes at its peak; ``None`` where it needs more memory than there is."""
     # This also imports what the model needs: an import that runs out of memory names other reasons.
     count = sum(parameter.numel() for parameter in build_model(cfg, device='meta').parameters())
     batch = random_batch(cfg, images)
-    show(f'{count / 1e6:.1f} M parameters, {images} images, {iterations} iterations after a first one')
+    print(f'{count / 1e6:.1f} M parameters, {images} images, {iterations} iterations after a first one')
     try:
         with _limited(device):
             return _run_iterations(cfg, batch, device, iterations, amp)
@@ -187,9 +171,7 @@ def _limited(device: torch.device) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _run_iterations(
-    cfg: Config, batch: dict[str, Any], device: torch.device, iterations: int, amp: bool
-) -> tuple[float, int]:
+def _run_iterations(cfg: Config, batch: dict, device: torch.device, iterations: int, amp: bool) -> tuple[float, int]:
     model: Any = build_model(cfg, training=True).to(device).train()
     set_precision(cfg, amp)
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
@@ -218,13 +200,11 @@ def random_batch(cfg: Config, images: int) -> dict[str, list[Any]]:
         masks = bool((cfg.model.get('roi_head') or {}).get('mask_head'))
         objects = [OBJECTS_PER_IMAGE] * images
         return demo_mm_inputs(images, [shape] * images, objects, num_classes=cfg.num_classes, with_mask=masks)
-    makers = {'mmseg': _segmentation_sample, 'mmpretrain': _classification_sample}
-    if cfg.default_scope not in makers:
+    if cfg.default_scope not in ('mmseg', 'mmpretrain'):
         raise UserError(f'{cfg.filename} has the scope {cfg.default_scope}: expected mmdet, mmpretrain or mmseg')
-    return {
-        'inputs': [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(images)],
-        'data_samples': [makers[cfg.default_scope](cfg, *shape[1:]) for _ in range(images)],
-    }
+    make = _segmentation_sample if cfg.default_scope == 'mmseg' else _classification_sample
+    inputs = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(images)]
+    return {'inputs': inputs, 'data_samples': [make(cfg, *shape[1:]) for _ in range(images)]}
 
 
 def _segmentation_sample(cfg: Config, height: int, width: int) -> Any:

@@ -1,17 +1,9 @@
 """The ledger: every published row, read from ``model-index.yml`` and the metafiles that it names.
 
-A row is a model of a metafile that has a result. Besides what other tools read there (``Config``, ``Metadata``,
-``Results`` with ``Metrics``), the ledger knows
-
-- of a collection, ``Source`` of its figures and ``Checkpoints``: ``Where``, ``Licence``, the ``Converter`` of
-  :mod:`mmvit_ext.checkpoints.convert` that reads them, ``Pretrained``, what recipes begin with;
-- of a model, ``Weights`` and ``SHA256`` (digits or ``unknown``), ``File``, ``Folder`` and ``Other weights``;
-- of a result, ``Split``, ``Table``, ``Source``, ``Certainty``, ``Tolerance``, ``Baseline`` and ``Reference``.
-
-:class:`Row` says what they mean. ``Rows without a config`` lists what is published and has no config here.
+A row is a model of a metafile that has a result. A collection has ``Source`` and ``Checkpoints`` as well, see
+:class:`Collection`, models and results further keys, see :class:`Row`. ``Rows without a config`` lists what is
+published and has no config here.
 """
-
-from __future__ import annotations
 
 import re
 from collections import Counter
@@ -19,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -28,8 +19,7 @@ from mmvit_ext.errors.user_error import UserError
 
 __all__ = ['METRICS', 'Collection', 'Ledger', 'Metric', 'Row', 'find_root', 'read_ledger']
 
-TOLERANCE = 0.2
-"""Points by which a measured value may differ from the published one, where the ledger says nothing else."""
+TOLERANCE = 0.2  # points by which a measured value may differ from the published one, if nothing else is said
 NOT_IN_SOURCES = 'not in our sources'
 INDEX = 'model-index.yml'
 UNKNOWN = 'unknown'
@@ -37,8 +27,8 @@ CERTAINTIES = ('read in the source', 'second-hand', 'inferred', 'unverified')
 _HASH = re.compile(r'[0-9a-f]{8,64}')
 _DIFFERENCE = re.compile(r'(?P<metric>.+) over (?P<other>.+)')
 _SCHEDULES = ('Iterations', 'Epochs')
-_RESULT_KEYS = {'Task', 'Dataset', 'Split', 'Metrics', 'Table', 'Tolerance'}
-_RESULT_KEYS |= {'Baseline', 'Reference', 'Source', 'Certainty'}
+_NEEDED = {'Task', 'Dataset', 'Split'}
+_RESULT_KEYS = {*_NEEDED, 'Metrics', 'Table', 'Tolerance', 'Baseline', 'Reference', 'Source', 'Certainty'}
 
 
 @dataclass(frozen=True)
@@ -51,29 +41,21 @@ class Metric:
     lower_is_better: bool = False
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        'mIoU': Metric('mIoU'),
-        'aAcc': Metric('aAcc'),
-        'mAcc': Metric('mAcc'),
-        'mIoU(ms+flip)': Metric('mIoU', multi_scale=True),
-        'Top 1 Accuracy': Metric('accuracy/top1'),
-        'Top 5 Accuracy': Metric('accuracy/top5'),
-        **{f'box AP{end[1:]}': Metric(f'coco/bbox_mAP{end}', 100) for end in ('', '_50', '_75', '_s', '_m', '_l')},
-        **{f'mask AP{end[1:]}': Metric(f'coco/segm_mAP{end}', 100) for end in ('', '_50')},
-        'FID': Metric('FID', lower_is_better=True),
-    }
-)
-"""The metrics of metafiles by name."""
-MAIN_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        'Semantic Segmentation': ('mIoU',),
-        'Image Classification': ('Top 1 Accuracy',),
-        'Object Detection': ('box AP',),
-        'Instance Segmentation': ('box AP', 'mask AP'),
-        'Image Generation': ('FID',),
-    }
-)
+METRICS: Mapping[str, Metric] = {
+    **{name: Metric(name) for name in ('mIoU', 'aAcc', 'mAcc')},
+    'mIoU(ms+flip)': Metric('mIoU', multi_scale=True),
+    **{f'Top {k} Accuracy': Metric(f'accuracy/top{k}') for k in (1, 5)},
+    **{f'box AP{end[1:]}': Metric(f'coco/bbox_mAP{end}', 100) for end in ('', '_50', '_75', '_s', '_m', '_l')},
+    **{f'mask AP{end[1:]}': Metric(f'coco/segm_mAP{end}', 100) for end in ('', '_50')},
+    'FID': Metric('FID', lower_is_better=True),
+}
+MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
+    'Semantic Segmentation': ('mIoU',),
+    'Image Classification': ('Top 1 Accuracy',),
+    'Object Detection': ('box AP',),
+    'Instance Segmentation': ('box AP', 'mask AP'),
+    'Image Generation': ('FID',),
+}
 """What is measured of a row by task, whether it is published or not."""
 
 
@@ -159,12 +141,11 @@ class Ledger:
 
     def find(self, name: str) -> Row:
         """The row whose config has this name, with or without ``.py`` and folder; ``UserError`` names similar ones."""
-        stem = Path(name).name.removesuffix('.py')
-        for row in self.rows:
-            if row.name == stem:
-                if row.config is None:
-                    raise UserError(f'the row {stem} is published but has no config here: {row.note}')
-                return row
+        stem, rows = Path(name).name.removesuffix('.py'), {row.name: row for row in self.rows}
+        if (row := rows.get(stem)) and row.config is None:
+            raise UserError(f'the row {stem} is published but has no config here: {row.note}')
+        if row:
+            return row
         names = [row.name for row in self.rows if row.config]
         close = [other for other in names if stem and stem in other][:3] or get_close_matches(stem, names, 3, 0.5)
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
@@ -178,15 +159,11 @@ class Ledger:
 
         start, part = plain(method or ''), plain(dataset or '')
         rows = [row for row in self.rows if plain(row.collection.name).startswith(start)]
-        chosen = [row for row in rows if part in plain(row.dataset)]
-        if not chosen:
-            methods = ', '.join(dict.fromkeys(row.collection.name for row in self.rows))
-            datasets = ', '.join(dict.fromkeys(row.dataset for row in self.rows))
-            raise UserError(
-                f'no row has --method {method or "(any)"} and --dataset {dataset or "(any)"}: the methods are '
-                f'{methods}, the datasets {datasets}'
-            )
-        return chosen
+        if chosen := [row for row in rows if part in plain(row.dataset)]:
+            return chosen
+        methods = ', '.join(dict.fromkeys(row.collection.name for row in self.rows))
+        known = f'the methods are {methods}, the datasets {", ".join(dict.fromkeys(row.dataset for row in self.rows))}'
+        raise UserError(f'no row has --method {method or "(any)"} and --dataset {dataset or "(any)"}: {known}')
 
 
 def find_root() -> Path:
@@ -199,10 +176,7 @@ def find_root() -> Path:
 
 
 def read_ledger(root: Path | None = None) -> Ledger:
-    """Read and check every metafile below ``root``, by default the folder of the package's own model index.
-
-    A metafile that is missing or not understood raises ``UserError`` with the file, the row and the key.
-    """
+    """Read and check every metafile below ``root``, by default the folder of the package's own model index."""
     root = find_root() if root is None else Path(root)
     paths = _load(root / INDEX).get('Import') or []
     rows = [row for path in paths for row in _read_metafile(root, str(path))]
@@ -232,14 +206,9 @@ def _read_metafile(root: Path, name: str) -> list[Row]:
     collections = {}
     for entry in content.get('Collections') or []:
         paper, ours = entry.get('Paper') or {}, entry.get('Checkpoints') or {}
-        collections[entry['Name']] = Collection(
-            entry['Name'],
-            paper.get('Title', ''),
-            paper.get('URL', ''),
-            entry.get('README', ''),
-            source=entry.get('Source') or paper.get('Title', ''),
-            **_known(Collection, {**ours, 'Pretrained': tuple(ours.get('Pretrained') or ())}),
-        )
+        known = {'Title': '', 'URL': '', 'README': '', 'Source': paper.get('Title', ''), **paper, **entry, **ours}
+        known['Pretrained'] = tuple(ours.get('Pretrained') or ())
+        collections[entry['Name']] = Collection(**_known(Collection, known))
     trained = [model for model in content.get('Models') or [] if model.get('Results')]
     rows = [_row(root, name, model, collections, model['Results']) for model in trained]
     for model in content.get('Rows without a config') or []:
@@ -260,7 +229,7 @@ def _row(
     check(collection in collections, f'In Collection is {collection!r}, expected one of {list(collections)}')
     check(len(results) == 1, f'{len(results)} results where one is expected: give each dataset its own config')
     result = results[0]
-    unknown, absent = set(result) - _RESULT_KEYS, {'Task', 'Dataset', 'Split'} - set(result)
+    unknown, absent = set(result) - _RESULT_KEYS, _NEEDED - set(result)
     check(not unknown and not absent, f'the result has {sorted(unknown)} too many and lacks {sorted(absent)}')
     published = {str(key): value for key, value in (result.get('Metrics') or {}).items()}
     for key, value in published.items():
@@ -280,19 +249,12 @@ def _row(
     hexadecimal = sha256 in (None, UNKNOWN) or _HASH.fullmatch(str(sha256).lower())
     check(hexadecimal, f'SHA256 is {sha256!r}, expected 8 to 64 hexadecimal digits in quotes, or {UNKNOWN}')
     check(reference is None or (root / reference).is_file(), f'there is no record {reference}')
-    metadata = model.get('Metadata') or {}
-    check(config is None or set(_SCHEDULES) & set(metadata), 'the Metadata has neither Iterations nor Epochs')
-    ours = _known(Row, {**model, **result})
-    ours.update(
-        collection=collections[str(collection)],
-        published=MappingProxyType(published),
-        metadata=MappingProxyType(metadata),
-        tolerance=float(tolerance),
-        sha256=None if sha256 in (None, UNKNOWN) else str(sha256).lower(),
-        others=tuple(model.get('Other weights') or ()),
-        source=str(result.get('Source', collections[str(collection)].source)),
-    )
-    return Row(**ours)
+    scheduled = set(_SCHEDULES) & set(model.get('Metadata') or {})
+    check(config is None or scheduled, 'the Metadata has neither Iterations nor Epochs')
+    told = _known(Row, {'Source': collections[str(collection)].source, **model, **result})
+    told.update(collection=collections[str(collection)], published=published, tolerance=float(tolerance))
+    told.update(sha256=None if sha256 in (None, UNKNOWN) else str(sha256).lower())
+    return Row(**told, others=tuple(model.get('Other weights') or ()))
 
 
 def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,9 @@
 measured cell says so, and every measured one is a link to its record.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,34 +17,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmvit_ext.errors.user_error import UserError
 
 from .ledger import CERTAINTIES, MAIN_METRICS, METRICS, TOLERANCE, Collection, Ledger, Row
-from .records import Records, read_records
+from .records import Records, newest, read_records
 
 __all__ = ['render_pages', 'write_pages']
 
 NOT_MEASURED = 'not measured'
 ZOO = 'docs/model_zoo.md'
 _BLOCK = re.compile(r'(<!-- results:[^>]*-->\n).*?(<!-- results end -->)', re.S)
-_TEMPLATES = Environment(
-    loader=PackageLoader('mmvit_ext.reproduce', ''),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    undefined=StrictUndefined,
-    autoescape=False,  # the pages are Markdown
-)
-_SHORT: Mapping[str, str] = {
-    'Semantic Segmentation': 'mIoU',
-    'Image Classification': 'top-1',
-    'Object Detection': 'box AP',
-    'Instance Segmentation': 'box and mask AP',
-    'Image Generation': 'FID',
-}
-"""What a column calls the main metrics of a task."""
-
-Cell = Callable[[Row], object]
-"""What a column shows for a row."""
-Table = list[list[str]]
-"""The titles and then the rows of a table, as cells."""
+_SPACES: dict[str, Any] = dict.fromkeys(('trim_blocks', 'lstrip_blocks', 'keep_trailing_newline'), True)
+_TEMPLATES = Environment(loader=PackageLoader('mmvit_ext.reproduce', ''), undefined=StrictUndefined, **_SPACES)
+Cell = Callable[[Row], object]  # what a column shows for a row
+Table = list[list[str]]  # the titles and then the rows, as cells
 
 
 def _metadata(name: str) -> Cell:
@@ -64,21 +44,16 @@ _COUNTED: Mapping[str, Cell] = {
 }
 
 
-def _published(row: Row, name: str) -> object:
-    return row.published.get(name, '')
+def _published(name: str) -> Cell:
+    return lambda row: row.published.get(name, '')
 
 
 def _checkpoint(row: Row) -> str:
     if row.weights is None:
         return f'by hand: {row.file} in [this folder]({row.folder})' if row.folder else ''
-    digits = f'SHA-256 {row.sha256}' if row.sha256 else 'SHA-256 unknown'
     others = ''.join(f'; [another one]({address})' for address in row.others)
-    return f'[{row.file or row.weights.rpartition("/")[2]}]({row.weights}), {digits}{others}'
-
-
-def _certainty(row: Row) -> str:
-    """How sure the published figures are, where they were not read in their source."""
-    return '' if not row.published or row.certainty == CERTAINTIES[0] else row.certainty
+    name = row.file or row.weights.rpartition('/')[2]
+    return f'[{name}]({row.weights}), SHA-256 {row.sha256 or "unknown"}{others}'
 
 
 _ZOO_COLUMNS: Mapping[str, Cell] = {
@@ -86,7 +61,7 @@ _ZOO_COLUMNS: Mapping[str, Cell] = {
     'training': lambda row: row.training,
     'tolerance (points)': lambda row: row.tolerance if row.published else '',
     'table of the paper': lambda row: row.table if row.published else '',
-    'certainty': _certainty,
+    'certainty': lambda row: row.certainty if row.published and row.certainty != CERTAINTIES[0] else '',
     'checkpoint': _checkpoint,
     'note': lambda row: row.note,
 }
@@ -97,7 +72,7 @@ _WITHOUT_CONFIG: Mapping[str, Cell] = {
     'published GFLOPs': _metadata('GFLOPs'),
     **{title: _ZOO_COLUMNS[title] for title in ('split', 'training')},
     'table of the paper': lambda row: row.table,
-    'certainty': _certainty,
+    'certainty': _ZOO_COLUMNS['certainty'],
     'measured here': lambda row: NOT_MEASURED,
     'why there is no config': lambda row: row.note,
 }
@@ -116,18 +91,15 @@ class _Page:
 
     def tables(self, rows: Sequence[Row], further: Mapping[str, Cell] | None = None) -> list[Table]:
         """Tables of rows with a config: a new one where method or task change, one for all mini rows of a method."""
-        groups = groupby(
-            (row for row in rows if row.config), lambda row: (row.collection.name, 'mini' if row.mini else row.task)
-        )
+        shown = [row for row in rows if row.config]
+        groups = groupby(shown, lambda row: (row.collection.name, 'mini' if row.mini else row.task))
         return [self.table(members, {**self._columns(members), **(further or {})}) for _, (*members,) in groups]
 
     def table(self, rows: Sequence[Row], columns: Mapping[str, Cell]) -> Table:
         """One table, without the columns that are empty in every row."""
-        named: dict[str, Cell] = {
-            'config': lambda row: row.name if row.config is None else self.link(row.name, row.config),
-            'dataset': lambda row: row.dataset,
-        }
-        cells = {title: [str(cell(row)) for row in rows] for title, cell in {**named, **columns}.items()}
+        cells = {'config': [self.link(row.name, row.config) if row.config else row.name for row in rows]}
+        cells |= {'dataset': [row.dataset for row in rows]}
+        cells |= {title: [str(cell(row)) for row in rows] for title, cell in columns.items()}
         cells = {title: texts for title, texts in cells.items() if any(texts)}
         return [list(cells), *map(list, zip(*cells.values(), strict=True))]
 
@@ -137,25 +109,26 @@ class _Page:
         if rows[0].mini:
             return {
                 'tolerance (points)': lambda row: row.tolerance if row.reference else '',
-                'measured here': lambda row: self._measured(*MAIN_METRICS[row.task], title=f'{_SHORT[row.task]} ')(row),
+                'measured here': lambda row: self._measured(*MAIN_METRICS[row.task], titled=True)(row),
             }
         published = dict.fromkeys(name for row in rows for name in row.published)
         names = [name for name in METRICS if name in published] + [name for name in published if name not in METRICS]
         several = [name for name in names if name in METRICS and METRICS[name].multi_scale]
         return {
-            **{f'published {name.replace("(ms+flip)", " (ms)")}': partial(_published, name=name) for name in names},
+            **{f'published {name.replace("(ms+flip)", " (ms)")}': _published(name) for name in names},
             **_COUNTED,
-            f'{_SHORT[task]} measured here': self._measured(*MAIN_METRICS[task]),
+            f'{" and ".join(MAIN_METRICS[task])} measured here': self._measured(*MAIN_METRICS[task]),
             **{f'{METRICS[name].key} (ms) measured here': self._measured(name, scale='multi') for name in several},
         }
 
-    def _measured(self, *names: str, scale: str = 'single', title: str = '') -> Cell:
+    def _measured(self, *names: str, scale: str = 'single', titled: bool = False) -> Cell:
         """A column of the newest measured values, linked to their record."""
 
         def cell(row: Row) -> str:
-            entry = self.records.newest(row.name, scale)
-            values = [str(entry[1].metrics[name]) for name in names if name in entry[1].metrics] if entry else []
-            return title + self.link(', '.join(values), entry[0]) if entry and values else NOT_MEASURED
+            path, record = newest(self.records, row.name, scale) or ('', None)
+            values = [str(record.metrics[name]) for name in names if name in record.metrics] if record else []
+            title = f'{" and ".join(names)} ' if titled else ''
+            return title + self.link(', '.join(values), path) if values else NOT_MEASURED
 
         return cell
 
@@ -176,10 +149,8 @@ def _fill(text: str, tables: Sequence[Table], page: str) -> str:
     """Put tables between the marks of a page, in their order."""
     blocks = len(_BLOCK.findall(text))
     if blocks != len(tables):
-        raise UserError(
-            f'{page} has {blocks} places for tables (<!-- results: ... --> to <!-- results end -->) where the metafile '
-            f'gives {len(tables)}: add or remove places'
-        )
+        places = f'{blocks} places for tables (<!-- results: ... --> to <!-- results end -->)'
+        raise UserError(f'{page} has {places} where the metafile gives {len(tables)}: add or remove places')
     render = _TEMPLATES.get_template('table.md.j2').module.table  # type: ignore[attr-defined]
     filled = iter(tables)
     return _BLOCK.sub(lambda match: match[1] + render(next(filled)) + match[2], text)
@@ -193,7 +164,6 @@ def render_pages(ledger: Ledger, records: Records | None = None) -> dict[str, st
     sections = [zoo.section(collection) for collection in collections]
     pages = {ZOO: _TEMPLATES.get_template('model_zoo.md.j2').render(tolerance=TOLERANCE, sections=sections)}
     for path in ['README.md', *dict.fromkeys(collection.readme for collection in collections)]:
-        page = _Page(ledger, records, path)
         shown = [row for row in ledger.rows if row.collection.readme == path]
         if path == 'README.md':
             shown = [row for row in ledger.rows if 'mIoU(ms+flip)' in row.published]
@@ -201,7 +171,7 @@ def render_pages(ledger: Ledger, records: Records | None = None) -> dict[str, st
             text = (ledger.root / path).read_text(encoding='utf-8')
         except OSError as error:
             raise UserError(f'{ledger.root / path} cannot be read: {error.strerror}; the ledger names it') from error
-        pages[path] = _fill(text, page.tables(shown), path)
+        pages[path] = _fill(text, _Page(ledger, records, path).tables(shown), path)
     return pages
 
 

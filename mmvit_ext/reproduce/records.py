@@ -1,13 +1,10 @@
 """Records: what was measured of a row, how, where and when, and whether it agrees with what was published.
 
-A record is a JSON file. Filed ones are ``results/ROW/DATE_SCALE_CHECKPOINT.json``; the model zoo pages show the
-newest of a row and scale.
+Filed ones are ``results/ROW/DATE_SCALE_CHECKPOINT.json``; the model zoo pages show the newest of a row and scale.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from mmvit_ext.files import atomic_path, regular_file
 
 from .ledger import MAIN_METRICS, METRICS, Ledger, Row
 
-__all__ = ['Record', 'Records', 'compare', 'expected_values', 'file_in_results', 'measured_values', 'read_records']
+__all__ = ['Record', 'compare', 'expected_values', 'file_in_results', 'measured_values', 'newest', 'read_records']
 
 FOLDER = 'results'
 REPRODUCED, MISSED, BETTER, OPEN = 'reproduced', 'missed', 'better', 'nothing to compare with'
@@ -44,30 +41,25 @@ class Record:
     verdict: str  # REPRODUCED, MISSED (worse by more than the tolerance), BETTER (by more, none worse) or OPEN
 
 
-class Records:
-    """Filed records with their paths relative to the ledger's root."""
+Records = Mapping[str, Record]  # filed ones by their paths relative to the ledger's root
 
-    def __init__(self, entries: Sequence[tuple[str, Record]]) -> None:
-        self.entries = tuple(sorted(entries, key=lambda entry: entry[1].date))
 
-    def newest(self, row: str, scale: str) -> tuple[str, Record] | None:
-        """Path and content of the newest record of a row and scale, if there is one."""
-        found = [entry for entry in self.entries if (entry[1].row, entry[1].scale) == (row, scale)]
-        return found[-1] if found else None
+def newest(records: Records, row: str, scale: str) -> tuple[str, Record] | None:
+    """Path and content of the newest record of a row and scale, if there is one."""
+    found = [entry for entry in records.items() if (entry[1].row, entry[1].scale) == (row, scale)]
+    return max(found, key=lambda entry: entry[1].date, default=None)
 
 
 def read_records(ledger: Ledger) -> Records:
     """Read all filed records; raises ``UserError`` for a file that is none, or that belongs to no row of the ledger."""
     names = {row.name for row in ledger.rows}
-    entries = []
+    records = {}
     for path in sorted((ledger.root / FOLDER).glob('*/*.json')):
         record = _read_record(path)
         if record.row not in names or path.parent.name != record.row:
-            raise UserError(
-                f'{path} is a record of the row {record.row!r}: expected a row of the ledger, in its folder'
-            )
-        entries.append((path.relative_to(ledger.root).as_posix(), record))
-    return Records(entries)
+            raise UserError(f'{path} is a record of {record.row!r}: expected a row of the ledger, in its folder')
+        records[path.relative_to(ledger.root).as_posix()] = record
+    return records
 
 
 def _read_record(path: Path) -> Record:
@@ -85,16 +77,10 @@ def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[
     """The main metrics of a row's task and all published ones of a scale, in per cent, where they were measured."""
     multi = scale == 'multi'
     names = [name for name in row.absolute if METRICS[name].multi_scale == multi]
-    for name in (*MAIN_METRICS.get(row.task, ()), *row.differences):
-        key = METRICS[name].key
-        if multi:
-            name = next((other for other, metric in METRICS.items() if metric.multi_scale and metric.key == key), name)
-        names.append(name)
-    return {
-        name: round(float(results[METRICS[name].key]) * METRICS[name].factor, 2)
-        for name in dict.fromkeys(names)
-        if METRICS[name].key in results
-    }
+    several = {metric.key: name for name, metric in METRICS.items() if metric.multi_scale and multi}
+    names += [several.get(METRICS[name].key, name) for name in (*MAIN_METRICS.get(row.task, ()), *row.differences)]
+    metrics = {name: METRICS[name] for name in names if METRICS[name].key in results}
+    return {name: round(float(results[metric.key]) * metric.factor, 2) for name, metric in metrics.items()}
 
 
 def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> tuple[dict[str, float], str]:
@@ -103,16 +89,14 @@ def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> t
     if published := {name: value for name, value in row.absolute.items() if METRICS[name].multi_scale == multi}:
         return published, 'published'
     if row.differences and not multi:
-        entry = records.newest(row.baseline or '', scale)
+        entry = newest(records, row.baseline or '', scale)
         if entry is None:
             return {}, f'only a difference to the row {row.baseline} is published: measure that one with --record first'
         known = entry[1].metrics
         expected = {name: round(known[name] + gain, 2) for name, gain in row.differences.items() if name in known}
         return expected, f'the published difference added to {entry[0]}'
-    if row.reference is not None:
-        reference = _read_record(ledger.root / row.reference)
-        if reference.scale == scale:
-            return dict(reference.metrics), f'our own {row.reference}'
+    if row.reference is not None and (reference := _read_record(ledger.root / row.reference)).scale == scale:
+        return dict(reference.metrics), f'our own {row.reference}'
     return {}, 'no figure is published for this setting'
 
 
@@ -134,10 +118,8 @@ def compare(
 def check_checkout(ledger: Ledger, option: str) -> None:
     """Refuse an option that writes into the ledger's folder where that is an installed package."""
     if ledger.root.name == '.mim':
-        raise UserError(
-            f'{option} writes into a checkout, and this is the installed package {ledger.root.parent}: run it in a '
-            'clone of the repository'
-        )
+        found = f'{ledger.root.parent} is an installed package'
+        raise UserError(f'{option} writes into a checkout, and {found}: run it in a clone of the repository')
 
 
 def file_record(record: Record, path: Path) -> None:

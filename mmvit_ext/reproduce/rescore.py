@@ -1,7 +1,5 @@
 """Evaluate a row of the ledger: dataset, checkpoint, conversion, test, comparison, record."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import weights_report
 from mmvit_ext.checks.layouts import check_layout
-from mmvit_ext.config.building import build_model
+from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.engine.testing import test
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, is_remote, sha256_of, writable_folder
@@ -41,9 +39,7 @@ class Checkpoint:
     origin: str
 
 
-def fetch_checkpoint(
-    row: Row, given: str | None, folder: Path, cache: Path, *, offline: bool = False, progress: bool = True
-) -> Checkpoint:
+def fetch_checkpoint(row: Row, given: str | None, folder: Path, cache: Path, *, offline: bool = False) -> Checkpoint:
     """The checkpoint to evaluate: the given one, the newest that was trained here, or the one of the ledger."""
     if given is not None and not is_remote(given):
         path = Path(given).expanduser()
@@ -54,22 +50,21 @@ def fetch_checkpoint(
         try:
             trained = newest_checkpoint(folder).path
         except UserError as error:
-            raise UserError(
-                f'{folder} has a training without a sound checkpoint ({error}): pass --checkpoint'
-            ) from error
+            raise UserError(f'{folder} has no sound checkpoint ({error}): pass --checkpoint') from error
         if trained is not None:
             return Checkpoint(Path(trained), sha256_of(trained), 'trained here')
     url = given or row.weights
     if url is None:
         known = f"the authors' checkpoint of {row.name} has no known address (they put theirs: {row.collection.where})"
+        ways = 'train the row (--train), or pass --checkpoint FILE'
         if row.mini:
             known = f'{row.name} is a row of ours, whose checkpoint everybody trains'
         elif row.folder:
-            known = f'the checkpoint of {row.name} is in {row.folder}: download {row.file} there in a browser'
-        ways = 'train the row (--train), or pass --checkpoint FILE' if not row.folder else 'pass --checkpoint FILE'
-        raise UserError(f'{known}{" and" if row.folder else ":"} {ways}; none is in {folder}')
+            known = f'the checkpoint of {row.name} is in {row.folder}'
+            ways = f'download {row.file} there in a browser and pass --checkpoint FILE'
+        raise UserError(f'{known}: {ways}; none is in {folder}')
     digits, name = (row.sha256, row.file) if url == row.weights else (None, None)
-    path = fetch(url, cache, sha256=digits, name=name, offline=offline, progress=progress)
+    path = fetch(url, cache, sha256=digits, name=name, offline=offline)
     return Checkpoint(path, sha256_of(path), url)
 
 
@@ -90,10 +85,8 @@ def usable_checkpoint(
     except ValueError as error:
         if report.matched:
             return path, None
-        raise UserError(
-            f'{path} fits {row.name} neither as it is ({report}) nor converted ({method}: {error}): pass the '
-            'checkpoint that belongs to this row'
-        ) from error
+        reason = f'{path} fits {row.name} neither as it is ({report}) nor converted ({method}: {error})'
+        raise UserError(f'{reason}: pass the checkpoint that belongs to this row') from error
     if len(weights_report(ours, converted).matched) <= len(report.matched):
         return path, None
     target = cache / 'converted' / f'{checkpoint.sha256[:16]}_{method}.pth'
@@ -117,12 +110,8 @@ def evaluate_row(
     cfg_options: Mapping[str, Any] | None = None,
     trust: bool = False,
     command: str = '',
-    progress: bool = True,
 ) -> Record:
-    """Measure a row as it was published, compare, and write the record to the work folder too.
-
-    Rows of which only multi-scale values are published are always tested so.
-    """
+    """Measure a row as it was published, compare, and write the record to the work folder too."""
     scale = 'multi' if multi_scale or row.multi_scale_only else 'single'
     folder = writable_folder(work_folder(row, work_dir), '--work-dir')
     cache = Path(cache_dir).expanduser() if cache_dir else cache_folder()
@@ -131,7 +120,7 @@ def evaluate_row(
         raise UserError(f'{row.config} has no tta_pipeline: the row cannot be tested at several scales')
     (count,) = check_layout(cfg, row.dataset, ['test'], tested_on=row.tested_on)
     print(f'{row.dataset}, {row.split}: {count}')
-    source = fetch_checkpoint(row, checkpoint, folder, cache, offline=offline, progress=progress)
+    source = fetch_checkpoint(row, checkpoint, folder, cache, offline=offline)
     print(f'checkpoint {source.path} ({source.origin}), SHA-256 {source.sha256}')
     if row.weights and source.origin == row.weights and not row.sha256:
         print('The ledger has no hash of it: whether it is the right file is not known.')
@@ -152,7 +141,6 @@ def evaluate_row(
     measured = measured_values(row, scale, results)
     expected, _ = expected_values(ledger, row, scale, read_records(ledger))
     difference, verdict = compare(measured, expected, row.tolerance)
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     record = Record(
         row=row.name,
         scale=scale,
@@ -161,7 +149,7 @@ def evaluate_row(
         date=date.isoformat(),
         seconds=round(seconds, 1),
         versions=library_versions(),
-        hardware={**describe_hardware(device), 'processes': str(processes)},
+        hardware={**describe_hardware(resolve_device(None)), 'processes': str(processes)},
         dataset={'name': row.dataset, 'split': row.split, 'images': count.images},
         checkpoint={'name': source.path.name, 'sha256': source.sha256, 'origin': source.origin, 'converter': converter},
         metrics=measured,

@@ -1,7 +1,5 @@
 """Train a row's recipe on the GPUs at hand, which are seldom those of the paper; what every run of a row needs."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess
@@ -53,11 +51,8 @@ def run_tool(
     ledger: Ledger, name: str, files: Sequence[str], processes: int, arguments: Sequence[str], options: Mapping
 ) -> int:
     """Run ``tools/NAME.py``, or ``tools/dist_NAME.sh`` for several processes, and return the exit code."""
-    tools = ledger.root / 'tools'
-    if processes == 1:
-        command = [sys.executable, f'{tools}/{name}.py', *files]
-    else:
-        command = ['bash', f'{tools}/dist_{name}.sh', *files, str(processes)]
+    single, several = (f'{ledger.root}/tools/{script}' for script in (f'{name}.py', f'dist_{name}.sh'))
+    command = [sys.executable, single, *files] if processes == 1 else ['bash', several, *files, str(processes)]
     command += [*arguments, *(['--cfg-options'] if options else [])]
     for key, value in options.items():
         command.append(f'{key}=[{",".join(map(str, value))}]' if isinstance(value, list | tuple) else f'{key}={value}')
@@ -92,16 +87,11 @@ class TrainingPlan:
 
 
 def plan_training(cfg: Config, processes: int, images_per_gpu: int | None = None) -> TrainingPlan:
-    """Fit a recipe to a number of GPUs.
-
-    Each GPU gets as many images as in the recipe unless told otherwise. The learning rate is proportional to the total
-    batch size, and a schedule in iterations becomes longer or shorter so that the model sees the same number of images.
-    """
+    """Fit a recipe to a number of GPUs: rate proportional to the total batch size, as many images in all."""
     size = batch_size_of(cfg, processes)
     if size is None or size.base is None:
-        raise UserError(
-            f'{cfg.filename} lacks train_dataloader.batch_size or auto_scale_lr.base_batch_size: a row needs both'
-        )
+        wanted = 'train_dataloader.batch_size or auto_scale_lr.base_batch_size'
+        raise UserError(f'{cfg.filename} lacks {wanted}: a row needs both')
     per_process = size.per_process if images_per_gpu is None else images_per_gpu
     if per_process < 1:
         raise UserError(f'--images-per-gpu {per_process}: expected 1 or more')

@@ -194,6 +194,21 @@ def test_the_old_best_checkpoint_goes_last(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['best_acc_iter_2.pth', 'iter_2.pth']
 
 
+def test_the_old_best_checkpoint_of_each_of_two_metrics_goes_last(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner, save_best=['acc', 'iou'], rule='greater')
+    present = []
+    for iteration, metrics in enumerate([{'acc': 0.5, 'iou': 0.5}, {'acc': 0.4, 'iou': 0.6}], 1):
+        runner.after_save = lambda path: present.append((path.name, (tmp_path / 'best_iou_iter_1.pth').is_file()))
+        save(hook, runner, iteration)
+        hook.after_val_epoch(runner, metrics)
+    assert ('best_iou_iter_2.pth', True) in present
+    best = {path.name for path in tmp_path.glob('best_*.pth')}
+    assert best == {'best_acc_iter_1.pth', 'best_iou_iter_2.pth'}
+    stored = [os.path.basename(runner.message_hub.get_info(f'best_ckpt_{name}')) for name in ('acc', 'iou')]
+    assert stored == ['best_acc_iter_1.pth', 'best_iou_iter_2.pth']
+
+
 def test_a_best_checkpoint_written_again_under_its_name_stays(tmp_path: Path) -> None:
     runner = make_runner(tmp_path)
     hook = make_hook(runner, save_best='acc')
@@ -292,9 +307,7 @@ def test_the_backend_is_mmengines_for_local_files_except_for_writing(tmp_path: P
     assert isinstance(backend, AtomicLocalBackend)
     backend.put(b'content', tmp_path / 'a' / 'file')
     assert backend.get(tmp_path / 'a' / 'file') == b'content'
-    with backend.removal_postponed():
-        backend.rmtree(tmp_path / 'a')
-        assert (tmp_path / 'a').is_dir()
+    backend.rmtree(tmp_path / 'a')
     assert not (tmp_path / 'a').exists()
 
 

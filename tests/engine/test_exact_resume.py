@@ -13,8 +13,13 @@ import torch
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
-from mmvit_ext.engine.hooks import random_state
-from mmvit_ext.engine.hooks.seeded_loading import PlacedBatchSampler, PlacedIndex, SeededDataset
+from mmvit_ext.engine.hooks.seeded_loading import (
+    PlacedBatchSampler,
+    PlacedIndex,
+    SeededDataset,
+    capture_state,
+    restore_state,
+)
 from tests.engine import toy_run
 
 
@@ -203,27 +208,27 @@ def test_states_survive_a_checkpoint_and_bring_the_same_numbers_back(tmp_path: P
         return [random.random(), random.gauss(0, 1), np.random.normal(), torch.randn(1).item()]  # noqa: NPY002
 
     draw()  # leaves the second half of a pair of normal numbers in Python's and NumPy's generator
-    torch.save(random_state.capture(), tmp_path / 'state.pth')
+    torch.save(capture_state(), tmp_path / 'state.pth')
     expected = draw()
     draw()
-    random_state.restore(torch.load(tmp_path / 'state.pth', weights_only=True))
+    restore_state(torch.load(tmp_path / 'state.pth', weights_only=True))
     assert draw() == expected
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_the_gpus_state_comes_back_also_when_it_was_moved_there() -> None:
-    state = random_state.capture()
+    state = capture_state()
     expected = torch.rand(3, device='cuda')
-    random_state.restore({**state, 'cuda': state['cuda'].cuda(), 'torch': state['torch'].cuda()})
+    restore_state({**state, 'cuda': state['cuda'].cuda(), 'torch': state['torch'].cuda()})
     assert torch.equal(torch.rand(3, device='cuda'), expected)
 
 
 def test_loading_a_sample_leaves_the_generators_alone_and_depends_on_the_place_alone() -> None:
     dataset = SeededDataset(toy_run.ToyDataset(), seed=1, rank=0)
-    before = random_state.capture()
+    before = capture_state()
     sample = dataset[PlacedIndex(3, (0, 5, 1))]['vector']
-    assert_equal(random_state.capture(), before, 'state')
+    assert_equal(capture_state(), before, 'state')
     random.random()
     assert torch.equal(dataset[PlacedIndex(3, (0, 5, 1))]['vector'], sample)
     assert not torch.equal(dataset[PlacedIndex(3, (0, 5, 2))]['vector'], sample)

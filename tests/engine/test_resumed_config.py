@@ -13,8 +13,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict, PolyLR
 from mmengine.runner import Runner
 
-from mmvit_ext.config.comparing import config_differences, read_config_text
 from mmvit_ext.engine.hooks import resumed_config
+from mmvit_ext.engine.hooks.resumed_config import config_differences, read_config_text
 from mmvit_ext.errors import UserError
 from tests.engine import toy_run
 

@@ -65,7 +65,7 @@ def test_iterations_are_run_at_the_recipes_sizes(name, library, size, monkeypatc
         'mmvit_ext.reproduce.estimate.random_batch',
         lambda cfg, images: seen.append(random_batch(cfg, images)) or seen[-1],
     )
-    estimate = estimate_row(LEDGER, row, images_per_gpu=2, iterations=1, device='cpu', show=lambda text: None)
+    estimate = estimate_row(LEDGER, row, images_per_gpu=2, iterations=1, device='cpu')
     assert estimate.fits
     assert estimate.seconds > 0
     assert [tuple(image.shape[1:]) for image in seen[0]['inputs']] == [estimate.size] * 2

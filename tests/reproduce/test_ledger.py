@@ -10,10 +10,10 @@ import pytest
 import yaml
 from rich.console import Console
 
+from mmvit_ext.cli.reproduce import rows_table
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import named_hash
 from mmvit_ext.reproduce.ledger import METRICS, NOT_IN_SOURCES, find_root, read_ledger
-from mmvit_ext.reproduce.listing import rows_table
 from mmvit_ext.reproduce.pages import render_pages
 from mmvit_ext.reproduce.records import compare, expected_values, measured_values, read_records
 
@@ -124,7 +124,7 @@ def example_record(**changes):
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'results').glob('*/*.json')), ids=lambda path: path.stem)
 def test_filed_records_say_what_their_figures_say(path):
-    record = dict(RECORDS.entries)[path.relative_to(ROOT).as_posix()]
+    record = RECORDS[path.relative_to(ROOT).as_posix()]
     difference, verdict = compare(record.metrics, record.expected, record.tolerance)
     assert dict(record.difference) == difference
     assert record.verdict == verdict

@@ -147,7 +147,7 @@ def test_every_loader_with_workers_has_a_timeout_and_the_files_it_needs(
     from mmvit_ext.engine.runner import load_run
 
     config = make_config("train_dataloader['num_workers'] = 2", 'val_dataloader = dict(val_dataloader, timeout=3)')
-    cfg = load_run(config, {'val_dataloader.num_workers': 1}, 'training', ())
+    cfg = load_run(config, {'val_dataloader.num_workers': 1}, 'training', (), None, 'none')
     assert (cfg.train_dataloader.timeout, cfg.val_dataloader.timeout) == (adjust.WORKER_TIMEOUT, 3)
     assert 'timeout' not in cfg.test_dataloader
     monkeypatch.setattr(adjust, 'open_files_limit', lambda: 32)

@@ -1,8 +1,4 @@
-"""Pictures of a run, drawn before the training and every so often during it, always of the same inputs.
-
-They go to the visualizer of the run: with its usual ``LocalVisBackend`` to ``vis_data/vis_image/NAME_STEP.png`` in the
-run's folder, with a ``TensorboardVisBackend`` to TensorBoard.
-"""
+"""Pictures of a run on its visualizer, drawn before the training and every so often, always of the same inputs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,11 +68,10 @@ class SampleHook(DrawingHook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the model on every process, and draw."""
-        if not hasattr(bare_model(runner.model), 'sample'):
-            raise UserError(
-                f'SampleHook draws what a generator makes and {type(bare_model(runner.model)).__name__} generates '
-                'nothing: use it with mmvit_ext.AdversarialModel, or take the hook out'
-            )
+        model = bare_model(runner.model)
+        if not hasattr(model, 'sample'):
+            remedy = 'use it with mmvit_ext.AdversarialModel, or take the hook out'
+            raise UserError(f'SampleHook draws generated images, {type(model).__name__} generates nothing: {remedy}')
         super().before_train(runner)
 
     @master_only
@@ -111,10 +106,9 @@ class SuperpixelVisualizationHook(DrawingHook):
         self, interval: int = 1000, by_epoch: bool = False, indices: Sequence[int] = (0, 1), edge: int = 300
     ) -> None:
         super().__init__(interval, by_epoch)
-        if not 16 <= edge <= 4096:
-            raise ValueError(f'edge must be 16 to 4096 pixels, got {edge}')
-        if not indices or min(indices) < 0:
-            raise ValueError(f'indices must name images of the validation dataset, from 0, got {tuple(indices)}')
+        if not 16 <= edge <= 4096 or not indices or min(indices) < 0:
+            got = f'got {edge} and {tuple(indices)}'
+            raise ValueError(f'edge must be 16 to 4096 pixels, indices name validation images, from 0; {got}')
         self.indices, self.edge = tuple(indices), edge
 
     def before_train(self, runner: Runner) -> None:
@@ -123,28 +117,24 @@ class SuperpixelVisualizationHook(DrawingHook):
 
         find_superpixels(bare_model(runner.model), 'SuperpixelVisualizationHook: this model')
         if runner.val_loop is None:
-            raise UserError(
-                'SuperpixelVisualizationHook draws validation images and this run has none: add val_dataloader, '
-                'val_cfg and val_evaluator to the config, or take the hook out'
-            )
+            remedy = 'add val_dataloader, val_cfg and val_evaluator to the config, or take the hook out'
+            raise UserError(f'SuperpixelVisualizationHook draws validation images and this run has none: {remedy}')
         number = len(runner.val_loop.dataloader.dataset)
         if max(self.indices) >= number:
-            raise UserError(
-                f'SuperpixelVisualizationHook(indices={self.indices}): the validation dataset has {number} images, '
-                'counted from 0'
-            )
+            wanted = f'SuperpixelVisualizationHook(indices={self.indices})'
+            raise UserError(f'{wanted}: the validation dataset has {number} images, counted from 0')
         super().before_train(runner)
 
     @master_only
     def draw(self, runner: Runner, step: int) -> None:
         model = bare_model(runner.model)
+        # Frozen parts are in evaluation mode while the rest trains, so each module gets its own mode back.
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             for index in self.indices:
                 self._draw_image(runner, model, index, step)
         finally:
-            # Frozen parts are in evaluation mode while the rest trains, so each module gets its own mode back.
             for module, training in modes:
                 module.training = training
 

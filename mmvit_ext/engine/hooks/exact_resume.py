@@ -6,15 +6,14 @@ from typing import Any
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
-from mmvit_ext.engine.hooks import random_state
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import HOOKS
 
 from .checkpoint import accumulated_iterations
-from .seeded_loading import BatchStream, PlacedBatchSampler, seeded_loader
+from .seeded_loading import BatchStream, PlacedBatchSampler, capture_state, restore_state, seeded_loader
 
 __all__ = ['ExactResumeHook']
 
@@ -30,9 +29,8 @@ class ExactResumeHook(Hook):
     checkpoint that can be loaded. On a CPU a resumed run is equal bit by bit.
 
     Note:
-        The processes' states are gathered by :class:`mmvit_ext.engine.AtomicCheckpointHook`; with another checkpoint
-        hook those of the first process alone are saved. Number of processes and batch size have to stay the same.
-        Gradients that are accumulated over iterations are not in a checkpoint: save at multiples of the accumulation.
+        Without :class:`mmvit_ext.engine.AtomicCheckpointHook` only the first process's states are saved. Number of
+        processes and batch size have to stay the same. Save at multiples of the accumulation of gradients.
     """
 
     priority = 'VERY_HIGH'
@@ -49,46 +47,42 @@ class ExactResumeHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Name the newest loadable checkpoint where mmengine would take what ``last_checkpoint`` says."""
         if runner._resume and runner._load_from is None and runner._train_loop is not None:
-            newest = newest_checkpoint(runner.work_dir, checkpoint_folders(runner))
+            base = str(runner.work_dir).rstrip('/').rsplit('/', 1)[-1]
+            folders = [getattr(hook, 'out_dir', None) for hook in runner.hooks]
+            newest = newest_checkpoint(runner.work_dir, [f'{folder}/{base}' for folder in folders if folder])
             for note in newest.notes():
                 runner.logger.warning(note)
             # Without one, mmengine would follow whatever path stands in last_checkpoint.
             runner._load_from, runner._resume = newest.path, newest.path is not None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-        """Keep the states of a resumed checkpoint until the first iteration."""
         if runner._resume and runner._train_loop is not None:
             self._saved = checkpoint.get(KEY) or {}
             states = self._saved.get('generators') or [] if isinstance(self._saved, Mapping) else None
             if not isinstance(states, list) or not all(isinstance(state, Mapping) for state in states):
-                raise UserError(
-                    f'the checkpoint {runner._load_from} has states of random generators ({KEY}) in a form that this '
-                    'version does not know: update mmvit_ext, or start from its weights with load_from'
-                )
+                remedy = 'update mmvit_ext, or start from its weights with load_from'
+                raise UserError(f'the checkpoint {runner._load_from} has {KEY} in an unknown form: {remedy}')
 
     def before_train(self, runner: Runner) -> None:
-        """Tie the training data to the place in the run."""
         loop = runner.train_loop
         self._iterative = hasattr(loop, 'dataloader_iterator')
         count = runner.world_size if self._saved is None else len(self._saved.get('generators') or [])
         if count != runner.world_size:
-            found = (
-                f'the states of the random generators of {count} processes, now there are {runner.world_size}'
-                if count
-                else 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
-            )
-            runner.logger.warning(
-                f'the checkpoint has {found}: the run continues, but not as it would have without the interruption'
-            )
-        config = runner._train_dataloader
-        if reason := _unsupported(loop.dataloader, config):
-            runner.logger.warning(f'the order of the training data is not restored by a resumed run: {reason}')
+            found = f'the states of the random generators of {count} processes, now there are {runner.world_size}'
+            if not count:
+                found = 'no states of the random generators (it was saved without mmvit_ext.ExactResumeHook)'
+            difference = 'the run continues, but not as it would have without the interruption'
+            runner.logger.warning(f'the checkpoint has {found}: {difference}')
+        config, loader = runner._train_dataloader, loop.dataloader
+        ready = isinstance(config, Mapping) and isinstance(config.get('sampler'), Mapping)
+        if not ready or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+            needed = 'this needs train_dataloader and its sampler as configs, batches, and a dataset with indices'
+            runner.logger.warning(f'the order of the training data is not restored by a resumed run: {needed}')
             return
-        seed = int(runner.seed)
+        seed, saved = int(runner.seed), (self._saved or {}).get('sampler_seed')
         sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed') else seed
-        if self._saved and self._saved.get('sampler_seed') is not None:
-            sampler_seed = int(self._saved['sampler_seed'])
-        loader, self._placed = seeded_loader(loop.dataloader, config, seed, sampler_seed, self._iterative)
+        sampler_seed = sampler_seed if saved is None else int(saved)
+        loader, self._placed = seeded_loader(loader, config, seed, sampler_seed, self._iterative)
         self._sampler_seed = getattr(getattr(self._placed, 'sampler', None), 'seed', None)
         loop.dataloader = loader
         if self._iterative:
@@ -98,11 +92,9 @@ class ExactResumeHook(Hook):
         else:
             self._offset = runner.iter - runner.epoch * len(loader)
             if not 0 <= self._offset <= len(loader):
-                runner.logger.warning(
-                    f'the checkpoint is of iteration {runner.iter} in epoch {runner.epoch}, but an epoch has '
-                    f'{len(loader)} iterations now: the epoch begins anew'
-                )
-                self._offset = 0
+                self._offset, place = 0, f'iteration {runner.iter} in epoch {runner.epoch}'
+                now = f'an epoch has {len(loader)} iterations now: the epoch begins anew'
+                runner.logger.warning(f'the checkpoint is of {place}, but {now}')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin where the checkpoint was saved, also inside an epoch."""
@@ -114,18 +106,17 @@ class ExactResumeHook(Hook):
         """Restore the random generators, once: nothing in a run is later than this and before the model's step."""
         if self._saved is None:
             return
-        states = self._saved.get('generators')
-        self._saved = None
+        states, self._saved = self._saved.get('generators'), None
         if states:
-            random_state.restore(states[runner.rank if runner.rank < len(states) else 0])
+            restore_state(states[runner.rank if runner.rank < len(states) else 0])
 
     def before_val(self, runner: Runner) -> None:
         if runner._train_loop is not None:
-            self._before_val = random_state.capture()
+            self._before_val = capture_state()
 
     def after_val(self, runner: Runner) -> None:
         if self._before_val is not None:
-            random_state.restore(self._before_val)
+            restore_state(self._before_val)
             self._before_val = None
 
     def before_collective_save(self, runner: Runner) -> None:
@@ -136,40 +127,16 @@ class ExactResumeHook(Hook):
         """Add the states to a checkpoint that a run can go on from."""
         if 'optimizer' not in checkpoint:
             return
-        states = self._gathered or [self._state()]
-        self._gathered = None
+        states, self._gathered = self._gathered or [self._state()], None
         if len(states) != runner.world_size:
-            runner.logger.warning(
-                'only the first process saves the states of its random generators: use mmvit_ext.AtomicCheckpointHook '
-                'as default_hooks.checkpoint for an exact resume of distributed training'
-            )
-        accumulated = accumulated_iterations(runner)
-        if int(checkpoint['meta']['iter']) % accumulated and not self._warned:
+            remedy = 'for all of them, use mmvit_ext.AtomicCheckpointHook as default_hooks.checkpoint'
+            runner.logger.warning(f'only the first process saves the states of its random generators: {remedy}')
+        iteration, accumulated = int(checkpoint['meta']['iter']), accumulated_iterations(runner)
+        if iteration % accumulated and not self._warned:
             self._warned = True
-            runner.logger.warning(
-                f'iteration {checkpoint["meta"]["iter"]} is no multiple of the {accumulated} accumulated ones: the '
-                'gradients collected so far are not in this checkpoint, a run that continues from it differs'
-            )
+            lost = 'the gradients collected so far are not in this checkpoint, a run that continues from it differs'
+            runner.logger.warning(f'iteration {iteration} is no multiple of the {accumulated} accumulated ones: {lost}')
         checkpoint[KEY] = {'generators': states, 'sampler_seed': self._sampler_seed}
 
     def _state(self) -> dict[str, Any]:
-        return self._before_val or random_state.capture()
-
-
-def checkpoint_folders(runner: Runner) -> list[str]:
-    """Where the checkpoint hooks of a run save besides its ``work_dir``."""
-    folders = [getattr(hook, 'out_dir', None) for hook in runner.hooks]
-    base = str(runner.work_dir).rstrip('/').rsplit('/', 1)[-1]
-    return [f'{folder}/{base}' for folder in folders if folder]
-
-
-def _unsupported(loader: DataLoader, config: Any) -> str | None:
-    if not isinstance(config, Mapping):
-        return 'its data loader was built before the runner; give train_dataloader as a config'
-    if isinstance(loader.dataset, IterableDataset):
-        return 'its dataset has no indices'
-    if loader.batch_sampler is None:
-        return 'its data loader makes no batches'
-    if not isinstance(config.get('sampler'), Mapping):
-        return 'its sampler was built before the runner; give it as a config'
-    return None
+        return self._before_val or capture_state()

@@ -1,8 +1,4 @@
-"""Stop a run whose losses or gradients are no longer finite, or leave such updates out.
-
-The gradients are checked right before the optimizer's step, through PyTorch's hooks for it. A gradient scaler does not
-call the step of an iteration in which the scaled gradients overflowed, so that is not mistaken for a fault.
-"""
+"""Stop a run, or leave updates out, where losses or gradients are not finite right before the optimizer's step."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
-from mmvit_ext.errors import UserError
+from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.registry import HOOKS
 
 from .reports import bare_model
@@ -24,9 +20,7 @@ __all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths', 'wrappers_by_name']
 
 _SHOWN = 4
 _INFO = 'nonfinite_updates'
-
-# A scale of 2^16, where PyTorch's gradient scaler begins, is 2^-4 after as many overflows one after another.
-MAX_OVERFLOWS = 20
+MAX_OVERFLOWS = 20  # after as many the scale of PyTorch's gradient scaler is 2^-4
 
 
 class NonFiniteError(UserError):
@@ -58,8 +52,7 @@ class NonFiniteHook(Hook):
     """Stops the run at the first infinite or NaN loss or gradient, naming iteration, loss keys, parameters and images.
 
     With ``max_skips`` the update is left out instead: parameters and moments stay as they are. All processes decide
-    alike. Steps that a gradient scaler (``AmpOptimWrapper``) leaves out because the scaled gradients overflowed are not
-    counted, unless there are 20 one after another: a scaler would continue like this for ever.
+    alike. Steps that a gradient scaler leaves out because of overflows are not counted, unless they are 20 in a row.
 
     Args:
         max_skips: Number of updates that are left out before the run stops, over resumes too, at least 0.
@@ -77,12 +70,11 @@ class NonFiniteHook(Hook):
     def __init__(self, max_skips: int = 0) -> None:
         if not isinstance(max_skips, int) or isinstance(max_skips, bool) or max_skips < 0:
             raise ValueError(f'max_skips must be an integer of at least 0, got {max_skips!r}')
-        self.max_skips = max_skips
+        self.max_skips, self._skipped, self._overflows = max_skips, 0, 0
         self._steps: dict[str, _Step] = {}
         self._handles: list[Any] = []
         self._paths: list[str] = []  # of the batches since the last update
         self._losses: list[tuple[str, torch.Tensor]] = []
-        self._overflows = self._skipped = 0
 
     def before_train(self, runner: Runner) -> None:
         self._close()
@@ -105,16 +97,14 @@ class NonFiniteHook(Hook):
     def _close(self) -> None:
         for handle in self._handles:
             handle.remove()
-        for kept in (self._handles, self._steps, self._paths, self._losses):
-            kept.clear()  # type: ignore[attr-defined]
-        self._overflows = 0
+        self._handles, self._steps, self._paths, self._losses, self._overflows = [], {}, [], [], 0
 
     def _before_step(
         self, key: str, names: Mapping[int, str], optimizer: torch.optim.Optimizer, args: Any, kwargs: Any
     ) -> None:
         step = self._steps[key]
         parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        norms = _gradient_norms([p.grad for p in parameters if p.grad is not None])
+        norms = _gradient_norms([p.grad for p in parameters])
         step.called = True
         step.names += [names.get(id(p), 'a parameter') for p in parameters]
         # An optimizer may step more than once in an iteration, as a discriminator's does.
@@ -125,14 +115,10 @@ class NonFiniteHook(Hook):
                 parameter.grad = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Read the verdict of the iteration."""
         wrappers = wrappers_by_name(runner.optim_wrapper)
         self._paths += image_paths(data_batch)
-        self._losses += [
-            (name, value.detach().float().mean())
-            for name, value in (outputs or {}).items()
-            if 'loss' in name and torch.is_tensor(value) and value.is_floating_point()
-        ]
+        losses = {name: value for name, value in (outputs or {}).items() if 'loss' in name and torch.is_tensor(value)}
+        self._losses += [(name, x.detach().float().mean()) for name, x in losses.items() if x.is_floating_point()]
         accumulates = not all(wrapper.should_update() for wrapper in wrappers.values())
         if accumulates and self.max_skips:
             return  # one update is one count, however many batches it is made of
@@ -149,20 +135,12 @@ class NonFiniteHook(Hook):
         self._steps = {key: _Step() for key in self._steps}
 
     def _report(self, runner: Runner, wrappers: Mapping[str, Any]) -> None:
-        steps = self._steps.values()
         losses = {name: float(value) for name, value in self._losses if not bool(torch.isfinite(value))}
-        gradients = [
-            name
-            for step in steps
-            if step.norms is not None
-            for name, finite in zip(step.names, torch.isfinite(step.norms).tolist(), strict=True)
-            if not finite
-        ]
-        buffers = [
-            name
-            for name, buffer in bare_model(runner.model).named_buffers()
-            if buffer.is_floating_point() and not torch.isfinite(buffer).all()
-        ]
+        steps = [(step.names, step.norms) for step in self._steps.values() if step.norms is not None]
+        norms = [pair for names, norm in steps for pair in zip(names, norm.isfinite().tolist(), strict=True)]
+        gradients = [name for name, finite in norms if not finite]
+        floating = {name: x for name, x in bare_model(runner.model).named_buffers() if x.is_floating_point()}
+        buffers = [name for name, buffer in floating.items() if not torch.isfinite(buffer).all()]
         # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
         unseen = any(not step.called and not hasattr(wrappers[key], 'loss_scaler') for key, step in self._steps.items())
         everywhere: list[Any] = all_gather_object((losses, gradients, list(self._paths), bool(buffers or unseen)))
@@ -173,8 +151,7 @@ class NonFiniteHook(Hook):
         if losses:
             parts.append('losses that are not finite: ' + ', '.join(f'{k} = {v}' for k, v in losses.items()))
         if gradients:
-            total = sum(len(step.names) for step in steps)
-            parts.append(f'gradients that are not finite: {len(gradients)} of {total} ({_some(gradients)})')
+            parts.append(f'gradients that are not finite: {len(gradients)} of {len(norms)} ({_some(gradients)})')
         overflowed = self._overflows >= MAX_OVERFLOWS
         if overflowed and not parts:
             parts = [f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale']
@@ -190,12 +167,9 @@ class NonFiniteHook(Hook):
             message += f'; buffers of the model are no longer finite either ({_some(buffers)})'
         elif self.max_skips and unseen:
             message += '; the update was made already, a step compiled by this PyTorch cannot be watched'
-        error = NonFiniteError(
-            f'{message}: look at these samples (tools/check_dataset.py), lower the learning rate or clip gradients; '
-            'the last checkpoint was written before this'
-        )
-        error.same_on_every_process = True
-        raise error
+        remedy = 'look at these samples (tools/check_dataset.py), lower the learning rate or clip gradients'
+        with same_on_every_process():
+            raise NonFiniteError(f'{message}: {remedy}; the last checkpoint was written before this')
 
 
 def _some(names: Sequence[str]) -> str:
@@ -212,8 +186,9 @@ def _gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
     if not gradients:
         return None
     dense = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
-    norms = list(torch._foreach_norm(dense)) if all(g.dtype == torch.float32 for g in dense) else None
-    if norms is None:  # the norm of a half-precision gradient overflows long before its values do
+    if all(gradient.dtype == torch.float32 for gradient in dense):
+        norms = list(torch._foreach_norm(dense))
+    else:  # the norm of a half-precision gradient overflows long before its values do
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in dense]
     return torch.stack([norm.to(norms[0].device) for norm in norms])
 

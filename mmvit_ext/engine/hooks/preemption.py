@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from mmvit_ext.registry import HOOKS
 
 from .checkpoint import ATOMIC_BACKEND, PREEMPTED_NAME, accumulated_iterations, write_last_checkpoint
 
-__all__ = ['PreemptionHook', 'WorkerStart', 'kept_signal_handlers']
+__all__ = ['PreemptionHook', 'kept_signal_handlers']
 
 
 @HOOKS.register_module()
@@ -32,17 +33,15 @@ class PreemptionHook(Hook):
 
     Args:
         signals: Names of the signals. A batch system may send another one some time ahead, for example ``'SIGUSR1'``.
-        interval: With several processes, after how many optimizer steps they agree on whether one of them received a
-            signal, which costs a small reduction over all processes. 1 or more.
+        interval: After how many optimizer steps several processes agree on whether one received a signal; 1 or more.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook, which may just have saved this iteration
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT'), interval: int = 10) -> None:
-        if isinstance(signals, str) or not all(hasattr(signal, name) for name in signals):
-            raise ValueError(f'PreemptionHook: signals={signals!r}: expected a list of names such as SIGTERM')
-        if interval < 1:
-            raise ValueError(f'PreemptionHook: interval={interval}: expected 1 or more')
+        if isinstance(signals, str) or not all(hasattr(signal, name) for name in signals) or interval < 1:
+            wanted = 'names such as SIGTERM, and at least 1'
+            raise ValueError(f'PreemptionHook(signals={signals!r}, interval={interval}): expected {wanted}')
         self.signals = [signal.Signals[name] for name in signals]
         self.interval = interval
         self._received: str | None = None
@@ -54,7 +53,7 @@ class PreemptionHook(Hook):
         self._previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
         loaders = [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else [])
         for loader in loaders:
-            loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+            loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
     def after_train(self, runner: Runner | None = None) -> None:
         for number, handler in self._previous.items():
@@ -68,7 +67,6 @@ class PreemptionHook(Hook):
         os.write(2, f'{self._received}: saving at the end of this iteration, a second one ends at once\n'.encode())
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save and end, if a process received a signal, between two optimizer steps."""
         steps, rest = divmod(runner.iter + 1, accumulated_iterations(runner))
         if rest or (runner.world_size > 1 and steps % self.interval):
             return
@@ -78,10 +76,8 @@ class PreemptionHook(Hook):
             self._end(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save and end within a validation of a single process."""
-        if self._received is None or runner.world_size > 1 or runner.iter % accumulated_iterations(runner):
-            return
-        if 0 < runner.iter < runner.max_iters:
+        alone = self._received is not None and runner.world_size == 1
+        if alone and 0 < runner.iter < runner.max_iters and not runner.iter % accumulated_iterations(runner):
             self._end(runner, runner.iter)
 
     def _end(self, runner: Runner, iteration: int) -> NoReturn:
@@ -90,11 +86,8 @@ class PreemptionHook(Hook):
         if runner.world_size > 1:
             for number in self.signals:
                 signal.signal(number, signal.SIG_IGN)
-        reason = self._received or 'another process'
-        runner.logger.warning(
-            f'told to end by {reason}: iteration {iteration} is saved in {path}, --resume continues from there '
-            f'(exit code {EXIT_PREEMPTED})'
-        )
+        told = f'told to end by {self._received or "another process"}: iteration {iteration} is saved in {path}'
+        runner.logger.warning(f'{told}, --resume continues from there (exit code {EXIT_PREEMPTED})')
         runner.visualizer.close()
         raise SystemExit(EXIT_PREEMPTED)
 
@@ -115,23 +108,15 @@ def _save(runner: Runner, iteration: int) -> str:
     return path
 
 
-class WorkerStart:
-    """What a data loader's worker does first, so that it outlives the signal that its whole process group receives.
-
-    Ctrl-C is left to the main process; SIGTERM is obeyed if the main process sent it, as it does when it ends.
-    """
-
-    def __init__(self, init: Callable[[int], None] | None) -> None:
-        self.init = init
-
-    def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, 'sigwaitinfo'):
-            # A signal handler in Python is not told who sent the signal; a thread that waits for it is.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-        if self.init is not None:
-            self.init(worker_id)
+def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
+    """Let a data loader's worker outlive signals that its whole process group receives, but not its main process's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):
+        # A signal handler in Python is not told who sent the signal; a thread that waits for it is.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+    if init is not None:
+        init(worker_id)
 
 
 def _obey(parent: int) -> NoReturn:

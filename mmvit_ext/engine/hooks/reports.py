@@ -1,8 +1,4 @@
-"""Hooks that make a run report what it does, and stop where it would otherwise do something else without a word.
-
-``mmvit train`` and ``mmvit test`` add them to every run. In another train script they are switched on with
-``custom_hooks=[dict(type='mmvit_ext.WeightsReportHook'), ...]``.
-"""
+"""Hooks of every run that report what it does, and stop where it would do something else without a word."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -22,8 +18,6 @@ from mmvit_ext.errors import UserError
 from mmvit_ext.registry import HOOKS
 
 __all__ = ['BatchSizeHook', 'LabelRangeHook', 'MetricsHook', 'SkippedSamplesHook', 'WeightsReportHook', 'bare_model']
-
-DataBatch = dict | tuple | list | None
 
 
 def bare_model(model: nn.Module) -> Any:
@@ -65,33 +59,27 @@ class WeightsReportHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         """Note that the next loading is that of ``load_from`` or ``resume``, and look at the file's content."""
-        source = runner._load_from or 'that last_checkpoint names'
         testing = runner._train_loop is None
         resuming = bool(runner._resume) and not testing
-        self._whole_model_source = f'the checkpoint {source}'
+        source = self._whole_model_source = f'the checkpoint {runner._load_from or "that last_checkpoint names"}'
         self._strict = testing or resuming
         if not isinstance(checkpoint, Mapping):
-            raise UserError(
-                f'{self._whole_model_source} holds a {type(checkpoint).__name__}: expected a dictionary of parameters'
-            )
+            raise UserError(f'{source} holds a {type(checkpoint).__name__}: expected a dictionary of parameters')
         absent = [key for key in ('meta', 'message_hub', 'optimizer') if not isinstance(checkpoint.get(key), Mapping)]
-        if not absent:
-            absent = [key for key in ('epoch', 'iter') if not isinstance(checkpoint['meta'].get(key), int)]
+        absent = absent or [key for key in ('epoch', 'iter') if not isinstance(checkpoint['meta'].get(key), int)]
         if resuming and absent:
-            raise UserError(
-                f'{self._whole_model_source} cannot be resumed, it has no {", ".join(absent)}: it holds weights only, '
-                'or is of a version that is not known here; start from its weights with --cfg-options load_from=FILE'
-            )
+            reason = f'it has no {", ".join(absent)}: it holds weights only, or is of a version that is not known here'
+            remedy = 'start from its weights with --cfg-options load_from=FILE'
+            raise UserError(f'{source} cannot be resumed, {reason}; {remedy}')
 
     def before_train(self, runner: Runner) -> None:
         """Name pretrained weights that nothing loaded, and stop watching."""
         for name, module in self._model.named_modules():
             for config in _pretrained_configs(module):
                 if name not in self._loaded:
-                    runner.logger.warning(
-                        f'pretrained weights of {name or "the model"} ({config.get("checkpoint")}) were not loaded: '
-                        f'{type(module).__name__} does not use its init_cfg'
-                    )
+                    weights = f'pretrained weights of {name or "the model"} ({config.get("checkpoint")})'
+                    reason = f'{type(module).__name__} does not use its init_cfg'
+                    runner.logger.warning(f'{weights} were not loaded: {reason}')
         self._close()
 
     def _close(self, runner: Runner | None = None) -> None:
@@ -103,8 +91,8 @@ class WeightsReportHook(Hook):
 
     def _on_load(self, name: str, module: nn.Module, report: WeightsReport) -> None:
         self._loaded.add(name)
-        files = [str(config.get('checkpoint')) for config in _pretrained_configs(module)]
-        source = f'the pretrained checkpoint {" and ".join(files)}' if files else 'a checkpoint loaded by the model'
+        files = ' and '.join(str(config.get('checkpoint')) for config in _pretrained_configs(module))
+        source = f'the pretrained checkpoint {files}' if files else 'a checkpoint loaded by the model'
         target, strict = name or 'the model', False
         if not name and self._whole_model_source is not None:
             source, target, strict = self._whole_model_source, 'the model of this config', self._strict
@@ -121,12 +109,10 @@ class BatchSizeHook(Hook):
     """Logs total batch size and learning rate against the recipe's ``auto_scale_lr.base_batch_size``."""
 
     def before_train(self, runner: Runner) -> None:
-        size = batch_size_of(runner.cfg, runner.world_size)
-        if size is None:
-            return
-        runner.logger.info(str(size))
-        if warning := size.warning():
-            runner.logger.warning(warning)
+        if size := batch_size_of(runner.cfg, runner.world_size):
+            runner.logger.info(str(size))
+            if warning := size.warning():
+                runner.logger.warning(warning)
 
 
 @HOOKS.register_module()
@@ -137,24 +123,20 @@ class MetricsHook(Hook):
     """
 
     def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
-        if wrong := [f'{name} = {value}' for name, value in (metrics or {}).items() if not _is_finite(value)]:
+        numbers = {k: v for k, v in (metrics or {}).items() if isinstance(v, int | float | np.number | torch.Tensor)}
+        if wrong := [f'{name} = {value}' for name, value in numbers.items() if not np.isfinite(float(value))]:
             runner.logger.warning(f'metrics that are not finite: {", ".join(wrong)}')
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Look at the metrics before the checkpoint hook, which is later, uses them."""
         self.after_test_epoch(runner, metrics)
         for hook in [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.save_best]:
-            absent = [key for key in hook.key_indicators if key != 'auto' and key not in (metrics or {})]
+            absent = ', '.join(key for key in hook.key_indicators if key != 'auto' and key not in (metrics or {}))
             if absent:
                 hook.save_best = None
-                runner.logger.error(
-                    f'no best checkpoint is saved: default_hooks.checkpoint.save_best names {", ".join(absent)}, the '
-                    f'metrics of the validation are {", ".join(metrics or ["none"])}; set it to one of them'
-                )
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, int | float | np.number | torch.Tensor) or bool(np.isfinite(float(value)))
+                given = f'the metrics of the validation are {", ".join(metrics or ["none"])}; set it to one of them'
+                reason = f'default_hooks.checkpoint.save_best names {absent}'
+                runner.logger.error(f'no best checkpoint is saved: {reason}, {given}')
 
 
 @HOOKS.register_module()
@@ -184,8 +166,7 @@ def _count_skipped(dataset: Any) -> int:
 class LabelRangeHook(Hook):
     """Stops a segmentation run at the first label outside the classes, whatever transform loaded it.
 
-    Without it the loss fails with an index error that names no file, on a GPU with a device assertion, and the metric
-    leaves the pixels out without a word.
+    Without it the loss fails with an error that names no file, and the metric leaves the pixels out without a word.
 
     Args:
         ignore_index: Value of pixels without a label.
@@ -194,7 +175,7 @@ class LabelRangeHook(Hook):
     def __init__(self, ignore_index: int = 255) -> None:
         self.ignore_index = ignore_index
 
-    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: DataBatch = None, mode: str = 'train') -> None:
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
         dataset = getattr(runner, f'{mode}_dataloader').dataset
         classes: Sequence[str] | None = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not classes or not isinstance(data_batch, Mapping):

@@ -1,9 +1,6 @@
-"""A resumed run follows the config that it is resumed with, not the one that its checkpoint was saved with.
+"""A resumed run follows its own config, where mmengine takes rates and schedules from the checkpoint."""
 
-mmengine loads the options of the optimizer and the schedules from the checkpoint, over those of the config: a longer
-schedule then continues at the end of the old one, with a learning rate of 0.
-"""
-
+import ast
 import copy
 import re
 import warnings
@@ -15,18 +12,19 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmvit_ext.checks.batch_size import batch_size_of
-from mmvit_ext.config.comparing import config_differences, read_config_text
-from mmvit_ext.errors import UserError
+from mmvit_ext.config.walking import walk
+from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.registry import HOOKS
 
 from .nonfinite import wrappers_by_name
 from .reports import bare_model
 
-__all__ = ['ResumedConfigHook']
+__all__ = ['ResumedConfigHook', 'config_differences', 'read_config_text']
 
 _SECTIONS = ['model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler']
 _SECTIONS += ['auto_scale_lr', 'val_dataloader', 'val_cfg', 'val_evaluator', 'default_hooks', 'custom_hooks']
 _SHOWN = 20
+_ABSENT = 'not set'
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'verbose'}  # of a schedule; all else in its state is its plan
 
 
@@ -36,8 +34,7 @@ class ResumedConfigHook(Hook):
 
     Every difference is logged before the first iteration. Where options of the optimizer or schedules differ, those of
     the config hold: rates continue at the resumed iteration as if the run had had these schedules from its beginning.
-    Another type of optimizer or of training loop, other parameter groups and a changed ``ReduceOnPlateauLR`` are
-    refused.
+    Another type of optimizer or training loop, other parameter groups and a changed ``ReduceOnPlateauLR`` are refused.
 
     Raises:
         UserError: The checkpoint cannot be continued with this config.
@@ -67,16 +64,13 @@ class ResumedConfigHook(Hook):
             return
         wrappers = wrappers_by_name(runner.optim_wrapper).values()
         rates = [group.get('lr') for wrapper in wrappers for group in wrapper.param_groups]
+        place = f'iteration {runner.iter} of {runner.max_iters}'
         if runner.iter >= runner.max_iters:
-            runner.logger.warning(
-                f'the checkpoint is of iteration {runner.iter} and the config trains until {runner.max_iters}: nothing '
-                'is left to do; a longer train_cfg and param_scheduler train on'
-            )
+            remedy = 'a longer train_cfg and param_scheduler train on'
+            runner.logger.warning(f'the checkpoint is of {place}: nothing is left to do; {remedy}')
         elif all(rate == 0 for rate in rates):  # some optimizers have a rate of None, which they find by themselves
-            runner.logger.warning(
-                f'every learning rate is 0 at iteration {runner.iter} of {runner.max_iters}: param_scheduler ends '
-                'before train_cfg does; set its end (or T_max, total_iters) to that of train_cfg'
-            )
+            remedy = 'param_scheduler ends before train_cfg does; set its end (or T_max, total_iters) to that'
+            runner.logger.warning(f'every learning rate is 0 at {place}: {remedy}')
 
 
 def _compare(runner: Runner, checkpoint: dict[str, Any]) -> bool:
@@ -93,12 +87,10 @@ def _compare(runner: Runner, checkpoint: dict[str, Any]) -> bool:
 
 
 def _refuse(runner: Runner, reason: str) -> NoReturn:
-    error = UserError(
-        f'the checkpoint cannot be resumed with {runner.cfg.filename or "this config"}: {reason}: change it back, or '
-        'start anew from the weights with --cfg-options load_from=FILE and without --resume'
-    )
-    error.same_on_every_process = True
-    raise error
+    remedy = 'change it back, or start from the weights with --cfg-options load_from=FILE and without --resume'
+    config = runner.cfg.filename or 'this config'
+    with same_on_every_process():
+        raise UserError(f'the checkpoint cannot be resumed with {config}: {reason}: {remedy}')
 
 
 def _report(
@@ -118,11 +110,10 @@ def _report(
         lines = [f'  {key}: {before!r} -> {after!r}' for key, (before, after) in differences.items()]
         lines[_SHOWN:] = [f'  and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
         runner.logger.warning('\n'.join(['the config differs from that of the resumed checkpoint:', *lines]))
-    sizes = batch_size_of(Config(dict(old)), processes), batch_size_of(runner.cfg, runner.world_size)
-    if sizes[0] and sizes[1] and sizes[0].total != sizes[1].total:
-        runner.logger.warning(
-            f'the checkpoint was trained with a {sizes[0]}; now it is a {sizes[1]}: iterations count other images'
-        )
+    then, size = batch_size_of(Config(dict(old)), processes), batch_size_of(runner.cfg, runner.world_size)
+    if then and size and then.total != size.total:
+        change = f'the checkpoint was trained with a {then}; now it is a {size}'
+        runner.logger.warning(f'{change}: iterations count other images')
 
 
 def _use_config(runner: Runner, checkpoint: dict[str, Any]) -> bool:
@@ -142,28 +133,24 @@ def _use_config(runner: Runner, checkpoint: dict[str, Any]) -> bool:
         if was != now:
             if set(bare_model(runner.model).state_dict()) != set(checkpoint['state_dict']):
                 return False  # another model, which the report of the weights refuses
-            _refuse(
-                runner,
-                f'its optimizer {name} has {sum(was)} parameters in {len(was)} groups, that of the config {sum(now)} '
-                f'in {len(now)} (constructor, paramwise_cfg or frozen parts differ)',
-            )
+            counts = f'{sum(was)} parameters in {len(was)} groups, that of the config {sum(now)} in {len(now)}'
+            reason = 'constructor, paramwise_cfg or frozen parts differ'
+            _refuse(runner, f'its optimizer {name} has {counts} ({reason})')
         mine, saved = plans[name] or [], saved_plans[name] or []
         moved = {'params', *(plan.param_name for plan in mine), *(plan.get('param_name') for plan in saved)}
         fixed = [[{k: v for k, v in g.items() if k not in moved} for g in side] for side in (stored, groups)]
         differs = fixed[0] != fixed[1] or [_plan(plan) for plan in saved] != [_plan(plan.state_dict()) for plan in mine]
         if differs and any(getattr(plan, 'need_val_args', False) for plan in mine):
-            _refuse(
-                runner, 'optimizer or param_scheduler differ, and ReduceOnPlateau depends on the validations so far'
-            )
+            _refuse(runner, 'optimizer or param_scheduler differ, and ReduceOnPlateau depends on past validations')
         changed |= differs
         pairs += zip(stored, groups, strict=True)
     if changed:
         checkpoint.pop('param_schedulers', None)
         for then, group in pairs:
             options = {key: copy.deepcopy(value) for key, value in group.items() if key != 'params'}
-            options['params'] = then['params']
+            params = then['params']
             then.clear()
-            then.update(options)
+            then.update(options, params=params)
     return changed
 
 
@@ -190,3 +177,41 @@ def _advance(runner: Runner) -> None:
         for plan in plans * epochs:  # of epochs with another batch size
             if plan.by_epoch:
                 plan.step()
+
+
+def read_config_text(text: Any) -> dict[str, Any] | None:
+    """The values in mmengine's ``Config.pretty_text``, read without executing it; ``None`` where it is no such text."""
+    try:
+        statements = ast.parse(text).body
+        return {s.targets[0].id: _value(s.value) for s in statements if isinstance(s, ast.Assign)}  # type: ignore[attr-defined]
+    except (AttributeError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        return None
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        parts = [{k.arg: _value(k.value)} if k.arg else _value(k.value) for k in node.keywords]
+        return {str(key): value for part in parts for key, value in part.items()}
+    if isinstance(node, ast.Dict) and all(node.keys):
+        return {ast.literal_eval(k): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(entry) for entry in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Old and new value of each entry that is another one, by dotted key."""
+    before, after = (
+        {key: value for key, value in walk(node) if not (isinstance(value, Mapping | list) and value)}
+        for node in (old, new)
+    )
+    pairs = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in sorted({*before, *after})}
+    return {key: pair for key, pair in pairs.items() if _name(key, pair[0]) != _name(key, pair[1])}
+
+
+def _name(key: str, value: Any) -> str:
+    # A type is the same whether it is written with or without its scope, or as a class.
+    return str(value).rpartition('.')[2] if key.endswith('type') else repr(value)

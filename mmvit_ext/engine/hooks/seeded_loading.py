@@ -1,7 +1,7 @@
 """Training data whose order and augmentation depend on the place in the run alone.
 
-Every index that the sampler yields is given its place: which batch of the run (or of the epoch), which sample of the
-batch. The dataset seeds the random generators with that place before it loads the sample.
+Every index that the sampler yields has its place: which batch of the run or epoch, which sample of the batch. The
+dataset seeds the random generators with it before it loads the sample.
 """
 
 import random
@@ -15,13 +15,29 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, get_worker_info
 
-from . import random_state
-
-__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'seeded_loader']
+__all__ = ['BatchStream', 'PlacedBatchSampler', 'PlacedIndex', 'SeededDataset', 'capture_state', 'restore_state']
+__all__ += ['seeded_loader']
 
 KEPT_OPTIONS = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context']
 KEPT_OPTIONS += ['prefetch_factor', 'persistent_workers', 'pin_memory_device']
-"""Settings that a seeded data loader takes over."""
+
+
+def capture_state(gpu: bool = True) -> dict[str, Any]:
+    """The states of this process's generators, if wanted its GPU's too, in values that ``weights_only=True`` loads."""
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = numpy_state
+    cuda = torch.cuda.get_rng_state() if gpu and torch.cuda.is_available() else None
+    words = (name, keys.tolist(), *rest)
+    return {'python': random.getstate(), 'numpy': words, 'torch': torch.get_rng_state(), 'cuda': cuda}
+
+
+def restore_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`capture_state` returned; its tensors may be on another device by now."""
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])  # noqa: NPY002
+    torch.set_rng_state(state['torch'].cpu())
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
 
 
 class PlacedIndex(int):
@@ -39,10 +55,7 @@ class PlacedIndex(int):
 
 
 class PlacedBatchSampler:
-    """Batches of a batch sampler with their places, from any batch of the run on; skipped ones are not loaded.
-
-    Nothing has been taken from the batch sampler yet. If ``endless``, the next pass begins when one is over.
-    """
+    """Batches of a new batch sampler with their places, from any batch of the run on, once over or ``endless``."""
 
     def __init__(self, batches: Any, endless: bool) -> None:
         self.batches, self.endless = batches, endless
@@ -81,11 +94,7 @@ class PlacedBatchSampler:
 
 
 class SeededDataset:
-    """A dataset that seeds Python's, NumPy's and torch's CPU generator with the place of each sample.
-
-    In the main process the generators are restored afterwards, so loading does not change the model's randomness. The
-    process's rank is in its seeds, so that processes do not augment alike.
-    """
+    """A dataset that seeds the CPU's generators with place and rank of each sample; the main process restores them."""
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
         self.__dict__.update(dataset=dataset, _seed=seed, _rank=rank)
@@ -104,7 +113,7 @@ class SeededDataset:
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, PlacedIndex):
             return self.dataset[index]
-        state = random_state.capture(gpu=False) if get_worker_info() is None else None
+        state = capture_state(gpu=False) if get_worker_info() is None else None
         try:
             words = np.random.SeedSequence((self._seed, self._rank, *index.place)).generate_state(4)
             random.seed(int(words[0]))
@@ -114,17 +123,13 @@ class SeededDataset:
             return self.dataset[int(index)]
         finally:
             if state is not None:
-                random_state.restore(state)
+                restore_state(state)
 
 
 def seeded_loader(
     loader: DataLoader, config: Mapping[str, Any], seed: int, sampler_seed: int | None, endless: bool
 ) -> tuple[DataLoader, PlacedBatchSampler]:
-    """A data loader as the given one, with order and augmentation tied to the place in the run, and its batch sampler.
-
-    The sampler is built anew, because from the given one samples may have been taken. Without ``sampler_seed`` all
-    processes draw one.
-    """
+    """A data loader as the given one, with a new batch sampler and augmentation tied to the place in the run."""
     defaults = {'dataset': loader.dataset, 'seed': sampler_seed}
     sampler = DATA_SAMPLERS.build(dict(config['sampler']), default_args=defaults)
     batches = config.get('batch_sampler')
@@ -142,10 +147,7 @@ def seeded_loader(
 
 
 class BatchStream:
-    """The iterator of an iteration-based loop over a loader that begins at the right batch by itself, when asked first.
-
-    ``skipped`` is how many batches a resumed loop takes and drops, because its version of mmengine cannot skip them.
-    """
+    """The iterator over a loader that begins at the right batch; an old mmengine takes and drops ``skipped`` first."""
 
     def __init__(self, loader: DataLoader, skipped: int) -> None:
         self._batches = chain(repeat(None, skipped), (batch for part in (loader,) for batch in part))

@@ -12,16 +12,13 @@ from torch.utils.data import get_worker_info
 
 __all__ = ['WorkerTimeoutHook']
 
-GRACE = 10
-"""Seconds that the data loader's own timeout has to come first."""
+GRACE = 10  # seconds that the data loader's own timeout has to come first
 
 
 class WorkerTimeoutHook(Hook):
     """Ends a wait for a batch that PyTorch's timeout of the data loader does not.
 
-    That timeout ends when a worker announces a batch. If the worker is stopped then, the main process waits for ever
-    for the memory with the batch. Where a worker cannot hand a batch over, for lack of shared memory or of files,
-    Python prints a traceback and the batch never comes: here the worker ends.
+    PyTorch's ends when a worker announces a batch. A worker that cannot hand a batch over ends here.
     """
 
     priority = 'LOWEST'  # its clock runs after what the other hooks do
