@@ -87,7 +87,9 @@ def set_precision(cfg: Config, amp: bool) -> list[str]:
         names = ', '.join(sorted(set(wrapper) - {'constructor'}))
         raise UserError(f'--amp works with one optimizer, the config has {names}: set the precision of each there')
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
-        raise UserError(f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}: set it there')
+        raise UserError(
+            f'--amp works with optim_wrapper.type OptimWrapper, not {kind}: set the precision in the config'
+        )
     if torch.cuda.is_available():
         if amp and kind == 'OptimWrapper':
             wrapper.type = 'AmpOptimWrapper'

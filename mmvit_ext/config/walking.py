@@ -18,7 +18,7 @@ _LABEL_LOADERS = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
 
 
 def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tuple[str, Any]]:
-    """The dataset configs in ``node`` with their dotted keys from its ``key`` on; ``leaves`` leaves wrappers out."""
+    """The dataset configs in a node, whose dotted key is given, with their keys; wrappers too unless ``leaves``."""
     if isinstance(node, list | tuple):
         for index, entry in enumerate(node):
             yield from iter_dataset_cfgs(entry, f'{key}.{index}', leaves)

@@ -47,7 +47,8 @@ def _join_processes(cfg: Config, launcher: str) -> None:
     cfg.launcher = launcher
     if launcher == 'none':
         return
-    absent = ', '.join({'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'} - {*os.environ})
+    wanted = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR')
+    absent = ', '.join(name for name in wanted if name not in os.environ)
     if launcher == 'pytorch' and absent:
         raise UserError(f'--launcher pytorch: {absent} not set: start the command with tools/dist_train.sh or torchrun')
     if torch.cuda.is_available():

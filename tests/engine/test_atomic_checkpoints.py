@@ -181,9 +181,10 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path).path == str(tmp_path / 'iter_1.pth')
 
 
-def test_the_old_best_checkpoint_goes_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize('metric', ['acc', 'auto'])
+def test_the_old_best_checkpoint_goes_last(tmp_path: Path, metric: str) -> None:
     runner = make_runner(tmp_path)
-    hook = make_hook(runner, save_best='acc')
+    hook = make_hook(runner, save_best=metric)
     save(hook, runner, 1)
     hook.after_val_epoch(runner, {'acc': 0.5})
     present = []

@@ -139,10 +139,10 @@ class AtomicCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         # mmengine removes the old ones before it writes, so it is not told of them.
-        old, self._best = self._best, dict.fromkeys(self.key_indicators)
-        super()._save_best_checkpoint(runner, metrics)
-        self._best = {key: self._best.get(key) or path for key, path in old.items()}
-        for path in {path for path in old.values() if path} - {*self._best.values()}:
+        old, self._best = [*self._best.values()], dict.fromkeys(self.key_indicators)
+        super()._save_best_checkpoint(runner, metrics)  # which replaces the key 'auto'
+        self._best = {key: path or before for (key, path), before in zip(self._best.items(), old, strict=True)}
+        for path in {*filter(None, old)} - {*self._best.values()}:
             self._remove(os.path.basename(path))
 
     @property
