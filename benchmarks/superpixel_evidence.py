@@ -40,7 +40,6 @@ def bounds(run: Run, data_root: str) -> dict[str, float]:
             run.checkpoint,
             device='cpu',
             cfg_options={'data_root': data_root},
-            progress=False,
         )
         record.write_text(json.dumps({name: best for name, best, _ in rows}))
     return json.loads(record.read_text())
@@ -55,7 +54,7 @@ def without_lifting(run: Run, data_root: str) -> dict[str, float]:
         predictor = Predictor(cfg, run.checkpoint, torch.device('cpu'))
         head: Any = predictor.model.decode_head
         head.forward = lambda inputs: head.classify(inputs[head.in_index])
-        record.write_text(json.dumps(evaluate(predictor, build_test_loader(cfg), cfg.test_evaluator, progress=False)))
+        record.write_text(json.dumps(evaluate(predictor, build_test_loader(cfg), cfg.test_evaluator)))
     return json.loads(record.read_text())
 
 
