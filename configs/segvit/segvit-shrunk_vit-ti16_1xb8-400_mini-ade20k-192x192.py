@@ -1,7 +1,8 @@
 """Step (c) of the Shrunk ladder on the mini dataset: QD and two levels of QU.
 
-No row of a paper. Recipe: one process x 8 images of 192x192 pixels, 400 iterations from scratch; the ladder is trained
-and tabulated by benchmarks/shrunk_ladder.py, what it gives is in docs/benchmarks.md.
+No row of a paper. Recipe: one process x 8 images of 192x192 pixels, 400 iterations from scratch, with queries of QU that
+begin as the fine tokens: learned ones learn nothing on so few iterations. The ladder is trained and tabulated by
+benchmarks/shrunk_ladder.py, what it gives is in docs/benchmarks.md.
 Command: python tools/train.py configs/segvit/segvit-shrunk_vit-ti16_1xb8-400_mini-ade20k-192x192.py
 """
 
@@ -17,6 +18,10 @@ param_scheduler = [
 model = dict(
     backbone=dict(type='mmvit_ext.ShrunkViT', shrink_index=2, out_indices=(1, 5)),
     decode_head=dict(
-        type='mmvit_ext.ShrunkATMHead', in_channels=[192, 192], in_index=[0, 1], img_size={{_base_.crop_size}}
+        type='mmvit_ext.ShrunkATMHead',
+        in_channels=[192, 192],
+        in_index=[0, 1],
+        img_size={{_base_.crop_size}},
+        query_start='tokens',
     ),
 )

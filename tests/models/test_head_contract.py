@@ -102,6 +102,7 @@ ROWS = {
     'ATM, top-down': Row(ATMHead, {**ATM, 'fuse_inputs': True}, pyramid),
     'ATM, cross entropy': Row(ATMHead, {**ATM, 'loss': 'ce'}, pyramid),
     'Shrunk': Row(ShrunkATMHead, SHRUNK, pyramid),
+    'Shrunk, from tokens': Row(ShrunkATMHead, {**SHRUNK, 'query_start': 'tokens'}, pyramid),
     'superpixels': Row(SuperpixelHead, {'in_channels': 12}, superpixels),
     'superpixels, batch norm': Row(SuperpixelHead, {'in_channels': 12, 'norm_cfg': {'type': 'BN'}}, superpixels),
     'pyramid': Row(PlainPyramid, {**PYRAMID, 'out_channels': 6, 'num_outs': 3}, equal_maps),

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mmvit_ext.models.backbones import ShrunkViT, ViT
+from tests.zoo import BACKBONES
 
 ARCH = {'embed_dims': 24, 'num_layers': 3, 'num_heads': 3, 'mlp_ratio': 2}
 
@@ -75,12 +76,16 @@ def test_wrong_arguments_are_named(arguments, message):
         make(**arguments)
 
 
-@pytest.fixture
-def head():
+def make_head(**replaced):
     decode_heads = pytest.importorskip('mmvit_ext.models.decode_heads')
     torch.manual_seed(0)
     settings = {'num_classes': 5, 'img_size': (48, 64), 'query_stride': 8, 'num_heads': 3}
-    return decode_heads.ShrunkATMHead([24, 24], 12, **settings).eval()
+    return decode_heads.ShrunkATMHead([24, 24], 12, **{**settings, **replaced}).eval()
+
+
+@pytest.fixture(params=['learned', 'tokens'])
+def head(request):
+    return make_head(query_start=request.param)
 
 
 @pytest.mark.parametrize('size', [(48, 64), (41, 67), (64, 48), (8, 8)], ids=str)
@@ -90,8 +95,10 @@ def test_head_decodes_any_input_size(head, size):
     assert torch.isfinite(scores).all()
 
 
-def test_every_parameter_of_the_head_gets_a_gradient(head):
-    outputs = head.decode(make()(torch.randn(2, 3, 41, 67)))
+@pytest.mark.parametrize('family', ['ours', 'DINOv2 with registers', 'DINOv3'])
+def test_every_parameter_of_the_head_gets_a_gradient(head, family):
+    backbone = make() if family == 'ours' else BACKBONES[family].make(out_indices=(0, 2), shrink_index=1)
+    outputs = head.decode(backbone(torch.randn(2, 3, 41, 67)))
     assert len(outputs) == 3
     assert all(output.masks.shape == (2, 5, 6, 9) for output in outputs)
     sum(output.logits.square().sum() + output.masks.square().sum() for output in outputs).backward()
@@ -100,11 +107,36 @@ def test_every_parameter_of_the_head_gets_a_gradient(head):
 
 
 def test_learned_queries_load_at_another_crop(head):
-    other = type(head)([24, 24], 12, num_classes=5, img_size=(80, 96), query_stride=8, num_heads=3)
-    square = type(head)([24, 24], 12, num_classes=5, img_size=64, query_stride=8, num_heads=3)
+    other, square = make_head(img_size=(80, 96)), make_head(img_size=64)
     other.load_state_dict(square.state_dict(), strict=True)
     assert other.position_queries.weight.shape == (120, 12)
-    wide = type(head)([24, 24], 12, num_classes=5, img_size=(48, 64), query_stride=8, num_heads=3)
-    other.load_state_dict(wide.state_dict(), strict=True)
+    other.load_state_dict(make_head().state_dict(), strict=True)
     with pytest.raises(ValueError, match=r'position_queries\.weight has 48 tokens'):
         other.load_state_dict(dict(head.state_dict()))  # without the metadata that tells the grid
+
+
+def test_the_published_form_is_the_default():
+    maps = make()(torch.randn(2, 3, 48, 64))
+    for default, learned in zip(make_head().decode(maps), make_head(query_start='learned').decode(maps), strict=True):
+        assert torch.equal(default.masks, learned.masks)
+    with pytest.raises(ValueError, match=r"query_start must be one of \('learned', 'tokens'\), got 'sine'"):
+        make_head(query_start='sine')
+
+
+def test_both_starts_take_the_same_weights():
+    learned, tokens = make_head(), make_head(query_start='tokens')
+    assert not tokens.position_queries.weight.any()
+    maps = make()(torch.randn(2, 3, 48, 64))
+    tokens.load_state_dict(learned.state_dict(), strict=True)
+    assert not torch.allclose(tokens.decode(maps)[-1].masks, learned.decode(maps)[-1].masks)
+    learned.load_state_dict(make_head(query_start='tokens').state_dict(), strict=True)
+
+
+def test_queries_that_begin_as_tokens_know_where_they_stand():
+    """Attention sees a set of tokens: whatever moves them leaves the masks of learned queries where they are."""
+    fine, coarse = torch.randn(2, 24, 6, 8), torch.randn(2, 24, 3, 4)
+    moved = fine.roll((2, 3), (2, 3))
+    for start, expected in (('learned', (0, 0)), ('tokens', (2, 3))):
+        head = make_head(query_start=start)
+        for before, after in zip(head.decode([fine, coarse]), head.decode([moved, coarse]), strict=True):
+            torch.testing.assert_close(after.masks, before.masks.roll(expected, (2, 3)))
