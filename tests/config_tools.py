@@ -157,8 +157,10 @@ def walk(node: Any) -> Any:
 
 
 def scope_of(cfg: Config) -> str:
-    """The scope of a config, whose library has to be there."""
+    """The scope of a config, whose library has to be there, as has timm where the backbone is timm's."""
     pytest.importorskip(cfg.default_scope)
+    if cfg.model.get('backbone', {}).get('type') == 'mmvit_ext.TimmViT':
+        pytest.importorskip('timm')
     return cfg.default_scope
 
 
@@ -254,6 +256,8 @@ def shrink_model(model: dict) -> None:
         shrink_what_follows(model, shrink_tnt(backbone))
     elif backbone['type'] == 'mmvit_ext.SPFormer':
         shrink_superpixel_model(model)
+    elif backbone['type'] == 'mmvit_ext.TimmViT':
+        shrink_what_follows(model, shrink_timm(backbone))
     else:
         shrink_plain_model(model)
     shrink_sliding_windows(model)
@@ -298,6 +302,16 @@ def shrink_tnt(backbone: dict) -> list[int]:
     backbone['img_size'] = EDGE
     indices = backbone.get('out_indices', -1)
     return [WIDTH] * (1 if isinstance(indices, int) else len(indices))
+
+
+def shrink_timm(backbone: dict) -> list[int]:
+    """Narrow layers in the blocks that are decoded and no others; returns the widths of the maps."""
+    depth = len(backbone.get('out_indices', [-1]))
+    backbone.update(checkpoint=None, img_size=EDGE, embed_dim=WIDTH, num_heads=HEADS, mlp_ratio=2)
+    backbone.update(depth=depth, out_indices=tuple(range(depth)))
+    if 'shrink_index' in backbone:
+        backbone['shrink_index'] = 1
+    return [WIDTH] * depth
 
 
 def shrink_nest(backbone: dict) -> list[int]:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip('mmseg')
 
@@ -461,3 +462,45 @@ def test_100_epochs_of_nest_b_differ_from_300_in_their_number_alone():
         assert cfg.pop('max_epochs') == cfg['train_cfg'].pop('max_epochs') == epochs
         assert cfg['param_scheduler'][1].pop('end') == epochs
     assert long == short
+
+
+TIMM = [path for path in CONFIGS if re.search('_(dinov[23]|eva02|beitv2)-', path.stem)]
+TIMM_RATES = {'dinov2': (1e-4, 0.8), 'eva02': (4e-5, 0.9), 'beitv2': (3e-5, 0.9)}
+
+
+@pytest.mark.parametrize('path', TIMM, ids=lambda path: path.stem)
+def test_a_network_of_timm_gets_the_images_and_the_rates_that_its_weights_are_made_for(path):
+    cfg, backbone = load(path), built(path).backbone
+    family, size = re.search(r'_(dinov[23]|eva02|beitv2)-([sbl])16_', path.stem).groups()
+    name = {'s': 'small', 'b': 'base', 'l': 'large'}[size]
+    assert re.match(f'({family}_{name}|vit_{name}_patch1[46]_{family})', cfg.model.backbone.model)
+    images = cfg.model.data_preprocessor
+    assert tuple(images.mean) == pytest.approx(backbone.mean, abs=1e-3)
+    assert tuple(images.std) == pytest.approx(backbone.std, abs=1e-3)
+    assert images.bgr_to_rgb
+    assert {edge % backbone.net.patch_embed.patch_size[0] for edge in cfg.model.backbone.img_size} == {0}
+    wrapper = cfg.optim_wrapper
+    if cfg.default_scope == 'mmdet':
+        rates = (1e-4, 0.7)
+        assert wrapper.optimizer.weight_decay == 0.1
+    else:
+        rates = TIMM_RATES.get(family)
+        assert wrapper.optimizer.weight_decay == 0.05
+    if rates:
+        assert wrapper.constructor == 'mmvit_ext.LayerDecayConstructor'
+        assert (wrapper.optimizer.lr, wrapper.paramwise_cfg) == (rates[0], {'decay_rate': rates[1]})
+    else:
+        assert wrapper.optimizer.lr * wrapper.paramwise_cfg.custom_keys.head.lr_mult == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize('path', [path for path in TIMM if 'shrunk' in path.stem], ids=lambda path: path.stem)
+def test_shrunk_on_a_network_of_timm_differs_from_the_whole_network_in_the_structure_alone(path):
+    whole_path = path.with_name(path.name.replace('segvit-shrunk', 'segvit'))
+    whole, shrunk = load(whole_path).to_dict(), load(path).to_dict()
+    index = shrunk['model']['backbone'].pop('shrink_index')
+    assert shrunk['model']['backbone'].pop('out_indices') == (index - 1, whole['model']['backbone']['out_indices'][-1])
+    del whole['model']['backbone']['out_indices'], whole['model']['decode_head'], shrunk['model']['decode_head']
+    assert whole == shrunk
+    rows = yaml.safe_load((path.parent / 'metafile.yml').read_text())['Models']
+    counts = {row['Name']: row['Metadata'].get('GFLOPs counted here') for row in rows}
+    assert counts[path.stem] < (0.6 if '-l16' in path.stem else 0.85) * counts[whole_path.stem]

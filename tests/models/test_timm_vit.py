@@ -239,6 +239,21 @@ def test_arguments_that_contradict_each_other_are_refused():
         TimmViT('vit_base_patch16_siglip_256', out_type='cls_token', **TINY)
 
 
+@pytest.mark.parametrize('family', ['DINOv2', 'EVA-02'])
+@torch.no_grad()
+def test_patches_of_another_size_are_resized_with_the_weights(family):
+    """As timm does it; a constant image, whose patches look alike at any size, keeps its tokens."""
+    row = BACKBONES[family]
+    stored = {name.removeprefix('net.'): tensor for name, tensor in row.make().state_dict().items()}
+    larger = row.build(**{**row.tiny, 'patch_size': 10, 'img_size': (60, 80)}).eval()
+    larger.load_state_dict(stored, strict=True)
+    assert larger.net.patch_embed.proj.weight.shape[2:] == (10, 10)
+    small = row.make().eval()
+    small.load_state_dict({f'net.{name}': tensor for name, tensor in stored.items()}, strict=True)
+    tokens = [network.net.patch_embed(torch.ones(1, 3, *network.settings['img_size'])) for network in (small, larger)]
+    torch.testing.assert_close(*tokens, atol=1e-4, rtol=1e-4)
+
+
 def test_weights_from_the_hub_without_a_network_end_in_a_sentence(monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     backbone = TimmViT('vit_tiny_patch16_224', checkpoint='timm', img_size=64)

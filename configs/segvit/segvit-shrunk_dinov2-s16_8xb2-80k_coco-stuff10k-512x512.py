@@ -1,0 +1,31 @@
+"""SegViT Shrunk, DINOv2-S, COCO-Stuff-10K.
+
+Papers: arXiv 2210.05844 and 2304.07193; neither has a row for it. Data: COCO-Stuff-10K, 512x512 crops. Recipe: 8 GPUs x
+2 images, 80k iterations, poly power 2; learning rate, weight decay and decay by depth are those of arXiv 2503.19108,
+which fine-tunes DINOv2 for segmentation. Not trained here.
+Command: tools/dist_train.sh configs/segvit/segvit-shrunk_dinov2-s16_8xb2-80k_coco-stuff10k-512x512.py 8
+"""
+
+_base_ = [
+    '../_base_/models/segvit_dinov2-s16.py',
+    '../_base_/datasets/coco-stuff10k_512x512.py',
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/segvit-layer-decay_80k.py',
+]
+
+crop_size = {{_base_.crop_size}}
+
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(img_size=crop_size, shrink_index=6, out_indices=(5, 11)),
+    decode_head=dict(
+        type='mmvit_ext.ShrunkATMHead',
+        in_channels=[384, 384],
+        in_index=[0, 1],
+        img_size=crop_size,
+        num_classes={{_base_.num_classes}},
+    ),
+    test_cfg=dict(crop_size=crop_size, stride=(341, 341)),
+)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(power=2.0)

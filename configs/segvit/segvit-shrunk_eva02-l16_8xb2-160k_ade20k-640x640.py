@@ -1,0 +1,30 @@
+"""SegViT Shrunk, EVA-02-L, ADE20K.
+
+Papers: arXiv 2210.05844 and 2303.11331; neither has a row for it. Data: ADE20K, 640x640 crops. Recipe: 8 GPUs x 2
+images, 160k iterations; learning rate, weight decay, drop path and decay by depth are those of EVA-02's authors for
+UPerNet on ADE20K. Not trained here.
+Command: tools/dist_train.sh configs/segvit/segvit-shrunk_eva02-l16_8xb2-160k_ade20k-640x640.py 8
+"""
+
+_base_ = [
+    '../_base_/models/segvit_eva02-l16.py',
+    '../_base_/datasets/ade20k_640x640.py',
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/segvit-layer-decay_160k.py',
+]
+
+crop_size = {{_base_.crop_size}}
+
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(img_size=crop_size, shrink_index=8, out_indices=(7, 23)),
+    decode_head=dict(
+        type='mmvit_ext.ShrunkATMHead',
+        in_channels=[1024, 1024],
+        in_index=[0, 1],
+        img_size=crop_size,
+        num_classes={{_base_.num_classes}},
+    ),
+    test_cfg=dict(crop_size=crop_size, stride=(608, 608)),
+)
+optim_wrapper = dict(optimizer=dict(lr=4e-5), paramwise_cfg=dict(decay_rate=0.9))

@@ -1,0 +1,24 @@
+"""SegViT, EVA-02-L, PASCAL-Context with 59 classes, without the background.
+
+Papers: arXiv 2210.05844 and 2303.11331; neither has a row for it. Data: PASCAL-Context, 59 classes, 480x480 crops.
+Recipe: 8 GPUs x 2 images, 80k iterations; learning rate, weight decay, drop path and decay by depth are those of
+EVA-02's authors for UPerNet on ADE20K. Not trained here.
+Command: tools/dist_train.sh configs/segvit/segvit_eva02-l16_8xb2-80k_pascal-context-59-480x480.py 8
+"""
+
+_base_ = [
+    '../_base_/models/segvit_eva02-l16.py',
+    '../_base_/datasets/pascal-context-59_480x480.py',
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/segvit-layer-decay_80k.py',
+]
+
+crop_size = {{_base_.crop_size}}
+
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(img_size=crop_size),
+    decode_head=dict(num_classes={{_base_.num_classes}}),
+    test_cfg=dict(crop_size=crop_size, stride=(320, 320)),
+)
+optim_wrapper = dict(optimizer=dict(lr=4e-5), paramwise_cfg=dict(decay_rate=0.9))
