@@ -3,11 +3,12 @@
 import argparse
 import os
 from argparse import Namespace
-from typing import Any, NoReturn
+from typing import Any
 
 from mmengine.config import DictAction
 
-from mmvit_ext.errors import EXIT_BAD_INPUT, UserError, printable
+from mmvit_ext.cli.command import Parser
+from mmvit_ext.errors import UserError
 
 __all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'Namespace', 'Parser', 'add_shared', 'keywords']
 
@@ -15,14 +16,6 @@ MODEL_ARGUMENTS = ('--device', '--cfg-options', '--allow-partial-weights', '--tr
 """How a trained model is read and run."""
 RUN_ARGUMENTS = ('--work-dir', '--cfg-options', '--launcher', '--allow-partial-weights', '--trust', '--traceback')
 """What training and testing have in common."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line, without its control characters."""
-
-    def error(self, message: str) -> NoReturn:
-        help_line = f'`{self.prog} --help` says what is taken'
-        self.exit(EXIT_BAD_INPUT, f'{self.prog}: error: {printable(message)}; {help_line}\n')
 
 
 class ConfigOptions(DictAction):

@@ -1,5 +1,6 @@
 """Run a command: what it raises becomes one sentence on stderr and an exit code, which its launcher is told."""
 
+import argparse
 import atexit
 import os
 import signal
@@ -10,12 +11,20 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import NoReturn
 
-from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError, say
+from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError, printable, say
 
-__all__ = ['end_process', 'run_command', 'tell_launcher']
+__all__ = ['Parser', 'end_process', 'run_command', 'tell_launcher']
 
 TRACEBACK_VARIABLE = 'MMVIT_EXT_TRACEBACK'
 FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line, without its control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        help_line = f'`{self.prog} --help` says what is taken'
+        self.exit(EXIT_BAD_INPUT, f'{self.prog}: error: {printable(message)}; {help_line}\n')
 
 
 def _is_first_process() -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
-from mmvit_ext.cli.arguments import Parser
-from mmvit_ext.cli.command import end_process, run_command
+from mmvit_ext.cli.command import Parser, end_process, run_command
 from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.version import __version__
 
