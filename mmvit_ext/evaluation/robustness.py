@@ -133,8 +133,9 @@ def measure_robustness(
     values = tuple(how.default if values is None else values)
     if wrong := [value for value in values or [float('nan')] if not how.low <= value <= how.high]:
         raise UserError(f'--{how.argument}s must be {how.low} to {how.high} ({how.label}), got {wrong[0]}')
-    if (images is not None and images < 1) or pictures < 0:
-        raise UserError(f'--images must be at least 1 and --pictures at least 0, got {images} and {pictures}')
+    for name, number, least in (('--images', images, 1), ('--pictures', pictures, 0)):
+        if number is not None and number < least:
+            raise UserError(f'{name} must be at least {least}, got {number}')
     folder = writable_folder(out, '--out')
     names = [name for name, _, _ in models]
     if len(set(names)) < len(names):
