@@ -116,7 +116,5 @@ def _check_proportions(image: np.ndarray, labels: np.ndarray, results: dict[str,
     (h, w), (H, W) = image.shape[:2], labels.shape[:2]
     # Rounding to whole pixels moves an edge by less than one.
     if abs(h * W - w * H) > max(h, w, H, W):
-        raise UserError(
-            f'the image {results.get("img_path")} has been brought to {w}x{h} pixels and its label map is {W}x{H}, of '
-            'other proportions: use Resize with keep_ratio=True and no crop in the test pipeline'
-        )
+        sizes = f'has been brought to {w}x{h} pixels and its label map is {W}x{H}, of other proportions'
+        raise UserError(f'the image {results.get("img_path")} {sizes}: use Resize with keep_ratio=True and no crop')

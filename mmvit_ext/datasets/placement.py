@@ -20,14 +20,9 @@ from ..registry import TRANSFORMS
 
 __all__ = ['Box', 'LoadBoxes', 'Placement', 'TrackPlacement', 'find_placement']
 
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom in pixels, the last two exclusive."""
-
-LEVELS = 255
-"""The colour of the right and the bottom edge."""
-
-TRUSTED = (3, 252)
-"""Colours that are fitted: white and black padding is outside, and so is what interpolation overshoots at an edge."""
+Box = tuple[float, float, float, float]  # left, top, right and bottom in pixels, the last two exclusive
+LEVELS = 255  # the colour of the right and the bottom edge
+TRUSTED = (3, 252)  # colours that are fitted: neither white or black padding nor what interpolation overshoots
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,7 @@ class Placement:
 
     def to_image(self, box: Sequence[float]) -> Box:
         """A box of the input in pixels of the image, cut at the image's edges."""
-        edges = (np.reshape(box, (2, 2)) - self.shift) / self.scale
-        return _sorted(edges, self.image_size)
+        return _sorted((np.reshape(box, (2, 2)) - self.shift) / self.scale, self.image_size)
 
     def to_input(self, box: Sequence[float]) -> Box:
         """A box of the image in pixels of the input, cut at the input's edges."""
@@ -55,13 +49,7 @@ def _sorted(corners: np.ndarray, size: tuple[int, int]) -> Box:
 
 
 def find_placement(steps: Callable[[dict[str, Any]], Any], shape: tuple[int, ...]) -> Placement:
-    """Find where steps that return ``inputs`` (C, H, W) or ``img`` (H, W, C) put an image of this shape.
-
-    The shape is (H, W), or (H, W, C) with any number of channels C. It is exact to about a hundredth of a pixel.
-
-    Raises:
-        UserError: The steps turn or bend images, change their colours, or leave too little of them.
-    """
+    """Find where steps that return ``inputs`` (C, H, W) or ``img`` (H, W, C) put an image of shape (H, W[, C])."""
     H, W = shape[:2]
     planes = np.full((H, W, 3), LEVELS, dtype=np.uint8)
     planes[..., 0] = np.rint((np.arange(W) + 0.5) * LEVELS / W)
@@ -77,10 +65,8 @@ def find_placement(steps: Callable[[dict[str, Any]], Any], shape: tuple[int, ...
     inside = ((colours[..., :2] > TRUSTED[0]) & (colours[..., :2] < TRUSTED[1])).all(-1)
     rows, columns = np.nonzero(inside & (colours[..., 2] >= TRUSTED[1]))
     if len(set(rows)) < 2 or len(set(columns)) < 2:
-        raise UserError(
-            f'where the test pipeline puts an image of {H}x{W} pixels cannot be told, too little of it is left in '
-            f'{height}x{width} pixels: normalise colours in the data_preprocessor, not in the pipeline'
-        )
+        left = f'too little of it is left in {height}x{width} pixels: normalise colours in the data_preprocessor'
+        raise UserError(f'where the test pipeline puts an image of {H}x{W} pixels cannot be told, {left}')
     places = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1)
     values = colours[rows, columns, :2].astype(np.float64)
     fit, *_ = np.linalg.lstsq(places, values, rcond=None)
@@ -89,10 +75,8 @@ def find_placement(steps: Callable[[dict[str, Any]], Any], shape: tuple[int, ...
     bound = 2 + 0.5 * LEVELS / np.array([W, H])
     turned = np.abs([fit[1, 0] * height, fit[0, 1] * width])
     if (np.sqrt((error**2).mean(0)) > bound).any() or (turned > bound).any():
-        raise UserError(
-            'where the test pipeline puts an image cannot be told: expected steps that resize, cut, pad or mirror it; '
-            'leave out those that turn it or change its colours'
-        )
+        remedy = 'leave out those that turn it or change its colours'
+        raise UserError(f'the test pipeline may only have steps that resize, cut, pad or mirror an image: {remedy}')
     per_input = fit.diagonal() * [W, H] / LEVELS  # pixels of the image per pixel of the input
     scale, shift = 1 / per_input, -fit[2] * [W, H] / LEVELS / per_input
     return Placement(tuple(scale.tolist()), tuple(shift.tolist()), (H, W), (height, width))
@@ -146,10 +130,8 @@ class LoadBoxes(BaseTransform):
         path = Path(results['img_path']).absolute()
         file = next((folder / self.name for folder in path.parents if (folder / self.name).is_file()), None)
         if file is None:
-            raise UserError(
-                f'there is no {self.name} in a folder above {path}: true boxes are needed to measure localisation, '
-                'tools/make_mini_dataset.py writes such a file'
-            )
+            remedy = 'localisation needs true boxes, tools/make_mini_dataset.py writes such a file'
+            raise UserError(f'there is no {self.name} in a folder above {path}: {remedy}')
         if file not in self._known:
             try:
                 self._known[file] = json.loads(file.read_text())['images']

@@ -83,11 +83,9 @@ class LoadSegAnnotations(LoadAnnotations):
         """Raise :class:`UserError` where a label map is not as large as its image (``ori_shape``)."""
         size = results.get('ori_shape')
         if size is not None and tuple(raw.shape) != tuple(size[:2]):
-            raise UserError(
-                f'the label map {results["seg_map_path"]} is {raw.shape[1]}x{raw.shape[0]} pixels but its image '
-                f'{results.get("img_path")} is {size[1]}x{size[0]}: both must be of one size (an image turned by its '
-                'EXIF orientation needs a label map turned the same way)'
-            )
+            label = f'the label map {results["seg_map_path"]} is {raw.shape[1]}x{raw.shape[0]} pixels'
+            image = f'its image {results.get("img_path")} is {size[1]}x{size[0]}'
+            raise UserError(f'{label} but {image}: they must be equal (turn both as the EXIF orientation says)')
 
     def to_classes(self, raw: np.ndarray, results: Mapping[str, Any]) -> np.ndarray:
         """Class indices (H, W; uint8), counted from 0, from a file's values (H, W) and the dataset's ``label_map``."""
@@ -107,10 +105,8 @@ class LoadSegAnnotations(LoadAnnotations):
         if self.reduce_zero_label is None:
             return of_dataset
         if 'reduce_zero_label' in results and of_dataset != self.reduce_zero_label:
-            raise UserError(
-                f'reduce_zero_label is {self.reduce_zero_label} in LoadSegAnnotations but {of_dataset} in the dataset '
-                f'(at {results["seg_map_path"]}): set it in the dataset only'
-            )
+            where = f'in LoadSegAnnotations but {of_dataset} in the dataset (at {results["seg_map_path"]})'
+            raise UserError(f'reduce_zero_label is {self.reduce_zero_label} {where}: set it in the dataset only')
         return self.reduce_zero_label
 
     def decode(self, path: str) -> np.ndarray:
@@ -126,10 +122,8 @@ class LoadSegAnnotations(LoadAnnotations):
         if self.values is not None:
             raw = self.values.flatten(raw)
         if raw.ndim != 2 or mode == 'F':
-            raise UserError(
-                f'the label map {path} is a {mode} picture with colours or fractions: expected one channel of class '
-                'indices, convert its colours to indices first'
-            )
+            wanted = 'expected one channel of class indices, convert its colours to indices first'
+            raise UserError(f'the label map {path} is a {mode} picture with colours or fractions: {wanted}')
         return raw.astype(np.uint8) if raw.dtype in (np.uint8, np.bool_) else raw.astype(np.int64)
 
     def wrong_values(self, raw: np.ndarray, results: Mapping[str, Any]) -> dict[int, int]:

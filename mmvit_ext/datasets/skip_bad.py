@@ -41,26 +41,18 @@ class SkipBadSamples:
 
     def __init__(self, dataset: Any, limit: float = 0.01, check_files: bool = True) -> None:
         if isinstance(limit, bool) or not limit > 0 or not math.isfinite(limit):
-            raise ValueError(
-                f'limit must be a number of samples or a fraction below 1, more than 0, got {limit!r}; leave the '
-                'wrapper out to stop at the first bad sample'
-            )
+            raise ValueError(f'limit must be a number of samples or a fraction below 1, more than 0, got {limit!r}')
         self.dataset = ALL_DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         if getattr(self.dataset, 'test_mode', False):
-            raise UserError(
-                'SkipBadSamples is around a dataset with test_mode=True: a metric would count other samples twice; '
-                'use it for training only and repair the files, which tools/check_dataset.py lists'
-            )
+            remedy = 'use it for training only and repair the files, which tools/check_dataset.py lists'
+            raise UserError(f'SkipBadSamples has test_mode=True: a metric would count other samples twice; {remedy}')
         self.limit = limit
         steps = getattr(getattr(self.dataset, 'pipeline', None), 'transforms', None) or []
         from_us = any(type(step).__module__ == 'mmvit_ext.datasets.transforms' for step in steps)
         self.check_files = check_files and not from_us
         self._bad: torch.Tensor | None = None
         if getattr(self.dataset, '_fully_initialized', True):
-            self._mark_nothing()
-
-    def _mark_nothing(self) -> None:
-        self._bad = torch.zeros(len(self.dataset), dtype=torch.uint8).share_memory_()
+            self.full_init()
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -77,7 +69,7 @@ class SkipBadSamples:
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
         if self._bad is None or len(self._bad) != len(self.dataset):
-            self._mark_nothing()
+            self._bad = torch.zeros(len(self.dataset), dtype=torch.uint8).share_memory_()
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """The annotation of a sample, which samplers ask for."""
@@ -112,7 +104,10 @@ class SkipBadSamples:
                     raise  # a fault of the program and not of the sample
                 reason = describe_failure(error) or f'{type(error).__name__}: {" ".join(str(error).split())}'
                 path = self._path(candidate)
-                self._mark(candidate, reason if not path or path in reason else f'{path}: {reason}')
+                reason = reason if not path or path in reason else f'{path}: {reason}'
+                self._bad[candidate] = 1
+                self._check_limit(reason)
+                print_log(f'bad sample {self.num_skipped} left out: {reason}', 'current', logging.WARNING)
         raise UserError(f'none of the {size} samples of the dataset can be read')
 
     def _check_file(self, idx: int) -> None:
@@ -124,16 +119,8 @@ class SkipBadSamples:
         path = self.dataset.get_data_info(idx).get('img_path') if hasattr(self.dataset, 'get_data_info') else None
         return path if isinstance(path, str) else None
 
-    def _mark(self, idx: int, reason: str) -> None:
-        assert self._bad is not None
-        self._bad[idx] = 1
-        self._check_limit(reason)
-        print_log(f'bad sample {self.num_skipped} left out: {reason}', logger='current', level=logging.WARNING)
-
     def _check_limit(self, reason: str) -> None:
         count, allowed = self.num_skipped, self.limit if self.limit >= 1 else self.limit * len(self)
         if count > allowed:
-            raise UserError(
-                f'{count} of {len(self)} samples could not be read, more than the limit of {self.limit}; the last one: '
-                f'{reason}; tools/check_dataset.py lists them all'
-            )
+            found = f'{count} of {len(self)} samples could not be read, more than the limit of {self.limit}'
+            raise UserError(f'{found}; the last one: {reason}; tools/check_dataset.py lists them all')

@@ -30,11 +30,7 @@ _WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
 
 
 def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None) -> bytes:
-    """Read a file through mmengine's file backends; ``role`` is what it is in messages ('image', 'label map').
-
-    Raises:
-        UserError: The file is missing, empty, no regular file or cannot be opened.
-    """
+    """Read a file through mmengine's file backends; ``role`` is what it is in messages ('image', 'label map')."""
     local = (backend_args or {}).get('backend', 'local') in ('local', 'disk') and not is_remote(path)
     if local and os.path.exists(path):
         regular_file(path, role)
@@ -116,10 +112,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         super().__init__(to_float32, color_type, imdecode_backend, ignore_empty=ignore_empty, backend_args=backend_args)
 
     def transform(self, results: dict[str, Any] | str | np.ndarray) -> dict[str, Any] | None:
-        """Load ``img_path`` into ``img`` (H, W) or (H, W, C; of three channels BGR), and the shapes.
-
-        An inferencer may also give a path or an array alone, or a sample that has ``img``.
-        """
+        """Load ``img_path``, a path or an array into ``img`` (H, W) or (H, W, C; of three channels BGR), and shapes."""
         if not isinstance(results, dict):
             results = {'img_path': results} if isinstance(results, str) else {'img': results}
         try:
@@ -140,9 +133,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             if self.imdecode_backend == 'pillow':
                 with open_image(io.BytesIO(content)) as opened:
-                    if opened.mode in _WIDE_MODES and self.color_type != 'unchanged':
-                        found = f'16 or more bits per pixel (mode {opened.mode})'
-                        raise UserError(f'the image {path} has {found}: expected 8, convert it first')
+                    if (mode := opened.mode) in _WIDE_MODES and self.color_type != 'unchanged':
+                        raise UserError(f'the image {path} has 16 or more bits per pixel (mode {mode}): convert it')
                     image = _pillow2array(opened, self.color_type)  # as mmcv.imfrombytes, which opens any format
             else:
                 image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
@@ -152,8 +144,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             raise undecodable(path, 'image', error, 'replace or remove it') from error
         if image is None:
             raise UserError(f'the image {path} cannot be decoded: replace or remove it')
-        if self.color_type == 'color' and (image.dtype != np.uint8 or image.shape[2:] != (3,)):
-            found = f'{image.dtype} {image.shape}'
+        if (found := (str(image.dtype), *image.shape[2:])) != ('uint8', 3) and self.color_type == 'color':
             raise UserError(f'the image {path} decodes to {found}: expected 8 bit and three channels')
         # Neither OpenCV's steps nor every version of torch take wider whole numbers.
         return np.ascontiguousarray(image if image.dtype == np.uint8 else image.astype(np.float32))

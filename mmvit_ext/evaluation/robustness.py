@@ -26,7 +26,7 @@ from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table
 from mmvit_ext.interpret.inputs import picture_of_inputs
 from mmvit_ext.interpret.superpixels import Superpixels, draw_boundaries, enlarged, superpixels_of_inputs
-from mmvit_ext.models.superpixels.maps import fine_association, neighbour_ids, with_merged_head
+from mmvit_ext.models.superpixels.grid import fine_association, neighbour_ids, with_merged_head
 
 __all__ = ['KINDS', 'Curve', 'curves_table', 'draw_curves', 'measure_robustness', 'occluder_overlap', 'plotted_name']
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.models.superpixels.maps import fine_association, grid_of, neighbour_ids, with_merged_head
+from mmvit_ext.models.superpixels.grid import fine_association, grid_of, neighbour_ids, with_merged_head
 from mmvit_ext.registry import METRICS
 
 __all__ = ['SuperpixelQuality', 'best_labels', 'intersection_and_union', 'patch_regions', 'slic_regions']

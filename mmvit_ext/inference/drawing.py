@@ -15,26 +15,16 @@ from torchvision.utils import draw_bounding_boxes
 
 __all__ = ['as_picture', 'colour_mask', 'draw_frame', 'draw_instances', 'draw_overlay', 'label_image', 'make_palette']
 
-
 Colour = tuple[int, int, int]
-
 Rectangle = tuple[float, float, float, float]
 
 _GOLDEN_RATIO = 0.618033988749895
-
-_NAMED_SIDE = 480
-"""Longer side in pixels below which a picture is too small for names."""
-
-COLOUR_MAP = 'viridis'
-"""Its lightness grows evenly with the value, so that a mask can be read in grey and by colour-blind eyes."""
+_NAMED_SIDE = 480  # longer side in pixels below which a picture is too small for names
+COLOUR_MAP = 'viridis'  # its lightness grows evenly with the value, so that it can be read in grey as well
 
 
 def as_picture(image: np.ndarray, channel_order: str = 'bgr') -> np.ndarray:
-    """An image of any number of channels, as it is loaded or given to a network, as RGB (H, W, 3), 8 bit.
-
-    One or two channels (H, W) or (H, W, C) become grey, taken from the first one; of three and more the first three are
-    shown. Values that 8 bit cannot hold are stretched from the least to the largest one of the image.
-    """
+    """An image (H, W) or (H, W, C) as RGB (H, W, 3), 8 bit: the first three channels, or the first one as grey."""
     planes = image[..., None] if image.ndim == 2 else image
     planes = planes[..., [0, 0, 0]] if planes.shape[2] < 3 else planes[..., :3]
     if image.ndim == 3 and image.shape[2] > 2 and channel_order == 'bgr':
@@ -51,9 +41,8 @@ def as_picture(image: np.ndarray, channel_order: str = 'bgr') -> np.ndarray:
 
 def make_palette(count: int) -> list[Colour]:
     """RGB colours, 0 to 255, that stay apart however many there are: hues step by the golden ratio and never repeat."""
-    shades = (
-        colorsys.hsv_to_rgb((index * _GOLDEN_RATIO) % 1.0, 0.85, (1.0, 0.8, 0.6)[index % 3]) for index in range(count)
-    )
+    hues = ((index * _GOLDEN_RATIO) % 1.0 for index in range(count))
+    shades = (colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.8, 0.6)[index % 3]) for index, hue in enumerate(hues))
     return [(round(red * 255), round(green * 255), round(blue * 255)) for red, green, blue in shades]
 
 
@@ -76,10 +65,7 @@ def draw_overlay(
     opacity: float = 0.5,
     legend: bool = True,
 ) -> Image.Image:
-    """Paint class colours over an RGB image (H, W, 3), by the class index of each pixel (H, W) and an opacity, 0 to 1.
-
-    An index outside the classes stays unpainted. A legend with names and areas of the classes is added below.
-    """
+    """Paint class colours over an RGB image (H, W, 3) by the class index of each pixel (H, W), a legend below."""
     if image.shape[:2] != labels.shape:
         raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
     if not 0 <= opacity <= 1:
@@ -113,20 +99,17 @@ def draw_instances(
     opacity: float = 0.5,
     names: bool = True,
 ) -> Image.Image:
-    """Draw objects on an RGB image (H, W, 3): a box, the class and the score, and where there are masks, these.
+    """Draw objects on an RGB image (H, W, 3): boxes (n, 4) in pixels, classes, scores and masks, bool (n, H, W).
 
-    Boxes (n, 4) are left, top, right and bottom in pixels, masks bool (n, H, W), with an outline and an opacity from 0
-    to 1. The most confident objects are drawn on top. For names, a small picture is enlarged by a whole number.
+    The most confident objects are drawn on top. For names, a small picture is enlarged by a whole number.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity must be 0 to 1, got {opacity}')
     height, width = image.shape[:2]
     count = len(boxes)
     if len(labels) != count or (scores is not None and len(scores) != count):
-        raise ValueError(
-            f'there must be one label and one score for each box, got {count} boxes, {len(labels)} labels'
-            + ('' if scores is None else f' and {len(scores)} scores')
-        )
+        given = f'{count} boxes, {len(labels)} labels and {"no" if scores is None else len(scores)} scores'
+        raise ValueError(f'there must be one label and one score for each box, got {given}')
     if masks is not None and masks.shape != (count, height, width):
         raise ValueError(f'masks must be of shape {(count, height, width)}, one per box, got {masks.shape}')
     factor = -(-_NAMED_SIDE // max(height, width)) if names else 1
@@ -196,10 +179,7 @@ def _meet(one: Rectangle, other: Rectangle) -> bool:
 
 
 def label_image(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
-    """A label map (H, W) as a picture whose pixel values are the class indices.
-
-    It has 8 bit and the palette for viewers; 16 bit and no colours for more than 256 classes.
-    """
+    """A label map (H, W) as a picture of class indices, 8 bit with a palette; 16 bit for more than 256 classes."""
     if len(palette) > 256:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8))

@@ -17,27 +17,17 @@ from mmvit_ext.models.compute import image_channels
 __all__ = ['ImageScores', 'export_model', 'write_exported']
 
 SUFFIXES = ('.pt2', '.onnx')
-
 TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 class ImageScores(nn.Module):
-    """A segmentor or classifier as a plain function of images.
-
-    Args:
-        model: An mmseg ``EncoderDecoder`` or an mmpretrain ``ImageClassifier``.
-
-    Shape:
-        Normalised images ``(B, C, H, W)`` to the scores of a segmentor ``(B, N, H, W)``, or to the logits of a
-        classifier ``(B, N)``.
-    """
+    """Normalised images ``(B, C, H, W)`` to the scores of a segmentor ``(B, N, H, W)`` or a classifier's logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
 
     def forward(self, img: Tensor) -> Tensor:
-        """Scores of images; see the class."""
         if not hasattr(self.model, 'decode_head'):
             return self.model(img, mode='tensor')
         metas = [{'img_shape': (img.shape[2], img.shape[3])}]
@@ -45,16 +35,9 @@ class ImageScores(nn.Module):
 
 
 def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = False) -> torch.export.ExportedProgram:
-    """Trace an mmseg ``EncoderDecoder`` or an mmpretrain ``ImageClassifier``; it is put into evaluation mode.
+    """Trace an mmseg ``EncoderDecoder`` or an mmpretrain ``ImageClassifier`` for one image of a size ``(H, W)``.
 
-    Args:
-        model: The model, see :class:`ImageScores`.
-        size: Height and width of the images in pixels.
-        dynamic: Whether the graph takes any number of images of any size, not one image of ``size`` alone. What it
-            gives at another size is compared with the model before it is returned.
-
-    Raises:
-        UserError: Torch is too old, or the model's operations depend on the size of the images.
+    A ``dynamic`` graph takes any number of images of any size; it is compared with the model at another size.
     """
     needed = (2, 6) if dynamic else (2, 5)
     if needed > TORCH:
@@ -68,19 +51,15 @@ def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = Fal
     with torch.no_grad():
         if not dynamic:
             return torch.export.export(network, (images(1, *size),))
-        auto = torch.export.Dim.AUTO
+        dims = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
         try:
-            program = torch.export.export(
-                _with_open_upsampling(network), (images(2, *size),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)
-            )
+            program = torch.export.export(_with_open_upsampling(network), (images(2, *size),), dynamic_shapes=(dims,))
             graph = program.module()
             for shape in ((1, *size), (3, size[0] + 37, 2 * size[1] - 5)):
                 torch.testing.assert_close(graph(images(*shape)), network(images(*shape)), atol=1e-4, rtol=1e-3)
         except Exception as error:  # a guard, a constraint or an operator that has no form for open sizes
-            raise UserError(
-                f'the graph of this model holds for images of one size only ({" ".join(str(error).split())[:200]}): '
-                'leave --dynamic out and export it for each size'
-            ) from error
+            reason = f'{" ".join(str(error).split())[:200]}): leave --dynamic out and export it for each size'
+            raise UserError(f'the graph of this model holds for images of one size only ({reason}') from error
     return program
 
 
@@ -100,11 +79,7 @@ def _with_open_upsampling(network: nn.Module) -> nn.Module:
 
 
 def write_exported(program: torch.export.ExportedProgram, target: str | Path) -> None:
-    """Write an exported program, whole or not at all: ``.pt2`` is torch.export's own format, ``.onnx`` ONNX.
-
-    Raises:
-        UserError: The file has another suffix.
-    """
+    """Write an exported program, whole or not at all: ``.pt2`` is torch.export's own format, ``.onnx`` ONNX."""
     target = Path(target)
     if target.suffix not in SUFFIXES:
         raise UserError(f'{target}: name a file that ends in .pt2 (torch.export) or .onnx')

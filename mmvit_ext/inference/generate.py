@@ -21,9 +21,7 @@ from .sheets import image_grid, write_picture
 __all__ = ['generate_images']
 
 MAX_IMAGES = 1_000_000
-
-GRID_IMAGES = 64
-"""Images of the grid at most: more could not be told apart on a screen."""
+GRID_IMAGES = 64  # of the grid at most: more could not be told apart on a screen
 
 
 def generate_images(
@@ -41,13 +39,7 @@ def generate_images(
     force: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Generate images and write them, and a grid of the first ones; the arguments are those of ``mmvit generate``.
-
-    An image depends on the seed and its own number, not on ``num``.
-
-    Raises:
-        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
-    """
+    """Generate images and write them, and a grid of the first ones; the arguments are those of ``mmvit generate``."""
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f'--num must be 1 to {MAX_IMAGES}, got {num}')
     if seed < 0 or columns < 1:
@@ -55,10 +47,8 @@ def generate_images(
     cfg = load_config(config, cfg_options)
     if 'generator' not in (cfg.get('model') or {}):
         kind = (cfg.get('model') or {}).get('type', 'model without a type')
-        raise UserError(
-            f'{config} describes a {kind}, which generates no images: expected the config of a '
-            'mmvit_ext.AdversarialModel, for example configs/nest/nest-generator_8xb32-1000e_imagenet-64x64.py'
-        )
+        wanted = 'expected a mmvit_ext.AdversarialModel, as in configs/nest/nest-generator_*.py'
+        raise UserError(f'{config} describes a {kind}, which generates no images: {wanted}')
     folder = writable_folder(out, '--out')
     predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
 

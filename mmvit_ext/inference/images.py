@@ -31,23 +31,15 @@ class Outcome:
 
 
 def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The image files that files, folders and patterns name, each once, in the order given.
-
-    Files are taken as they are; of a folder, the images in it, sorted; a pattern may hold ``**``.
-
-    Raises:
-        UserError: An input does not exist, or names no image.
-    """
+    """The image files that files, folders and patterns name, each once, in the order given; of folders, sorted."""
     found: dict[str, Path] = {}
     for entry in inputs:
         path = Path(entry).expanduser()
         if path.is_dir():
             members = sorted(member for member in path.iterdir() if _is_image(member))
             if not members:
-                raise UserError(
-                    f'there is no image in the folder {path} (looked for {" ".join(SUFFIXES)}): name another '
-                    f'folder, or its subfolders with the pattern "{path}/**/*.jpg"'
-                )
+                remedy = f'name another folder, or its subfolders with the pattern "{path}/**/*.jpg"'
+                raise UserError(f'there is no image in the folder {path} (looked for {" ".join(SUFFIXES)}): {remedy}')
         elif path.is_file():
             members = [path]
         elif path.exists():  # reading a pipe would wait for ever, reading a device never end
@@ -69,10 +61,7 @@ def _is_image(path: Path) -> bool:
 
 
 def output_names(paths: Sequence[Path], room: int = 4) -> list[str]:
-    """A name for the results of each image, none used twice, whatever the case, with ``room`` bytes for a suffix.
-
-    It is the stem where that is unique; otherwise the suffix or a number is added. Stems that are too long are cut.
-    """
+    """A name for the results of each image, its stem where that is unique, with ``room`` bytes left for a suffix."""
     count = Counter(path.stem.lower() for path in paths)
     # A stem that is unique keeps its name, also against the made-up names of the others.
     taken = {stem for stem, number in count.items() if number == 1}
@@ -99,9 +88,7 @@ def process_images(
 ) -> Outcome:
     """Do the same with each image; one bad image does not keep the others from being done.
 
-    ``work`` takes an image and the name of its results (:func:`output_names`), and returns the file it wrote in
-    ``folder``, which no other process may use meanwhile. Results that may not be written, because something is there,
-    end it.
+    ``work`` takes an image and the name of its results, and returns the file it wrote in ``folder``.
     """
     outcome = Outcome()
     with sole_use(folder, '--out'), progress_bar(title, show=progress) as bar:
@@ -120,10 +107,7 @@ def process_images(
 
 
 def report_failures(outcome: Outcome, name: str) -> int:
-    """List failed images on stderr, after the command's name; returns the exit code.
-
-    It is 0 when nothing failed, 1 for a failure whose reason is not known, otherwise 2.
-    """
+    """List failed images on stderr, after the command's name; the exit code is 1 if a reason is unknown, else 2."""
     if not outcome.failed:
         return 0
     say(f'{name}: error: {len(outcome.failed)} images failed:', sys.stderr)

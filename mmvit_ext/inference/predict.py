@@ -32,13 +32,7 @@ def predict_images(
     force: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Predict images and write pictures of the results; the arguments are those of ``mmvit predict``, said there.
-
-    One bad image does not keep the others from being done: the outcome says what was written and what failed.
-
-    Raises:
-        UserError: The arguments, the config or the checkpoint are wrong. Nothing has been written then.
-    """
+    """Predict images and write pictures of the results; the arguments are those of ``mmvit predict``, said there."""
     if not 0 <= opacity <= 1:
         raise UserError(f'--opacity must be 0 to 1, got {opacity}')
     if not 0 <= score_threshold <= 1:
@@ -46,10 +40,8 @@ def predict_images(
     cfg = load_config(config, cfg_options)
     paths = collect_images(inputs)
     folder = writable_folder(out, '--out')
-    if save_mask and cfg.get('default_scope') != 'mmseg':
-        raise UserError(
-            f'--save-mask is for segmentation, {config} is of scope {cfg.get("default_scope")}: leave it out'
-        )
+    if save_mask and (scope := cfg.get('default_scope')) != 'mmseg':
+        raise UserError(f'--save-mask is for segmentation, {config} is of scope {scope}: leave it out')
     predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
 
     def work(path: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, VISUALIZERS
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS
 from PIL import Image
 from torch import nn
 
@@ -20,6 +20,7 @@ from mmvit_ext.checkpoints.reading import extract_state_dict, metafile_hash, rea
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.checks.types import check_types
+from mmvit_ext.config.adjust import set_tta_pipeline
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope
 from mmvit_ext.config.walking import iter_dataset_cfgs, step_name, without_labels
@@ -29,26 +30,13 @@ from mmvit_ext.models.compute import image_channels
 
 from .drawing import as_picture, draw_instances, draw_overlay, label_image, make_palette
 
-__all__ = ['Predictor']
+__all__ = ['Predictor', 'TTAPredictor']
 
-MAX_SCORES = 2**28
-"""Scores of pixels for classes, 1 GiB of them: above, a label map is made class by class. An image of 150 classes and
-12 million pixels has 7 GB of scores."""
+MAX_SCORES = 2**28  # of pixels for classes, 1 GiB of them: above, a label map is made class by class
 
 
 class Predictor:
-    """A trained model with its test pipeline.
-
-    Args:
-        cfg: The config of the training run.
-        checkpoint: The checkpoint file.
-        device: Where to run, see :func:`resolve_device`.
-        allow_partial: Continue when the checkpoint does not fit the model.
-        trust: Read a checkpoint that holds more than tensors with pickle, which runs code from it.
-
-    Raises:
-        UserError: The config or the checkpoint is wrong, or they do not belong together.
-    """
+    """A trained model with its test pipeline; ``allow_partial`` and ``trust`` are those of the commands."""
 
     def __init__(
         self,
@@ -75,7 +63,9 @@ class Predictor:
         self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
         self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
         self.channels = image_channels(self.model)
-        self._load, self._transform = _build_pipeline(cfg)
+        #: Puts a loaded image through the steps after the loader; the sample has ``inputs`` and ``data_samples``.
+        self.transform: Callable[[dict[str, Any]], dict[str, Any]]
+        self._load, self.transform = _build_pipeline(cfg)
         self._cfg = cfg
         self._visualizer: Any = None
 
@@ -85,12 +75,7 @@ class Predictor:
         return loaded
 
     def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Put an image, a file or what :meth:`load` returned, through the test pipeline.
-
-        Returns:
-            The image as a picture (H, W, 3; RGB, 8 bit), whatever its channels are, and the batch
-            of one that the model's ``test_step`` takes.
-        """
+        """An image, a file or what :meth:`load` gave, as a picture (H, W, 3; RGB), and as a batch for ``test_step``."""
         loaded = self.load(source) if isinstance(source, str | Path) else dict(source)
         image = as_picture(loaded['img'])
         packed = self.transform(loaded)
@@ -104,15 +89,8 @@ class Predictor:
         found = int((inputs[0] if isinstance(inputs, list) else inputs).shape[-3])
         mean = getattr(getattr(self.model, 'data_preprocessor', None), 'mean', None)
         if (max(found, len(mean)) if found == 1 and mean is not None else found) != self.channels:
-            raise UserError(
-                f'the image {path} has {found} channels as it is loaded and the model takes {self.channels}: convert '
-                "it, or set color_type of LoadImageFromFile in the config's test pipeline"
-            )
-
-    def transform(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Put a loaded image through the steps after the loader; the sample has ``inputs`` and ``data_samples``."""
-        packed: dict[str, Any] = self._transform(loaded)
-        return packed
+            takes = f'the model takes {self.channels}: convert it, or set color_type of LoadImageFromFile in the config'
+            raise UserError(f'the image {path} has {found} channels as it is loaded and {takes}')
 
     @torch.no_grad()
     def __call__(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, Any]:
@@ -142,11 +120,7 @@ class Predictor:
     def draw(
         self, path: str | Path, opacity: float, legend: bool, score_threshold: float = 0.3
     ) -> tuple[Image.Image, Image.Image | None]:
-        """Predict an image file and draw the result, see :func:`draw_overlay` and :func:`draw_instances`.
-
-        Returns:
-            The picture, and for segmentation the label map.
-        """
+        """Predict an image file and draw the result; for segmentation the second picture is the label map."""
         if self.scope == 'mmseg':
             image, labels = self.segment(path)
             picture = draw_overlay(image, labels, self.classes, self.palette, opacity=opacity, legend=legend)
@@ -167,6 +141,21 @@ class Predictor:
             'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
         )
         return Image.fromarray(self._visualizer.get_image()), None
+
+
+class TTAPredictor(Predictor):
+    """A model that merges its predictions of several views, by ``tta_pipeline`` and ``tta_model`` of the config."""
+
+    def __init__(self, cfg: Config, *arguments: Any, **settings: Any) -> None:
+        cfg = copy.deepcopy(cfg)
+        set_tta_pipeline(cfg)
+        super().__init__(cfg, *arguments, **settings)
+        self.model = MODELS.build({**cfg.tta_model, 'module': self.model}).eval()
+
+    def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """As of one view; the batch has a list of batches of one under each key, one per view."""
+        image, batch = super().prepare(source)
+        return image, {key: [[view] for view in views] for key, (views,) in batch.items()}
 
 
 def _class_count(model: nn.Module) -> int | None:
@@ -239,11 +228,8 @@ def _build_pipeline(cfg: Config) -> tuple[Any, Compose]:
     if not steps:
         raise UserError('the config has no test_dataloader.dataset.pipeline: it says how an image is prepared')
     steps = without_labels(steps)
-    if step_name(steps[0]).rpartition('.')[2] != 'LoadImageFromFile':
-        raise UserError(
-            f"the first step of the config's test pipeline is {step_name(steps[0])}: expected LoadImageFromFile, "
-            'images from files cannot be predicted otherwise'
-        )
+    if (first := step_name(steps[0])).rpartition('.')[2] != 'LoadImageFromFile':
+        raise UserError(f"the first step of the config's test pipeline is {first}: expected LoadImageFromFile")
     return image_loader(steps[0]), Compose(steps[1:])
 
 

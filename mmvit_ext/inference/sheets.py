@@ -18,8 +18,7 @@ from .drawing import colour_mask
 
 __all__ = ['Cell', 'draw_table', 'fit_edge', 'image_grid', 'write_picture']
 
-Cell = Image.Image | tuple[Image.Image, str] | None
-"""A picture of a table, perhaps with a caption, or an empty place."""
+Cell = Image.Image | tuple[Image.Image, str] | None  # a picture of a table, perhaps with a caption, or an empty place
 
 
 def fit_edge(shape: Sequence[int], edge: int) -> tuple[int, int]:
@@ -54,8 +53,7 @@ def draw_table(
 ) -> Image.Image:
     """Pictures in a table, brought to the size of a ``cell`` if given, with headings of rows and columns.
 
-    A row may be shorter than the headings. ``footer`` is a line below; ``bar`` says what the colours of
-    :func:`colour_mask` mean, beside a bar of them.
+    ``footer`` is a line below; ``bar`` says what the colours of :func:`colour_mask` mean, beside a bar of them.
     """
     shown = [[_fitted(place, cell) for place in row] + [(None, '')] * (len(headings) - len(row)) for _, row in rows]
     sizes = [[picture.size if picture else cell or (0, 0) for picture, _ in row] for row in shown]
@@ -73,11 +71,8 @@ def draw_table(
     ]
     lefts = [*itertools.accumulate(widths, lambda left, own: left + own + gap, initial=gap + (names and names + gap))]
     caption_line = line if any(caption for row in shown for _, caption in row) else 0
-    tops = [
-        *itertools.accumulate(
-            sizes, lambda top, row: top + max(height for _, height in row) + caption_line + gap, initial=gap + line
-        )
-    ]
+    heights = [max(height for _, height in row) for row in sizes]
+    tops = [*itertools.accumulate(heights, lambda top, own: top + own + caption_line + gap, initial=gap + line)]
     bar_left, bar_width = gap + width([bar]) + gap + width('01'), 10 * size if bar else 0
     footer_left = bar_left + bar_width + width('01') + 2 * gap if bar else gap
     below = 2 * line + gap if bar else line if footer else 0
@@ -89,8 +84,7 @@ def draw_table(
 
     for heading, left, column in zip(headings, lefts, widths, strict=False):
         write(heading, left + column / 2, gap + size / 2, 'mm')
-    for (name, _), row, row_sizes, top in zip(rows, shown, sizes, tops, strict=False):
-        height = max(height for _, height in row_sizes)
+    for (name, _), row, height, top in zip(rows, shown, heights, tops, strict=False):
         write(name, gap, top + height / 2, 'lm')
         for (picture, caption), left, column in zip(row, lefts, widths, strict=False):
             if picture is not None:

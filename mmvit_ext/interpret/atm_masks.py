@@ -1,11 +1,8 @@
 """Pictures of the masks of an Attention-to-Mask decoder: one row per class, one column per supervised stage.
 
-Paper: SegViT: Semantic Segmentation with Plain Vision Transformers, Zhang et al., NeurIPS 2022, arXiv 2210.05844; its
-figure 1 shows such masks.
-
-A mask is treated as the model treats it on the way to its prediction: resized to the network's input, sigmoid, mean
-over the windows where inference slides, padding cut off, resized to the image. With whole inference the class scores
-are therefore the sum over the queries of class probability times the masks of the last stage.
+Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844; its figure 1 shows such masks. A mask is treated as the
+model treats it on the way to its prediction: resized to the network's input, sigmoid, mean over the windows where
+inference slides, padding cut off, resized to the image.
 
 Shapes: N classes = queries, S stages (or decoder layers), K chosen classes, (h, w) mask size, (H, W) image size.
 """
@@ -39,12 +36,12 @@ __all__ = ['ClassMasks', 'class_masks', 'draw_sheet', 'explain_masks', 'stage_na
 
 TOP = 4  # classes that are shown when none are named
 CELL = 320  # longer edge of each picture of a sheet in pixels
+PALENESS = 0.25  # what is left of the prediction's colours outside the class of a row
 LEGEND = (
     'A mask is shown as the model uses it: resized to the input of the network, sigmoid, padding removed, resized to '
     'the image. p is the probability that the query of the class gives to its class.'
 )
 
-PALENESS = 0.25  # what is left of the prediction's colours outside the class of a row
 Box = tuple[int, int, int, int]
 
 
@@ -60,11 +57,7 @@ class ClassMasks:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """Headings of the supervised stages of a segmentor with an ATM head, the elements of ``decode_head.decode(...)``.
-
-    They name the layers of the backbone that a stage looks at, counted from 1 as in the paper; maps that are not of a
-    layer are named by their ``in_index``.
-    """
+    """Headings of the supervised stages of an ATM head: the layer each one looks at, from 1, or its ``in_index``."""
     head: Any = model.decode_head
     sources = [_map_name(model, index) for index in head.in_index]
     if head.deep_supervision == 'layer':
@@ -87,16 +80,6 @@ def _map_name(model: Any, index: int) -> str:
         return f'in_index {index}'
     # mmseg's plain ViTs give their maps in the order of the layers, whatever the order in out_indices.
     return f'layer {sorted(layer % len(backbone.layers) for layer in backbone.out_indices)[index] + 1}'
-
-
-def _require_atm_head(model: nn.Module, config: str | Path) -> None:
-    head = getattr(model, 'decode_head', None)
-    if not isinstance(head, ATMHead):
-        kind = type(model if head is None else head).__name__
-        raise UserError(
-            f'{config} has a {kind} and no masks of classes to show: expected a segmentor whose decode_head is a '
-            'mmvit_ext.ATMHead or ShrunkATMHead, such as the configs in configs/segvit'
-        )
 
 
 def _windows(size: tuple[int, int], test_cfg: Mapping[str, Any]) -> list[Box]:
@@ -151,13 +134,8 @@ def class_masks(opened: OpenedImage, classes: Sequence[int] | None = None, *, to
     probabilities = torch.stack(
         [torch.stack([output.logits[0].softmax(-1)[chosen, chosen] for output in outputs]) for outputs in decoded]
     ).amax(0)
-    return ClassMasks(
-        opened.image,
-        labels,
-        tuple(classes),
-        masks.unflatten(0, tuple(probabilities.shape)).float().cpu().numpy(),
-        probabilities.float().cpu().numpy(),
-    )
+    masks = masks.unflatten(0, tuple(probabilities.shape)).float().cpu().numpy()
+    return ClassMasks(opened.image, labels, tuple(classes), masks, probabilities.float().cpu().numpy())
 
 
 def draw_sheet(
@@ -186,13 +164,8 @@ def draw_sheet(
         shown = Image.fromarray(np.where(region[..., None], prediction, pale))
         row.append((shown, f'{100 * region.mean():.1f} % of the image'))
         rows.append((classes[index], row))
-    return draw_table(
-        rows,
-        ['image', *stages, 'fused prediction'],
-        fit_edge(result.labels.shape, edge),
-        'p: probability that the query of the class gives to its class',
-        'mask, 0 to 1',
-    )
+    cell, footer = fit_edge(result.labels.shape, edge), 'p: probability that the query of the class gives to its class'
+    return draw_table(rows, ['image', *stages, 'fused prediction'], cell, footer, 'mask, 0 to 1')
 
 
 def explain_masks(
@@ -206,15 +179,14 @@ def explain_masks(
     opacity: float = 1.0,
     edge: int = CELL,
 ) -> Explainer:
-    """The masks of each image as a sheet ``NAME.png`` and, with ``save_masks``, the arrays ``NAME.npz``.
-
-    Raises:
-        UserError: An argument is wrong, or the model has no such masks.
-    """
+    """The masks of each image as a sheet ``NAME.png`` and, with ``save_masks``, the arrays ``NAME.npz``."""
     if not 0 <= opacity <= 1:
         raise UserError(f'--opacity must be 0 to 1, got {opacity}')
     check_cell(edge)
-    _require_atm_head(predictor.model, source)
+    head = getattr(predictor.model, 'decode_head', predictor.model)
+    if not isinstance(head, ATMHead):
+        wanted = 'expected a decode_head ATMHead or ShrunkATMHead, as in configs/segvit'
+        raise UserError(f'{source} has a {type(head).__name__} and no masks of classes to show: {wanted}')
     chosen, count = choose_shown(classes, top, predictor.classes, 'largest', TOP, numbers=False)
     stages = stage_names(predictor.model)
 

@@ -21,7 +21,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask, draw_frame
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import fit_edge, write_picture
-from mmvit_ext.models.classifiers.class_maps import RIVALS, check_class_maps, class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.cam_classifier import RIVALS, beyond_rivals, check_class_maps, class_maps
 
 from .explain import Explainer, check_cell, choose_rivals, choose_shown
 from .inputs import OpenedImage, PlacedImage
@@ -29,8 +29,15 @@ from .report import Explanation, write_arrays
 
 __all__ = ['THRESHOLD', 'ClassActivation', 'box_from_map', 'class_activation_maps', 'draw_activation', 'explain_cam']
 
-THRESHOLD = 0.4
-"""Share of the range of a map above which a place belongs to the object; docs/gradcat.md has the measurements."""
+THRESHOLD = 0.4  # of the range of a map, above which a place belongs to the object; measured in docs/gradcat.md
+TOP = 3  # classes that are shown when none are named
+CELL = 480  # longer edge of each picture in pixels
+OPACITY = 0.55  # of the colours over the image in grey
+LEGEND = (
+    'The colours say what each place adds to the logit of the class, compared with its rivals, from the least (dark) '
+    'to the most (bright) of this map. The rectangle is drawn around the largest connected piece above the threshold. '
+    'What is grey lies outside of what the network sees.'
+)
 
 
 def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -39,13 +46,9 @@ def upsample_map(cam: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
-    """The box around the largest connected piece of what a map ``(H, W)`` shows, in pixels of the map.
+    """The box in pixels around the largest connected piece of a map ``(H, W)`` above a share of the map's range.
 
-    Places above ``threshold``, a share of the map's range, count; they are connected along rows, columns and diagonals.
-    The box of a map without any range is all of it.
-
-    Raises:
-        ValueError: The threshold is outside [0, 1), or the map is not finite.
+    Places are connected along rows, columns and diagonals. The box of a map without any range is all of it.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f'threshold must be a share from 0 to below 1, got {threshold}')
@@ -58,16 +61,6 @@ def box_from_map(cam: np.ndarray, threshold: float = THRESHOLD) -> Box:
     _, _, pieces, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     left, top, width, height, _ = pieces[1 + int(pieces[1:, cv2.CC_STAT_AREA].argmax())]
     return float(left), float(top), float(left + width), float(top + height)
-
-
-TOP = 3  # classes that are shown when none are named
-CELL = 480  # longer edge of each picture in pixels
-OPACITY = 0.55  # of the colours over the image in grey
-LEGEND = (
-    'The colours say what each place adds to the logit of the class, compared with its rivals, from the least (dark) '
-    'to the most (bright) of this map. The rectangle is drawn around the largest connected piece above the threshold. '
-    'What is grey lies outside of what the network sees.'
-)
 
 
 @dataclass(frozen=True)
@@ -92,26 +85,19 @@ def class_activation_maps(
     rivals: int = RIVALS,
     source: str = 'the config',
 ) -> list[ClassActivation]:
-    """The class activation maps of a normalised image ``(1, C, H, W)``, one for each class.
+    """The maps of a normalised image ``(1, C, H, W)`` for some classes, the ``top`` most probable by default.
 
-    ``classes`` are indices, the ``top`` most probable ones when not given. The mean of as many ``rivals``, those of the
-    other classes with the highest logits, is subtracted. ``source`` is the config, for messages.
-
-    Raises:
-        UserError: The model has no such maps.
+    The mean of the maps of the strongest ``rivals`` of a class is subtracted.
     """
     _require_maps(model, source)
-    logits, maps = class_maps(model, inputs)
-    chosen = logits[0].topk(min(top, logits.shape[1])).indices.tolist() if classes is None else list(classes)
-    probabilities = logits[0].softmax(0)
+    (logits,), (maps,) = class_maps(model, inputs)
+    chosen = logits.topk(min(top, len(logits))).indices.tolist() if classes is None else list(classes)
+    probabilities = logits.softmax(0)
     found = []
     for label in chosen:
-        cam = maps[0, label]
-        if rivals:
-            cam = cam - maps[0, strongest_rivals(logits[0], label, rivals)].mean(0)
-        values = upsample_map(cam, (inputs.shape[2], inputs.shape[3]))
+        values = upsample_map(beyond_rivals(maps, logits, label, rivals), (inputs.shape[2], inputs.shape[3]))
         box = box_from_map(values, threshold)
-        found.append(ClassActivation(label, float(logits[0, label]), float(probabilities[label]), values, box))
+        found.append(ClassActivation(label, float(logits[label]), float(probabilities[label]), values, box))
     return found
 
 
@@ -150,11 +136,7 @@ def explain_cam(
     save_maps: bool = False,
     edge: int = CELL,
 ) -> Explainer:
-    """The class activation maps of each image: ``NAME_CLASS.png`` and, with ``save_maps``, ``NAME.npz``.
-
-    Raises:
-        UserError: An argument is wrong, or the model has no such maps.
-    """
+    """The class activation maps of each image: ``NAME_CLASS.png`` and, with ``save_maps``, ``NAME.npz``."""
     check_cell(edge)
     if not 0 <= threshold < 1:
         raise UserError(f'--threshold must be a share from 0 to below 1, got {threshold}')

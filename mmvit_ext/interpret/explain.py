@@ -14,7 +14,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import kept_files, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.models.classifiers.class_maps import RIVALS
+from mmvit_ext.models.classifiers.cam_classifier import RIVALS
 
 from .inputs import OpenedImage
 from .report import Entry, Explanation, encode_thumbnail, write_facts, write_page
@@ -42,27 +42,20 @@ def check_cell(edge: int) -> None:
 
 
 def find_classes(wanted: Sequence[str | int], classes: Sequence[str], *, numbers: bool = False) -> tuple[int, ...]:
-    """Indices of classes that a user names, in the order given, each once, in any case.
-
-    With ``numbers`` numbers from 0 are understood as well; what could be both is a name.
-    """
+    """Indices of classes that a user names, in any case, or with ``numbers`` numbers from 0; each once, as given."""
 
     def plain(name: str) -> str:
         return ' '.join(name.split()).casefold()
 
-    known: dict[str, int] = {}
-    for index, name in enumerate(classes):
-        known.setdefault(plain(name), index)
+    known = {plain(name): index for index, name in reversed([*enumerate(classes)])}  # the first of equal names counts
     found: dict[int, None] = {}
     for name in map(str, wanted):
         index = known.get(plain(name), -1)
         if index < 0 and numbers and name.strip().lstrip('+-').isdecimal():
             index = int(name)
             if not 0 <= index < len(classes):
-                raise UserError(
-                    f'there is no class {index}, this model has {len(classes)}: expected 0 to {len(classes) - 1} or '
-                    'a name'
-                )
+                wanted = f'expected 0 to {len(classes) - 1} or a name'
+                raise UserError(f'there is no class {index}, this model has {len(classes)}: {wanted}')
         if index < 0:
             near = nearest(name.strip(), [entry.strip() for entry in classes])
             hint = f'did you mean {" or ".join(map(repr, near))}?' if near else 'names with spaces need quotes'
@@ -80,10 +73,7 @@ def choose_shown(
     *,
     numbers: bool = True,
 ) -> tuple[tuple[int, ...] | None, int]:
-    """Which classes are shown: the indices of those that are named, or else how many are taken of each image.
-
-    ``order`` says in the message which classes come first; with ``numbers`` a class may be named by its number.
-    """
+    """The indices of the classes that are named, and how many are taken of each image if none are, by an ``order``."""
     if top is not None and top < 1:
         raise UserError(f'--top must be at least 1, got {top}')
     if top is not None and classes is not None:
@@ -119,11 +109,7 @@ def explain_images(
     """Explain images and write a page about them; one bad image does not keep the others from being done.
 
     ``make`` takes the model, the folder ``out/METHOD`` and the number of images. ``out`` gets ``METHOD.html``, below
-    ``METHOD/`` what the method writes and the facts about each image, ``NAME.json``, and ``METHOD.json`` with those
-    about all images together, where there are any. The other arguments are those of the commands.
-
-    Raises:
-        UserError: An argument is wrong or the model cannot be explained so. Nothing has been written then.
+    ``METHOD/`` what the method writes and the facts about each image, and ``METHOD.json`` with those about all.
     """
     cfg = load_config(config, cfg_options)
     paths = collect_images(inputs)
@@ -147,19 +133,11 @@ def explain_images(
         outcome = process_images(paths, work, f'explaining ({method})', folder, room=64, progress=progress)
         if entries:
             overall = explainer.overall()
-            overrides = ', '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
-            run = {
-                'config': str(config),
-                'checkpoint': str(checkpoint),
-                **({'overrides': overrides} if overrides else {}),
-            }
-            write_page(
-                page,
-                explainer.title,
-                entries,
-                run={**run, **explainer.settings},
-                overall=None if overall is None else with_facts(overall, base / f'{method}.json'),
-                failed=outcome.failed,
-                legend=explainer.legend,
-            )
+            overall = overall and with_facts(overall, base / f'{method}.json')
+            run = {'config': str(config), 'checkpoint': str(checkpoint)}
+            if cfg_options:
+                run['overrides'] = ', '.join(f'{key}={value}' for key, value in cfg_options.items())
+            run |= explainer.settings
+            shown: dict[str, Any] = {'overall': overall, 'failed': outcome.failed, 'legend': explainer.legend}
+            write_page(page, explainer.title, entries, run=run, **shown)
     return outcome

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,16 +30,14 @@ from torch import Tensor, nn
 from mmvit_ext.datasets.placement import Box
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.models.backbones.base import Backbone
-from mmvit_ext.models.classifiers.class_maps import RIVALS, strongest_rivals
+from mmvit_ext.models.classifiers.cam_classifier import RIVALS, beyond_rivals
 
 from .inputs import names_run
 
 __all__ = ['SIGNS', 'Step', 'Traversal', 'class_scores', 'find_levels', 'traverse']
 
 SIGNS: Mapping[str, int] = {'positive': 1, 'negative': -1}  # of the gradient; the negative one is the paper's
-_REMEDY = (
-    'expected a classifier of mmpretrain or a segmentor of mmseg with a mmvit_ext.NesT, such as those in configs/nest'
-)
+_REMEDY = 'expected a classifier or a segmentor with a mmvit_ext.NesT, such as those in configs/nest'
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Traversal:
-    """The way of a class through the levels from the top down; a segmentor's logit is the mean over the region."""
+    """The way of a class down the levels; a segmentor's logit is the mean over the region."""
 
     label: int
     logit: float
@@ -77,10 +76,8 @@ def find_levels(model: nn.Module, source: str = 'the config') -> Any:
     """The backbone of a classifier or segmentor whose levels consist of blocks of ``block_size`` tokens."""
     backbone: Any = getattr(model, 'backbone', None)
     if not isinstance(backbone, Backbone) or not hasattr(backbone, 'block_size'):
-        raise UserError(
-            f'{source} has the backbone {type(backbone).__name__} and no nested levels to walk down: {_REMEDY}; '
-            'class activation maps and token maps work with other backbones'
-        )
+        found = f'{source} has the backbone {type(backbone).__name__}'
+        raise UserError(f'{found} and no nested levels to walk down: {_REMEDY}')
     segments = isinstance(getattr(model, 'decode_head', None), nn.Module) and hasattr(model, 'encode_decode')
     if not (_is_classifier(model) or segments):
         raise UserError(f'{source} is a {type(model).__name__}, whose classes have no scores of an image: {_REMEDY}')
@@ -127,14 +124,9 @@ def traverse(
 ) -> list[Traversal]:
     """Walk down the levels for some classes of a normalised image ``(1, C, H, W)`` of any size.
 
-    Where the top level has several blocks, the first step chooses among them by the same quantity. A block that the
-    map's border cuts is treated as if it were whole and zero beyond the border; parts that lie beyond it altogether are
-    never chosen. The mean of as many ``rivals``, those of the other classes with the highest logits, is subtracted.
-    A segmentor's logits are averaged over ``region``, bool ``(H, W)``, or over all pixels.
-
-    Raises:
-        UserError: The model has no nested levels, there is no such class, or the region is empty or of another size.
-        ValueError: ``sign`` or ``rivals`` is out of range.
+    Where the top level has several blocks, the first step chooses among them. A block that the map's border cuts is
+    taken as zero beyond the border; parts that lie beyond it altogether are never chosen. A segmentor's logits are
+    averaged over ``region``, bool ``(H, W)``, or over all pixels.
     """
     if sign not in SIGNS:
         raise ValueError(f'sign must be one of {list(SIGNS)}, got {sign!r}')
@@ -150,13 +142,9 @@ def traverse(
             raise ValueError(f'rivals must be 0 to {len(logits) - 1}, fewer than there are classes, got {rivals}')
         found = []
         for label in classes:
-            if not 0 <= label < len(logits):
-                raise UserError(
-                    f'there is no class {label}, this model has {len(logits)}: expected 0 to {len(logits) - 1}'
-                )
-            score = logits[label]
-            if rivals:
-                score = score - logits[strongest_rivals(logits, label, rivals)].mean()
+            if not 0 <= label < (count := len(logits)):
+                raise UserError(f'there is no class {label}, this model has {count}: expected 0 to {count - 1}')
+            score = beyond_rivals(logits, logits, label, rivals)
             grads = torch.autograd.grad(score, nodes, retain_graph=True, allow_unused=True)
             weights = [
                 SIGNS[sign] * (node.detach() * grad).sum(1)[0] if grad is not None else torch.zeros_like(node[0, 0])
@@ -211,13 +199,10 @@ def _choose(
         tuple(_block_box(backbone, below, (first[0] + row, first[1] + column), size) for column in range(len(line)))
         for row, line in enumerate(values)
     )
-    shown = tuple(
-        tuple(value if part is not None else None for value, part in zip(line, row, strict=True))
-        for line, row in zip(values.tolist(), boxes, strict=True)
-    )
-    exists = torch.tensor([[value is not None for value in line] for line in shown], device=values.device)
+    exists = torch.tensor([[part is not None for part in row] for row in boxes], device=values.device)
     chosen = int(values.masked_fill(~exists, -torch.inf).argmax())
-    return Step(level, box, shown, boxes, divmod(chosen, values.shape[1]))
+    shown = np.where(exists.cpu(), values.cpu(), None)  # type: ignore[call-overload]
+    return Step(level, box, tuple(map(tuple, shown.tolist())), boxes, divmod(chosen, values.shape[1]))
 
 
 def _block_box(backbone: Any, level: int, place: tuple[int, int], size: tuple[int, int]) -> Box | None:

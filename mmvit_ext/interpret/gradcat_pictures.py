@@ -29,9 +29,8 @@ __all__ = ['describe_traversal', 'draw_traversal', 'explain_gradcat', 'read_regi
 
 TOP = 3  # classes that are shown when none are named
 CELL = 480  # longer edge of the image in the picture, in pixels
+# Of the boxes, from the whole image down; the last one is used again.
 COLOURS = ((255, 255, 255), (255, 214, 10), (255, 112, 67), (233, 30, 99), (156, 39, 176))
-"""Of the boxes, from the whole image down; the last one is used again."""
-
 LEGEND = (
     'The rectangles are the blocks that the class leads to, from the whole input (white) down; a dot is the middle of '
     'a block, the dashed line the path. Beside it is every step: the block that was looked at, with the node value of '
@@ -41,13 +40,7 @@ LEGEND = (
 
 
 def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Tensor:
-    """The pixels of the network's input, bool, over which a segmentor's scores are averaged.
-
-    ``region`` is left, top, right and bottom in pixels of the image, or an image file of its size, not black inside.
-
-    Raises:
-        UserError: The region is no box or mask of this image.
-    """
+    """The pixels of the network's input, bool, in a box in pixels of the image or where a mask file is not black."""
     H, W = placed.placement.image_size
     height, width = int(placed.inputs.shape[2]), int(placed.inputs.shape[3])
     if isinstance(region, str | Path):
@@ -57,9 +50,8 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
         except OSError as error:
             raise UserError(f'the region {region} cannot be read: expected an image file of {W}x{H} pixels') from error
         if mask.shape != (H, W):
-            raise UserError(
-                f'the region {region} has {mask.shape[1]}x{mask.shape[0]} pixels, the image {W}x{H}: they must be equal'
-            )
+            size = f'{mask.shape[1]}x{mask.shape[0]}'
+            raise UserError(f'the region {region} has {size} pixels, the image {W}x{H}: they must be equal')
     else:
         box = [float(value) for value in region]
         if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
@@ -76,14 +68,10 @@ def read_region(region: str | Path | Sequence[float], placed: PlacedImage) -> Te
 
 def describe_traversal(found: Traversal, name: str, placed: PlacedImage) -> dict[str, Any]:
     """A traversal for the class ``name`` as JSON can hold it; boxes are in pixels of the image, cut at its edges."""
-    steps = [
-        {
-            **asdict(step),
-            'box': placed.told(step.box),
-            'boxes': [[placed.told(box) for box in row] for row in step.boxes],
-        }
-        for step in found.steps
-    ]
+    steps = []
+    for step in found.steps:
+        boxes = [[placed.told(box) for box in row] for row in step.boxes]
+        steps.append({**asdict(step), 'box': placed.told(step.box), 'boxes': boxes})
     what = {'class': name, 'index': found.label, 'logit': found.logit, 'box': placed.told(found.box)}
     return plain({**what, 'steps': steps})
 
@@ -139,16 +127,13 @@ def _panel(base: Image.Image, step: Step, placement: Placement, factor: float, e
     size = max(round((block[2] - block[0]) * zoom), 1), max(round((block[3] - block[1]) * zoom), 1)
     panel = Image.blend(cut.resize(size, Image.Resampling.BICUBIC), Image.new('RGB', size, 'black'), 0.35)
     draw, line = ImageDraw.Draw(panel), max(edge // 120, 2)
-    parts = [
-        (place, placement.to_image(box), value)
-        for row, (boxes, values) in enumerate(zip(step.boxes, step.values, strict=True))
-        for place, box, value in zip([(row, column) for column in range(len(boxes))], boxes, values, strict=True)
-        if box is not None and value is not None
-    ]
-    parts.sort(key=lambda part: part[0] == step.chosen)  # its frame lies on top of the others
-    for place, box, value in parts:
+    places = np.ndindex(len(step.boxes), len(step.boxes[0]))
+    for row, column in sorted(places, key=lambda place: place == step.chosen):  # its frame lies on top of the others
+        part, value = step.boxes[row][column], step.values[row][column]
+        if part is None or value is None:
+            continue
+        box, chosen = placement.to_image(part), (row, column) == step.chosen
         inside = _scaled([(box[axis] - block[axis % 2]) * zoom for axis in range(4)], 1.0)
-        chosen = place == step.chosen
         draw_frame(draw, inside, _colour(depth + 1) if chosen else (190, 190, 190), line if chosen else 1)
         text, middle = f'{value:+.3g}', ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2)
         # A character is about 0.6 times as wide as the font is high.
@@ -172,11 +157,7 @@ def explain_gradcat(
 ) -> Explainer:
     """The traversals of each image, ``NAME_CLASS.png``.
 
-    A segmentor's logits are averaged over ``region``, see :func:`read_region`; when not given, over the pixels that it
-    predicts to be of the class, and over all of them where there are none.
-
-    Raises:
-        UserError: An argument is wrong, or the model has no nested levels.
+    Without a ``region``, a segmentor's logits are averaged over the pixels that it predicts to be of the class, if any.
     """
     check_cell(edge)
     if sign not in SIGNS:
@@ -200,13 +181,13 @@ def explain_gradcat(
                 predicted = (scores.argmax(0) == label).cpu()
                 part = predicted if predicted.any() else None
             found += traverse(model, inputs, [label], sign=sign, rivals=rivals, region=part)
-        pictures = []
+        pictures, rows = [], []
         for traversal in found:
             title = predictor.classes[traversal.label]
             drawn = draw_traversal(placed, traversal, edge=edge, title=title)
             file = write_picture(drawn, folder / f'{name}_{traversal.label}.png')
             pictures.append((f'{title}, logit {traversal.logit:.3g}', file))
-        rows = [describe_traversal(each, predictor.classes[each.label], placed) for each in found]
+            rows.append(describe_traversal(traversal, title, placed))
         return Explanation(pictures, {'classes': rows, 'seen of the image': [round(edge, 1) for edge in placed.seen]})
 
     return Explainer('GradCAT traversals', LEGEND, explain, settings={'sign': sign, 'rivals': rivals})

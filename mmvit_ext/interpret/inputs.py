@@ -39,33 +39,18 @@ class PlacedImage:
 
 
 class OpenedImage:
-    """An image file, read once, and what a model makes of it.
-
-    Args:
-        predictor: The model with its test pipeline.
-        source: The image file, or what :meth:`Predictor.load` returned.
-
-    Attributes:
-        loaded: What the loader told about the image, for another model.
-        image: RGB (H, W, 3), as it is in the file.
-        inputs: What the network is given: normalised (1, C, h, w), perhaps padded below and on the right.
-        samples: The data samples that belong to the inputs.
-        input_size: Height and width of the image in the inputs, padding not counted.
-
-    Raises:
-        UserError: The file cannot be read.
-    """
+    """An image file, or what :meth:`Predictor.load` returned of it, and what a model makes of it."""
 
     def __init__(self, predictor: Predictor, source: str | Path | Mapping[str, Any]) -> None:
         self.predictor = predictor
         self.loaded = predictor.load(source) if isinstance(source, str | Path) else source
-        self.image, batch = predictor.prepare(self.loaded)
+        self.image, batch = predictor.prepare(self.loaded)  # RGB (H, W, 3), as it is in the file
         model: Any = predictor.model
         self._before = batch['inputs'][0]
         data = model.data_preprocessor(batch, False)
-        self.inputs: Tensor = data['inputs']
+        self.inputs: Tensor = data['inputs']  # normalised (1, C, h, w), perhaps padded below and on the right
         self.samples: list[Any] = data.get('data_samples') or []
-        self.input_size = (int(self._before.shape[-2]), int(self._before.shape[-1]))
+        self.input_size = (int(self._before.shape[-2]), int(self._before.shape[-1]))  # of the image, without padding
 
     @cached_property
     def placed(self) -> PlacedImage:

@@ -1,8 +1,4 @@
-"""What an explanation of an image consists of, and the page that shows the explanations of a run.
-
-The page is one HTML file that holds everything it shows: pictures are embedded, there is no script, and its content
-policy keeps a browser from loading anything. Its template is ``report.html.j2``.
-"""
+"""What an explanation of an image consists of, and the page of a run: one HTML file with all pictures, no script."""
 
 from __future__ import annotations
 
@@ -28,12 +24,8 @@ from mmvit_ext.version import __version__
 __all__ = ['Entry', 'Explanation', 'encode_thumbnail', 'plain', 'write_arrays', 'write_facts', 'write_page']
 
 THUMBNAIL = 256  # longer edge of the picture of an input in pixels
-EMBEDDED_EDGE = 2000
-"""Longer edge in pixels up to which a picture is embedded as it is; larger ones are made smaller, the file stays."""
-
-EMBEDDED_BYTES = 600_000
-"""Size up to which a picture is embedded without loss, so that a page of many images can still be opened."""
-
+EMBEDDED_EDGE = 2000  # longer edge in pixels above which a picture is embedded smaller; the file stays
+EMBEDDED_BYTES = 600_000  # up to which a picture is embedded without loss, so that a long page can still be opened
 LONGEST = 12  # entries of a list of numbers that the page shows; the JSON file has all of them
 WIDE = 1.6  # width over height from which a picture is scrolled sideways on a narrow screen, where it could not be read
 
@@ -43,9 +35,7 @@ class Explanation:
     """What a method found out about an image, or about all images of a run."""
 
     pictures: Sequence[tuple[str, Path]] = ()  # caption and file of each, in the order in which they are shown
-    facts: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what JSON can hold, and numpy's numbers and arrays, by what it is
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what :func:`plain` takes, by what it is
     data: Sequence[Path] = ()  # further files that were written
 
 
@@ -60,13 +50,7 @@ class Entry:
 
 
 def plain(value: Any) -> Any:
-    """Mappings, sequences, numbers, texts, paths, numpy's and PyTorch's numbers and arrays as what JSON can hold.
-
-    A number that is not finite becomes ``None``, which JSON can write.
-
-    Raises:
-        TypeError: The value is of another kind.
-    """
+    """Facts, numpy's and PyTorch's numbers and arrays among them, as JSON can hold them; NaN becomes ``None``."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -98,7 +82,7 @@ def write_arrays(path: Path, **arrays: Any) -> Path:
 
 def encode_thumbnail(image: np.ndarray, edge: int = THUMBNAIL) -> str:
     """The ``data:`` address of an RGB image (H, W, 3), 8 bit, whose longer edge is made no longer than ``edge``."""
-    return _address(_encode('.jpg', _shrunk(np.ascontiguousarray(image[..., ::-1]), edge)), 'jpeg')
+    return _address(_encode('.jpg', _shrunk(np.ascontiguousarray(image[..., ::-1]), edge)))
 
 
 def _shrunk(pixels: np.ndarray, edge: int) -> np.ndarray:
@@ -111,7 +95,8 @@ def _encode(suffix: str, pixels: np.ndarray) -> bytes:
     return cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == '.jpg' else [])[1].tobytes()
 
 
-def _address(content: bytes, kind: str) -> str:
+def _address(content: bytes) -> str:
+    kind = 'png' if content.startswith(b'\x89PNG') else 'jpeg'
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
 
 
@@ -123,13 +108,11 @@ def _embedded(path: Path) -> tuple[str, bool]:
     if pixels is None:
         raise UserError(f'{path} is not a picture that can be read: expected PNG or JPEG')
     wide = pixels.shape[1] > WIDE * pixels.shape[0]
-    if max(pixels.shape) <= EMBEDDED_EDGE and len(content) <= EMBEDDED_BYTES:
-        return _address(content, 'png' if content.startswith(b'\x89PNG') else 'jpeg'), wide
-    pixels = _shrunk(pixels, EMBEDDED_EDGE)
-    lossless = _encode('.png', pixels)
-    if len(lossless) <= EMBEDDED_BYTES:
-        return _address(lossless, 'png'), wide
-    return _address(_encode('.jpg', pixels), 'jpeg'), wide
+    if max(pixels.shape) > EMBEDDED_EDGE or len(content) > EMBEDDED_BYTES:
+        pixels = _shrunk(pixels, EMBEDDED_EDGE)
+        content = _encode('.png', pixels)
+        content = content if len(content) <= EMBEDDED_BYTES else _encode('.jpg', pixels)
+    return _address(content), wide
 
 
 def write_page(
@@ -142,11 +125,7 @@ def write_page(
     failed: Sequence[tuple[Path, str]] = (),
     legend: str = '',
 ) -> Path:
-    """Write the page of a run and return the file; files of the explanations are linked relative to its folder.
-
-    Raises:
-        UserError: A picture cannot be read, or the page cannot be written.
-    """
+    """Write the page of a run and return the file; files of the explanations are linked relative to its folder."""
     folder = Path(path).parent.absolute()
 
     def address(file: Path) -> str:
@@ -158,14 +137,9 @@ def write_page(
     environment = jinja2.Environment(loader=loader, autoescape=True, keep_trailing_newline=True)
     environment.filters.update(address=address, embed=_embedded, plain=plain, text=_text)
     environment.tests.update(records=_is_records)
-    page = environment.get_template('report.html.j2').render(
-        title=title,
-        entries=entries,
-        run={**run, 'mmvit_ext': __version__},
-        overall=overall,
-        failed={str(source): reason for source, reason in failed},
-        legend=legend,
-    )
+    shown = {'title': title, 'entries': entries, 'overall': overall, 'legend': legend}
+    run, failures = {**run, 'mmvit_ext': __version__}, {str(source): reason for source, reason in failed}
+    page = environment.get_template('report.html.j2').render(shown, run=run, failed=failures)
     with atomic_path(path) as file:
         # A file name may hold bytes that are not text.
         file.write_text(page, 'utf-8', errors='replace')

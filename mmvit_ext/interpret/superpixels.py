@@ -1,7 +1,6 @@
 """Pictures of the superpixels inside SPFormer: their edges, every head on its own and all heads merged.
 
-Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.1 and figures 1, 4 and 5: a pixel belongs to the one of its 9
-neighbours with the largest association.
+Paper: SPFormer, Mei et al., arXiv 2401.02931, section 4.2.1 and figures 1, 4 and 5.
 
 Shapes: M superpixel cross attention modules (SCA), I iterations of each, A = heads + 1 associations, merged heads last,
 (h, w) pixel features, (H, W) pixels of a picture.
@@ -23,20 +22,13 @@ from mmvit_ext.files import atomic_path
 from mmvit_ext.inference.drawing import make_palette
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import draw_table, fit_edge, write_picture
-from mmvit_ext.models.superpixels.maps import fine_association, hard_superpixels, with_merged_head
+from mmvit_ext.models.superpixels.grid import fine_association, grid_of, hard_superpixels, with_merged_head
 
 from .explain import Explainer, check_cell
 from .inputs import OpenedImage
 from .report import Explanation
 
-__all__ = [
-    'Superpixels',
-    'draw_boundaries',
-    'draw_montage',
-    'explain_superpixels',
-    'find_superpixels',
-    'superpixels_of',
-]
+__all__ = ['Superpixels', 'draw_montage', 'explain_superpixels', 'find_superpixels', 'superpixels_of']
 
 CELL = 400  # longer edge of each picture of a montage in pixels
 LEGEND = (
@@ -45,13 +37,9 @@ LEGEND = (
     'pixels.'
 )
 
-LEAST_EDGE = 480
-"""Longer edge in pixels below which a picture of its own is enlarged, so that lines leave something to see."""
-
+LEAST_EDGE = 480  # longer edge below which a picture of its own is enlarged, so that lines leave something to see
 LINE, HALO = (255, 230, 0), (0, 0, 0)  # edges of superpixels: a bright line between dark ones can be seen on any image
-FINEST = 1 << 21
-"""Pixels up to which associations are computed one by one; larger maps repeat them, as memory is not without end."""
-
+FINEST = 1 << 21  # pixels up to which associations are computed one by one; larger maps repeat them, to save memory
 _COLOURS = 4  # superpixels as many cells apart never touch, so a square of this edge of colours keeps neighbours apart
 
 
@@ -68,8 +56,7 @@ class Superpixels:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the superpixels, those of the padding included."""
-        h, w = (int(edge) for edge in self.similarity.shape[-2:])
-        return -(-h // self.cell_size), -(-w // self.cell_size)
+        return grid_of(self.similarity, self.cell_size)
 
     @property
     def steps(self) -> list[str]:
@@ -83,10 +70,7 @@ class Superpixels:
         return [f'head {number}' for number in range(1, self.similarity.shape[2] + 1)] + ['merged']
 
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The superpixel of each pixel (M, I, A, H, W), row by row from 0, by default at the size of the image.
-
-        Lines are as fine as the map, up to about two million pixels.
-        """
+        """The superpixel of each pixel (M, I, A, H, W), row by row from 0, by default at the size of the image."""
         H, W = size or (self.image.shape[0], self.image.shape[1])
         (height, width), device = self.input_size, self.similarity.device
         times = min(max(-(-H // height), -(-W // width)), int((FINEST / (height * width)) ** 0.5))
@@ -108,25 +92,19 @@ def find_superpixels(model: nn.Module, source: str | Path) -> Any:
     """The backbone of a model, or the model itself, that has superpixels; ``source`` is the config."""
     backbone = getattr(model, 'backbone', model)
     if not hasattr(backbone, 'cell_size'):
-        raise UserError(
-            f'{source} has the backbone {type(backbone).__name__} and no superpixels to show: expected a '
-            'mmvit_ext.SPFormer, such as the configs in configs/spformer'
-        )
+        wanted = 'expected a mmvit_ext.SPFormer, as in configs/spformer'
+        raise UserError(f'{source} has the backbone {type(backbone).__name__} and no superpixels to show: {wanted}')
     return backbone
 
 
 @torch.no_grad()
 def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, input_size: tuple[int, int]) -> Superpixels:
-    """Superpixels of normalised ``inputs`` (1, 3, h, w), which may be padded, over an RGB image (H, W, 3) of any size.
-
-    The backbone stays in its mode; ``input_size`` leaves the padding out. Similarities that are NaN are refused.
-    """
+    """Superpixels of normalised ``inputs`` (1, 3, h, w), padded beyond ``input_size``, over an RGB image (H, W, 3)."""
     history = backbone.run(inputs)[1]
     similarity = torch.stack([torch.stack(similarities) for similarities in history])[:, :, 0]
     if similarity.isnan().any():
         raise UserError(
-            'the superpixels cannot be determined, similarities are not a number (NaN): the training has diverged, '
-            'take an earlier checkpoint or train with a lower learning rate'
+            'the similarities of superpixels are NaN: the training has diverged, take an earlier checkpoint'
         )
     return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
 
@@ -138,10 +116,7 @@ def superpixels_of(opened: OpenedImage, source: str | Path) -> Superpixels:
 
 
 def draw_boundaries(image: np.ndarray, labels: np.ndarray, *, width: int = 1) -> Image.Image:
-    """Draw the edges between superpixels, the ``labels`` of pixels (H, W), over an RGB picture (H, W, 3).
-
-    A bright line, ``width`` pixels wide, has a dark one of a pixel on each of its sides.
-    """
+    """Draw the edges between superpixels, the ``labels`` of pixels (H, W), over an RGB picture (H, W, 3)."""
     if image.shape[:2] != labels.shape:
         raise ValueError(f'image and labels must have the same size, got {image.shape[:2]} and {labels.shape}')
     # Pixels whose right or lower neighbour belongs to another superpixel.
@@ -180,10 +155,7 @@ def enlarged(found: Superpixels, least: int = LEAST_EDGE) -> tuple[np.ndarray, n
 
 
 def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Image.Image:
-    """Superpixels side by side: a row per head and one for all merged, a column per SCA module and iteration.
-
-    The last column has the last superpixels in the mean colour of their pixels; ``title`` begins the line below.
-    """
+    """Superpixels side by side: a row per head and one for all merged, a column per SCA module and iteration."""
     cell = fit_edge(found.image.shape, edge)
     image = Image.fromarray(found.image).resize(cell, Image.Resampling.BICUBIC)
     pixels = np.array(image)
@@ -201,14 +173,7 @@ def draw_montage(found: Superpixels, *, edge: int = CELL, title: str = '') -> Im
 def explain_superpixels(
     predictor: Predictor, folder: Path, source: str | Path, *, montage_only: bool = False, edge: int = CELL
 ) -> Explainer:
-    """The superpixels of each image: the montage ``NAME.png`` and, unless ``montage_only``, pictures and label maps.
-
-    For each SCA module, iteration and head these are ``NAME/STEP_boundaries.png`` and ``STEP_labels.png``; all label
-    maps are in ``NAME.npy``.
-
-    Raises:
-        UserError: An argument is out of range, or the model has no superpixels.
-    """
+    """The superpixels of each image: the montage ``NAME.png`` and, unless ``montage_only``, pictures and label maps."""
     check_cell(edge)
     find_superpixels(predictor.model, source)
 
@@ -236,11 +201,8 @@ def _save_maps(found: Superpixels, folder: Path, array: Path) -> np.ndarray:
     for module, iteration, head in np.ndindex(fine.shape[:3]):
         name = f'sca{module + 1}-iteration{iteration + 1}-{found.heads[head].replace(" ", "")}'
         shown = fine[module, iteration, head]
-        for kind, drawn in (
-            ('boundaries', draw_boundaries(picture, shown, width=width)),
-            ('labels', colour_superpixels(shown, found.grid[1])),
-        ):
-            write_picture(drawn, folder / f'{name}_{kind}.png')
+        write_picture(draw_boundaries(picture, shown, width=width), folder / f'{name}_boundaries.png')
+        write_picture(colour_superpixels(shown, found.grid[1]), folder / f'{name}_labels.png')
     labels = fine if picture.shape == found.image.shape else found.labels()
     with atomic_path(array) as file:
         np.save(file, labels)

@@ -92,11 +92,8 @@ def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
     """The backbone of a model, or the model itself, if its tokens can be looked at; ``source`` is the config."""
     backbone: Any = getattr(model, 'backbone', model)
     if not isinstance(backbone, Backbone):
-        raise UserError(
-            f'{source} has the backbone {type(backbone).__name__}, whose tokens cannot be shown: expected '
-            'mmvit_ext.TNT, ViT, ShrunkViT, SPFormer, NesT or P2T; mmvit_ext.ViT reads the checkpoints of '
-            "mmseg's VisionTransformer"
-        )
+        wanted = 'expected mmvit_ext.TNT, ViT (which reads checkpoints of mmseg), ShrunkViT, SPFormer, NesT or P2T'
+        raise UserError(f'{source} has the backbone {type(backbone).__name__}, whose tokens cannot be shown: {wanted}')
     return TokenSource(backbone)
 
 
@@ -105,25 +102,18 @@ def choose_blocks(source: TokenSource, wanted: Sequence[int] | None, config: str
     numbers = (1, (source.count + 1) // 2, source.count) if wanted is None else wanted
     for number in numbers:
         if not 1 <= number <= source.count:
-            raise UserError(
-                f'--blocks {number}: the {source.name} of {config} runs {source.count} {source.unit}s, counted from 1; '
-                f'choose 1 to {source.count}'
-            )
+            runs = f'the {source.name} of {config} runs {source.count} {source.unit}s'
+            raise UserError(f'--blocks {number}: {runs}, counted from 1; choose 1 to {source.count}')
     return tuple(sorted(set(numbers)))
 
 
 def mean_similarity(features: np.ndarray) -> float:
-    """Mean cosine of the angle between two different tokens of (N, C): 1 where all point the same way.
-
-    For a single token it is not a number.
-    """
+    """Mean cosine of the angle between two different tokens of (N, C), 1 where all point the same way; NaN for one."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     units = features / np.maximum(length, np.finfo(np.float64).tiny)
-    count = len(features)
+    pairs = len(features) * (len(features) - 1)
     # The squared length of the sum is the sum over all pairs, with each token's own.
-    return (
-        float((np.square(units.sum(0)).sum() - np.square(units).sum()) / (count * (count - 1))) if count > 1 else np.nan
-    )
+    return float((np.square(units.sum(0)).sum() - np.square(units).sum()) / pairs) if pairs else np.nan
 
 
 def principal_colours(features: np.ndarray) -> tuple[np.ndarray, float]:
@@ -199,8 +189,7 @@ class _Model:
         found = self.source.run(opened.inputs, self.blocks)
         if any(not tokens.patches.isfinite().all() for tokens in found.values()):
             raise UserError(
-                f'the tokens of {self.config} are not numbers (NaN or infinite): the training has diverged, take an '
-                'earlier checkpoint or train with a lower learning rate'
+                f'the tokens of {self.config} are not finite: training diverged, take an earlier checkpoint'
             )
         return found
 
@@ -231,11 +220,7 @@ def explain_tokens(
 ) -> Explainer:
     """The tokens of each image after chosen blocks as maps, and those of all ``count`` images arranged by t-SNE.
 
-    The folder gets ``NAME/patches.png``, of a TNT also ``NAME/words.png``, with ``save_maps`` also ``NAME/maps.npz``;
-    ``tsne.png`` and ``tsne.npz``. ``beside`` is another model and its config, drawn below each block of the first.
-
-    Raises:
-        UserError: An argument is out of range, the model's tokens cannot be shown, or scikit-learn is missing.
+    ``beside`` is another model and its config, drawn below each block of the first.
     """
     check_cell(edge)
     for option, value, least in (('channels', channels, 0), ('points', points, FEWEST), ('seed', seed, 0)):
@@ -254,15 +239,11 @@ def explain_tokens(
     colouring = colouring or ('image' if count > 1 else 'place')
     for model in models if tsne and colouring == 'class' else ():
         if model.predictor.scope not in ('mmseg', 'mmpretrain'):
-            raise UserError(
-                f'--colours class needs the class of each patch, {model.config} is of scope {model.predictor.scope}: '
-                'use a segmentor or a classifier, or --colours image or place'
-            )
+            kind = f'{model.config} is of scope {model.predictor.scope}: use a segmentor or a classifier'
+            raise UserError(f'--colours class needs the class of each patch, {kind}, or --colours image or place')
         if model.predictor.classes != predictor.classes:
-            raise UserError(
-                f'--colours class needs two models of the same classes, {model.config} has others than {source}: use '
-                '--colours image or place'
-            )
+            others = f'{model.config} has others than {source}: use --colours image or place'
+            raise UserError(f'--colours class needs two models of the same classes, {others}')
     names: list[str] = []
 
     def explain(opened: OpenedImage, name: str) -> Explanation:

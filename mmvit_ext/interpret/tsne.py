@@ -12,13 +12,10 @@ from mmvit_ext.inference.drawing import make_palette
 
 __all__ = ['COLOURINGS', 'FEWEST', 'Patches', 'draw_planes', 'embed_in_plane']
 
-PERPLEXITY = 30.0
-"""Neighbours that t-SNE keeps a patch near to, about; fewer where there are not three times as many patches."""
-
+PERPLEXITY = 30.0  # about the neighbours that t-SNE keeps a patch near to; fewer of fewer than three times as many
 FEWEST = 8  # with fewer patches than this there is nothing to arrange
 NAMED = 12  # colours up to which a plot has a legend
-COLOURINGS = ('image', 'place', 'class')
-"""What colours can stand for: the image of a patch, its place in it, its predicted class."""
+COLOURINGS = ('image', 'place', 'class')  # what colours can stand for, the last one for the predicted class
 
 
 @dataclass
@@ -41,11 +38,7 @@ class Patches:
 
 
 def embed_in_plane(features: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
-    """Arrange features (N, C), at least 8, in a plane by t-SNE (van der Maaten and Hinton, JMLR 2008).
-
-    Returns:
-        Places (N, 2), the perplexity, and the Kullback-Leibler divergence that is left.
-    """
+    """Arrange features (N, C) by t-SNE (JMLR 2008): places (N, 2), perplexity and divergence that is left."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

@@ -11,8 +11,7 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['ScoreTTAModel']
 
-MMSEG_THRESHOLD = 0.3
-"""What mmseg's decode heads take for one map of probabilities, for segmentors without such a head."""
+MMSEG_THRESHOLD = 0.3  # mmseg's own for one map of probabilities, for segmentors without a decode head
 
 
 @MODELS.register_module()

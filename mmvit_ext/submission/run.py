@@ -16,8 +16,7 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, fit_name, kept_files, sha256_of, writable_folder
 from mmvit_ext.inference.images import Outcome, process_images
-from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.inference.tta import TTAPredictor
+from mmvit_ext.inference.predictor import Predictor, TTAPredictor
 
 __all__ = ['Benchmark', 'FinishedImages', 'image_folder', 'predict_missing', 'write_archive']
 

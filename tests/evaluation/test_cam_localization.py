@@ -21,7 +21,7 @@ from mmvit_ext.evaluation.cam_localization import CAMLocalization, box_iou
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.cam import box_from_map, class_activation_maps, draw_activation, explain_cam, upsample_map
 from mmvit_ext.interpret.inputs import OpenedImage
-from mmvit_ext.models.classifiers.class_maps import class_maps, strongest_rivals
+from mmvit_ext.models.classifiers.cam_classifier import class_maps, strongest_rivals
 from mmvit_ext.registry import METRICS
 from tests.config_tools import ROOT
 

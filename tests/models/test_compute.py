@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvit_ext.models.compute import count_flops
+from benchmarks.flops import count_flops
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,9 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Closed rings of corners as (x, y) in pixels, along the borders between the pixels of a bool mask and all others.
+    """Closed rings of corners (x, y) along the borders of a bool mask: clockwise around parts, the other way in holes.
 
-    Each part has one, clockwise on the screen (pixels that meet only at a corner count as apart), and each hole one the
-    other way round. The polygon of a ring covers exactly the pixels inside it.
+    Pixels that meet only at a corner count as apart. The polygon of a ring covers exactly the pixels inside it.
     """
     padded = np.pad(mask, 1)
     # Every border runs so that the mask lies on its right; outgoing[corner] holds the directions that leave it.
@@ -33,10 +32,8 @@ def outline_rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
             outgoing[x + dx, y + dy].add(direction)
     rings = []
     while outgoing:
-        corner, direction = (
-            min(outgoing),
-            -1,
-        )  # a single border leaves the leftmost corner, so that each ring ends there
+        # A single border leaves the leftmost corner, so that each ring ends there.
+        corner, direction = min(outgoing), -1
         ring: list[tuple[int, int]] = []
         while leaving := outgoing.pop(corner, None):
             # Where two pixels meet at a corner, the right turn stays with the pixel that was being followed.
@@ -58,10 +55,7 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def encode_mask(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
-    """Write a bool mask (H, W), at least one pixel set, as the ``segmentation`` of a COCO annotation, without loss.
-
-    It becomes a polygon ``[x0, y0, x1, y1, ...]`` for each part, or uncompressed run lengths where there are holes.
-    """
+    """A bool mask (H, W) as a COCO ``segmentation``, without loss: a polygon for each part; run lengths with holes."""
     rings = outline_rings(mask)
     # From its leftmost, uppermost corner the outside of a part runs to the right and the border of a hole down.
     if all(first[1] == second[1] for first, second, *_ in rings):

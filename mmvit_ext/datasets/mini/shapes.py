@@ -138,10 +138,7 @@ def place(
     angle: float = 0.0,
     flipped: bool = False,
 ) -> Outline:
-    """Put a unit outline, ``height`` pixels high, with the middle of its lower side at ``bottom`` (x, y).
-
-    It is made ``stretch`` times as wide, and turned about its middle by ``angle``, clockwise on the screen, in radians.
-    """
+    """Put a unit outline, ``height`` pixels high, with the middle of its lower side at ``bottom`` (x, y)."""
     low, high = bounds(outline)
     middle, scale = (low + high) / 2, height / (high[1] - low[1])
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])

@@ -183,22 +183,11 @@ def make_mini_dataset(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draw the mini dataset and write it in the layouts of five datasets; return ``out`` as a path.
+    """Draw the mini dataset and write it in the layouts of five datasets, whole or not at all; return ``out``.
 
-    :data:`DATA_ROOTS` says where each begins. Equal arguments give equal bytes as long as the versions of Pillow,
-    numpy and scikit-image are equal, and a picture does not depend on how many others there are. The folder appears
-    when it is complete, or not at all.
-
-    Args:
-        out: Folder to write. It must not exist, be empty, or with ``force`` be an older mini dataset.
-        images: Training pictures, 4 to 99999; a quarter of it, at least 4, is added for validation.
-        size: Middle (height, width) in pixels, each 48 to 2048; sides vary by 15 %, and a quarter is turned.
-        seed: Seed of everything random, not negative.
-        force: Replace an older mini dataset, unless it holds a file that was not written by this function.
-        progress: Called after each picture with the numbers of pictures done and to be done.
-
-    Raises:
-        MiniDatasetError: An argument is out of range, ``out`` cannot be written, or a photograph is missing.
+    Equal arguments give equal bytes with equal versions of Pillow, numpy and scikit-image. A picture does not depend on
+    how many others there are; ``images`` are those for training. The sides of ``size`` (height, width) vary by 15 %.
+    ``progress`` is called after each picture with the numbers of pictures done and to be done.
     """
     out = Path(os.path.abspath(out))  # has a name and a parent even if '.' was given
     if refusal := _refusal(out, images, size, seed, force):
@@ -229,8 +218,6 @@ def make_mini_dataset(
             _write(built / MARKER, {'images': images, 'size': list(size), 'seed': seed, 'files': files})
             _move_into_place(built, out)
     except OSError as error:
-        raise MiniDatasetError(
-            f'{out} cannot be written ({error.strerror or error}): check the permissions and the free space of '
-            f'{out.parent}, or choose another folder.'
-        ) from error
+        remedy = f'check the permissions and the free space of {out.parent}, or choose another folder.'
+        raise MiniDatasetError(f'{out} cannot be written ({error.strerror or error}): {remedy}') from error
     return out

@@ -13,6 +13,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmvit_ext.models.layers.attention import check_choices
+
 __all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_table', 'channels_last', 'checkpointed', 'token_grid']
 
 
@@ -99,17 +101,10 @@ class Backbone(BaseModule):
     A subclass builds its modules, calls :meth:`declare` and then :meth:`freeze` at the end of its ``__init__``, and
     implements :meth:`collect`, :meth:`stage_parts` and :meth:`init_parameters`. Each map is named by the path of the
     module that gives it; a forward hook there yields that module's own output, such as tokens with the class token.
-
-    Attributes:
-        UNIT: What ``out_indices`` count.
-        block_names: Names of all blocks, from the input on.
-        stage_names: Names that ``out_indices`` count: those of the blocks, or of the last block of each stage.
-        out_names: Names of the outputs, in their order.
-        map_info: Width and stride of each map that :meth:`forward_intermediates` can give.
     """
 
     ARCHS: Mapping[str, Mapping[str, Any]]  # as the paper's table has them
-    UNIT = 'block'
+    UNIT = 'block'  # what ``out_indices`` count
     OUT_TYPES: tuple[str, ...] = ('featmap', 'avg_featmap')
 
     def __init__(
@@ -121,16 +116,15 @@ class Backbone(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if out_type not in self.OUT_TYPES:
-            raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
+        check_choices(out_type=(out_type, self.OUT_TYPES))
         self.out_type, self.frozen_stages, self.with_cp = out_type, frozen_stages, with_cp
         self._register_load_state_dict_pre_hook(self._fit_state_dict)
 
     def arch_settings(
-        self, arch: str | Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({}), **replaced: Any
+        self, arch: str | Mapping[str, Any], *defaults: Mapping[str, Any], **replaced: Any
     ) -> dict[str, Any]:
         """Settings of one of ``ARCHS``; see :func:`arch_settings`."""
-        return arch_settings(arch, self.ARCHS, defaults, **replaced)
+        return arch_settings(arch, self.ARCHS, *defaults, **replaced)
 
     def declare(
         self,
@@ -145,10 +139,10 @@ class Backbone(BaseModule):
     ) -> None:
         """State width and stride of each block's map, from the input on, and of ``others``.
 
-        Without ``stages``, the blocks are what ``out_indices`` count and ``frozen_stages`` up to ``num_frozen_stages``.
         ``owners`` are the blocks that parts outside belong to, ``last`` the names of the parts behind the last block.
         """
         self.block_names = tuple(blocks)
+        #: What ``out_indices`` count: the blocks, or the last block of each stage.
         self.stage_names = self.block_names if stages is None else tuple(stages)
         self.map_info = {name: MapInfo(*info) for name, info in {**blocks, **others}.items()}
         self.out_indices = resolve_indices(out_indices, len(self.stage_names), f'{self.UNIT}s')
@@ -205,8 +199,7 @@ class Backbone(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter and the number of layers, for layer-wise learning rates (mmpretrain's interface).
 
-        Layer 0 is the embedding of the image, k the k-th block and what leads to it; the last is all that follows the
-        blocks, heads included. ``prefix`` comes before the backbone's own names, ``'backbone.'`` in most models.
+        Layer 0 is the embedding, k the k-th block and what leads to it, the last one all that follows, heads included.
         """
         num_layers = len(self.block_names) + 2
         if not param_name.startswith(prefix):
@@ -283,14 +276,10 @@ class Backbone(BaseModule):
     def forward_intermediates(
         self, img: Tensor, indices: int | str | Sequence[int | str] | None = None
     ) -> dict[str, Tensor]:
-        """The maps of blocks by name, as the outputs are computed: the last one is normalised if the network does so.
+        """The maps ``(B, C, h, w)`` of blocks by name; the last one is normalised if the network does so.
 
-        Args:
-            img: ``(B, in_channels, H, W)``.
-            indices: Numbers of blocks, negative ones from the end, or names of maps; None for all blocks that run.
-
-        Returns:
-            Maps ``(B, C, h, w)``. They lie on the way to the outputs where the next part of the network takes a map.
+        ``indices`` are numbers of blocks, negative ones from the end, or names of maps; None for all blocks that run.
+        A map lies on the way to the outputs where the next part of the network takes a map.
         """
         if indices is None:
             names = self.block_names[: self.num_blocks_run(self.out_names)]

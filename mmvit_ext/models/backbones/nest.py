@@ -60,10 +60,7 @@ class NesTLayer(nn.Module):
 
 
 class BlockAggregation(nn.Module):
-    """Halve a map on the image plane: 3x3 convolution, norm, 3x3 max-pooling of stride 2.
-
-    The pooling is padded at the bottom and right only, to even size first: window i always starts at row 2 i.
-    """
+    """Halve a map: 3x3 convolution, norm, 3x3 max-pooling of stride 2, whose window i always starts at row 2 i."""
 
     def __init__(self, in_dims: int, embed_dims: int, *, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
@@ -86,11 +83,11 @@ class NesTLevel(nn.Module):
         self,
         aggregation: BlockAggregation | None,
         layers: Sequence[NesTLayer],
-        *,
         grid: tuple[int, int],
         embed_dims: int,
+        *,
         drop: float,
-        interpolate_mode: str,
+        mode: str,
         with_cp: bool,
     ) -> None:
         super().__init__()
@@ -98,7 +95,7 @@ class NesTLevel(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
         self.pos_drop = nn.Dropout(drop)
         self.layers = nn.ModuleList(layers)
-        self.grid, self.interpolate_mode, self.with_cp = grid, interpolate_mode, with_cp
+        self.grid, self.mode, self.with_cp = grid, mode, with_cp
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map of the level below (or embedded patches) to those after each layer, ``(B, C, H, W)``, channels-last."""
@@ -106,7 +103,7 @@ class NesTLevel(nn.Module):
             x = self.aggregation(x)
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         H, W = x.shape[1:3]
-        position = resize_position_embedding(self.pos_embed, self.grid, (H, W), mode=self.interpolate_mode)
+        position = resize_position_embedding(self.pos_embed, self.grid, (H, W), mode=self.mode)
         x = self.pos_drop(x + position.unflatten(1, (H, W)))
         maps = []
         for layer in self.layers:
@@ -196,14 +193,11 @@ class NesT(Backbone):
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         defaults = {'img_size': 224, 'patch_size': 4, 'block_size': 14, 'multi_query': False}
-        settings = self.arch_settings(
-            arch, defaults, img_size=img_size, patch_size=patch_size, block_size=block_size, multi_query=multi_query
-        )
-        self.patch_size, self.block_size = settings['patch_size'], settings['block_size']
-        if min(self.patch_size, self.block_size) < 1:
-            raise ValueError(
-                f'patch_size and block_size must be at least 1, got {self.patch_size} and {self.block_size}'
-            )
+        replaced = dict(img_size=img_size, patch_size=patch_size, block_size=block_size, multi_query=multi_query)
+        settings = self.arch_settings(arch, defaults, **replaced)
+        self.patch_size, self.block_size = patch, block = settings['patch_size'], settings['block_size']
+        if min(patch, block) < 1:
+            raise ValueError(f'patch_size and block_size must be at least 1, got {patch} and {block}')
         if extra_dims is not None and extra_dims < 1:
             raise ValueError(f'extra_dims must be a width of at least 1 or None, got {extra_dims}')
         grid, depths = token_grid(settings['img_size'], self.patch_size), settings['depths']
@@ -211,48 +205,22 @@ class NesT(Backbone):
         self.embed_dims = (*settings['embed_dims'], *([] if extra_dims is None else [extra_dims]))
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6}), dict(act_cfg or {'type': 'GELU'})
 
-        self.patch_embed = PatchEmbed(
-            in_channels=in_channels,
-            embed_dims=self.embed_dims[0],
-            kernel_size=self.patch_size,
-            stride=self.patch_size,
-            padding='corner',
-        )
+        self.patch_embed = PatchEmbed(patch, 'corner', in_channels=in_channels, embed_dims=self.embed_dims[0])
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        options: dict[str, Any] = {'block_size': block, 'multi_query': settings['multi_query'], 'qkv_bias': qkv_bias}
+        options |= {'drop_rate': drop_rate, 'attn_drop': attn_drop_rate, 'norm_cfg': norm_cfg, 'act_cfg': act_cfg}
         self.levels = nn.ModuleList()
-        for level, dims in enumerate(settings['embed_dims']):
-            layers = [
-                NesTLayer(
-                    dims,
-                    settings['num_heads'][level],
-                    block_size=self.block_size,
-                    multi_query=settings['multi_query'],
-                    qkv_bias=qkv_bias,
-                    drop_rate=drop_rate,
-                    attn_drop=attn_drop_rate,
-                    drop_path_rate=next(rates),
-                    norm_cfg=norm_cfg,
-                    act_cfg=act_cfg,
-                )
-                for _ in range(depths[level])
-            ]
-            level_grid = (-(-grid[0] // 2**level), -(-grid[1] // 2**level))
-            self.levels.append(
-                NesTLevel(
-                    BlockAggregation(self.embed_dims[level - 1], dims, norm_cfg=norm_cfg) if level else None,
-                    layers,
-                    grid=level_grid,
-                    embed_dims=dims,
-                    drop=drop_rate,
-                    interpolate_mode=interpolate_mode,
-                    with_cp=with_cp,
-                )
-            )
-            track_position(self, f'levels.{level}.pos_embed', level_grid, mode=interpolate_mode)
+        for level, (dims, heads) in enumerate(zip(settings['embed_dims'], settings['num_heads'], strict=True)):
+            before = BlockAggregation(self.embed_dims[level - 1], dims, norm_cfg=norm_cfg) if level else None
+            layers = [NesTLayer(dims, heads, drop_path_rate=next(rates), **options) for _ in range(depths[level])]
+            size = (-(-grid[0] // 2**level), -(-grid[1] // 2**level))
+            place: dict[str, Any] = {'drop': drop_rate, 'mode': interpolate_mode, 'with_cp': with_cp}
+            self.levels.append(NesTLevel(before, layers, size, dims, **place))
+            track_position(self, f'levels.{level}.pos_embed', size, mode=interpolate_mode)
         if extra_dims is not None:
             self.extra_aggregation = BlockAggregation(self.embed_dims[-2], extra_dims, norm_cfg=norm_cfg)
         self.norm = build_norm_layer(norm_cfg, self.embed_dims[self.num_levels - 1])[1] if final_norm else None
-        infos = [(dims, self.patch_size * 2**level) for level, dims in enumerate(self.embed_dims)]
+        infos = [(dims, patch * 2**level) for level, dims in enumerate(self.embed_dims)]
         extra = {} if extra_dims is None else {'extra_aggregation': infos[-1]}
         tops = [f'levels.{level}.layers.{depth - 1}' for level, depth in enumerate(depths)]
         self.declare(
@@ -283,9 +251,7 @@ class NesT(Backbone):
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         x, size = self.patch_embed(channels_last(img))  # (B, H*W, C)
-        found = self.run_stages(
-            self.levels, x.unflatten(1, tuple(size)).permute(0, 3, 1, 2), names
-        )  # (B, C, H, W) each
+        found = self.run_stages(self.levels, x.unflatten(1, tuple(size)).permute(0, 3, 1, 2), names)
         top = self.stage_names[self.num_levels - 1]
         if 'extra_aggregation' in names:
             found['extra_aggregation'] = self.extra_aggregation(found[top])

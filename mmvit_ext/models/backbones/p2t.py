@@ -12,7 +12,6 @@ Shapes: B batch, C width of a stage, H and W its map's size, N = H W tokens, M p
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed
-from mmvit_ext.models.layers.attention import check_heads, multihead_attention
+from mmvit_ext.models.layers.attention import check_choices, check_heads, multihead_attention
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.open_sizes import is_open, pool_windows
 from mmvit_ext.registry import MODELS
@@ -33,9 +32,7 @@ __all__ = ['P2T', 'pooled_size']
 
 PATCH_STRIDES = (4, 2, 2, 2)
 OVERLAPPED_KERNELS = (7, 3, 3, 3)
-POOLINGS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {'avg': F.adaptive_avg_pool2d, 'max': F.adaptive_max_pool2d}
-)
+POOLINGS: Mapping[str, Callable[..., Tensor]] = {'avg': F.adaptive_avg_pool2d, 'max': F.adaptive_max_pool2d}
 
 
 def pooled_size(size: tuple[int, int], ratio: int) -> tuple[int, int]:
@@ -142,7 +139,7 @@ class PlainFFN(MLP):
         return super().forward(x)
 
 
-FFNS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({'irb': InvertedResidualFFN, 'mlp': PlainFFN})
+FFNS: Mapping[str, Callable[..., nn.Module]] = {'irb': InvertedResidualFFN, 'mlp': PlainFFN}
 
 
 class P2TBlock(nn.Module):
@@ -260,10 +257,7 @@ class P2T(Backbone):
             raise ValueError(f'arch: depths must have {num_stages} values, one per stage, got {depths!r}')
         if len(pool_ratios) != num_stages or any(not ratios or min(ratios) < 1 for ratios in pool_ratios):
             raise ValueError(f'pool_ratios must be {num_stages} sequences of ratios of at least 1, got {pool_ratios!r}')
-        if pool_type not in POOLINGS:
-            raise ValueError(f'pool_type must be one of {list(POOLINGS)}, got {pool_type!r}')
-        if ffn_type not in FFNS:
-            raise ValueError(f'ffn_type must be one of {list(FFNS)}, got {ffn_type!r}')
+        check_choices(pool_type=(pool_type, POOLINGS), ffn_type=(ffn_type, FFNS))
         self.embed_dims = tuple(settings['embed_dims'])
         self.overlapped = overlapped
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6}), dict(act_cfg or {'type': 'HSwish'})
@@ -277,24 +271,13 @@ class P2T(Backbone):
             patch_embed = PatchEmbed(
                 widths[stage], dims, kernel_size=kernel, stride=stride, padding=padding, norm_cfg={'type': 'LN'}
             )
-            blocks = [
-                P2TBlock(
-                    dims,
-                    PyramidPoolingAttention(
-                        dims,
-                        settings['num_heads'][stage],
-                        pool_ratios=pool_ratios[stage],
-                        pool_type=pool_type,
-                        qkv_bias=qkv_bias,
-                        attn_drop=attn_drop_rate,
-                        proj_drop=drop_rate,
-                    ),
-                    FFNS[ffn_type](dims, int(dims * settings['mlp_ratios'][stage]), act_cfg=act_cfg, drop=drop_rate),
-                    norm_cfg=norm_cfg,
-                    drop_path=next(rates),
-                )
-                for _ in range(depths[stage])
-            ]
+            attention: dict[str, Any] = {'pool_ratios': pool_ratios[stage], 'pool_type': pool_type}
+            attention |= {'qkv_bias': qkv_bias, 'attn_drop': attn_drop_rate, 'proj_drop': drop_rate}
+            hidden, blocks = int(dims * settings['mlp_ratios'][stage]), []
+            for _ in range(depths[stage]):
+                attn = PyramidPoolingAttention(dims, settings['num_heads'][stage], **attention)
+                ffn = FFNS[ffn_type](dims, hidden, act_cfg=act_cfg, drop=drop_rate)
+                blocks.append(P2TBlock(dims, attn, ffn, norm_cfg=norm_cfg, drop_path=next(rates)))
             convs = (nn.Conv2d(dims, dims, 3, padding=1, groups=dims) for _ in pool_ratios[stage])
             rpe_convs = nn.ModuleList(convs) if with_rpe else None
             self.stages.append(P2TStage(patch_embed, blocks, rpe_convs, with_cp=with_cp))

@@ -13,20 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.vit import ViT, ViTLayer
+from mmvit_ext.models.layers.attention import check_choices
 from mmvit_ext.models.layers.open_sizes import is_open
 from mmvit_ext.registry import MODELS
 
 __all__ = ['QDLayer', 'ShrunkViT']
 
-QD_MODES = ('query', 'qkv', 'conv')
-"""Which tokens a QD layer thins out; the paper's table on the QD module."""
+QD_MODES = ('query', 'qkv', 'conv')  # which tokens a QD layer thins out; the paper's table on the QD module
 
 
 class QDLayer(ViTLayer):
-    r"""Encoder layer that halves the grid: :math:`x' = x_\downarrow + \mathrm{Attn}(q=x_\downarrow, k=v=x)`, then FFN.
-
-    ``qd_mode`` is that of :class:`ShrunkViT`.
-    """
+    r"""Layer that halves the grid: :math:`x' = x_\downarrow + \mathrm{Attn}(q=x_\downarrow, k=v=x)`, then FFN."""
 
     def __init__(self, embed_dims: int, *arguments: Any, qd_mode: str = 'query', **settings: Any) -> None:
         super().__init__(embed_dims, *arguments, **settings)
@@ -84,8 +81,7 @@ class ShrunkViT(ViT):
     ) -> None:
         if with_cls_token:
             raise ValueError('ShrunkViT has no class token: with_cls_token must be False')
-        if qd_mode not in QD_MODES:
-            raise ValueError(f'qd_mode must be one of {QD_MODES}, got {qd_mode!r}')
+        check_choices(qd_mode=(qd_mode, QD_MODES))
         self.shrink_index, self.qd_mode = shrink_index, qd_mode
         super().__init__(arch, with_cls_token=False, **kwargs)
         if not 0 <= shrink_index < self.num_layers:

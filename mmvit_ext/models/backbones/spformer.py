@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.backbones.vit import ViTLayer
+from mmvit_ext.models.layers.attention import check_choices
 from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.layers.open_sizes import pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -46,10 +47,8 @@ def build_stem(kind: str, in_channels: int, embed_dims: int, stride: int, norm_c
         return nn.Sequential(patches, build_norm_layer(dict(norm_cfg), embed_dims)[1])
     steps = stride.bit_length() - 1
     if stride != 2**steps or steps < 1 or embed_dims % 2 ** (steps - 1):
-        raise ValueError(
-            f"stem='conv' halves the size with each convolution: pixel_stride must be a power of 2 from 2 on and C a "
-            f'multiple of half of it, got pixel_stride={stride} and C={embed_dims}'
-        )
+        wanted = 'pixel_stride to be a power of 2 from 2 on and C a multiple of half of it'
+        raise ValueError(f"stem='conv' needs {wanted}, got pixel_stride={stride} and C={embed_dims}")
     widths = [in_channels, *(embed_dims >> (steps - 1 - step) for step in range(steps))]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -162,14 +161,8 @@ class SPFormer(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
-        for name, value, known in (
-            ('stem', stem, STEMS),
-            ('pixel_qkv', pixel_qkv, PIXEL_QKV),
-            ('positions', positions, POSITIONS),
-            ('bridge_from', bridge_from, BRIDGES),
-        ):
-            if value not in known:
-                raise ValueError(f'{name} must be one of {known}, got {value!r}')
+        check_choices(stem=(stem, STEMS), pixel_qkv=(pixel_qkv, PIXEL_QKV), positions=(positions, POSITIONS))
+        check_choices(bridge_from=(bridge_from, BRIDGES))
         numbers = (('pixel_stride', pixel_stride), ('cell_size', cell_size), ('sca_iterations', sca_iterations))
         for name, number in numbers:
             if number < 1:
@@ -186,35 +179,21 @@ class SPFormer(Backbone):
 
         C, num_blocks, num_stages = self.embed_dims, sum(self.depths), len(self.depths)
         self.stem = build_stem(stem, in_channels, C, pixel_stride, stem_norm_cfg or {'type': 'BN'})
+        sca: dict[str, Any] = {'iterations': sca_iterations, 'pixel_qkv': pixel_qkv, 'positions': positions}
+        sca |= {'grids': ((self.grid[0] * cell_size, self.grid[1] * cell_size), self.grid)}
+        sca |= {'norm_cfg': norm_cfg, 'layer_scale_init': layer_scale_init}
+        updated = [bridge_from == 'updated' and stage < num_stages - 1 for stage in range(num_stages)]
         self.sca = nn.ModuleList(
-            SuperpixelCrossAttention(
-                C,
-                int(settings['sca_heads']),
-                iterations=sca_iterations,
-                update_pixels=bridge_from == 'updated' and stage < num_stages - 1,
-                pixel_qkv=pixel_qkv,
-                positions=positions,
-                grids=((self.grid[0] * cell_size, self.grid[1] * cell_size), self.grid),
-                norm_cfg=norm_cfg,
-                layer_scale_init=layer_scale_init,
-            )
-            for stage in range(num_stages)
+            SuperpixelCrossAttention(C, int(settings['sca_heads']), update_pixels=update, **sca) for update in updated
         )
         self.pos_embeds = nn.ParameterList(torch.zeros(1, self.grid[0] * self.grid[1], C) for _ in self.depths)
         self.drop_after_pos = nn.Dropout(drop_rate)
+        options: dict[str, Any] = {'qkv_bias': qkv_bias, 'drop_rate': drop_rate, 'attn_drop_rate': attn_drop_rate}
+        options |= {'norm_cfg': norm_cfg, 'act_cfg': act_cfg}
+        rates = [drop_path_rate * index / max(num_blocks - 1, 1) for index in range(num_blocks)]
         self.layers = nn.ModuleList(
-            ViTLayer(
-                C,
-                int(settings['num_heads']),
-                int(mlp_ratio * C),
-                qkv_bias=qkv_bias,
-                drop_rate=drop_rate,
-                attn_drop_rate=attn_drop_rate,
-                drop_path_rate=drop_path_rate * index / max(num_blocks - 1, 1),
-                norm_cfg=norm_cfg,
-                act_cfg=act_cfg,
-            )
-            for index in range(num_blocks)
+            ViTLayer(C, int(settings['num_heads']), int(mlp_ratio * C), drop_path_rate=rate, **options)
+            for rate in rates
         )
         self.projections = nn.ModuleList(
             nn.Sequential(build_norm_layer(norm_cfg, C)[1], nn.Linear(C, C)) for _ in range(num_stages - 1)
@@ -229,10 +208,8 @@ class SPFormer(Backbone):
         blocks = {f'layers.{index}': (C, pixel_stride * cell_size) for index in range(num_blocks)}
         self.declare(blocks, out_indices, num_frozen_stages=num_stages, owners=owners)
         if out_type == 'avg_featmap' and (out_association or len(self.out_indices) > 1):
-            raise ValueError(
-                f"out_type='avg_featmap' gives one vector for each image: out_association must be False and "
-                f'out_indices name one block, got {out_association} and {out_indices!r}'
-            )
+            wanted = 'out_association must be False and out_indices name one block'
+            raise ValueError(f"out_type='avg_featmap': {wanted}, got {out_association} and {out_indices!r}")
         self.freeze()
 
     def stage_parts(self, stage: int) -> list[nn.Module | nn.Parameter]:

@@ -25,7 +25,7 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, resolve_indices, token_grid
-from mmvit_ext.models.layers.attention import SelfAttention
+from mmvit_ext.models.layers.attention import SelfAttention, check_choices
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.open_sizes import pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -111,9 +111,8 @@ class TNTLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
-        self.attn = SelfAttention(
-            embed_dims, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate
-        )
+        drops: Any = {'attn_drop': attn_drop_rate, 'proj_drop': drop_rate}
+        self.attn = SelfAttention(embed_dims, num_heads, qkv_bias=qkv_bias, **drops)
         self.norm2 = build_norm_layer(dict(norm_cfg), embed_dims)[1]
         self.ffn = MLP(embed_dims, int(mlp_ratio * embed_dims), act_cfg=act_cfg, drop=drop_rate)
         self.se = SqueezeExcitation(embed_dims, norm_cfg) if with_se else nn.Identity()
@@ -238,9 +237,7 @@ class TNT(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
-        for name, value, known in (('word_padding', word_padding, WORD_PADDINGS), ('word_norm', word_norm, WORD_NORMS)):
-            if value not in known:
-                raise ValueError(f'{name} must be one of {known}, got {value!r}')
+        check_choices(word_padding=(word_padding, WORD_PADDINGS), word_norm=(word_norm, WORD_NORMS))
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         if inner_stride < 1 or patch_size % inner_stride:
@@ -261,9 +258,8 @@ class TNT(Backbone):
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN'}), dict(act_cfg or {'type': 'GELU'})
 
         m = (patch_size // inner_stride) ** 2
-        self.word_embed = WordEmbedding(
-            in_channels, c, stride=inner_stride, patch_size=patch_size, padding=word_padding
-        )
+        places: dict[str, Any] = {'stride': inner_stride, 'patch_size': patch_size, 'padding': word_padding}
+        self.word_embed = WordEmbedding(in_channels, c, **places)
         self.word_pos = nn.Parameter(torch.zeros(1, m, c)) if with_word_pos else None
         self.patch_embed = WordProjection(m, c, C, norm='sentence', bias=True, norm_cfg=norm_cfg)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, C)) if with_cls_token else None
@@ -271,15 +267,9 @@ class TNT(Backbone):
         self.patch_pos = nn.Parameter(torch.zeros(1, num_tokens, C)) if with_patch_pos else None
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        layer = partial(
-            TNTLayer,
-            mlp_ratio=mlp_ratio,
-            qkv_bias=qkv_bias,
-            drop_rate=drop_rate,
-            attn_drop_rate=attn_drop_rate,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
-        )
+        options: dict[str, Any] = {'mlp_ratio': mlp_ratio, 'qkv_bias': qkv_bias, 'drop_rate': drop_rate}
+        options |= {'attn_drop_rate': attn_drop_rate, 'norm_cfg': norm_cfg, 'act_cfg': act_cfg}
+        layer: Any = partial(TNTLayer, **options)
         wanted = range(depth) if tnt_block_indices is None else tnt_block_indices
         nested = resolve_indices(wanted, depth, 'blocks', name='tnt_block_indices', may_be_empty=True)
         self.blocks = nn.ModuleList()

@@ -196,10 +196,8 @@ class ViT(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
-        defaults = {'mlp_ratio': 4}
-        settings = self.arch_settings(
-            arch, defaults, embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio
-        )
+        replaced = dict(embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        settings = self.arch_settings(arch, {'mlp_ratio': 4}, **replaced)
         self.embed_dims, self.num_layers = int(settings['embed_dims']), int(settings['num_layers'])
         self.patch_size, self.interpolate_mode = patch_size, interpolate_mode
         self.grid = token_grid(img_size, patch_size, cut=True)
@@ -213,35 +211,20 @@ class ViT(Backbone):
         self.pre_norm_name = pre_norm_layer[0] if pre_norm else None
         self.norm_name = norm_layer[0] if final_norm else None
 
-        self.patch_embed = PatchEmbed(
-            in_channels=in_channels,
-            embed_dims=self.embed_dims,
-            kernel_size=patch_size,
-            stride=patch_size,
-            padding=patch_pad,
-            bias=patch_bias,
-            norm_cfg=norm_cfg if patch_norm else None,
-        )
+        patches: dict[str, Any] = {'in_channels': in_channels, 'embed_dims': self.embed_dims, 'bias': patch_bias}
+        self.patch_embed = PatchEmbed(patch_size, patch_pad, norm_cfg=norm_cfg if patch_norm else None, **patches)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims), requires_grad=with_cls_token)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], self.embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
         if pre_norm:
             self.add_module(*pre_norm_layer)
+        options: dict[str, Any] = {'embed_dims': self.embed_dims, 'num_heads': int(settings['num_heads'])}
+        options |= {'feedforward_channels': int(settings['mlp_ratio'] * self.embed_dims), 'num_fcs': num_fcs}
+        options |= {'qkv_bias': qkv_bias, 'drop_rate': drop_rate, 'attn_drop_rate': attn_drop_rate}
+        options |= {'norm_cfg': norm_cfg, 'act_cfg': act_cfg}
+        rates = [drop_path_rate * index / max(self.num_layers - 1, 1) for index in range(self.num_layers)]
         self.layers = nn.ModuleList(
-            self._build_layer(
-                index,
-                embed_dims=self.embed_dims,
-                num_heads=int(settings['num_heads']),
-                feedforward_channels=int(settings['mlp_ratio'] * self.embed_dims),
-                num_fcs=num_fcs,
-                qkv_bias=qkv_bias,
-                drop_rate=drop_rate,
-                attn_drop_rate=attn_drop_rate,
-                drop_path_rate=drop_path_rate * index / max(self.num_layers - 1, 1),
-                norm_cfg=norm_cfg,
-                act_cfg=act_cfg,
-            )
-            for index in range(self.num_layers)
+            self._build_layer(index, drop_path_rate=rate, **options) for index, rate in enumerate(rates)
         )
         if final_norm:
             self.add_module(*norm_layer)
@@ -297,9 +280,8 @@ class ViT(Backbone):
         x, size = self.patch_embed(img)
         if self.with_cls_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        position = resize_position_embedding(
-            self.pos_embed, self.grid, size, num_prefix_tokens=1, mode=self.interpolate_mode
-        )
+        mode = self.interpolate_mode
+        position = resize_position_embedding(self.pos_embed, self.grid, size, num_prefix_tokens=1, mode=mode)
         x = self.drop_after_pos(x + position[:, 1 - self.with_cls_token :])
         return (getattr(self, self.pre_norm_name)(x) if self.pre_norm_name else x), size
 

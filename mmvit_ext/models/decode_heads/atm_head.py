@@ -24,8 +24,7 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['ATMDecoderLayer', 'ATMHead', 'ATMStage']
 
-FFN_RATIO = 4
-"""Hidden width of the decoder's FFN over D, fixed by the published models."""
+FFN_RATIO = 4  # hidden width of the decoder's FFN over D, fixed by the published models
 LOSSES = {'atm': 'mmvit_ext.ATMLoss', 'ce': 'mmseg.CrossEntropyLoss'}
 
 
@@ -158,23 +157,17 @@ class ATMHead(BaseDecodeHead):
             raise ValueError(f"loss must be 'atm' or 'ce', got {loss!r}")
         out_channels, threshold = kwargs.get('out_channels', num_classes), kwargs.get('threshold')
         if num_classes < 2 or out_channels != num_classes or threshold is not None:
-            raise ValueError(
-                f'{num_classes=}, {out_channels=}, {threshold=}: the head compares the scores of at least two classes; '
-                "for binary segmentation set num_classes=2 and the classes ('background', NAME), labelled 0 and 1, "
-                'without out_channels and threshold'
+            given = (
+                f'{num_classes=}, {out_channels=}, {threshold=}: the head compares the scores of at least two classes'
             )
-        kwargs['out_channels'] = num_classes
-        super().__init__(
-            in_channels,
-            channels,
-            num_classes=num_classes,
-            in_index=in_index,
-            input_transform='multiple_select',
-            dropout_ratio=0,
-            loss_decode={'type': LOSSES[loss]} if loss_decode is None else loss_decode,
-            init_cfg=init_cfg or {'type': 'TruncNormal', 'layer': 'Linear', 'std': 0.02},
-            **kwargs,
-        )
+            remedy = (
+                "for binary segmentation set num_classes=2 and classes ('background', NAME), labelled 0 and 1, alone"
+            )
+            raise ValueError(f'{given}; {remedy}')
+        kwargs |= {'num_classes': num_classes, 'out_channels': num_classes, 'in_index': in_index, 'dropout_ratio': 0}
+        kwargs['loss_decode'] = {'type': LOSSES[loss]} if loss_decode is None else loss_decode
+        kwargs['init_cfg'] = init_cfg or {'type': 'TruncNormal', 'layer': 'Linear', 'std': 0.02}
+        super().__init__(in_channels, channels, input_transform='multiple_select', **kwargs)
         if isinstance(self.loss_decode, ATMLoss) != (loss == 'atm'):
             raise ValueError(f'loss={loss!r} does not go with loss_decode={loss_decode!r}')
         del self.conv_seg

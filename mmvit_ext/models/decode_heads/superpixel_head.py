@@ -15,8 +15,8 @@ from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
-from mmvit_ext.models.superpixels.maps import fine_association
+from mmvit_ext.models.layers.attention import check_choices
+from mmvit_ext.models.superpixels.grid import fine_association, superpixel_to_pixel
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelHead', 'merged_association']
@@ -27,10 +27,7 @@ MERGES = ('similarity', 'average')
 def merged_association(
     similarity: Tensor, grid: tuple[int, int], cell_size: int, *, merge: str = 'similarity', factor: int = 1
 ) -> Tensor:
-    """One association of all heads on whole cells, ``(B, 1, 9, p * sh * factor, p * sw * factor)``, 0 in what was cut.
-
-    It comes from SPFormer's similarity ``(B, heads, 9, h, w)``, whose last cells of edge p may be cut.
-    """
+    """SPFormer's similarity as one association ``(B, 1, 9, .., ..)`` of all heads on whole cells, 0 in what was cut."""
     h, w = similarity.shape[-2:]
     cut = (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h)
     similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
@@ -88,8 +85,7 @@ class SuperpixelHead(BaseDecodeHead):
         lift_stride = pixel_stride if lift_stride is None else lift_stride
         if channels not in (None, in_channels):
             raise ValueError(f'channels must be in_channels={in_channels}, or left out, got {channels}')
-        if merge not in MERGES:
-            raise ValueError(f'merge must be one of {MERGES}, got {merge!r}')
+        check_choices(merge=(merge, MERGES))
         if lift_stride < 1 or pixel_stride % lift_stride:
             raise ValueError(f'lift_stride must divide pixel_stride={pixel_stride}, got {lift_stride}')
         if not isinstance(in_index, int):
@@ -105,18 +101,16 @@ class SuperpixelHead(BaseDecodeHead):
         """The superpixel map and the similarity among the backbone's outputs."""
         similarity = inputs[self.association_index]
         if similarity.ndim != 5 or similarity.shape[2] != 9:
-            raise ValueError(
-                f'output {self.association_index} of the backbone must be the similarity (B, heads, 9, h, w), got '
-                f'{tuple(similarity.shape)}; build SPFormer with out_association=True and put no neck in between'
-            )
+            remedy = 'build SPFormer with out_association=True and put no neck in between'
+            found = f'output {self.association_index} of the backbone must be the similarity (B, heads, 9, h, w)'
+            raise ValueError(f'{found}, got {tuple(similarity.shape)}; {remedy}')
         superpixels = self._transform_inputs(inputs)
         expected = tuple(-(-edge // self.cell_size) for edge in similarity.shape[-2:])
         if superpixels.ndim != 4 or superpixels.shape[-2:] != expected:
-            raise ValueError(
-                f'a similarity of {similarity.shape[-2]}x{similarity.shape[-1]} with cell_size={self.cell_size} goes '
-                f'with {expected[0]}x{expected[1]} superpixels, but output {self.in_index} of the backbone is '
-                f'{tuple(superpixels.shape)}; give the head the cell_size of the backbone'
-            )
+            h, w = similarity.shape[-2:]
+            wanted = f'{h}x{w} with cell_size={self.cell_size} goes with {expected[0]}x{expected[1]} superpixels'
+            found = f'output {self.in_index} of the backbone is {tuple(superpixels.shape)}: use its cell_size'
+            raise ValueError(f'a similarity of {wanted}, but {found}')
         return superpixels, similarity
 
     def classify(self, superpixels: Tensor) -> Tensor:

@@ -87,8 +87,7 @@ class AdversarialModel(BaseModel):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if r1_weight < 0 or r1_interval < 1:
-            given = f'got {r1_weight}, {r1_interval}'
-            raise ValueError(f'r1_weight must not be negative and r1_interval at least 1, {given}')
+            raise ValueError(f'r1_weight must not be negative and r1_interval at least 1: {r1_weight}, {r1_interval}')
         if fakes_per_image < 1 or seed < 0:
             raise ValueError(f'fakes_per_image must be at least 1 and seed 0 or more, got {fakes_per_image}, {seed}')
         if not 0 < average_momentum < 1:
@@ -168,16 +167,10 @@ class AdversarialModel(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = 'tensor'
     ) -> Tensor | list[BaseDataElement]:
-        """Generate images, from noise in mode ``'tensor'`` or for an evaluation in mode ``'predict'``.
+        """Images, from noise ``(B, Z)`` with values from -1 to 1, or ``'predict'`` beside real ones of an evaluation.
 
-        Args:
-            inputs: Noise ``(B, Z)``, or real images ``(B, 3, S, S)`` in mode ``'predict'``.
-            data_samples: Those of the real images; their ``sample_idx`` chooses the noise.
-            mode: ``'tensor'`` or ``'predict'``; the losses of training are computed in :meth:`train_step`.
-
-        Returns:
-            Images with values from -1 to 1; in mode ``'predict'``, for each real image, ``real_img`` ``(3, S, S)`` and
-            ``fake_imgs`` ``(fakes_per_image, 3, S, S)``, RGB, ``uint8``.
+        Of each real image, whose ``sample_idx`` chooses the noise, these are ``real_img`` ``(3, S, S)`` and
+        ``fake_imgs`` ``(fakes_per_image, 3, S, S)``, RGB, ``uint8``.
         """
         if mode == 'tensor':
             return self.average.module(inputs)

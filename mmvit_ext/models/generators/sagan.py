@@ -37,10 +37,7 @@ def conv(in_dims: int, out_dims: int, kernel: int, bias: bool = True) -> nn.Modu
 
 
 class PlaneAttention(nn.Module):
-    """``x + g o(softmax(q k^T) v)`` on the image plane (arXiv 1805.08318, equations 1 to 3), g learned from 0.
-
-    Queries and keys have an eighth of the width, values half of it; keys and values are pooled 2x2.
-    """
+    """``x + g o(softmax(q k^T) v)`` on the image plane (arXiv 1805.08318, equations 1 to 3), g learned from 0."""
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
@@ -179,10 +176,8 @@ class ConvDiscriminator(BaseModule):
         """Images to scores; see the class."""
         least = 2 ** len(self.blocks)
         if any(edge % least or edge < least for edge in img.shape[2:]):
-            raise ValueError(
-                f'images of {tuple(img.shape[2:])} pixels cannot be halved {len(self.blocks)} times: use multiples of '
-                f'{least} or fewer levels'
-            )
+            halved = f'{tuple(img.shape[2:])} pixels cannot be halved {len(self.blocks)} times'
+            raise ValueError(f'images of {halved}: use multiples of {least} or fewer levels')
         x = img.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.blocks):
             x = block(x)

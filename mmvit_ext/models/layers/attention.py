@@ -5,18 +5,27 @@ Shapes: B batch, N queries, L keys, C width, h heads.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ['PackedAttention', 'SelfAttention', 'SplitAttention', 'check_heads', 'multihead_attention']
+__all__ = ['PackedAttention', 'SelfAttention', 'SplitAttention', 'check_choices', 'check_heads', 'multihead_attention']
 
 
 def check_heads(embed_dims: int, num_heads: int) -> None:
     """Raise ``ValueError`` unless ``num_heads`` is positive and divides ``embed_dims``."""
     if num_heads < 1 or embed_dims % num_heads:
         raise ValueError(f'num_heads must divide embed_dims, got num_heads={num_heads} and embed_dims={embed_dims}')
+
+
+def check_choices(**given: tuple[object, Collection[object]]) -> None:
+    """Raise ``ValueError`` unless each of the named arguments is one of its choices."""
+    for name, (value, choices) in given.items():
+        if value not in choices:
+            raise ValueError(f'{name} must be one of {tuple(choices)}, got {value!r}')
 
 
 def multihead_attention(
@@ -75,8 +84,7 @@ class SelfAttention(nn.Module):
 class PackedAttention(nn.Module):
     """Multi-head attention with one packed projection, in the parameter names of ``torch.nn.MultiheadAttention``.
 
-    The packed projection is a parameter, as its name in released files demands, and no linear layer: to adapt or
-    quantise it, give ``in_proj_weight`` to ``torch.nn.utils.parametrize.register_parametrization``.
+    The projection is a parameter: adapt it with ``torch.nn.utils.parametrize.register_parametrization``.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:

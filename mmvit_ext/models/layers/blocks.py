@@ -73,11 +73,7 @@ def from_blocks(parts: Sequence[Tensor], groups: Sequence[BlockGroup]) -> Tensor
 
 
 class BlockAttention(SelfAttention):
-    r"""Self-attention among the tokens of each block, with weights that all blocks share.
-
-    Per block, :math:`\mathrm{softmax}(Q K^\top / \sqrt{C/h}) V` of every head (arXiv 2105.12723, equation 1); with
-    ``multi_query`` all heads share one head of keys and values, as in the paper's networks for CIFAR.
-    """
+    """Self-attention among the tokens of each block, with weights that all share (arXiv 2105.12723, equation 1)."""
 
     def __init__(
         self, embed_dims: int, num_heads: int, *, block_size: int, qkv_bias: bool = True, **settings: Any
@@ -94,10 +90,7 @@ class BlockAttention(SelfAttention):
         return self.proj_drop(self.proj(from_blocks(blocks, groups)))
 
     def attend_padded(self, x: Tensor) -> Tensor:
-        """Attention among ``(B, H, W, C)`` of open size: padded to whole blocks, and the padding masked.
-
-        One more block on each side keeps their numbers from being 1, which could not be open.
-        """
+        """Attention among ``(B, H, W, C)`` of open size, with masked padding to whole blocks and one more, as not 1."""
         _, H, W, _ = x.shape
         edge = self.block_size
         exists = F.pad(torch.ones_like(x[..., :1]), (0, 0, 0, -W % edge, 0, -H % edge))
@@ -114,10 +107,9 @@ def heads_outermost(weight: Tensor, num_heads: int) -> Tensor:
 
 
 def register_layout(network: nn.Module) -> None:
-    """Let a network with :class:`BlockAttention` tell the layout of its files, and load those of the first layout.
+    """Let a network with :class:`BlockAttention` tell the layout of its files in a buffer, and load the first layout.
 
-    In the first layout, also that of the released weights, the columns of ``attn.proj.weight`` have the heads
-    innermost. The number is a buffer, since the metadata of a state dict gets lost wherever a checkpoint is filtered.
+    In that one, also of the released weights, the columns of ``attn.proj.weight`` have the heads innermost.
     """
     network.register_buffer('layout_version', torch.tensor(LAYOUT_VERSION))
     network._register_load_state_dict_pre_hook(_upgrade, with_module=True)
@@ -127,14 +119,11 @@ def _upgrade(network: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_:
     """Before any load: bring a file of the first layout to the second."""
     version = state_dict.get(f'{prefix}layout_version')
     if version is not None and version.numel() == 1 and not version.is_meta and version.item() > LAYOUT_VERSION:
-        raise ValueError(
-            f'the weights are of a newer version of mmvit_ext (layout {version.item()} of {prefix or "the network"}, '
-            f'this one knows {LAYOUT_VERSION}): update mmvit_ext'
-        )
+        known = f'(layout {version.item()} of {prefix or "the network"}, this one knows {LAYOUT_VERSION})'
+        raise ValueError(f'the weights are of a newer version of mmvit_ext {known}: update mmvit_ext')
     if version is not None or not any(key.startswith(prefix) for key in state_dict):
         return
     for name, module in network.named_modules():
-        key = f'{prefix}{name}.proj.weight'
-        if isinstance(module, BlockAttention) and key in state_dict:
+        if isinstance(module, BlockAttention) and (key := f'{prefix}{name}.proj.weight') in state_dict:
             state_dict[key] = heads_outermost(state_dict[key], module.num_heads)
     state_dict[f'{prefix}layout_version'] = torch.tensor(LAYOUT_VERSION)

@@ -17,14 +17,9 @@ from torch import Tensor
 
 __all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
 
-FOCAL_ALPHA = 0.25
-"""Weight of positive pixels in the focal loss (arXiv 1708.02002, section 3.2; SegViT uses the paper's value)."""
-
-ACCURACY_POINTS = 128
-"""Labels with more rows or columns than this are sampled on a regular grid by :func:`fused_accuracy`: an estimate."""
-
-CHUNK = {'cpu': 2**18}
-"""Elements of an upsampled piece: about a core's cache on a CPU; elsewhere 2**24, enough to fill a GPU."""
+FOCAL_ALPHA = 0.25  # weight of positive pixels in the focal loss (arXiv 1708.02002, section 3.2)
+ACCURACY_POINTS = 128  # rows or columns of a label, above which the accuracy is estimated on a regular grid
+CHUNK = {'cpu': 2**18}  # elements of an upsampled piece: about a core's cache; elsewhere 2**24, enough to fill a GPU
 
 
 def bilinear_matrix(source: int, target: int, like: Tensor) -> Tensor:
@@ -38,9 +33,8 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
 
     .. math:: \mathrm{score}[c] = \sum_q p[q, c] \cdot \sigma(\mathrm{upsample}(m))[q]
 
-    Probabilities ``(B, Q, K)`` and mask logits ``(B, Q, h, w)`` give ``(B, K, H, W)``, between 0 and Q. Without
-    gradients it is built in row strips, so that no image-sized map of the queries exists, with the classes last in
-    memory.
+    Probabilities ``(B, Q, K)`` and mask logits ``(B, Q, h, w)`` give ``(B, K, H, W)``, between 0 and Q, without
+    gradients in row strips and with the classes last in memory.
     """
     H, W = size
     B, Q, h, w = masks.shape
@@ -97,10 +91,9 @@ def mask_losses(
         \mathrm{focal} = \operatorname{mean}\big(-\alpha_t (1 - p_t)^2 \log p_t\big), \qquad
         \mathrm{dice} = 1 - \frac{2 \sum p t + 1}{\sum p + \sum t + 1}
 
-    ``masks`` are the logits ``(S, M, h, w)``, ``image_index`` and ``class_index`` ``(M,)``; a mask's target is where
-    its image's label ``(B, H, W)`` has its class. Pixels of ``ignore_index`` are left out; None keeps them, as
-    negatives. Both losses ``(S,)`` are sums over the masks. Value and gradient come from the same pass over the
-    upsampled masks; kept for the backward pass are two maps of the masks' own size.
+    ``masks`` are the logits ``(S, M, h, w)``; a mask's target is where the label ``(B, H, W)`` of its image, by
+    ``image_index``, has its class. Pixels of ``ignore_index`` are left out; None keeps them, as negatives. Both losses
+    ``(S,)`` are sums over the masks. Value and gradient come from the same pass over the upsampled masks.
     """
     with_grad = masks.requires_grad and torch.is_grad_enabled()
     return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index, with_grad)[:2]
@@ -139,8 +132,8 @@ class _MaskLosses(torch.autograd.Function):
                     error.mul_(keep)
                 entropy = F.softplus(logits)  # -log p_t
                 weight = error.square().mul_(alpha)
-                focal[stage] += _dots(weight, entropy).sum()
-                missed = _dots(error, target)  # sum of (1 - p) t
+                focal[stage] += torch.einsum('mhw,mhw->m', weight, entropy).sum()
+                missed = torch.einsum('mhw,mhw->m', error, target)  # sum of (1 - p) t
                 hits = area - missed
                 union = error.sum((1, 2)) - missed + hits + area + 1
                 dice[stage] += (1 - (2 * hits + 1) / union).sum()
@@ -179,8 +172,3 @@ class _MaskGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:
         raise NotImplementedError('The losses of matched masks are differentiable once only.')
-
-
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of the two maps of each mask, ``(m, H, W)`` twice to ``(m,)``."""
-    return torch.bmm(a.flatten(1)[:, None], b.flatten(1)[:, :, None]).flatten()

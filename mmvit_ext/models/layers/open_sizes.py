@@ -24,10 +24,7 @@ def pad_to_multiple(x: Tensor, edge: int) -> Tensor:
 
 
 def pool_windows(x: Tensor, size: tuple[int, int], *, largest: bool) -> Tensor:
-    """Adaptive mean or max pooling ``(B, C, H, W)`` to an open ``size``, for which neither torch nor ONNX has a form.
-
-    The result has a row and a column of zeros more: an edge of 1 could not be open.
-    """
+    """Adaptive mean or max pooling of a map to an open size, and a row and column of zeros: 1 could not be open."""
     for target in reversed(size):
         # The last axis is pooled and becomes the last but one, so that the second round pools the other one.
         index, places = torch.arange(target + 1, device=x.device)[:, None], torch.arange(x.shape[-1], device=x.device)
@@ -44,9 +41,10 @@ def pool_windows(x: Tensor, size: tuple[int, int], *, largest: bool) -> Tensor:
 class PatchEmbed(MMCVPatchEmbed):
     """mmcv's patch embedding, whose padding ``'corner'`` to whole patches can be exported for open sizes."""
 
-    def __init__(self, *, stride: int, padding: str | int, **kwargs: Any) -> None:
-        super().__init__(stride=stride, padding=0 if padding == 'corner' else padding, **kwargs)
-        self.multiple = stride if padding == 'corner' else 1
+    def __init__(self, patch_size: int, padding: str | int, **kwargs: Any) -> None:
+        kwargs['padding'] = 0 if padding == 'corner' else padding
+        super().__init__(kernel_size=patch_size, stride=patch_size, **kwargs)
+        self.multiple = patch_size if padding == 'corner' else 1
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Image ``(B, C', H, W)`` to tokens ``(B, h*w, C)`` and their grid ``(h, w)``."""

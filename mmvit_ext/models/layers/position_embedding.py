@@ -29,9 +29,8 @@ def resize_position_embedding(
     """Resize ``(1, P + h*w, C)`` from ``grid`` to ``size``; the P prefix tokens have no place in the image and stay."""
     _, num_tokens, C = embedding.shape
     if num_tokens != num_prefix_tokens + grid[0] * grid[1]:
-        raise ValueError(
-            f'position embedding has {num_tokens} tokens, but {num_prefix_tokens} + {grid[0]}x{grid[1]} were expected'
-        )
+        wanted = f'{num_prefix_tokens} + {grid[0]}x{grid[1]}'
+        raise ValueError(f'position embedding has {num_tokens} tokens, but {wanted} were expected')
     if not is_open(*size) and tuple(grid) == tuple(size):
         return embedding
     prefix, plane = embedding[:, :num_prefix_tokens], embedding[:, num_prefix_tokens:]
@@ -44,10 +43,8 @@ def square_grid(num_tokens: int, name: str) -> tuple[int, int]:
     """The square grid of a stored embedding that does not tell its grid; ``name`` is for the message."""
     edge = math.isqrt(num_tokens)
     if edge * edge != num_tokens:
-        raise ValueError(
-            f'{name} has {num_tokens} tokens on the image plane, which is no square number: its grid cannot be known '
-            f'from the file; build the model with the img_size the weights were trained at'
-        )
+        remedy = 'build the model with the img_size the weights were trained at'
+        raise ValueError(f'{name} has {num_tokens} tokens, which is no square number and tells no grid; {remedy}')
     return edge, edge
 
 
@@ -56,8 +53,8 @@ def track_position(
 ) -> None:
     """Resize a module's position embedding, ``(1, P + h*w, C)`` or ``(h*w, C)``, in every state dict that is loaded.
 
-    A number of tokens does not tell a grid, so the grid is told in the metadata of every state dict that is made. Where
-    it is not told, as in other packages' files, a square is assumed, otherwise the module's grid, with a warning.
+    The grid is told in the metadata of every state dict that is made. Where it is not told, as in other packages'
+    files, a square is assumed, otherwise the module's grid, with a warning.
     """
     module._register_load_state_dict_pre_hook(partial(_fit, name, grid, num_prefix_tokens, mode))
     module._register_state_dict_hook(partial(_tell, name, grid))
@@ -87,12 +84,9 @@ def _fit(
         own = count == grid[0] * grid[1] and math.isqrt(count) ** 2 != count
         stored_grid = grid if own else square_grid(count, key)
         if own or stored_grid != grid:
-            print_log(
-                f'{key}: the file does not tell the grid of its {count} tokens, which is taken to be '
-                f'{stored_grid[0]}x{stored_grid[1]}; this model has {grid[0]}x{grid[1]}',
-                'current',
-                logging.WARNING,
-            )
+            taken = f'which is taken to be {stored_grid[0]}x{stored_grid[1]}; this model has {grid[0]}x{grid[1]}'
+            text = f'{key}: the file does not tell the grid of its {count} tokens, {taken}'
+            print_log(text, 'current', logging.WARNING)
     if stored_grid == grid:
         return
     tokens = tokens.float() if tokens.element_size() < 4 else tokens  # some interpolations know no float16

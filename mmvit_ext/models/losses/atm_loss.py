@@ -62,14 +62,9 @@ class ATMLoss(nn.Module):
         self.no_object_weight, self.ignore_as_negative = no_object_weight, ignore_as_negative
 
     def forward(self, stages: Sequence[StageOutput], label: Tensor, ignore_index: int = 255) -> dict[str, Tensor]:
-        """Losses of all stages, from the first to the last.
+        """Losses of all stages, and ``acc_seg``, the pixel accuracy of the fused map in per cent.
 
-        Returns:
-            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last stage, the same with suffix ``_0``, ``_1``, ... of
-            the stages before it, and ``acc_seg``, the pixel accuracy of the fused map in per cent.
-
-        Raises:
-            ValueError: A value of the label ``(B, H, W)`` is neither a class nor ``ignore_index``.
+        ``loss_ce``, ``loss_mask`` and ``loss_dice`` are of the last stage, and with suffixes of the others.
         """
         last = stages[-1]
         present = _classes_present(label, last.logits.shape[1], ignore_index)
@@ -112,10 +107,8 @@ def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> Tens
     classes = label.masked_fill(label == ignore_index, num_classes).flatten(1).long()
     wrong = (classes < 0) | (classes > num_classes)
     if wrong.any():
-        raise ValueError(
-            f'label values {classes[wrong].unique().tolist()[:5]} are outside the {num_classes} classes and are not '
-            f'{ignore_index=}; check num_classes and reduce_zero_label'
-        )
+        values = f'label values {classes[wrong].unique().tolist()[:5]} are outside the {num_classes} classes'
+        raise ValueError(f'{values} and are not {ignore_index=}; check num_classes and reduce_zero_label')
     present = label.new_zeros(len(label), num_classes + 1, dtype=torch.bool)
     return present.scatter_(1, classes, True)[:, :num_classes]
 

@@ -15,6 +15,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvit_ext.models.layers.attention import check_choices
 from mmvit_ext.registry import MODELS
 
 __all__ = ['PlainPyramid']
@@ -80,8 +81,7 @@ class PlainPyramid(BaseModule):
         widths = (in_channels,) if isinstance(in_channels, int) else tuple(in_channels)
         if len(widths) not in (1, len(scales)):
             raise ValueError(f'in_channels must be one width or one for each of {len(scales)} scales, got {widths}')
-        if form not in FORMS:
-            raise ValueError(f'form must be one of {FORMS}, got {form!r}')
+        check_choices(form=(form, FORMS))
         if unknown := [scale for scale in scales if scale not in UPSAMPLINGS]:
             raise ValueError(f'scales must be 4, 2, 1 or 0.5, got {unknown}')
         if num_outs is not None and num_outs < len(scales):
@@ -115,10 +115,8 @@ class PlainPyramid(BaseModule):
         """Maps of the backbone to the levels; see the class."""
         maps = list(inputs) if len(self.in_channels) > 1 else list(inputs)[-1:] * len(self.levels)
         if len(maps) != len(self.levels):
-            raise ValueError(
-                f'PlainPyramid has {len(self.levels)} widths and scales, got {len(maps)} maps: out_indices of the '
-                'backbone and in_channels must name as many'
-            )
+            remedy = 'out_indices of the backbone and in_channels must name as many'
+            raise ValueError(f'PlainPyramid has {len(self.levels)} widths and scales, got {len(maps)} maps: {remedy}')
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         for _ in range(self.num_extra):
             levels.append(F.max_pool2d(levels[-1], 1, stride=2))

@@ -28,11 +28,8 @@ from mmvit_ext.models.superpixels.grid import cell_similarity, cell_size, pool_c
 
 __all__ = ['PIXEL_QKV', 'POSITIONS', 'SCAIteration', 'SuperpixelCrossAttention']
 
-PIXEL_QKV = ('identity', 'shared', 'separate')
-"""Where the pixels' queries, keys and values come from."""
-
-POSITIONS = ('cpe', 'learnable')
-"""How positions reach both sides of the attention."""
+PIXEL_QKV = ('identity', 'shared', 'separate')  # where the pixels' queries, keys and values come from
+POSITIONS = ('cpe', 'learnable')  # how positions reach both sides of the attention
 
 
 class ConvPosition(nn.Module):
@@ -75,10 +72,7 @@ class Projection(nn.Module):
 
 
 class SCAIteration(nn.Module):
-    """One iteration, with ``pixel_qkv`` and ``positions`` of ``mmvit_ext.SPFormer``.
-
-    ``grids`` holds ``(h, w)`` of the pixels and of the superpixels at training size, for learnable positions.
-    """
+    """One iteration; ``grids`` are ``(h, w)`` of pixels and superpixels at training size, for learnable positions."""
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ Maps with d channels are never copied nine times: only the superpixels, the smal
 per cell, and products are batches of small matrices, one per cell and head.
 
 Shapes: B batch, C channels split over the heads, d = C / heads, (h, w) pixels, (sh, sw) superpixels,
-(ph, pw) = (h / sh, w / sw) pixels of a cell.
+(ph, pw) = (h / sh, w / sw) pixels of a cell, p its edge; the maps of the last functions are f times finer, with
+(sh, sw) = ceil(h / p), ceil(w / p).
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['pixel_superpixel_similarity', 'pixel_to_superpixel', 'superpixel_to_pixel', 'upsample_similarity']
+__all__ = ['fine_association', 'grid_of', 'hard_superpixels', 'neighbour_ids', 'superpixel_to_pixel']
 
-NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-"""Offset in cells of neighbour n."""
+NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  # offset in cells of neighbour n
 
 
 def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
@@ -29,17 +29,13 @@ def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
     (h, w), (sh, sw) = size, grid
     if min(sh, sw) < 1 or min(h, w) < 1 or h % sh or w % sw:
         raise ValueError(
-            f'a pixel map of {h}x{w} does not divide into {sh}x{sw} superpixel cells; pad it to whole cells first'
+            f'a map of {h}x{w} does not divide into {sh}x{sw} superpixel cells; pad it to whole cells first'
         )
     return h // sh, w // sw
 
 
 def shift(x: Tensor, sign: int, fill: float) -> Tensor:
-    """Move ``(..., 9 or 1, sh, sw)`` by neighbour n's offset: ``y[n, i] = x[n, i + sign * offset(n)]``, else ``fill``.
-
-    With sign +1 a superpixel's value goes to the cells that see it as neighbour n; with -1 what cells hold about their
-    neighbour n goes to that superpixel.
-    """
+    """Move ``(..., 9 or 1, sh, sw)`` by n's offset: ``y[n, i] = x[n, i + sign * offset(n)]``, else ``fill``."""
     sh, sw = x.shape[-2:]
     padded = F.pad(x, (1, 1, 1, 1), value=fill).expand(*x.shape[:-3], 9, sh + 2, sw + 2)
     starts = [(1 + sign * dy, 1 + sign * dx) for dy, dx in NEIGHBOURS]
@@ -67,10 +63,7 @@ def neighbour_sum(x: Tensor) -> Tensor:
 
 
 def window_softmax(similarity: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Softmax of ``(B, heads, 9, h, w)`` over the pixels of each superpixel's window, seen from the pixels.
-
-    The weights are at least in float32, and exactly 0 where the similarity is -inf, also if a whole window is.
-    """
+    """Softmax of ``(B, heads, 9, h, w)`` over the pixels of each superpixel's window, at least in float32."""
     similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     cells = _by_cell(similarity, grid)
     peak = shift(cells.detach().amax(4).amax(5), -1, float('-inf')).amax(2, keepdim=True)  # (B, heads, 1, sh, sw)
@@ -92,22 +85,14 @@ def to_small_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     return _by_cell(x, grid).permute(0, 3, 5, 1, 2, 4, 6).flatten(5)
 
 
-def pixel_superpixel_similarity(pixels: Tensor, superpixels: Tensor) -> Tensor:
+def cell_similarity(cells: Tensor, superpixels: Tensor, cell: tuple[int, int]) -> Tensor:
     r"""Scaled products of every pixel with its 9 neighbour superpixels, :math:`p_i^\top s_{n(i)} / \sqrt d`.
 
-    ``(B, heads, d, h, w)`` and ``(B, heads, d, sh, sw)``, whose grid divides the map, to ``(B, heads, 9, h, w)``.
+    Pixels that :func:`to_cells` has sorted and ``(B, heads, d, sh, sw)`` give ``(B, heads, 9, h, w)``.
     """
-    if pixels.ndim != 5 or superpixels.ndim != 5 or pixels.shape[:3] != superpixels.shape[:3]:
-        raise ValueError(
-            f'pixels (B, heads, d, h, w) and superpixels (B, heads, d, sh, sw) must agree in B, heads and d, '
-            f'got {tuple(pixels.shape)} and {tuple(superpixels.shape)}'
-        )
-    grid = superpixels.shape[-2:]
-    return cell_similarity(to_cells(pixels, grid), superpixels, cell_size(pixels.shape[-2:], grid))
-
-
-def cell_similarity(cells: Tensor, superpixels: Tensor, cell: tuple[int, int]) -> Tensor:
-    """:func:`pixel_superpixel_similarity` of pixels that :func:`to_cells` has sorted."""
+    if (cells.shape[0], *cells.shape[3::2]) != superpixels.shape[:3]:
+        found = f'{tuple(cells.shape)} and {tuple(superpixels.shape)}'
+        raise ValueError(f'cells of pixels and superpixels must agree in B, heads and d, got {found}')
     around = neighbours(superpixels.permute(0, 3, 4, 1, 2) * cells.shape[5] ** -0.5)
     products = torch.matmul(cells, around.transpose(-1, -2))  # (B, sh, sw, heads, ph*pw, 9)
     inside = shift(torch.ones(1, *superpixels.shape[-2:], device=cells.device), 1, 0.0)  # (9, sh, sw)
@@ -115,44 +100,21 @@ def cell_similarity(cells: Tensor, superpixels: Tensor, cell: tuple[int, int]) -
     return products.unflatten(4, cell).permute(0, 3, 6, 1, 4, 2, 5).flatten(5).flatten(3, 4)
 
 
-def pixel_to_superpixel(similarity: Tensor, values: Tensor, cell: int | tuple[int, int] | None = None) -> Tensor:
+def pool_cells(similarity: Tensor, cells: Tensor) -> Tensor:
     r"""Attention of each superpixel to the pixels of its window (P2S; arXiv 2401.02931, section 3.2).
 
     .. math:: \Delta_s = \sum_{i \in \mathrm{window}(s)} \mathrm{softmax}_i(\mathrm{similarity}_{i, s}) \, v_i
 
-    Args:
-        similarity: ``(B, heads, 9, h, w)``, -inf where the neighbour is outside the grid.
-        values: ``(B, heads, d, h, w)``.
-        cell: Pixels of a cell, an edge or ``(ph, pw)``; when not given, read off the values of the similarity.
-
-    Returns:
-        ``(B, heads, d, sh, sw)``; 0 for a superpixel whose whole window has similarity -inf.
+    ``(B, heads, 9, h, w)``, -inf where the neighbour is outside the grid, and values that :func:`to_cells` has sorted
+    give ``(B, heads, d, sh, sw)``; 0 for a superpixel whose whole window has similarity -inf.
     """
-    if values.ndim != 5 or similarity.shape != (*values.shape[:2], 9, *values.shape[3:]):
-        raise ValueError(
-            f'similarity (B, heads, 9, h, w) and values (B, heads, d, h, w) must agree in B, heads, h and w, '
-            f'got {tuple(similarity.shape)} and {tuple(values.shape)}'
-        )
-    h, w = values.shape[-2:]
-    if cell is None:  # the first row and column of cells have no neighbours above and on the left
-        cell = _leading_infinities(similarity[0, 0, 1, :, 0]), _leading_infinities(similarity[0, 0, 3, 0])
-    ph, pw = (cell, cell) if isinstance(cell, int) else cell
-    if min(ph, pw) < 1 or h % ph or w % pw:
-        raise ValueError(f'cells of {ph}x{pw} pixels do not divide a map of {h}x{w}; pad it to whole cells first')
-    return pool_cells(similarity, to_cells(values, (h // ph, w // pw)))
-
-
-def pool_cells(similarity: Tensor, cells: Tensor) -> Tensor:
-    """:func:`pixel_to_superpixel` of values that :func:`to_cells` has sorted."""
+    if similarity.shape[:3] != (cells.shape[0], cells.shape[3], 9):
+        found = f'{tuple(similarity.shape)} and {tuple(cells.shape)}'
+        raise ValueError(f'similarity and values must agree in B, heads, h and w, got {found}')
     grid = cells.shape[1:3]
     weights = to_small_cells(window_softmax(similarity, grid).to(cells.dtype), grid)
     pooled = torch.matmul(weights, cells)  # (B, sh, sw, heads, 9, d)
     return neighbour_sum(pooled).permute(0, 3, 4, 1, 2)
-
-
-def _leading_infinities(x: Tensor) -> int:
-    """How many of the first entries are -inf."""
-    return int((x == float('-inf')).to(torch.uint8).cumprod(0).sum())
 
 
 def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
@@ -163,17 +125,12 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
     ``(B, C, sh, sw)``, whose channels are split over the heads, and ``(B, heads, 9, h, w)``, softmax over the 9 already
     applied, to ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
     """
+    found = f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
     if superpixels.ndim != 4 or association.ndim != 5 or association.shape[2] != 9:
-        raise ValueError(
-            f'expected superpixels (B, C, sh, sw) and association (B, heads, 9, h, w), '
-            f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
-        )
+        raise ValueError(f'expected superpixels (B, C, sh, sw) and association (B, heads, 9, h, w), {found}')
     (B, C, *grid), heads = superpixels.shape, association.shape[1]
     if C % heads or association.shape[0] != B:
-        raise ValueError(
-            f'{heads} heads must divide the {C} channels and the batch be the same, '
-            f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
-        )
+        raise ValueError(f'{heads} heads must divide the {C} channels and the batch be the same, {found}')
     around = neighbours(superpixels.permute(0, 2, 3, 1).unflatten(3, (heads, C // heads)))
     weights = to_small_cells(association.to(superpixels.dtype), tuple(grid)).transpose(-1, -2)
     pixels = torch.matmul(weights, around).unflatten(4, cell_size(association.shape[3:], tuple(grid)))
@@ -184,8 +141,7 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
 def upsample_similarity(similarity: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
     """Bilinear upsampling of the similarity ``(B, heads, 9, h, w)`` of each superpixel inside its own window.
 
-    Neighbour n of two pixels in different cells is not the same superpixel, so the 9 channels cannot be resized as
-    they are. Pixels that do not exist or are masked (-inf) take no part.
+    Neighbour n is not the same superpixel in every cell. Pixels that do not exist or are masked (-inf) take no part.
     """
     B, heads, _, h, w = similarity.shape
     (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
@@ -201,3 +157,48 @@ def upsample_similarity(similarity: Tensor, grid: tuple[int, ...], factor: int) 
     values = values.reshape(B, heads, sh, sw, 3, ph * factor, 3, pw * factor).permute(0, 1, 5, 7, 4, 6, 2, 3)
     cells = shift(values.flatten(4, 5).flip(4), 1, float('-inf'))  # (B, heads, ph*f, pw*f, 9, sh, sw)
     return cells.permute(0, 1, 4, 5, 2, 6, 3).reshape(B, heads, 9, h * factor, w * factor)
+
+
+def with_merged_head(similarity: Tensor) -> Tensor:
+    """Append the similarity of all heads together, their sum over the square root of their number; at least float32."""
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
+    return torch.cat([similarity, similarity.sum(1, keepdim=True) / similarity.shape[1] ** 0.5], 1)
+
+
+def grid_of(similarity: Tensor, cell_size: int) -> tuple[int, int]:
+    """Rows and columns of the superpixels of a similarity ``(..., h, w)``, whose last cells may be cut."""
+    h, w = similarity.shape[-2:]
+    return -(-h // cell_size), -(-w // cell_size)
+
+
+def fine_association(similarity: Tensor, cell_size: int, factor: int = 1) -> Tensor:
+    """Softmax over the 9 neighbours of the similarity ``(B, heads, 9, h, w)``, made ``factor`` times finer."""
+    h, w = similarity.shape[-2:]
+    if factor > 1:
+        grid = grid_of(similarity, cell_size)
+        # What was cut is no pixel: -inf keeps it out of the interpolation.
+        whole = F.pad(similarity, (0, grid[1] * cell_size - w, 0, grid[0] * cell_size - h), value=float('-inf'))
+        similarity = upsample_similarity(whole, grid, factor)[..., : h * factor, : w * factor]
+    return similarity.softmax(2)
+
+
+def neighbour_ids(
+    size: tuple[int, int], grid: tuple[int, int], cell: int, device: torch.device | None = None
+) -> Tensor:
+    """Index ``row * sw + column`` of neighbour n of each pixel, ``(9, H, W)``; -1 where there is none."""
+    rows, columns = (torch.arange(edge, device=device) // cell for edge in size)
+    offsets = torch.arange(-1, 2, device=device)
+    y = rows[None, :] + offsets[:, None]  # (3, H)
+    x = columns[None, :] + offsets[:, None]  # (3, W)
+    inside = ((y >= 0) & (y < grid[0]))[:, None, :, None] & ((x >= 0) & (x < grid[1]))[None, :, None, :]
+    ids = y[:, None, :, None] * grid[1] + x[None, :, None, :]  # (3, 3, H, W)
+    return ids.masked_fill(~inside, -1).flatten(0, 1)
+
+
+def hard_superpixels(association: Tensor, cell_size: int, factor: int = 1) -> Tensor:
+    """Index ``row * sw + column`` of each pixel's superpixel with the largest association, ``(B, heads, H, W)``."""
+    cell = cell_size * factor
+    size = (int(association.shape[-2]), int(association.shape[-1]))
+    ids = neighbour_ids(size, grid_of(association, cell), cell, association.device)
+    chosen = association.argmax(2, keepdim=True)  # (B, heads, 1, H, W)
+    return ids.expand(*association.shape[:2], *ids.shape).gather(2, chosen).squeeze(2)

@@ -3,11 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from mmvit_ext.models.superpixels.grid import (
+    cell_similarity,
+    cell_size,
     neighbour_sum,
     neighbours,
-    pixel_superpixel_similarity,
-    pixel_to_superpixel,
+    pool_cells,
     superpixel_to_pixel,
+    to_cells,
     upsample_similarity,
 )
 
@@ -16,6 +18,25 @@ CELLS = [(4, 4), (1, 1), (2, 3)]
 INF = float('inf')
 grids = pytest.mark.parametrize('grid', GRIDS, ids=str)
 cells = pytest.mark.parametrize('cell', CELLS, ids=str)
+
+
+def pixel_superpixel_similarity(pixels, superpixels):
+    """Of maps ``(B, heads, d, h, w)`` and ``(B, heads, d, sh, sw)``."""
+    grid = superpixels.shape[-2:]
+    return cell_similarity(to_cells(pixels, grid), superpixels, cell_size(pixels.shape[-2:], grid))
+
+
+def leading_infinities(x):
+    return int((x == -INF).to(torch.uint8).cumprod(0).sum())
+
+
+def pixel_to_superpixel(similarity, values, cell=None):
+    """Of values ``(B, heads, d, h, w)``; without ``cell``, its size is read off the similarity's upper left."""
+    if cell is None:
+        cell = leading_infinities(similarity[0, 0, 1, :, 0]), leading_infinities(similarity[0, 0, 3, 0])
+    cell = (cell, cell) if isinstance(cell, int) else cell
+    grid = tuple(-(-edge // length) for edge, length in zip(values.shape[-2:], cell, strict=True))
+    return pool_cells(similarity, to_cells(values, grid))
 
 
 def cell_index(grid, cell):
@@ -285,9 +306,9 @@ def test_upsampling_does_not_mix_superpixels():
     ('call', 'message'),
     [
         (lambda p, s: pixel_superpixel_similarity(p, s[..., :2]), r'8x9 does not divide into 2x2'),
-        (lambda p, s: pixel_superpixel_similarity(p[:, :1], s), r'must agree .*\(2, 1, 5, 8, 9\)'),
-        (lambda p, s: pixel_to_superpixel(p, p), 'must agree in B, heads, h and w'),
-        (lambda p, s: pixel_to_superpixel(torch.zeros(2, 2, 9, 8, 9), p, cell=3), 'cells of 3x3 pixels do not divide'),
+        (lambda p, s: pixel_superpixel_similarity(p[:, :1], s), r'must agree .*\(2, 2, 3, 1, 12, 5\)'),
+        (lambda p, s: pixel_to_superpixel(p, p, cell=(4, 3)), 'must agree in B, heads, h and w'),
+        (lambda p, s: pixel_to_superpixel(torch.zeros(2, 2, 9, 8, 9), p, cell=3), '8x9 does not divide into 3x3'),
         (lambda p, s: superpixel_to_pixel(s, p), r'expected superpixels \(B, C, sh, sw\)'),
         (lambda p, s: superpixel_to_pixel(s.flatten(1, 2), torch.zeros(2, 3, 9, 8, 9)), '3 heads must divide the 10'),
     ],

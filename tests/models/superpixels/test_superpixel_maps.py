@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmvit_ext.models.superpixels.maps import (
+from mmvit_ext.models.superpixels.grid import (
     fine_association,
     grid_of,
     hard_superpixels,
