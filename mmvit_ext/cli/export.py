@@ -16,7 +16,7 @@ from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.files import kept_files
 from mmvit_ext.inference.export import SUFFIXES, export_model, write_exported
-from mmvit_ext.models.compute import image_channels
+from mmvit_ext.models.backbones.base import image_channels
 
 
 def add_arguments(parser: Parser) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
-from mmvit_ext.models.compute import image_channels
+from mmvit_ext.models.backbones.base import image_channels
 
 __all__ = ['ImageScores', 'export_model', 'write_exported']
 

@@ -26,7 +26,7 @@ from mmvit_ext.config.loading import prepare_scope
 from mmvit_ext.config.walking import iter_dataset_cfgs, step_name, without_labels
 from mmvit_ext.datasets.transforms import image_loader
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.models.compute import image_channels
+from mmvit_ext.models.backbones.base import image_channels
 
 from .drawing import as_picture, draw_instances, draw_overlay, label_image, make_palette
 

@@ -141,10 +141,8 @@ def explain_cam(
     if not 0 <= threshold < 1:
         raise UserError(f'--threshold must be a share from 0 to below 1, got {threshold}')
     if predictor.scope != 'mmpretrain':
-        raise UserError(
-            f'{source} is of scope {predictor.scope} and has no class activation maps: expected a classifier, such as '
-            'those in configs/nest, configs/p2t and configs/spformer; a segmentor tells the class of each pixel anyway'
-        )
+        wanted = 'expected a classifier, such as those in configs/nest, configs/p2t and configs/spformer'
+        raise UserError(f'{source} is of scope {predictor.scope} and has no class activation maps: {wanted}')
     _require_maps(predictor.model, source)
     rivals = choose_rivals(rivals, predictor.classes)
     chosen, count = choose_shown(classes, top, predictor.classes, 'most probable', TOP)

@@ -8,10 +8,8 @@ names the quadrant to enter, which is a block of the level below.
 Deviations, each measured in docs/gradcat.md:
 
 - The paper writes :math:`-\partial Y_c`; here the gradient's own sign is the default.
-- The top level's map is taken behind the final norm. In front of it all node values would be nothing but rounding: a
-  layer norm does not change with the length of its input, so gradient and input of a token are orthogonal.
-- :math:`Y_c` is the logit of the class minus the mean logit of its strongest rivals. What all of these classes have in
-  common, above all that a place is not background, says nothing about this class.
+- The top level's map is taken behind the final norm: in front of it, gradient and input of a token are orthogonal.
+- :math:`Y_c` is the logit of the class minus the mean logit of its strongest rivals.
 
 Levels are counted from 0, the lowest. Sizes are in pixels of the network's input where nothing else is said.
 """

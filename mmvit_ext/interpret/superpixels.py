@@ -103,9 +103,7 @@ def superpixels_of_inputs(backbone: Any, inputs: Tensor, image: np.ndarray, inpu
     history = backbone.run(inputs)[1]
     similarity = torch.stack([torch.stack(similarities) for similarities in history])[:, :, 0]
     if similarity.isnan().any():
-        raise UserError(
-            'the similarities of superpixels are NaN: the training has diverged, take an earlier checkpoint'
-        )
+        raise UserError('the superpixels cannot be determined (NaN): training diverged, take an earlier checkpoint')
     return Superpixels(image, similarity, backbone.cell_size, backbone.pixel_stride, input_size)
 
 

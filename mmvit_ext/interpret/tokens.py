@@ -188,9 +188,8 @@ class _Model:
         """Tokens by block."""
         found = self.source.run(opened.inputs, self.blocks)
         if any(not tokens.patches.isfinite().all() for tokens in found.values()):
-            raise UserError(
-                f'the tokens of {self.config} are not finite: training diverged, take an earlier checkpoint'
-            )
+            wanted = 'the training diverged, take an earlier checkpoint'
+            raise UserError(f'the tokens of {self.config} are not finite: {wanted}')
         return found
 
     def classes_at(self, opened: OpenedImage, places: np.ndarray) -> np.ndarray:
@@ -286,9 +285,11 @@ def explain_tokens(
             if tsne:
                 _, h, w = visible.shape
                 chosen = np.random.default_rng((seed, len(names))).permutation(h * w)[: max(points // count, 1)]
-                places = np.stack([(chosen // w + 0.5) / h, (chosen % w + 0.5) / w], 1)
-                classes = model.classes_at(image, places) if colouring == 'class' else None
-                patches.add(visible.reshape(len(visible), -1).T[chosen], places, len(names), classes)
+                patches.features.append(visible.reshape(len(visible), -1).T[chosen])
+                patches.places.append(np.stack([(chosen // w + 0.5) / h, (chosen % w + 0.5) / w], 1))
+                patches.images.append(np.full(len(chosen), len(names)))
+                if colouring == 'class':
+                    patches.classes.append(model.classes_at(image, patches.places[-1]))
         names.append(name)
         return Explanation(pictures, {'blocks': facts}, data)
 

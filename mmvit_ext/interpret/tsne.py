@@ -28,14 +28,6 @@ class Patches:
     classes: list[np.ndarray] = field(default_factory=list)  # predicted class (n), where colours stand for it
     similarities: list[float] = field(default_factory=list)  # mean cosine similarity of all tokens of the image
 
-    def add(self, features: np.ndarray, places: np.ndarray, image: int, classes: np.ndarray | None) -> None:
-        """Add patches of an image."""
-        self.features.append(features)
-        self.places.append(places)
-        self.images.append(np.full(len(features), image))
-        if classes is not None:
-            self.classes.append(classes)
-
 
 def embed_in_plane(features: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
     """Arrange features (N, C) by t-SNE (JMLR 2008): places (N, 2), perplexity and divergence that is left."""

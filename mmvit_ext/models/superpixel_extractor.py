@@ -66,10 +66,8 @@ class SuperpixelExtractor(BaseModel):
             return history
         stacked = torch.stack([torch.stack(similarities) for similarities in history])  # (M, I, B, heads, 9, h, w)
         samples = list(data_samples) if data_samples is not None else [BaseDataElement() for _ in inputs]
+        meta = {'cell_size': self.backbone.cell_size, 'pixel_stride': self.backbone.pixel_stride}
         for index, sample in enumerate(samples):
-            superpixels = BaseDataElement(
-                metainfo={'cell_size': self.backbone.cell_size, 'pixel_stride': self.backbone.pixel_stride},
-                similarity=stacked[:, :, index],
-            )
+            superpixels = BaseDataElement(metainfo=meta, similarity=stacked[:, :, index])
             sample.set_field(superpixels, 'superpixels')
         return samples

@@ -18,7 +18,7 @@ from mmvit_ext.datasets.distortions import PasteOccluder, RotateImage
 from mmvit_ext.datasets.placement import find_placement
 from mmvit_ext.inference.drawing import as_picture
 from mmvit_ext.inference.predictor import Predictor
-from mmvit_ext.models.compute import image_channels
+from mmvit_ext.models.backbones.base import image_channels
 from tests.zoo import BACKBONES
 
 SIZE = (45, 61)

@@ -76,6 +76,12 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap knows no memory formats
 
 
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its backbone's first convolution, three where it has none."""
+    modules = getattr(model, 'backbone', model).modules()
+    return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)
+
+
 class MapInfo(NamedTuple):
     """A map inside a backbone: its width and its stride in pixels."""
 

@@ -95,7 +95,7 @@ class NesTLevel(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
         self.pos_drop = nn.Dropout(drop)
         self.layers = nn.ModuleList(layers)
-        self.grid, self.mode, self.with_cp = grid, mode, with_cp
+        self.grid, self.interpolate_mode, self.with_cp = grid, mode, with_cp
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map of the level below (or embedded patches) to those after each layer, ``(B, C, H, W)``, channels-last."""
@@ -103,7 +103,7 @@ class NesTLevel(nn.Module):
             x = self.aggregation(x)
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         H, W = x.shape[1:3]
-        position = resize_position_embedding(self.pos_embed, self.grid, (H, W), mode=self.mode)
+        position = resize_position_embedding(self.pos_embed, self.grid, (H, W), mode=self.interpolate_mode)
         x = self.pos_drop(x + position.unflatten(1, (H, W)))
         maps = []
         for layer in self.layers:

@@ -21,9 +21,8 @@ __all__ = ['RIVALS', 'CAMClassifier', 'beyond_rivals', 'check_class_maps', 'clas
 
 RIVALS = 3  # other classes that a class is compared with by default; measured in docs/gradcat.md
 _REMEDY = (
-    'expected a classifier that takes the mean of a map: neck GlobalAveragePooling, or backbone '
-    "out_type='avg_featmap', before a LinearClsHead, such as the classifiers in configs/nest, configs/p2t and "
-    'configs/spformer'
+    "expected neck GlobalAveragePooling, or backbone out_type='avg_featmap', before a LinearClsHead, as in "
+    'configs/nest, configs/p2t and configs/spformer'
 )
 
 

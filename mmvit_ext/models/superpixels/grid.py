@@ -28,9 +28,7 @@ def cell_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
     """Pixels ``(ph, pw)`` of a cell; the grid has to divide the map."""
     (h, w), (sh, sw) = size, grid
     if min(sh, sw) < 1 or min(h, w) < 1 or h % sh or w % sw:
-        raise ValueError(
-            f'a map of {h}x{w} does not divide into {sh}x{sw} superpixel cells; pad it to whole cells first'
-        )
+        raise ValueError(f'a map of {h}x{w} does not divide into {sh}x{sw} superpixel cells; pad it to whole cells')
     return h // sh, w // sw
 
 
