@@ -15,9 +15,6 @@ from mmvit_ext.errors.user_error import UserError
 __all__ = ['COCO_CATEGORIES', 'MINI_CLASSES', 'MiniClass', 'MiniDatasetError', 'load_photos']
 
 
-_INSTALL = "run `pip install --force-reinstall 'scikit-image>=0.22'`."
-
-
 class MiniDatasetError(UserError):
     """A wrong argument or a missing source, in one sentence with its remedy."""
 
@@ -91,14 +88,15 @@ def load_photos() -> dict[str, Image.Image]:
     # find_spec does not import scikit-image, which would cost more time than reading the pictures.
     spec = importlib.util.find_spec('skimage')
     if spec is None or not spec.origin:
-        raise MiniDatasetError(f'The photographs of the mini dataset are inside scikit-image: {_INSTALL}')
+        raise MiniDatasetError("The photographs are inside scikit-image: run `pip install 'scikit-image>=0.22'`.")
     folder, photos = Path(spec.origin).parent / 'data', {}
     for name, box in PHOTOS.items():
         try:
             with Image.open(folder / name, formats=('JPEG', 'PNG')) as photo:
                 photos[name] = photo.convert('RGB').crop(box)
         except OSError as error:
-            reason = type(error).__name__
-            raise MiniDatasetError(f'The photograph {folder / name} cannot be read ({reason}): {_INSTALL}') from error
+            remedy = "run `pip install --force-reinstall 'scikit-image>=0.22'`."
+            found = f'The photograph {folder / name} cannot be read ({type(error).__name__})'
+            raise MiniDatasetError(f'{found}: {remedy}') from error
     photos['brick.png'] = photos['brick.png'].transpose(Image.Transpose.ROTATE_90)  # the wall lies on its side
     return photos
