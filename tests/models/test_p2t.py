@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.plain_p2t import plain_attention, plain_p2t
-from mmvit_ext.models.backbones.p2t import InvertedResidualFFN, PyramidPoolingAttention, pooled_size
+from mmvit_ext.models.backbones.p2t import P2T, InvertedResidualFFN, PyramidPoolingAttention, pooled_size
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 ROW = BACKBONES['P2T']
@@ -166,3 +166,15 @@ def test_compiling_gives_the_same_numbers_without_graph_breaks():
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
     for a, b in zip(compiled(img), model(img), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_first_values_of_depthwise_convolutions_keep_the_signal():
+    """An output of a depthwise convolution sees 9 inputs: a variance of 2 / 9, and an FFN that passes the signal on."""
+    torch.manual_seed(0)
+    network = P2T('tiny')
+    network.init_weights()
+    ffn = network.stages[1].blocks[0].ffn
+    assert ffn.conv.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+    assert ffn.fc1.weight.std().item() == pytest.approx((2 / 768) ** 0.5, rel=0.05)
+    x = torch.randn(1, 144, 96)
+    assert ffn(x, (12, 12)).std() > 0.3

@@ -11,6 +11,7 @@ Shapes: B batch, C width of a stage, H and W its map's size, N = H W tokens, M p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -299,7 +300,9 @@ class P2T(Backbone):
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+                # Each group of a depthwise convolution has one channel to give, not all of them.
+                fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
             if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
