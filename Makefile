@@ -17,7 +17,7 @@ CHOSEN := $(if $(filter file default undefined,$(origin PYTHON)),,--python '$(PY
 SETUP = $(PYTHON) tools/setup_env.py --stack '$(STACK)' $(CHOSEN) $(if $(REBUILD_MMCV),--rebuild-mmcv)
 
 .DEFAULT_GOAL := help
-.PHONY: help env ready demo demo-det test lint format types bench doctor constraints hooks clean
+.PHONY: help env ready demo demo-det docs test lint format types bench doctor constraints hooks clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: ready  ## Make a small dataset, train SegViT on it, evaluate it and draw i
 
 demo-det: ready  ## The same for detection: Mask R-CNN with P2T, boxes and masks
 	$(PY) tools/demo.py --task det $(ARGS)
+
+docs: ready  ## Build the site of the documentation, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 test: ready  ## Run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

@@ -12,6 +12,12 @@ LINK = re.compile(r'\]\(((?:\.\./)+[^)#\s]+)')
 ZOO = re.compile(r'configs/(\w+)/README\.md')
 
 
+def on_config(config):
+    """List the pages of ``configs/`` behind those of the model zoo."""
+    (pages,) = (section['Model zoo'] for section in config['nav'] if 'Model zoo' in section)
+    pages += [f'zoo/{readme.parent.name}.md' for readme in sorted((ROOT / 'configs').glob('*/README.md'))]
+
+
 def on_files(files, config):
     """Add the READMEs of ``configs/`` as pages, and every file outside of ``docs/`` that a page links to."""
     for readme in sorted((ROOT / 'configs').glob('*/README.md')):
@@ -80,4 +86,6 @@ class PlainMarkup(griffe.Extension):
                 lines.append(line[4:] if block is not None and line.strip() else line)
         if block is not None:
             lines.append(' ' * block + '```')
-        obj.docstring.value = '\n'.join(line for n, line in enumerate(lines) if line.strip() or lines[n - 1] != '```tex')
+        obj.docstring.value = '\n'.join(
+            line for n, line in enumerate(lines) if line.strip() or lines[n - 1] != '```tex'
+        )

@@ -13,7 +13,7 @@ import mmvit_ext
 from mmvit_ext import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 PAGES += sorted((ROOT / 'configs').glob('*/README.md'))
 
 
