@@ -15,7 +15,7 @@ import torch
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import SHA256_DIGITS, is_remote, regular_file, verify_hash
-from mmvit_ext.models.layers.position_embedding import note_grids
+from mmvit_ext.models.layers.position_embedding import note_grids, told_grids
 
 from .safetensors_files import is_safetensors, read_safetensors
 from .unpickling import load_without_code, read_outline
@@ -211,15 +211,15 @@ def _parameters(content: Mapping[str, Any]) -> Mapping[Any, Any]:
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
     """Take the tensors by name out of a checkpoint, without the ``module.`` of a distributed wrapper.
 
-    The metadata, which tell the grids of position embeddings, come with them.
+    What the metadata tell of the grids of position embeddings comes with them.
     """
     state = _parameters(content)
     tensors = OrderedDict(
         (name.removeprefix('module.'), value) for name, value in state.items() if torch.is_tensor(value)
     )
-    metadata = getattr(state, '_metadata', None)
-    if isinstance(metadata, Mapping):
-        vars(tensors)['_metadata'] = {str(name).removeprefix('module.'): local for name, local in metadata.items()}
+    vars(tensors)['_metadata'] = {
+        prefix.removeprefix('module.'): {'grids': grids} for prefix, grids in told_grids(state).items()
+    }
     if not tensors:
         nested = [(str(key), part.values()) for key, part in content.items() if isinstance(part, Mapping)]
         parts = ', '.join(key for key, values in nested if any(map(torch.is_tensor, values)))

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
+from mmvit_ext.models.layers.position_embedding import told_grids
 
 __all__ = ['is_safetensors', 'read_safetensors', 'write_safetensors']
 
@@ -31,8 +33,8 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     if text is None:
         return state
     told = json.loads(text)
-    grids = {prefix: {'grids': dict(grids)} for prefix, grids in dict(told['grids']).items()}
-    vars(state)['_metadata'] = grids
+    vars(state)['_metadata'] = {prefix: {'grids': dict(grids)} for prefix, grids in dict(told['grids']).items()}
+    vars(state)['_metadata'] = {prefix: {'grids': grids} for prefix, grids in told_grids(state).items()}
     return {'state_dict': state, 'meta': dict(told['meta'])}
 
 
@@ -40,9 +42,11 @@ def write_safetensors(path: str | Path, state_dict: Mapping[str, torch.Tensor], 
     """Write weights with ``meta`` and the grids that their metadata tell, whole or not at all."""
     from safetensors.torch import save_file
 
-    metadata = getattr(state_dict, '_metadata', None) or {}
-    grids = {prefix: local['grids'] for prefix, local in metadata.items() if local.get('grids')}
     # Tensors that share memory, which the format refuses, become copies.
     tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state_dict.items()}
+    metadata = {'format': 'pt', KEY: json.dumps({'meta': meta, 'grids': told_grids(state_dict)})}
     with atomic_path(path) as file:
-        save_file(tensors, file, metadata={'format': 'pt', KEY: json.dumps({'meta': meta, 'grids': grids})})
+        try:
+            save_file(tensors, file, metadata=metadata)
+        except KeyError as error:
+            raise UserError(f'{path}: the safetensors format has no numbers of {error}, write a .pth file') from error

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,3 +201,24 @@ def test_a_grid_that_cannot_be_is_not_followed(grid: object, tmp_path: Path) -> 
     other = row.build(**row.tiny)
     other.load_state_dict(read_checkpoint(tmp_path / 'a.safetensors')['state_dict'], strict=True)
     assert torch.equal(other.pos_embed, plain.pos_embed)
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_metadata_that_nobody_wrote_are_left_out(suffix: str, run_tool: Run) -> None:
+    state = OrderedDict(weight=torch.ones(2), pos_embed=torch.ones(4, 3))
+    vars(state)['_metadata'] = {'': {'grids': {'pos_embed': (2, 2), 'weight': 'x', 5: 6}}, 'a': 5, 7: {'grids': [1]}}
+    torch.save({'state_dict': state}, 'odd.pth')
+    options = ['--safetensors'] if suffix == 'safetensors' else []
+    code, output = run_tool('convert', 'weights', 'odd.pth', f'out.{suffix}', *options)
+    assert code == 0, output
+    found = extract_state_dict(read_checkpoint(f'out.{suffix}'), 'out')
+    assert found._metadata[''] == {'grids': {'pos_embed': (2, 2) if suffix == 'pth' else [2, 2]}}
+    assert torch.equal(found['pos_embed'], state['pos_embed'])
+
+
+def test_numbers_that_the_format_does_not_have_are_named(run_tool: Run) -> None:
+    torch.save({'phase': torch.zeros(2, dtype=torch.complex128)}, 'complex.pth')
+    code, output = run_tool('convert', 'weights', 'complex.pth', 'out.safetensors', '--safetensors')
+    assert code == 2
+    assert 'out.safetensors: the safetensors format has no numbers of torch.complex128, write a .pth file' in output
+    assert not Path('out.safetensors').exists()

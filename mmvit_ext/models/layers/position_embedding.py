@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.layers.open_sizes import is_open
 
-__all__ = ['note_grids', 'resize_position_embedding', 'square_grid', 'track_position']
+__all__ = ['note_grids', 'resize_position_embedding', 'square_grid', 'told_grids', 'track_position']
 
 
 def resize_position_embedding(
@@ -107,10 +107,19 @@ def _tell(
 
 def note_grids(state_dict: Mapping[Any, Any]) -> None:
     """Note the grids of a file's metadata on its tensors: the libraries drop the metadata where they filter names."""
+    for prefix, grids in told_grids(state_dict).items():
+        for name, grid in grids.items():
+            tensor = state_dict.get(f'{prefix}.{name}' if prefix else name)
+            if isinstance(tensor, Tensor):
+                vars(tensor)['grid'] = grid
+
+
+def told_grids(state_dict: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """The grids that the metadata of a state dict tell, by prefix and name, whatever else a file has there."""
     metadata = getattr(state_dict, '_metadata', None)
+    found: dict[str, dict[str, Any]] = {}
     for prefix, local in metadata.items() if isinstance(metadata, Mapping) else ():
         grids = local.get('grids') if isinstance(local, Mapping) else None
-        for name, grid in grids.items() if isinstance(grids, Mapping) else ():
-            tensor = state_dict.get(f'{prefix}.{name}' if prefix else name)
-            if isinstance(tensor, Tensor) and _is_grid(grid):
-                vars(tensor)['grid'] = grid
+        if isinstance(grids, Mapping):
+            found[str(prefix)] = {str(name): grid for name, grid in grids.items() if _is_grid(grid)}
+    return found
