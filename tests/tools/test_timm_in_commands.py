@@ -135,3 +135,14 @@ def test_a_name_without_a_tag_has_the_licences_of_all_its_tags(tmp_path: Path, s
 def test_a_model_for_predictions_asks_for_no_weights(make_config: Config) -> None:
     config = make_config(f"model['backbone'] = {backbone(checkpoint='timm')!r}")
     assert build_model(load_config(config)).backbone.checkpoint is None
+
+
+def test_weights_by_name_tell_their_licence(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr(
+        'timm.models._builder.load_pretrained', lambda *_, **__: None
+    )  # a download that changes nothing
+    network = TimmViT('vit_base_patch16_224.mae', checkpoint='timm', **TINY)
+    network.init_weights()
+    assert [line for line in said if 'licence' in line] == [
+        'vit_base_patch16_224.mae: weights by timm, licence cc-by-nc-4.0'
+    ]
