@@ -1,8 +1,9 @@
 """Times two implementations of the same step side by side.
 
 Both run in one process, in turn, so that a machine whose speed drifts treats them alike; the median of the repeats is
-reported. Memory is the peak of a step beyond what was allocated before it (weights, inputs). Floating-point operations
-are those of the matrix products and convolutions of a step.
+reported. With one thread on a CPU it is CPU time, which a busy machine changes little. Memory is the peak of a step
+beyond what was allocated before it (weights, inputs). Floating-point operations are those of the matrix products and
+convolutions of a step.
 """
 
 from __future__ import annotations
@@ -54,12 +55,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds_of(step: Step, device: torch.device) -> float:
-    """Wall-clock seconds of one call."""
+    """Seconds of one call: wall-clock, or those of the CPU where one thread computes, which nobody else disturbs."""
+    clock = time.process_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     step()
     synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def compare(case: str, ours: Step, reference: Step, device: torch.device, repeats: int) -> list[Measurement]:
@@ -127,10 +129,12 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     }
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The arguments that every benchmark takes."""
+def arguments(description: str, **choices: Sequence[str]) -> argparse.Namespace:
+    """The arguments that every benchmark takes, and further ones with their choices, the first being the default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--repeats', type=int, default=7, help='timed calls of each side (default: 7)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    for name, values in choices.items():
+        parser.add_argument(f'--{name}', choices=values, default=values[0], help=f'default: {values[0]}')
     return parser.parse_args()

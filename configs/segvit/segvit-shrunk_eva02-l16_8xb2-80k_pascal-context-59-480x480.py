@@ -23,6 +23,7 @@ model = dict(
         in_channels=[1024, 1024],
         in_index=[0, 1],
         img_size=crop_size,
+        query_start='tokens',
         num_classes={{_base_.num_classes}},
     ),
     test_cfg=dict(crop_size=crop_size, stride=(320, 320)),
