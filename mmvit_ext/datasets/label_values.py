@@ -1,5 +1,6 @@
 """Which value or colour of a label map is which class."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,10 +26,9 @@ class ClassValues:
 
     def __init__(self, values: Sequence[int | str], ignored: Sequence[int], tolerance: int) -> None:
         self.colours = any(isinstance(value, str) for value in values)
-        try:
-            self.keys = np.array([int(value[1:], 16) if isinstance(value, str) else int(value) for value in values])
-        except ValueError as error:
-            raise ValueError(f"values has to list numbers, or colours as '#rrggbb', got {list(values)}") from error
+        if not all(re.fullmatch('#[0-9a-fA-F]{6}' if self.colours else '[0-9]+', str(value)) for value in values):
+            raise ValueError(f"values has to list numbers, or colours as '#rrggbb', got {list(values)}")
+        self.keys = np.array([int(str(value).lstrip('#'), 16 if self.colours else 10) for value in values])
         if not 1 <= len(self.keys) <= 255 or len(set(self.keys.tolist())) < len(self.keys):
             raise ValueError(f'values has to list 1 to 255 different values, got {list(values)}')
         self.ignored, self.tolerance = ignored, tolerance

@@ -1,39 +1,23 @@
-"""Folders of images and annotations: what is understood of each layout, and what is said about mistakes."""
+"""Folders of images and annotations: what is understood of each layout."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
-from PIL import Image
 
 from mmvit_ext.datasets.folder import FolderData, understand, write_datasets
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import DATASETS, TRANSFORMS
-
-SIZE = (24, 32)
-
-
-def photo(path: Path, size: tuple[int, int] = SIZE, channels: int = 3, seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng([seed, len(path.name)]).integers(0, 256, (*size, channels), dtype=np.uint8)
-    Image.fromarray(pixels.squeeze()).save(path)
+from tests.folder_layouts import LAYOUTS, SIZE, blocks, mask, photo
 
 
-def blocks(values: list[int], size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A map with an area of each value, from left to right."""
-    return np.repeat(np.array(values), -(-size[1] // len(values)))[: size[1]][None].repeat(size[0], 0)
-
-
-def mask(path: Path, values: list[int], size: tuple[int, int] = SIZE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(blocks(values, size).astype(np.uint8)).save(path)
-
-
-def first_sample(data: FolderData, out: Path, split: str = 'train') -> dict:
-    """The first sample of the dataset that is written for a split, loaded."""
+def load(data: FolderData, out: Path, split: str = 'train') -> dict[str, Any]:
+    """The first sample of the dataset that is written for a split; for segmentation, with its labels."""
     init_default_scope({'seg': 'mmseg', 'cls': 'mmpretrain'}.get(data.task, 'mmdet'))
     dataset = DATASETS.build({**write_datasets(data, out)[split], 'pipeline': []})
+    assert len(dataset) == len(data.splits[split])
     sample = dataset[0]
     if data.load_annotations:
         sample = TRANSFORMS.build(data.load_annotations)({**sample, 'ori_shape': SIZE})
@@ -49,6 +33,8 @@ def first_sample(data: FolderData, out: Path, split: str = 'train') -> dict:
         ('x/a{:03}.jpg', 'x/a{:03}.png'),
         ('scene/{:03}/image.png', 'scene/{:03}/mask.png'),
         ('fotos/bild_{:03}.jpg', 'etiketten/etikett_{:03}.png'),
+        ('set {:03}/rgb.jpg', 'set {:03}/gt.png'),
+        ('Images/{:03}.jpg', 'Ground Truth/{:03}_GT.bmp'),
     ],
 )
 def test_photographs_and_masks_are_paired(tmp_path: Path, images: str, masks: str) -> None:
@@ -60,19 +46,91 @@ def test_photographs_and_masks_are_paired(tmp_path: Path, images: str, masks: st
     pairs = {sample.image: sample.mask for samples in data.splits.values() for sample in samples}
     assert pairs == {images.format(number): masks.format(number) for number in range(1, 11)}
     assert (len(data.splits['train']), len(data.splits['val'])) == (8, 2)
-    labels = first_sample(data, tmp_path / 'out')['gt_seg_map']
-    assert np.array_equal(labels, blocks([0, 1, 2]))
+    assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks([0, 1, 2]))
 
 
-def test_folders_called_as_the_classes_are_classes(tmp_path: Path) -> None:
-    for split, count in (('train', 3), ('val', 2)):
-        for name in ('cat', 'dog'):
-            for number in range(count):
-                photo(tmp_path / split / name / f'{number}.jpg')
-    data = understand(tmp_path)
-    assert (data.task, data.classes) == ('cls', ('cat', 'dog'))
-    assert {split: len(samples) for split, samples in data.splits.items()} == {'train': 6, 'val': 4}
-    assert first_sample(data, tmp_path / 'out', 'val')['gt_label'] == 0
+SEGMENTATION = {
+    # classes, number of them, images in train, val and test, loaded labels of the blocks
+    'cityscapes': (('road', 'sidewalk', 'building'), 19, (6, 4, 0), [255, 0, 2, 13, 18, 255]),
+    'ade20k': (('wall', 'building', 'sky'), 3, (3, 2, 0), [255, 0, 1, 2]),
+    'voc_segmentation': (('background', 'aeroplane'), 21, (4, 2, 0), [0, 1, 3, 255]),
+    'camvid_segnet': (('class_0', 'class_1', 'class_2'), 3, (3, 2, 2), [0, 1, 2]),
+    'camvid_colours': (('Car', 'Sky'), 2, (4, 1, 0), [255, 0, 1]),
+    'drive': (('background', 'foreground'), 2, (3, 2, 0), [0, 1]),
+    'chase': (('background', 'foreground'), 2, (8, 2, 0), [0, 1]),
+    'pets_trimaps': (('class_1', 'class_2', 'class_3'), 3, (8, 2, 0), [0, 1, 2]),
+    'nnunet': (('class_0', 'class_1', 'class_2'), 3, (4, 1, 0), [0, 1, 2]),
+    'deepglobe': (('urban_land', 'agriculture_land'), 2, (5, 1, 0), [0, 1, 255]),
+    'carvana': (('background', 'foreground'), 2, (5, 1, 0), [0, 1]),
+    'csv_masks': (('class_0', 'class_7', 'class_11'), 3, (4, 2, 0), [0, 1, 2]),
+}
+
+
+def counts(data: FolderData) -> tuple[int, ...]:
+    return tuple(len(data.splits.get(split, ())) for split in ('train', 'val', 'test'))
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_masks_in_the_layouts_of_public_datasets(tmp_path: Path, name: str) -> None:
+    LAYOUTS[name](tmp_path / name)
+    data = understand(tmp_path / name)
+    classes, number, images, labels = SEGMENTATION[name]
+    assert (data.task, data.classes[: len(classes)], len(data.classes)) == ('seg', classes, number)
+    assert counts(data) == images
+    assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks(labels))
+    assert len(data.notes) <= 10
+    assert len(data.palette) == number
+    assert data.background == (0 if classes[0] == 'background' else None)
+
+
+DETECTION = {
+    'voc_boxes': ('det', ('cat', 'dog'), (4, 2, 0), [2, 3, 12, 14]),
+    'coco_splits': ('inst', ('cat', 'dog'), (3, 2, 0), [2, 3, 10, 12]),
+    'coco_one_file': ('det', ('cat', 'dog'), (8, 2, 0), [2, 3, 10, 12]),
+    'roboflow_coco': ('det', ('cat', 'dog'), (2, 2, 2), [2, 3, 10, 12]),
+    'yolo': ('det', ('cat', 'dog', 'cow'), (4, 2, 0), [12.8, 9, 19.2, 15]),
+    'yolo_polygons': ('inst', ('cat', 'dog'), (2, 2, 0), [3.2, 2.4, 16, 12]),
+    'darknet': ('det', ('cat', 'dog'), (5, 1, 0), [12.8, 9, 19.2, 15]),
+    'labelme': ('inst', ('leaf',), (4, 1, 0), [1, 1, 20, 20]),
+}
+
+
+@pytest.mark.parametrize('name', DETECTION)
+def test_objects_in_the_formats_of_public_datasets(tmp_path: Path, name: str) -> None:
+    LAYOUTS[name](tmp_path / name)
+    data = understand(tmp_path / name)
+    task, classes, images, box = DETECTION[name]
+    assert (data.task, data.classes, counts(data)) == (task, classes, images)
+    instances = load(data, tmp_path / 'out', 'val')['instances']
+    assert instances[0]['bbox'] == pytest.approx(box)
+    assert ('mask' in instances[0]) == (task == 'inst')
+    assert bool(data.json_files) == (name in ('coco_splits', 'roboflow_coco'))
+
+
+CLASSIFICATION = {
+    'imagenet': (('tench', 'English springer'), (6, 4, 0)),
+    'class_folders': (('bus', 'car', 'train'), (12, 3, 0)),
+    'tiny_imagenet': (('n01', 'n02'), (6, 4, 0)),
+    'csv_labels': (('rust', 'scab'), (8, 2, 0)),
+    'csv_one_hot': (('bcc', 'mel', 'nv'), (6, 3, 0)),
+    'list_of_labels': (('healthy', 'sick'), (4, 2, 0)),
+}
+
+
+@pytest.mark.parametrize('name', CLASSIFICATION)
+def test_classes_of_whole_images(tmp_path: Path, name: str) -> None:
+    LAYOUTS[name](tmp_path / name)
+    data = understand(tmp_path / name)
+    classes, images = CLASSIFICATION[name]
+    assert (data.task, data.classes, counts(data)) == ('cls', classes, images)
+    labels = {sample.label for sample in data.splits['val']}
+    assert labels == set(range(len(classes)))
+    assert load(data, tmp_path / 'out', 'val')['gt_label'] in labels
+
+
+def test_every_layout_is_tested() -> None:
+    assert {*SEGMENTATION, *DETECTION, *CLASSIFICATION} == set(LAYOUTS)
+    assert len(LAYOUTS) >= 20
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

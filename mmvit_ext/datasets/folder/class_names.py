@@ -66,14 +66,17 @@ KNOWN: Mapping[str, _Known] = {
 }
 
 
-def read_class_names(index: Index, also: Sequence[str] = ()) -> ClassNames:
+def read_class_names(index: Index) -> ClassNames:
     """What the files of a folder that may hold class names say; the best of several."""
     best = ClassNames()
     for path in sorted(index.texts, key=lambda path: (path.count('/'), path)):
         pure = PurePosixPath(path)
-        if pure.suffix == '.xml' or split_of(pure.stem) or not (_FILE.search(pure.name) or path in also):
+        if pure.suffix == '.xml' or split_of(pure.stem) or not _FILE.search(pure.name):
             continue
-        if (index.root / path).stat().st_size > _LONGEST:
+        # A file called as an image says something about that image, and so do lines that begin with one.
+        if (index.root / path).stat().st_size > _LONGEST or index.is_picture(pure.stem):
+            continue
+        if index.is_picture(*re.split(r'[\s,;]', index.read(path).split('\n')[-2:][0].strip(), maxsplit=1)[:1]):
             continue
         names = _parse(index.read(path), pure.suffix.lower(), path)
         if names and _worth(names) > _worth(best):

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['FolderData', 'Object', 'Report', 'Sample', 'shown']
+__all__ = ['FolderData', 'Object', 'Report', 'Sample', 'shown', 'size_text']
 
 LEFT_OUT = 0.2
 """Largest share of the files that is left out; a folder with more mistakes is refused."""
@@ -64,6 +64,11 @@ def shown(items: Sequence[Any], most: int = _SHOWN) -> str:
     return text if len(items) <= most else f'{text} and {len(items) - most} more'
 
 
+def size_text(size: tuple[int, int]) -> str:
+    """Height and width as they are told, the width first."""
+    return f'{size[1]}x{size[0]}'
+
+
 @dataclass
 class Report:
     """Collects what is to be told to the user."""
@@ -80,6 +85,6 @@ class Report:
         if not files:
             return
         text = f'{len(files)} of {total} {reason}: {shown(files)}'
-        if len(files) > LEFT_OUT * total:
+        if len(files) > max(1, LEFT_OUT * total):
             raise UserError(f'{text}; that is too many to leave out: {remedy}')
         self.doubts.append(f'left out {text}; to use them, {remedy}')

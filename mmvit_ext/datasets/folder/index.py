@@ -2,10 +2,12 @@
 
 import os
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,11 +15,12 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
 
 from ..transforms import is_cut_off
+from .words import split_of
 
-__all__ = ['Header', 'Index', 'in_threads']
+__all__ = ['Header', 'Index', 'in_threads', 'sample_of']
 
 PICTURES = {'.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
-TEXTS = {'.csv', '.data', '.json', '.names', '.tsv', '.txt', '.xml', '.yaml', '.yml'}
+TEXTS = {'.csv', '.json', '.lst', '.names', '.tsv', '.txt', '.xml', '.yaml', '.yml'}
 _JUNK = {'__macosx', 'thumbs.db', 'desktop.ini'}
 _ORIENTATION = 0x0112
 _WIDE = ('I', 'F', 'I;16', 'I;16B', 'I;16L', 'I;16N')
@@ -95,10 +98,15 @@ class Index:
         except OSError as error:
             raise UserError(f'{self.root / path} cannot be read: {error.strerror}; check its permissions') from error
 
+    def is_picture(self, name: str) -> bool:
+        """Whether a picture has a name, with or without suffix, in whatever folder."""
+        pure = PurePosixPath(name.replace('\\', '/'))
+        return pure.name in self._by_name or pure.stem in self._by_name
+
     def find(self, name: str, near: str = '', among: set[str] | None = None) -> str | None:
         """The picture that a name in a list means: with or without suffix, and with more or fewer folders before it.
 
-        Of several, the one that shares most folders with the name, then with the path ``near``.
+        Of several, the one that shares most folders with the name, then most words and splits with the path ``near``.
         """
         parts = [part for part in name.replace('\\', '/').split('/') if part not in ('', '.', '..')]
         if not parts:
@@ -107,7 +115,8 @@ class Index:
         found = [path for path in found if among is None or path in among]
         if len(found) < 2:
             return found[0] if found else None
-        ranked = [(_common(parts[:-1][::-1], path), _common_start(near, path), path) for path in found]
+        said = _words(near)
+        ranked = [(_common(parts[-2::-1], path), len(said & _words(path)), path) for path in found]
         ranked.sort(key=lambda item: item[:2], reverse=True)
         return None if ranked[0][:2] == ranked[1][:2] else ranked[0][2]
 
@@ -141,9 +150,16 @@ def _common(parts: Sequence[str], path: str) -> int:
     )
 
 
-def _common_start(one: str, other: str) -> int:
-    a, b = PurePosixPath(one).parts[:-1], PurePosixPath(other).parts[:-1]
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+@lru_cache(maxsize=1024)
+def _folder_words(folder: str) -> frozenset[str]:
+    parts = [part for part in re.split('[^a-z0-9]+', folder.lower()) if part]
+    return frozenset(parts) | {split for part in parts if (split := split_of(part))}
+
+
+def _words(path: str) -> frozenset[str]:
+    """The words of a file's folders and, of a text, of its name; and the splits that they say."""
+    pure = PurePosixPath(path)
+    return _folder_words(str(pure.with_suffix('') if pure.suffix.lower() in TEXTS else pure.parent))
 
 
 def sample_of(items: Sequence[Any], count: int, seed: int) -> list[Any]:

@@ -1,6 +1,7 @@
 """Classes of whole images: folders called as the classes, and tables of paths with their labels or masks."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,10 +28,12 @@ class Labelled:
     labels: dict[str, str] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
+    unpaired: list[str] = field(default_factory=list)  # images without mask
+    lone: list[str] = field(default_factory=list)  # masks without image
 
 
-def read_class_folders(index: Index, places: Places, report: Report) -> Labelled | None:
-    """Classes that are the names of folders, below a split or not."""
+def read_class_folders(index: Index, places: Places, report: Report, *, by_name: bool = False) -> Labelled | None:
+    """Classes that are the names of folders, below a split or not, or if asked for what file names begin with."""
     images = [(path, PurePosixPath(path).parts[:-1]) for path in index.pictures]
     depth = max(len(parts) for _, parts in images)
     kept = []
@@ -45,6 +48,9 @@ def read_class_folders(index: Index, places: Places, report: Report) -> Labelled
             kept.append(level)
     labels = {path: '/'.join(parts[level] for level in kept if level < len(parts)) for path, parts in images}
     labels = {path: label for path, label in labels.items() if label}
+    if len(set(labels.values())) < 2 and by_name:
+        labels = {path: re.split('[^A-Za-z]*[0-9]', PurePosixPath(path).stem)[0] for path, _ in images}
+        report.doubts.append('the classes are what the file names begin with: put each class into a folder of its own')
     if len(set(labels.values())) < 2:
         return None
     found = Labelled(f'a folder for each of {len(set(labels.values()))} classes', labels)
@@ -69,7 +75,7 @@ def read_table(index: Index, report: Report) -> Labelled | None:
     used = []
     for path in index.texts:
         pure = PurePosixPath(path)
-        if pure.suffix.lower() not in ('.csv', '.tsv', '.txt'):
+        if pure.suffix.lower() not in ('.csv', '.tsv', '.txt') or index.is_picture(pure.stem):
             continue
         rows = _rows(index.read(path), pure.suffix.lower())
         if rows and _read_rows(index, path, rows, found, report):

@@ -1,48 +1,50 @@
 """Which mask belongs to which photograph."""
 
 import re
+from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from statistics import median
 
 from mmvit_ext.errors.user_error import UserError
 
 from .data import Report, shown
 from .index import Index, sample_of
-from .values import looks_like_mask
+from .labels import Labelled
+from .pixels import solid_share
 from .words import Place, Places, split_of
 
-__all__ = ['Pairs', 'pair_masks']
-
-Pairs = dict[str, str]
-"""The mask of each photograph."""
+__all__ = ['pair_masks']
 
 _PREFERRED = ('(label)?trainids', 'labelids?', 'manual[0-9]?|gts?|truths?|groundtruths?')
-_AVOIDED = 'instance(s|ids)?|segmentationobject|colou?rs?|trimaps?|labell?ed|outputs?'
-_ANNOTATOR = re.compile('[0-9]+(st|nd|rd|th)(ho)?|manual[0-9]')
-_LOOKED_AT = 4
+_AVOIDED = 'rgb|instance(s|ids)?|segmentationobject(raw)?|colou?rs?|trimaps?|outputs?'
+_LOOKED_AT, _GROUPS = 5, 8
+"""Files of a group that are looked at, and groups without common names among which masks are looked for."""
+
+_MASK, _PHOTO = 0.8, 0.3
+"""Shares of pixels in areas of one value: more in what is a mask, and less in what is none though it is called one."""
 
 
-def pair_masks(index: Index, places: Places, report: Report) -> tuple[Pairs, list[str], list[str]]:
+def pair_masks(index: Index, places: Places, report: Report) -> Labelled | None:
     """Find the mask of each photograph.
 
-    Returns:
-        The pairs, the photographs without mask, and the masks without photograph.
-
     Raises:
-        UserError: A photograph has several masks that say different things.
+        UserError: A photograph has several masks that belong together.
     """
     read = [places.read(path) for path in index.pictures]
     photos, masks = [place for place in read if not place.is_mask], [place for place in read if place.is_mask]
     if not masks or not photos:
         photos, masks = _by_content(index, read)
-    if not masks or not photos:
-        return {}, [place.path for place in photos], []
-    candidates = _match(photos, masks)
-    chosen = _choose_kind(candidates, masks, report)
+    elif _solid(index, masks) < _PHOTO:  # classes may be called "mask" and "no mask"
+        return None
+    candidates = _match(photos, masks) if masks and photos else {}
+    pairs = _choose_kind(candidates, report)
+    if not pairs:
+        return None
     used = {mask.path for found in candidates.values() for mask in found}
-    lone = [mask.path for mask in masks if mask.path not in used]
-    return chosen, [photo.path for photo in photos if photo.path not in chosen], lone
+    unpaired = [photo.path for photo in photos if photo.path not in pairs]
+    return Labelled('', masks=pairs, unpaired=unpaired, lone=[mask.path for mask in masks if mask.path not in used])
 
 
 def _by_content(index: Index, read: Sequence[Place]) -> tuple[list[Place], list[Place]]:
@@ -52,29 +54,30 @@ def _by_content(index: Index, read: Sequence[Place]) -> tuple[list[Place], list[
         pure = PurePosixPath(place.path)
         groups[(str(pure.parent), pure.suffix.lower())].append(place)
     stems = Counter(stem for group in groups.values() for stem in {place.key[-1] for place in group})
-    if len(groups) < 2 or sum(count > 1 for count in stems.values()) * 2 < max(map(len, groups.values())):
-        stripped = Counter(stem for group in groups.values() for stem in set(_without_affixes(group)))
-        if len(groups) < 2 or len(groups) > 64 or sum(count > 1 for count in stripped.values()) < 2:
-            return list(read), []
+    shared = sum(count > 1 for count in stems.values()) * 2 >= max(map(len, groups.values()))
+    if len(groups) < 2 or (len(groups) > _GROUPS and not shared):
+        return list(read), []
     photos: list[Place] = []
     masks: list[Place] = []
     for group in groups.values():
-        looks = [looks_like_mask(index.root / place.path) for place in sample_of(group, _LOOKED_AT, 0)]
-        (masks if sum(looks) * 2 > len(looks) else photos).extend(group)
+        (masks if _solid(index, group) > _MASK else photos).extend(group)
     return photos, masks
+
+
+def _solid(index: Index, group: Sequence[Place]) -> float:
+    """The median share of pixels in areas of one value."""
+    return median(solid_share(index.root / place.path) for place in sample_of(group, _LOOKED_AT, 0))
 
 
 def _match(photos: Sequence[Place], masks: Sequence[Place]) -> dict[str, list[Place]]:
     """The masks that may belong to each photograph, by ever weaker ties until most have one."""
     found: dict[str, list[Place]] = {}
-    groups = _affixes(photos) | _affixes(masks)
-    ties = (
-        lambda place: (place.split, *place.key),
-        lambda place: place.key,
-        lambda place: (place.split, place.key[-1]),
-        lambda place: place.key[-1],
-        lambda place: (place.split, groups[place.path]),
-        lambda place: groups[place.path],
+    short = _affixes(photos) | _affixes(masks)
+    ties: Sequence[Callable[[Place], object]] = (
+        *(lambda place, number=number: place.ties[number] for number in range(4)),  # type: ignore[misc]
+        lambda place: (place.split, short[place.path]),
+        lambda place: short[place.path],
+        lambda place: place.key[:-1],  # a folder with one photograph and a mask for each object
     )
     for tie in ties:
         table: dict[object, list[Place]] = defaultdict(list)
@@ -82,11 +85,18 @@ def _match(photos: Sequence[Place], masks: Sequence[Place]) -> dict[str, list[Pl
             table[tie(mask)].append(mask)
         owners = Counter(tie(photo) for photo in photos)
         for photo in photos:
-            if photo.path not in found and owners[tie(photo)] == 1 and table.get(tie(photo)):
+            if photo.path not in found and owners[tie(photo)] == 1 and tie(photo) and table.get(tie(photo)):
                 found[photo.path] = table[tie(photo)]
-        if len(found) * 2 > len(photos) or len(found) * 2 > len(masks):
-            break
-    return found
+        if len(found) * 2 > min(len(photos), len(masks)):
+            return found
+    names = sorted(((mask.key[-1], mask) for mask in masks), key=lambda item: item[0])
+    for photo in photos:  # "a.jpg" with "a_road.png" and "a_car.png"
+        begin = f'{photo.key[-1]}_'
+        longer = names[
+            bisect(names, begin, key=lambda item: item[0]) : bisect(names, begin + '~', key=lambda item: item[0])
+        ]
+        found.setdefault(photo.path, [mask for _, mask in longer])
+    return {photo: masks for photo, masks in found.items() if masks}
 
 
 def _affixes(places: Iterable[Place]) -> dict[str, str]:
@@ -116,7 +126,7 @@ def _without_affixes(group: Sequence[Place]) -> list[str]:
     return [stem[start : len(stem) - end] for stem in stems]
 
 
-def _choose_kind(candidates: Mapping[str, Sequence[Place]], masks: Sequence[Place], report: Report) -> Pairs:
+def _choose_kind(candidates: Mapping[str, Sequence[Place]], report: Report) -> dict[str, str]:
     """One mask for each photograph, of the kind that is best for training where there are several."""
     kinds: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for photo, found in candidates.items():
@@ -124,44 +134,33 @@ def _choose_kind(candidates: Mapping[str, Sequence[Place]], masks: Sequence[Plac
             words = [word for word in mask.words if not split_of(word)]
             kind = (*words, PurePosixPath(mask.path).suffix.lower())
             kinds[kind][photo].append(mask.path)
-    kinds = {kind: photos for kind, photos in kinds.items() if len(photos) * 2 > len(candidates)} or kinds
-    best = min(_rank(kind) for kind in kinds) if kinds else 0
-    ranked = sorted(kind for kind in kinds if _rank(kind) == best)
-    several = [(photo, paths) for kind in ranked for photo, paths in kinds[kind].items() if len(paths) > 1]
+    pairs: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    other = []
+    for kind in sorted(kinds, key=lambda kind: (_rank(kind), -len(kinds[kind]), kind)):
+        if pairs.keys() & kinds[kind].keys():
+            other.append(next(iter(kinds[kind].values()))[0])  # a second mask of the same photographs
+            continue
+        pairs |= {photo: paths[0] for photo, paths in kinds[kind].items()}
+        several |= {photo: paths for photo, paths in kinds[kind].items() if len(paths) > 1}
     if several:
-        photo, paths = several[0]
+        photo, paths = next(iter(several.items()))
         raise UserError(
             f'{len(several)} images have several masks each, for example {photo}: {shown(paths)}; one file for each '
             'object or class cannot be trained on as it is: merge them into one mask of class indices for each image, '
             'or write a COCO JSON'
         )
-    pairs: Pairs = {}
-    for kind in ranked:
-        pairs |= {photo: paths[0] for photo, paths in kinds[kind].items() if photo not in pairs}
-    both = sum(photo in kinds[ranked[0]] for kind in ranked[1:] for photo in kinds[kind]) if ranked else 0
-    if both and not all(any(_ANNOTATOR.fullmatch(word) for word in kind) for kind in ranked):
-        examples = [
-            kinds[kind][photo][0] for photo in list(kinds[ranked[0]])[:1] for kind in ranked if photo in kinds[kind]
-        ]
-        raise UserError(
-            f'images have several kinds of masks, for example {shown(examples)}: keep the one to train on in a folder '
-            'called masks and move the others out of the folder'
-        )
-    if both or len(ranked) < len(kinds):
-        first = next(iter(kinds[ranked[0]].values()))[0]
-        others = [next(iter(photos.values()))[0] for kind, photos in kinds.items() if kind != ranked[0]]
+    if other:
         report.doubts.append(
-            f'of several masks for an image those like {first} are taken and not those like {shown(others)}: move '
-            'the former away to train on the latter'
+            f'images have several masks: those like {next(iter(pairs.values()))} are used and not those like '
+            f'{shown(other)}; move the former out of the folder to train on the latter'
         )
     return pairs
 
 
 def _rank(kind: Sequence[str]) -> int:
-    words = kind[:-1]
-    for rank, form in enumerate(_PREFERRED):
-        if any(re.fullmatch(form, word) for word in words):
-            return (
-                rank if rank < len(_PREFERRED) - 1 or not set(words) & {'instanceids', 'color'} else len(_PREFERRED) + 1
-            )
-    return len(_PREFERRED) + any(re.fullmatch(_AVOIDED, word) for word in words)
+    """The smaller, the better a kind of masks is to train on."""
+    if any(re.fullmatch(_AVOIDED, word) for word in kind):
+        return len(_PREFERRED) + 1
+    ranks = [rank for rank, form in enumerate(_PREFERRED) if any(re.fullmatch(form, word) for word in kind)]
+    return min(ranks, default=len(_PREFERRED))

@@ -26,16 +26,15 @@ def read_lists(index: Index, images: Sequence[str], report: Report, *, prefer: s
     known, sets = set(images), defaultdict(dict)  # type: ignore[var-annotated]
     for path in index.texts:
         pure = PurePosixPath(path)
-        split = split_of(pure.stem) or split_of(
-            re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', pure.stem.lower())
-        )
+        stem = re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', pure.stem.lower())
+        split = split_of(pure.stem) or split_of(stem)
         if pure.suffix not in ('.txt', '.lst') or split is None or pure.stem.lower() == 'trainval':
             continue
         lines = [line.split() for line in index.read(path).splitlines() if line.strip()]
         found = {image for line in lines if (image := index.find(line[0], near=path, among=known))}
         if lines and len(found) >= 0.5 * len({line[0] for line in lines}):
             sets[str(pure.parent)].update(dict.fromkeys(found, split))
-            missing = [line[0] for line in lines if not index.find(line[0], near=path)]
+            missing = [line[0] for line in lines if not index.is_picture(line[0])]
             report.leave_out(
                 missing, len(lines), f'images of the list {path} do not exist', 'add them or correct the list'
             )

@@ -1,24 +1,25 @@
 """Find out what a folder holds: evidence for each task is looked for, and what covers most images is taken."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
 
+from .boxes import read_labelme, read_voc, read_yolo
 from .class_names import ClassNames, read_class_names
-from .data import LEFT_OUT, FolderData, Object, Report, Sample, shown
-from .index import Header, Index, sample_of
-from .labels import Labelled, class_indices, read_class_folders, read_table
-from .objects import Found, read_coco, read_voc, read_yolo
+from .coco import read_coco
+from .data import LEFT_OUT, FolderData, Report, Sample, shown, size_text
+from .index import Index, sample_of
+from .labels import Labelled, read_class_folders, read_table
+from .objects import Found
 from .pairing import pair_masks
-from .splits import read_lists, split_samples
-from .values import MaskClasses, find_classes
+from .samples import MOST_HEADERS, Understood, detection, labelled, segmentation
+from .splits import split_samples
+from .values import MaskClasses
 from .words import Places
 
 __all__ = ['understand']
@@ -29,8 +30,6 @@ TASKS = {
     'inst': 'instance segmentation',
     'cls': 'classification',
 }
-MOST_HEADERS = 5000
-"""Images to be classified that are looked at; of larger folders a sample."""
 
 
 def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, val_share: float = 0.2) -> FolderData:
@@ -53,225 +52,125 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
     if not 0 < val_share < 1:
         raise UserError(f'val_share is {val_share}: expected a part of the images above 0 and below 1')
     root = Path(folder).expanduser().absolute()
-    index, report = Index(root), Report()
+    index = Index(root)
     places, names = Places([*index.pictures, *index.texts]), read_class_names(index)
-    table = read_table(index, report) if task in (None, 'seg', 'cls') else None
-    found = _objects(index, places, names, report) if task in (None, 'det', 'inst') else None
-    masks = _masks(index, places, table, report, task, found)
-    if masks and (found is None or len(masks[0]) >= (1 - LEFT_OUT) * len(found.objects)):
-        if found is not None:
-            report.doubts.append(f'there are boxes, too ({found.layout}): pass --task det to train a detector')
-        data = _seg(index, masks, names, report)
-    elif found is not None:
-        if masks:
-            report.doubts.append('there are masks for some of the images, too: pass --task seg to train on these')
-        data = _det(index, places, found, report, task)
-    elif task in (None, 'cls'):
-        data = _cls(index, places, table, names, report)
+    objects, masks, labels, report = _evidence(index, places, names, task)
+    if masks is not None:
+        known = segmentation(index, places, masks, names, report)
+    elif objects is not None:
+        known = detection(index, places, objects, report, task)
+    elif labels is not None:
+        known = labelled(index, places, labels, names, report)
     else:
-        raise _nothing(index, task)
-    return _finish(index, report, *data, seed=seed, val_share=val_share)
+        wanted = f' for {TASKS[task]}' if task else ''
+        raise UserError(
+            f'no annotations{wanted} were recognised among the {len(index.pictures)} images and {len(index.texts)} '
+            f'text files of {root}: expected masks beside or parallel to the images, a COCO JSON, XML files of PASCAL '
+            'VOC, text files of YOLO, a CSV of paths, or a folder for each class'
+        )
+    return _finish(index, known, report, seed, val_share)
 
 
-def _nothing(index: Index, task: str | None) -> UserError:
-    wanted = f' for {TASKS[task]}' if task else ''
-    return UserError(
-        f'no annotations{wanted} were recognised among the {len(index.pictures)} images and {len(index.texts)} text '
-        f'files of {index.root}: expected masks beside or parallel to the images, a COCO JSON, XML files of PASCAL '
-        'VOC, text files of YOLO, a CSV of paths, or a folder for each class'
-    )
+_Evidence = tuple[Found | None, Labelled | None, Labelled | None, Report]
+"""Objects, masks or a table of labels, and what was said about what is used."""
+
+
+def _evidence(index: Index, places: Places, names: ClassNames, task: str | None) -> _Evidence:
+    """What most of the images are annotated with; mistakes in what is not used do not matter."""
+    reports = {'objects': Report(), 'masks': Report(), 'table': Report()}
+    found: Found | None = None
+    masks: Labelled | None = None
+    table = read_table(index, reports['table']) if task in (None, 'seg', 'cls') else None
+    failures = []
+    if task in (None, 'det', 'inst'):
+        try:
+            found = _objects(index, places, names, reports['objects'])
+        except UserError as error:
+            failures.append(error)
+    if table is not None and table.masks and task in (None, 'seg'):
+        masks, reports['masks'] = table, reports['table']
+    elif task == 'seg' or (task is None and not (table is not None and table.labels)):
+        try:
+            masks = pair_masks(index, places, reports['masks'])
+        except UserError as error:
+            failures.append(error)
+    if found is not None and masks is not None:
+        if len(masks.masks) >= (1 - LEFT_OUT) * len(found.objects):
+            reports['masks'].doubts.append(f'there are boxes, too ({found.layout}): pass --task det to train on them')
+            found = None
+        else:
+            reports['objects'].doubts.append(
+                f'{len(masks.masks)} images have masks, too: pass --task seg to train on those'
+            )
+            masks = None
+    if masks is not None:
+        return None, masks, None, reports['masks']
+    if found is not None:
+        return found, None, None, reports['objects']
+    if failures:
+        raise failures[0]
+    return None, None, _labels(index, places, table, reports['table'], task), reports['table']
+
+
+def _labels(index: Index, places: Places, table: Labelled | None, report: Report, task: str | None) -> Labelled | None:
+    """Classes of images from tables and from the names of folders, which may each say those of a split."""
+    if task not in (None, 'cls'):
+        return None
+    folders = read_class_folders(index, places, report, by_name=task == 'cls')
+    if table is None or not table.labels:
+        return folders
+    if folders is not None and set(table.labels.values()) <= set(folders.labels.values()):
+        table.labels = {**folders.labels, **table.labels}
+        table.layout = f'{folders.layout}, and {table.layout}'
+    return table
 
 
 def _objects(index: Index, places: Places, names: ClassNames, report: Report) -> Found | None:
-    return read_coco(index, report) or read_voc(index, report) or read_yolo(index, places, names, report)
+    return (
+        read_coco(index, report)
+        or read_labelme(index, report)
+        or read_voc(index, report)
+        or read_yolo(index, places, names, report)
+    )
 
 
-_Masks = tuple[dict[str, str], list[str], list[str], dict[str, str]]
-
-
-def _masks(
-    index: Index, places: Places, table: Labelled | None, report: Report, task: str | None, found: Found | None
-) -> _Masks | None:
-    """Pairs, photographs and masks without partner, and the splits that a table says."""
-    if task not in (None, 'seg'):
-        return None
-    if table is not None and table.masks:
-        report.notes.append(f'pairs of image and mask: from the {table.layout}')
-        return table.masks, [], [], table.splits
-    if table is not None and table.labels and task is None:
-        return None
-    try:
-        pairs, unpaired, lone = pair_masks(index, places, report)
-    except UserError:
-        if found is not None and task is None:
-            return None
-        raise
-    return (pairs, unpaired, lone, {}) if pairs else None
-
-
-_Data = tuple[str, str, list[Sample], tuple[str, ...], dict[str, Any]]
-"""Task, layout, samples, classes and further fields of the result."""
-
-
-def _usable(index: Index, paths: Sequence[str], report: Report, role: str) -> dict[str, Header]:
-    """Headers of the pictures that can be opened; the others are left out."""
-    headers = index.headers(paths)
-    bad = [f'{path} ({header.problem})' for path, header in headers.items() if header.problem]
-    report.leave_out(bad, len(paths), f'{role} are broken', 'replace them')
-    return {path: header for path, header in headers.items() if not header.problem}
-
-
-def _seg(index: Index, masks: _Masks, names: ClassNames, report: Report) -> _Data:
-    pairs, unpaired, lone, said = masks
-    report.leave_out(unpaired, len(pairs) + len(unpaired), 'images have no mask', 'add their masks')
-    if lone:
-        report.doubts.append(f'{len(lone)} masks have no image and are not used: {shown(lone)}')
-    images = _usable(index, list(pairs), report, 'images')
-    readable = _usable(index, [pairs[path] for path in images], report, 'masks')
-    pairs = {image: mask for image, mask in pairs.items() if image in images and mask in readable}
-    other = [
-        f'{mask} ({_size(readable[mask].size)}, its image {image} {_size(images[image].size)})'
-        for image, mask in pairs.items()
-        if readable[mask].size != images[image].size
-    ]
-    report.leave_out(other, len(pairs), 'masks are not of the size of their image', 'save both at one size')
-    pairs = {image: mask for image, mask in pairs.items() if readable[mask].size == images[image].size}
-    found = find_classes(index, list(pairs.values()), names, report, known=_known(index, list(pairs.values())))
-    bad = set(found.bad)
-    pairs = {image: mask for image, mask in pairs.items() if mask not in bad}
-    places = Places([*index.pictures, *index.texts])
-    lists = {} if said else read_lists(index, list(pairs), report, prefer='segmentation')
-    splits = said or lists or {image: split for image in pairs if (split := places.read(image).split)}
-    samples = [Sample(path, images[path].size, splits.get(path), mask=mask) for path, mask in pairs.items()]
-    folders = _folders(pairs.values())
-    layout = f'photographs in {_folders(pairs)} and masks in {folders}'
-    more = {'palette': found.palette, 'load_annotations': found.step, 'background': found.background, 'found': found}
-    return 'seg', layout, samples, found.names, more
-
-
-def _known(index: Index, masks: Sequence[str]) -> str | None:
-    """The public dataset whose numbers the masks hold, as far as their names tell."""
-    text = f'{index.root.name}/{masks[0]}'.lower()
-    if 'gtfine' in text or 'gtcoarse' in text:
-        return (
-            'Cityscapes (training ids)'
-            if 'trainids' in text
-            else 'Cityscapes (19 classes)'
-            if 'labelids' in text
-            else None
-        )
-    if 'adechallenge' in text:
-        return 'ADE20K'
-    if 'segmentationclass' in text:
-        with open_image(index.root / masks[0]) as image:
-            colours = np.array((image.getpalette() or []) + [0] * 9)[:9].tolist()
-        if colours == [0, 0, 0, 128, 0, 0, 0, 128, 0]:
-            return 'PASCAL VOC'
-    return None
-
-
-def _det(index: Index, places: Places, found: Found, report: Report, task: str | None) -> _Data:
-    if task == 'inst' and not found.masks:
-        raise UserError(
-            f'{index.root} has boxes but no masks of its objects ({found.layout}): pass --task det, or add polygons'
-        )
-    kind = task or ('inst' if found.masks else 'det')
-    headers = _usable(index, list(found.objects), report, 'images')
-    photos = [path for path in index.pictures if not places.read(path).is_mask]
-    without = [path for path in photos if path not in found.objects]
-    if without and 'YOLO' in found.layout:
-        report.doubts.append(
-            f'{len(without)} of {len(photos)} images have no text file and are taken as images without objects: '
-            f'{shown(without)}; remove them if their labels are missing'
-        )
-        headers |= _usable(index, without, report, 'images')
-    elif without:
-        report.doubts.append(f'left out {len(without)} of {len(photos)} images without annotation: {shown(without)}')
-    if not any(found.objects.values()):
-        raise UserError(f'the {found.layout} of {index.root} hold no object: add annotations')
-    lists = {} if found.splits else read_lists(index, list(headers), report, prefer='main')
-    splits = found.splits or lists or {path: split for path in headers if (split := places.read(path).split)}
-    samples = []
-    for path, header in headers.items():
-        items = [
-            Object(o.label, o.box, None, None, o.crowd) if kind == 'det' else o for o in found.objects.get(path, ())
-        ]
-        samples.append(Sample(path, header.size, splits.get(path), objects=tuple(items)))
-    whole = len(headers) == len(found.objects)
-    return kind, found.layout, samples, found.classes, {'json_files': found.json_files if whole else {}}
-
-
-def _cls(index: Index, places: Places, table: Labelled | None, names: ClassNames, report: Report) -> _Data:
-    found = table if table is not None and table.labels else read_class_folders(index, places, report)
-    if found is None:
-        raise _nothing(index, None)
-    looked_at = sample_of(list(found.labels), MOST_HEADERS, 0)
-    good = _usable(index, looked_at, report, 'images')
-    if len(looked_at) < len(found.labels):
-        report.doubts.append(
-            f'{len(looked_at)} of {len(found.labels)} images were looked at: a broken one among the others ends the '
-            'training with its name'
-        )
-    labels = {path: label for path, label in found.labels.items() if path in good or path not in set(looked_at)}
-    classes, numbers = class_indices(labels, names, report)
-    lists = {} if found.splits else read_lists(index, list(labels), report, prefer='main')
-    splits = found.splits or lists or {path: split for path in labels if (split := places.read(path).split)}
-    size = next(iter(good.values())).size
-    samples = [
-        Sample(path, good[path].size if path in good else size, splits.get(path), label=numbers[path])
-        for path in labels
-    ]
-    return 'cls', found.layout, samples, classes, {}
-
-
-def _finish(
-    index: Index,
-    report: Report,
-    task: str,
-    layout: str,
-    samples: Sequence[Sample],
-    classes: tuple[str, ...],
-    more: dict[str, Any],
-    *,
-    seed: int,
-    val_share: float,
-) -> FolderData:
-    found: MaskClasses | None = more.pop('found', None)
+def _finish(index: Index, known: Understood, report: Report, seed: int, val_share: float) -> FolderData:
+    """Split the samples and say what was understood."""
+    task, samples, classes, masks = known.task, known.samples, known.classes, known.masks
     splits = split_samples(samples, report, seed=seed, val_share=val_share)
-    _tell_classes(splits, classes, found, report)
+    _tell_classes(splits, classes, masks, report)
     sized = sorted((sample.size for sample in samples), key=lambda size: (size[0] * size[1], size))
     sizes = sized[0], sized[len(sized) // 2], sized[-1]
     looked_at = sample_of([sample.image for sample in samples], MOST_HEADERS, 0)
     channels, bits = _channels(index, looked_at, report)
-    json_files = more.pop('json_files', {})
-    if set(json_files) != set(splits):
-        json_files = {}
     counts = ', '.join(f'{len(items)} {split}' for split, items in splits.items())
     notes = [
         f'task: {TASKS[task]}',
-        f'layout: {layout}',
+        f'layout: {known.layout}',
         f'images: {counts}',
         f'{len(classes)} classes: {shown(classes, 20)}',
-        f'sizes: {_size(sizes[0])} to {_size(sizes[2])}, median {_size(sizes[1])}; {channels} channels of {bits} bits',
+        'sizes: {} to {}, median {}'.format(*(size_text(size) for size in (sizes[0], sizes[2], sizes[1]))),
+        f'channels: {channels} of {bits} bits',
         *report.notes,
     ]
     if sum(index.ignored.values()):
         said = ' and '.join(f'{count} {kind}' for kind, count in index.ignored.items() if count)
         notes.append(f'files that are not read: {said}')
-    more.setdefault('palette', None)
     return FolderData(
-        index.root,
-        task,
-        layout,
-        classes,
+        root=index.root,
+        task=task,
+        layout=known.layout,
+        classes=classes,
+        palette=masks.palette if masks else None,
         splits=splits,
         channels=channels,
         bits=bits,
         sizes=sizes,
+        background=masks.background if masks else None,
+        load_annotations=masks.step if masks else None,
         notes=tuple(notes),
         doubts=tuple(report.doubts),
-        json_files=json_files,
-        **more,
+        json_files=known.json_files if set(known.json_files) == set(splits) else {},
     )
 
 
@@ -322,16 +221,3 @@ def _alpha_varies(path: Path) -> bool:
     with open_image(path) as image:
         low, high = Image.Image.getextrema(image.getchannel('A'))
     return low != high
-
-
-def _folders(paths: Iterable[str]) -> str:
-    """The folders that files lie in, the common part of deeper ones."""
-    parents = {PurePosixPath(path).parent for path in paths}
-    tops = {parent.parts[:1] for parent in parents}
-    if len(parents) > 2 and len(tops) == 1 and tops != {()}:
-        return f'{next(iter(tops))[0]}/ (in {len(parents)} folders)'
-    return shown(sorted(f'{parent}/' if str(parent) != '.' else 'the folder itself' for parent in parents), 3)
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f'{size[1]}x{size[0]}'

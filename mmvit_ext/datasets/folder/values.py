@@ -3,29 +3,32 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import open_image
 
 from ..label_values import pack_colours, unpack_colour
 from .class_names import KNOWN, ClassNames, is_no_label
 from .data import Report, shown
 from .index import Index, in_threads, sample_of
+from .pixels import (
+    Counted,
+    are_colours,
+    area_colours,
+    as_colours,
+    blurred_values,
+    cluster,
+    count_pixels,
+    is_lossy,
+    total_pixels,
+)
 
-__all__ = ['MaskClasses', 'find_classes', 'looks_like_mask']
+__all__ = ['MaskClasses', 'find_classes']
 
 LEAST_MASKS, MOST_PIXELS = 200, 3e8
 """Masks whose pixels are read: at least so many, and all of a folder with no more pixels than that."""
-
-_RARE = 0.002
-"""Share of the pixels below which a colour that fills no square of 3x3 pixels is a blurred edge."""
-
-_NEAR = 48
-"""How far the values of a JPEG lie from what was saved."""
 
 _MOST = 255  # classes of a map of 8 bit
 
@@ -42,54 +45,6 @@ class MaskClasses:
     background: int | None
     found: dict[str, set[int]] = field(default_factory=dict)  # indices of the classes in each mask that was read
     bad: list[str] = field(default_factory=list)  # masks with values that are no class
-
-
-@dataclass(frozen=True)
-class _Counted:
-    path: str
-    mode: str  # Pillow's; RGB is L where the three channels are alike
-    pixels: Mapping[int, int]
-    solid: frozenset[int]  # values that fill a square of 3x3 pixels somewhere
-    palette: tuple[int, ...] = ()  # RGB as one number, by value
-
-
-def _count(path: str, root: Path) -> _Counted:
-    with open_image(root / path, 'mask') as image:
-        palette: tuple[int, ...] = ()
-        if image.mode == 'P':
-            colours = np.array(image.getpalette() or [], np.int64).reshape(-1, 3)
-            palette = tuple(pack_colours(colours).tolist())
-        elif image.mode not in ('1', 'L', 'I') and not image.mode.startswith('I;'):
-            image = image.convert('RGB')
-        mode, values = image.mode, np.array(image)
-    if values.ndim == 3:
-        alike = (values[..., :1] == values).all()
-        mode, values = ('L', values[..., 0]) if alike else (mode, pack_colours(values))
-    return _Counted(path, mode, *_runs(values.astype(np.int32)), palette)
-
-
-def _runs(values: np.ndarray) -> tuple[dict[int, int], frozenset[int]]:
-    """Pixels by value, and the values that fill a square of 3x3 pixels; runs of one value are counted at once."""
-    flat = values.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1))
-    found, inverse = np.unique(flat[starts], return_inverse=True)
-    pixels = np.bincount(inverse, np.diff(starts, append=flat.size))
-    across = (values[:, 1:] == values[:, :-1])[:, 1:] & (values[:, 1:] == values[:, :-1])[:, :-1]
-    down = values[1:] == values[:-1]
-    square = across[2:] & across[1:-1] & across[:-2] & (down[1:] & down[:-1])[:, 1:-1]
-    solid = values[1:-1, 1:-1][square]
-    solid = solid[np.flatnonzero(np.diff(solid, prepend=-1))] if solid.size else solid
-    return dict(zip(found.tolist(), pixels.astype(int).tolist(), strict=True)), frozenset(np.unique(solid).tolist())
-
-
-def looks_like_mask(path: Path) -> bool:
-    """Whether most pixels of a picture are of few values, each of which fills areas."""
-    try:
-        counted = _count(path.name, path.parent)
-    except Exception:  # it cannot be decoded, which is said elsewhere
-        return False
-    total = sum(counted.pixels.values())
-    return sum(counted.pixels[value] for value in counted.solid) > 0.8 * total and len(counted.solid) <= _MOST
 
 
 def find_classes(
@@ -111,99 +66,38 @@ def find_classes(
     headers = index.headers(masks)
     area = float(np.mean([np.prod(headers[path].size) for path in masks]))
     sample = sample_of(masks, max(LEAST_MASKS, int(MOST_PIXELS / area)), seed)
-    counted: list[_Counted] = in_threads(lambda path: _count(path, index.root), sample)
+    counted: list[Counted] = []
+    broken: list[str] = []
+    for path, item in zip(sample, in_threads(lambda path: _try_to_count(path, index), sample), strict=True):
+        if item:
+            counted.append(item)
+        else:
+            broken.append(path)
+    report.leave_out(broken, len(sample), 'masks are broken', 'replace them')
     if len(sample) < len(masks):
         report.doubts.append(
             f'classes were looked for in {len(sample)} of {len(masks)} masks: another value in the others ends the '
             'training with the name of the file; name all classes in a file classes.txt if there are more'
         )
-    if _are_colours(counted):
-        return _colour_classes([_as_colours(item) for item in counted], names, report)
-    return _id_classes(counted, names, report, known)
-
-
-def _are_colours(counted: Sequence[_Counted]) -> bool:
-    """Whether colours are classes; so they are where one index has different colours in two files' palettes."""
-    colours: dict[int, int] = {}
-    for item in counted:
-        if item.mode == 'RGB':
-            return True
-        if item.palette:
-            for value in item.pixels:
-                if value < len(item.palette) and colours.setdefault(value, item.palette[value]) != item.palette[value]:
-                    return True
-    return False
-
-
-def _as_colours(item: _Counted) -> _Counted:
-    if item.mode == 'RGB':
-        return item
-    table = item.palette or tuple(range(0, 256 * 65793, 65793))
-    top = 255 if item.mode == '1' else 1
-    pixels: Counter[int] = Counter()
-    for value, count in item.pixels.items():
-        pixels[table[min(value * top, len(table) - 1)]] += count
-    solid = frozenset(table[min(value * top, len(table) - 1)] for value in item.solid)
-    return _Counted(item.path, 'RGB', pixels, solid)
-
-
-def _total(counted: Sequence[_Counted]) -> tuple[Counter[int], set[int]]:
-    pixels: Counter[int] = Counter()
-    for item in counted:
-        pixels.update(item.pixels)
-    return pixels, {value for item in counted for value in item.solid}
-
-
-def _is_lossy(counted: Sequence[_Counted]) -> bool:
-    return sum(item.path.lower().endswith(('.jpg', '.jpeg')) for item in counted) * 2 > len(counted)
-
-
-def _cluster(pixels: Mapping[int, int], channels: int) -> list[int]:
-    """Values from which all that are frequent lie no farther than a JPEG's noise, the most frequent first."""
-    total = sum(pixels.values())
-    centres: list[int] = []
-    merged: Counter[int] = Counter()
-    for value, count in sorted(pixels.items(), key=lambda item: -item[1])[:20000]:
-        near = next((centre for centre in centres if _distance(value, centre, channels) <= _NEAR), None)
-        if near is None:
-            centres.append(near := value)
-        merged[near] += count
-    return [centre for centre in centres if merged[centre] >= 5 * _RARE * total]
-
-
-def _distance(one: int, other: int, channels: int) -> int:
-    if channels == 1:
-        return abs(one - other)
-    return max(abs(a - b) for a, b in zip(unpack_colour(one), unpack_colour(other), strict=True))
-
-
-def _between(value: int, ends: Sequence[int]) -> bool:
-    """Whether a colour is a mixture of two others."""
-    point = np.array(unpack_colour(value), float)
-    points = np.array([unpack_colour(end) for end in ends], float)
-    for first in points:
-        along, offset = points - first, point - first
-        length = (along**2).sum(1)
-        share = np.divide(along @ offset, length, out=np.zeros(len(points)), where=length > 0)
-        near = np.abs(first + share[:, None] * along - point).max(1) < 6
-        if ((share > 0) & (share < 1) & near).any():
-            return True
-    return False
-
-
-def _colour_classes(counted: Sequence[_Counted], names: ClassNames, report: Report) -> MaskClasses:
-    pixels, solid = _total(counted)
-    total, lossy = sum(pixels.values()), _is_lossy(counted)
-    if lossy:
-        colours = _cluster(pixels, 3)
+    if are_colours(counted):
+        found = _colour_classes([as_colours(item) for item in counted], names, report)
     else:
-        colours = [value for value in pixels if value in solid]
-        frequent = [value for value in colours if pixels[value] >= _RARE * total] or colours
-        colours += [
-            value
-            for value, count in pixels.items()
-            if value not in solid and count >= _RARE * total and not _between(value, frequent)
-        ]
+        found = _id_classes(counted, names, report, known)
+    found.bad += broken
+    return found
+
+
+def _try_to_count(path: str, index: Index) -> Counted | None:
+    try:
+        return count_pixels(path, index.root)
+    except Exception:  # Pillow's own depend on the format
+        return None
+
+
+def _colour_classes(counted: Sequence[Counted], names: ClassNames, report: Report) -> MaskClasses:
+    pixels, solid = total_pixels(counted)
+    total, lossy = sum(pixels.values()), is_lossy([item.path for item in counted])
+    colours = cluster(pixels, 3) if lossy else area_colours(pixels, solid)
     named = {colour: name for colour, name in names.colours.items() if not is_no_label(name)}
     void = set(names.colours) - set(named)
     if named:
@@ -212,6 +106,7 @@ def _colour_classes(counted: Sequence[_Counted], names: ClassNames, report: Repo
         )
         if strange:
             files = [item.path for item in counted if set(strange) & set(item.pixels)]
+            void |= set(strange)
             report.doubts.append(
                 f'colours that {names.source} does not name are ignored: {shown([_hex(value) for value in strange])}, '
                 f'in {len(files)} masks ({shown(files)}); add them to that file if they are classes'
@@ -228,6 +123,8 @@ def _colour_classes(counted: Sequence[_Counted], names: ClassNames, report: Repo
                 f'the {len(colours)} colours have no names: write a file class_dict.csv with the columns name,r,g,b'
             )
             named = {value: 'background' if value == 0 else f'color_{_hex(value)[1:]}' for value in colours}
+            if len(colours) == 2 and colours[0] == 0:
+                named[colours[1]] = 'foreground'
     if not 1 <= len(colours) <= _MOST:
         raise _no_label_map(counted, f'{len(colours)} colours that fill areas')
     kept = set(colours) | void
@@ -250,26 +147,19 @@ def _colour_classes(counted: Sequence[_Counted], names: ClassNames, report: Repo
     return MaskClasses(labels, tuple(map(unpack_colour, colours)), _step(step), _background(labels), found)
 
 
-def _id_classes(counted: Sequence[_Counted], names: ClassNames, report: Report, known: str | None) -> MaskClasses:
-    pixels, solid = _total(counted)
+def _id_classes(counted: Sequence[Counted], names: ClassNames, report: Report, known: str | None) -> MaskClasses:
+    pixels, solid = total_pixels(counted)
     indexed = all(item.palette for item in counted)
     ignored: list[int] = []
     step: dict[str, Any] = {}
     values = sorted(pixels)
-    if _is_lossy(counted):
-        values = sorted(_cluster(pixels, 1))
+    if is_lossy([item.path for item in counted]):
+        values = sorted(cluster(pixels, 1))
         step['tolerance'] = 64
         report.doubts.append('the masks are JPEG files, whose values are noisy: pixels take the nearest class')
-    elif not indexed and max(values) < 256:
-        blurred = [v for v in values if v not in solid and pixels[v] < 5 * _RARE * sum(pixels.values())]
-        blurred = [v for v in blurred if solid and min(solid) < v < max(solid)]
-        if len(blurred) >= max(3, len(solid)):
-            step['tolerance'], share = 0, sum(pixels[v] for v in blurred) / sum(pixels.values())
-            values = [v for v in values if v not in set(blurred)]
-            ignored += blurred
-            report.doubts.append(
-                f'{len(blurred)} grey values of blurred edges, {share:.2%} of all pixels, are ignored (255)'
-            )
+    elif not indexed and max(values) < 256 and blurred_values(pixels, solid):
+        # As colours, of which all that are not listed have no label.
+        return _colour_classes([as_colours(item) for item in counted], names, report)
     bad: list[str] = []
     by_id, source = names.by_id, names.source
     if known:
@@ -281,18 +171,20 @@ def _id_classes(counted: Sequence[_Counted], names: ClassNames, report: Report, 
     left = [value for value in values if value not in ignored]
     others = [value for value in left if value != 255]
     binary = len(left) == 2 and left[0] == 0
-    if 255 in left and 255 not in by_id and not binary and (others or [0])[-1] < max(2 * len(others), len(by_id), 3):
+    widest = max(np.diff(others).tolist(), default=1)
+    if 255 in left and 255 not in by_id and not binary and others and 255 - others[-1] > 2 * widest:
         ignored.append(255)
         left = others
         report.notes.append('value 255 of the masks is ignored')
-    if binary and len(by_id) in (0, 1, 2):
+    if len(left) == 2 and left[0] == 0 and len(by_id) <= 2:
         labels = [*by_id.values()]
         labels = ['background', 'foreground'][: 2 - len(labels)] + labels if len(labels) < 2 else labels
         if left[1] == 255:
             report.doubts.append('value 255 of the masks is taken as the foreground, not as "no label"')
     elif by_id:
-        beyond = set(left) - set(by_id)
-        if 0 in beyond or (beyond and set(left) - {0} <= {number + 1 for number in by_id}):
+        usual = _usual(counted, left)
+        beyond = usual - set(by_id)
+        if 0 in beyond or (beyond and usual - {0} <= {number + 1 for number in by_id}):
             if 0 not in beyond:  # a list of names has no numbers: the first may be that of value 1
                 by_id = {number + 1: name for number, name in by_id.items()}
             ignored.append(0)
@@ -309,7 +201,12 @@ def _id_classes(counted: Sequence[_Counted], names: ClassNames, report: Report, 
             )
         left, labels = list(by_id), list(by_id.values())
     else:
-        strange = _stray(counted, left)
+        if not 1 <= len(left) <= _MOST:
+            raise _no_label_map(counted, f'{len(left)} different values')
+        usual = _usual(counted, left)
+        # Beyond a row of values that many have, those of single masks are mistakes rather than classes.
+        row = usual == set(range(min(usual), max(usual) + 1))
+        strange = {value for value in left if value > max(usual) + 1} if row else set()
         bad = [item.path for item in counted if strange & set(item.pixels)]
         if bad:
             report.leave_out(
@@ -319,15 +216,14 @@ def _id_classes(counted: Sequence[_Counted], names: ClassNames, report: Report, 
                 'correct them, or name all classes in a file classes.txt, one a line from 0 on',
             )
         left = [value for value in left if value not in strange]
-        if not 1 <= len(left) <= _MOST:
-            raise _no_label_map(counted, f'{len(left)} different values')
         labels = [f'class_{value}' for value in left]
         report.doubts.append(
             f'the values {shown(left, 12)} of the masks have no names: write a file classes.txt, one name a line'
         )
         if left[0] == 0:
             report.doubts.append('value 0 of the masks is taken as a class, as background often is')
-    if left != list(range(len(left))) or step.get('tolerance') or ignored not in ([], [255]):
+    plain = left == list(range(len(left))) and not any(item.in_colour for item in counted)
+    if not plain or step.get('tolerance') or ignored not in ([], [255]):
         step['values'] = left
         step['ignored'] = sorted(set(ignored) - {255})
         if left != list(range(len(left))):
@@ -344,13 +240,11 @@ def _id_classes(counted: Sequence[_Counted], names: ClassNames, report: Report, 
     return MaskClasses(tuple(labels), shades, _step(step), _background(labels), found, bad)
 
 
-def _stray(counted: Sequence[_Counted], left: Sequence[int]) -> set[int]:
-    """Values of single masks beyond a row of values that many have: mistakes rather than classes."""
+def _usual(counted: Sequence[Counted], values: Sequence[int]) -> set[int]:
+    """The values that are in more than single masks, where there are enough masks to tell."""
     files = Counter(value for item in counted for value in item.pixels)
-    common = [value for value in left if files[value] > max(1, 0.01 * len(counted))]
-    if len(counted) < 10 or not common or common != list(range(common[0], common[0] + len(common))):
-        return set()
-    return {value for value in left if value > common[-1] + 1 and value not in common}
+    least = max(1, 0.01 * len(counted)) if len(counted) >= 10 else 0
+    return {value for value in values if files[value] > least} or set(values)
 
 
 def voc_colour(number: int) -> tuple[int, int, int]:
@@ -372,7 +266,7 @@ def _hex(colour: int) -> str:
     return f'#{colour:06x}'
 
 
-def _no_label_map(counted: Sequence[_Counted], found: str) -> UserError:
+def _no_label_map(counted: Sequence[Counted], found: str) -> UserError:
     files = [item.path for item in counted]
     return UserError(
         f'the masks ({shown(files)}) hold {found}, which is no map of at most {_MOST} classes: expected one colour or '

@@ -20,14 +20,13 @@ _IMAGES = (
 )
 _MASKS = (
     'masks?|labell?ed|labels?|labelmaps?|lbls?|annotations?|annotated|annots?|anno|ann|gts?|gtfine|gtcoarse|truths?|'
-    'groundtruths?|segmentations?|segmentation(?:class|object)(?:raw|aug)?|segm?|segs|targets?|mattes?|manual[0-9]?|'
+    'groundtruths?|segmentations?|segmentation(?:class|object)(?:raw|aug)?|segm?|segs|semantics?|targets?|mattes?|manual[0-9]?|'
     'label(?:train)?ids|trainids|instance(?:s|ids)?|colou?rs?|trimaps?|outputs?'
 )
-_NEUTRAL = 'ground|class|pixels?|pixelwise|semantic|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
+_NEUTRAL = 'ground|class|pixels?|pixelwise|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
 
 _SPLIT = '|'.join(_SPLITS.values())
-_WORD = re.compile('|'.join(sorted(f'{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL}'.split('|'), key=len, reverse=True)))
-_WORDS = re.compile(rf'(?:(?:{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL})[0-9]{{0,4}}[^a-z0-9]*)+')
+_WORDS = re.compile(rf'(?:(?:{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL})[^a-z0-9]*[0-9]{{0,4}}[^a-z0-9]*)+')
 _ALONE = re.compile(f'{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL}')
 _MASK = re.compile(_MASKS)
 _FUSED = re.compile(r'([a-z]+)([0-9]+)|([0-9]+)([a-z]+)')
@@ -69,6 +68,16 @@ class Place:
     split: str | None
     words: tuple[str, ...]  # the known words
     is_mask: bool
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """What files that belong together have in common, the strongest first."""
+        return (
+            ('split', self.split or '', *self.key),
+            ('key', *self.key),
+            ('name', self.split or '', self.key[-1]),
+            (self.key[-1],),
+        )
 
 
 class Places:

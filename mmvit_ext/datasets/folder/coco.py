@@ -1,0 +1,159 @@
+"""Objects of images in COCO files."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from mmvit_ext.errors.user_error import UserError
+
+from .data import LEFT_OUT, Report, shown
+from .index import Index
+from .objects import ANY_SIZE, Found, Objects
+from .words import split_of
+
+__all__ = ['read_coco']
+
+_MOST_SHARED = 0.5
+"""Part of a file's images that another file annotates, above which the file is not used, such as COCO's keypoints."""
+
+
+def read_coco(index: Index, report: Report) -> Found | None:
+    """Objects of all COCO files of a folder; the splits are those of their names or folders."""
+    files = {path: content for path in index.texts if path.endswith('.json') and (content := _content(index, path))}
+    if not files:
+        return None
+    found = Found('', (), {})
+    objects, order, used = Objects(), {}, []  # type: ignore[var-annotated]
+    for path in sorted(files, key=lambda path: ('instance' not in path.lower(), 'keypoint' in path.lower(), path)):
+        content = files[path]
+        images = _images(index, path, content, report)
+        shared = [picture for picture in images.values() if picture in found.objects]
+        if len(shared) > _MOST_SHARED * len(images):
+            report.doubts.append(f'{path} is not used, {used[0]} annotates the same images: move that away to use it')
+            continue
+        if shared:
+            report.doubts.append(f'{path} lists images of other files again, which are left out: {shown(shared)}')
+            images = {number: picture for number, picture in images.items() if picture not in found.objects}
+        used.append(path)
+        names = _categories(content)
+        for name in names.values():
+            order.setdefault(name, len(order))
+        split = _split(path)
+        found.objects |= {picture: [] for picture in images.values()}
+        found.splits |= {picture: split for picture in images.values() if split}
+        before = len(objects.wrong)
+        _read_objects(
+            index, path, content, images, {number: order[name] for number, name in names.items()}, found, objects
+        )
+        if split and len(objects.wrong) == before and _serves(index, content, images, names):
+            found.json_files[split] = (path, _image_folder(content['images'], images) or '')
+    found.classes = tuple(order)
+    # A detector takes the names in the order of each file.
+    whole = all(tuple(_categories(files[path]).values()) == found.classes for path in used)
+    if not whole or len(found.json_files) < len(used):
+        found.json_files.clear()
+    found.layout = f'COCO annotation file{"s" * (len(used) > 1)} {shown(used)}'
+    objects.tell(report)
+    without = sum(item.mask is None for items in found.objects.values() for item in items)
+    total = sum(map(len, found.objects.values()))
+    found.masks = without < LEFT_OUT * total
+    if found.masks and without:
+        report.doubts.append(
+            f'left out {without} of {total} objects without mask: pass --task det to train on all boxes'
+        )
+        found.objects = {image: [item for item in items if item.mask] for image, items in found.objects.items()}
+        found.json_files.clear()
+    return found
+
+
+def _content(index: Index, path: str) -> dict[str, Any] | None:
+    """The content of a JSON file if it is one of COCO's with objects."""
+    text = index.read(path)
+    if '"annotations"' not in text or '"images"' not in text:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{index.root / path} is no JSON file ({error}): copy or export it again') from error
+    for key in ('images', 'annotations', 'categories'):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            return None
+    return content if any('bbox' in entry for entry in content['annotations'][:100]) else None
+
+
+def _split(path: str) -> str | None:
+    """The split that the words of a file's name such as ``instances_train2017`` or its folders say."""
+    parts = [*PurePosixPath(path).parts[:-1], *re.split('[^A-Za-z0-9]+', PurePosixPath(path).stem)]
+    return next((split for part in parts[::-1] if (split := split_of(part))), None)
+
+
+def _images(index: Index, path: str, content: Mapping[str, Any], report: Report) -> dict[Any, str]:
+    """The picture of each image id; those that do not exist are left out."""
+    found = {e.get('id'): index.find(str(e.get('file_name', '')), near=path) for e in content['images']}
+    missing = [str(e.get('file_name')) for e in content['images'] if found[e.get('id')] is None]
+    remedy = 'copy the images into the folder, or remove them from the file'
+    report.leave_out(missing, len(content['images']), f'images of {path} are not in the folder', remedy)
+    return {number: picture for number, picture in found.items() if picture}
+
+
+def _categories(content: Mapping[str, Any]) -> dict[Any, str]:
+    """Names by id, without the ones that group others and have no object, as Roboflow writes them."""
+    used = {entry.get('category_id') for entry in content['annotations']}
+    groups = {e.get('supercategory') for e in content['categories'] if e.get('supercategory') != e.get('name')}
+    kept = [e for e in content['categories'] if e.get('id') in used or e.get('name') not in groups]
+    return {entry.get('id'): str(entry.get('name')) for entry in kept}
+
+
+def _read_objects(
+    index: Index,
+    path: str,
+    content: Mapping[str, Any],
+    images: Mapping[Any, str],
+    labels: Mapping[Any, int],
+    found: Found,
+    objects: Objects,
+) -> None:
+    headers = index.headers(list(images.values()))
+    for entry in content['annotations']:
+        where = f'{path}: annotation {entry.get("id")}'
+        picture, label, box = images.get(entry.get('image_id')), labels.get(entry.get('category_id')), entry.get('bbox')
+        if picture is None:
+            continue
+        if label is None:
+            objects.refuse(f'{where} (unknown category {entry.get("category_id")})')
+        elif not (isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)):
+            objects.refuse(f'{where} (no box)')
+        else:
+            mask = entry.get('segmentation')
+            found.objects[picture] += objects.take(
+                label,
+                (box[0], box[1], box[0] + box[2], box[1] + box[3]),
+                ANY_SIZE if headers[picture].problem else headers[picture].size,
+                where,
+                mask=mask if mask and mask != [[]] else None,
+                area=entry.get('area'),
+                crowd=bool(entry.get('iscrowd')),
+            )
+
+
+def _serves(index: Index, content: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str]) -> bool:
+    """Whether a file can be used where it is: all images exist below one folder, in the sizes that it says."""
+    entries = content['images']
+    if len(set(images.values())) < len(entries) or _image_folder(entries, images) is None:
+        return False
+    headers = index.headers(list(images.values()))
+    sizes = [(entry.get('height'), entry.get('width')) == headers[images[entry['id']]].size for entry in entries]
+    return all(sizes) and len(names) == len(content['categories'])
+
+
+def _image_folder(entries: Sequence[Mapping[str, Any]], images: Mapping[Any, str]) -> str | None:
+    """What stands before all file names of a COCO file, relative to the root, if it is one and the same."""
+    starts: dict[str | None, int] = defaultdict(int)
+    for entry in entries:
+        picture, name = images.get(entry.get('id'), ''), str(entry.get('file_name'))
+        starts[picture[: -len(name)] if picture.endswith(name) else None] += 1
+    return next(iter(starts)) if len(starts) == 1 else None

@@ -1,0 +1,173 @@
+"""The samples of a folder for each task, without what is broken or does not fit."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
+
+from .class_names import ClassNames
+from .data import Object, Report, Sample, shown, size_text
+from .index import Header, Index, sample_of
+from .labels import Labelled, class_indices
+from .objects import Found
+from .splits import read_lists
+from .values import MaskClasses, find_classes
+from .words import Places
+
+__all__ = ['MOST_HEADERS', 'Understood', 'detection', 'labelled', 'segmentation']
+
+MOST_HEADERS = 5000
+"""Images to be classified that are looked at; of larger folders a sample."""
+
+
+@dataclass
+class Understood:
+    """What is known before the images are split."""
+
+    task: str
+    layout: str
+    classes: tuple[str, ...]
+    samples: list[Sample]
+    masks: MaskClasses | None = None
+    json_files: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def _usable(index: Index, paths: Sequence[str], report: Report, role: str) -> dict[str, Header]:
+    """Headers of the pictures that can be opened; the others are left out."""
+    headers = index.headers(paths)
+    bad = [f'{path} ({header.problem})' for path, header in headers.items() if header.problem]
+    report.leave_out(bad, len(paths), f'{role} are broken', 'replace them')
+    return {path: header for path, header in headers.items() if not header.problem}
+
+
+def _unannotated(places: Places, without: Sequence[str], annotated: Iterable[str], report: Report) -> list[str]:
+    """The images that should have an annotation: not those of a split or folder where none has one."""
+    kinds = {(place.split, PurePosixPath(place.path).parent) for place in map(places.read, annotated)}
+    splits, folders = {split for split, _ in kinds}, {folder for _, folder in kinds}
+    elsewhere: dict[str, list[str]] = {}
+    missing = []
+    for path in without:
+        place = places.read(path)
+        parent = PurePosixPath(path).parent
+        if parent not in folders and (
+            place.split not in splits or sum(p.startswith(f'{parent}/') for p in without) > 4
+        ):
+            elsewhere.setdefault(f'{parent}/', []).append(path)
+        else:
+            missing.append(path)
+    for folder, paths in elsewhere.items():
+        report.doubts.append(f'{len(paths)} images in {folder} have no annotation and are not used')
+    return missing
+
+
+def _splits(index: Index, places: Places, images: Sequence[str], report: Report, prefer: str) -> dict[str, str]:
+    by_place = {path: split for path in images if (split := places.read(path).split)}
+    return by_place | read_lists(index, images, report, prefer=prefer)
+
+
+def segmentation(index: Index, places: Places, masks: Labelled, names: ClassNames, report: Report) -> Understood:
+    """Images with a mask each."""
+    pairs, said = masks.masks, masks.splits
+    unpaired = _unannotated(places, masks.unpaired, pairs, report)
+    report.leave_out(unpaired, len(pairs) + len(unpaired), 'images have no mask', 'add their masks')
+    if masks.lone:
+        report.doubts.append(f'{len(masks.lone)} masks have no image and are not used: {shown(masks.lone)}')
+    images = _usable(index, list(pairs), report, 'images')
+    readable = _usable(index, [pairs[path] for path in images], report, 'masks')
+    pairs = {image: mask for image, mask in pairs.items() if image in images and mask in readable}
+    other = [
+        f'{mask} ({size_text(readable[mask].size)}, its image {image} {size_text(images[image].size)})'
+        for image, mask in pairs.items()
+        if readable[mask].size != images[image].size
+    ]
+    report.leave_out(other, len(pairs), 'masks are not of the size of their image', 'save both at one size')
+    pairs = {image: mask for image, mask in pairs.items() if readable[mask].size == images[image].size}
+    found = find_classes(index, list(pairs.values()), names, report, known=_known(index, list(pairs.values())))
+    bad = set(found.bad)
+    pairs = {image: mask for image, mask in pairs.items() if mask not in bad}
+    splits = said or _splits(index, places, list(pairs), report, prefer='segmentation')
+    samples = [Sample(path, images[path].size, splits.get(path), mask=mask) for path, mask in pairs.items()]
+    layout = masks.layout or f'photographs in {_folders(pairs)} and masks in {_folders(pairs.values())}'
+    return Understood('seg', layout, found.names, samples, masks=found)
+
+
+def _known(index: Index, masks: Sequence[str]) -> str | None:
+    """The public dataset whose numbers the masks hold, as far as their names tell."""
+    text = f'{index.root.name}/{masks[0]}'.lower()
+    if 'gtfine' in text or 'gtcoarse' in text:
+        kinds = {'trainids': 'Cityscapes (training ids)', 'labelids': 'Cityscapes (19 classes)'}
+        return next((name for word, name in kinds.items() if word in text), None)
+    if 'adechallenge' in text:
+        return 'ADE20K'
+    if 'segmentationclass' in text:
+        with open_image(index.root / masks[0]) as image:
+            colours = np.array((image.getpalette() or []) + [0] * 9)[:9].tolist()
+        if colours == [0, 0, 0, 128, 0, 0, 0, 128, 0]:
+            return 'PASCAL VOC'
+    return None
+
+
+def detection(index: Index, places: Places, found: Found, report: Report, task: str | None) -> Understood:
+    """Images with objects."""
+    if task == 'inst' and not found.masks:
+        raise UserError(
+            f'{index.root} has boxes but no masks of its objects ({found.layout}): pass --task det, or add polygons'
+        )
+    kind = task or ('inst' if found.masks else 'det')
+    headers = _usable(index, list(found.objects), report, 'images')
+    photos = [path for path in index.pictures if not places.read(path).is_mask]
+    without = [path for path in photos if path not in found.objects]
+    without = _unannotated(places, without, found.objects, report)
+    if without and found.empty_without:
+        report.doubts.append(
+            f'{len(without)} of {len(photos)} images have no text file and are taken as images without objects: '
+            f'{shown(without)}; remove them if their labels are missing'
+        )
+        headers |= _usable(index, without, report, 'images')
+    elif without:
+        report.doubts.append(f'left out {len(without)} of {len(photos)} images without annotation: {shown(without)}')
+    if not any(found.objects.values()):
+        raise UserError(f'the {found.layout} of {index.root} hold no object: add annotations')
+    splits = _splits(index, places, list(headers), report, prefer='main') | found.splits
+    samples = []
+    for path, header in headers.items():
+        items = [
+            Object(o.label, o.box, None, None, o.crowd) if kind == 'det' else o for o in found.objects.get(path, ())
+        ]
+        samples.append(Sample(path, header.size, splits.get(path), objects=tuple(items)))
+    whole = len(headers) == len(found.objects)
+    json_files = found.json_files if whole and set(splits) == set(headers) else {}
+    return Understood(kind, found.layout, found.classes, samples, json_files=json_files)
+
+
+def labelled(index: Index, places: Places, found: Labelled, names: ClassNames, report: Report) -> Understood:
+    """Images with a class each."""
+    looked_at = sample_of(list(found.labels), MOST_HEADERS, 0)
+    good = _usable(index, looked_at, report, 'images')
+    if len(looked_at) < len(found.labels):
+        report.doubts.append(
+            f'{len(looked_at)} of {len(found.labels)} images were looked at: a broken one among the others ends the '
+            'training with its name'
+        )
+    labels = {path: label for path, label in found.labels.items() if path in good or path not in set(looked_at)}
+    classes, numbers = class_indices(labels, names, report)
+    splits = _splits(index, places, list(labels), report, prefer='main') | found.splits
+    size = next(iter(good.values())).size
+    samples = [
+        Sample(path, good[path].size if path in good else size, splits.get(path), label=numbers[path])
+        for path in labels
+    ]
+    return Understood('cls', found.layout, classes, samples)
+
+
+def _folders(paths: Iterable[str]) -> str:
+    """The folders that files lie in, the common part of deeper ones."""
+    parents = {PurePosixPath(path).parent for path in paths}
+    tops = {parent.parts[:1] for parent in parents}
+    if len(parents) > 2 and len(tops) == 1 and tops != {()}:
+        return f'{next(iter(tops))[0]}/ (in {len(parents)} folders)'
+    return shown(sorted(f'{parent}/' if str(parent) != '.' else 'the folder itself' for parent in parents), 3)
