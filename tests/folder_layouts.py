@@ -333,3 +333,81 @@ def list_of_labels(root: Path) -> None:
             photo(root / f'images/{split}_{number}.jpg')
         write(root / f'{split}.txt', ''.join(f'images/{split}_{number}.jpg {number % 2}\n' for number in range(count)))
     write(root / 'classes.txt', 'healthy\nsick\n')
+
+
+@layout
+def cvat_xml(root: Path) -> None:
+    items = []
+    for number in range(5):
+        photo(root / f'images/{number}.jpg')
+        box = '<box label="dog" xtl="3" ytl="4" xbr="12" ybr="14"/>'
+        items.append(f'<image id="{number}" name="{number}.jpg" width="32" height="24">{box}</image>')
+    write(root / 'annotations.xml', f'<annotations><version>1.1</version>{"".join(items)}</annotations>')
+
+
+@layout
+def csv_boxes(root: Path) -> None:
+    lines = ['filename,width,height,class,xmin,ymin,xmax,ymax']
+    for number in range(5):
+        photo(root / f'images/{number}.jpg')
+        lines += [f'{number}.jpg,32,24,dog,3,4,12,14', f'{number}.jpg,32,24,cat,1,1,8,9']
+    write(root / 'labels.csv', '\n'.join(lines))
+
+
+@layout
+def json_labels(root: Path) -> None:
+    for number in range(10):
+        photo(root / f'imgs/{number}.jpg')
+    write(root / 'labels.json', json.dumps({f'{number}.jpg': ('cat', 'dog')[number % 2] for number in range(10)}))
+
+
+@layout
+def intel(root: Path) -> None:
+    for split, count in (('seg_train', 3), ('seg_test', 2)):
+        for name in ('forest', 'sea'):
+            for number in range(count):
+                photo(root / f'{split}/{split}/{name}/{number}.jpg')
+    for number in range(6):
+        photo(root / f'seg_pred/seg_pred/{number}.jpg')
+
+
+@layout
+def kaggle(root: Path) -> None:
+    lines = ['id,label']
+    for number in range(10):
+        photo(root / f'train/{number:05}.jpg')
+        lines.append(f'{number:05}.jpg,{number % 2}')
+        photo(root / f'test/{number + 100:05}.jpg')
+    write(root / 'train.csv', '\n'.join(lines))
+    write(root / 'sample_submission.csv', 'id,label\n' + '\n'.join(f'{number + 100:05}.jpg,0' for number in range(10)))
+
+
+@layout
+def uavid(root: Path) -> None:
+    for split, first in (('train', 1), ('val', 20)):
+        for sequence in range(first, first + 2):
+            for number in range(2):
+                base = root / f'uavid_{split}/seq{sequence}'
+                photo(base / f'Images/{number:06}.png')
+                colours(base / f'Labels/{number:06}.png', [(0, 0, 0), (128, 0, 0), (128, 64, 128)])
+
+
+@layout
+def mapillary(root: Path) -> None:
+    for split in ('training', 'validation'):
+        for number in range(3):
+            photo(root / f'{split}/images/{number}.jpg')
+            palette = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+            mask(root / f'{split}/labels/{number}.png', [0, 1, 2], palette=palette)
+            mask(root / f'{split}/instances/{number}.png', [0, 256, 512], kind=np.uint16)
+            colours(root / f'{split}/panoptic/{number}.png', [(1, 0, 0), (2, 0, 0)])
+    names = [{'name': name, 'color': [n, n, n]} for n, name in enumerate(('bird', 'road', 'void'))]
+    write(root / 'config.json', json.dumps({'labels': names}))
+
+
+@layout
+def other_words(root: Path) -> None:
+    for split in ('Training', 'Validierung'):
+        for number in range(3):
+            photo(root / f'{split}/Bilder/IMG_{number}.JPG')
+            mask(root / f'{split}/Etiketten/IMG_{number}.png', [0, 1])

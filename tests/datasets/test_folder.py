@@ -62,6 +62,9 @@ SEGMENTATION = {
     'nnunet': (('class_0', 'class_1', 'class_2'), 3, (4, 1, 0), [0, 1, 2]),
     'deepglobe': (('urban_land', 'agriculture_land'), 2, (5, 1, 0), [0, 1, 255]),
     'carvana': (('background', 'foreground'), 2, (5, 1, 0), [0, 1]),
+    'uavid': (('background', 'color_800000', 'color_804080'), 3, (4, 4, 0), [0, 1, 2]),
+    'mapillary': (('bird', 'road'), 2, (3, 3, 0), [0, 1, 255]),
+    'other_words': (('background', 'foreground'), 2, (3, 3, 0), [0, 1]),
     'csv_masks': (('class_0', 'class_7', 'class_11'), 3, (4, 2, 0), [0, 1, 2]),
 }
 
@@ -91,6 +94,8 @@ DETECTION = {
     'yolo': ('det', ('cat', 'dog', 'cow'), (4, 2, 0), [12.8, 9, 19.2, 15]),
     'yolo_polygons': ('inst', ('cat', 'dog'), (2, 2, 0), [3.2, 2.4, 16, 12]),
     'darknet': ('det', ('cat', 'dog'), (5, 1, 0), [12.8, 9, 19.2, 15]),
+    'cvat_xml': ('det', ('dog',), (4, 1, 0), [3, 4, 12, 14]),
+    'csv_boxes': ('det', ('cat', 'dog'), (4, 1, 0), [3, 4, 12, 14]),
     'labelme': ('inst', ('leaf',), (4, 1, 0), [1, 1, 20, 20]),
 }
 
@@ -111,6 +116,9 @@ CLASSIFICATION = {
     'imagenet': (('tench', 'English springer'), (6, 4, 0)),
     'class_folders': (('bus', 'car', 'train'), (12, 3, 0)),
     'tiny_imagenet': (('n01', 'n02'), (6, 4, 0)),
+    'intel': (('forest', 'sea'), (6, 4, 0)),
+    'kaggle': (('0', '1'), (8, 2, 0)),
+    'json_labels': (('cat', 'dog'), (8, 2, 0)),
     'csv_labels': (('rust', 'scab'), (8, 2, 0)),
     'csv_one_hot': (('bcc', 'mel', 'nv'), (6, 3, 0)),
     'list_of_labels': (('healthy', 'sick'), (4, 2, 0)),

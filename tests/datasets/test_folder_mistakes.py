@@ -266,7 +266,7 @@ def test_xml_files_with_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / 'Annotations/000004.xml').unlink()
     data = understand(tmp_path)
     doubt(data, r'1 of 11 XML files cannot be read: Annotations/000001.xml')
-    doubt(data, r'1 of 11 XML files have no image: Annotations/000003.xml')
+    doubt(data, r'1 of 10 images of XML files are missing: Annotations/000003.xml')
     doubt(data, r'1 of 18 objects that are no box in their image: Annotations/000002.xml: object 1;')
     doubt(data, r'left out 2 of 11 images without annotation: JPEGImages/000001.jpg, JPEGImages/000004.jpg')
     second = next(s for samples in data.splits.values() for s in samples if s.image.endswith('02.jpg'))

@@ -16,7 +16,7 @@ from .words import split_of
 __all__ = ['KNOWN', 'ClassNames', 'is_no_label', 'read_class_names']
 
 _NO_LABEL = re.compile('void|ignored?|unlabell?ed|unknown|border|edge|dont[ _-]?care|no[ _-]?label|unannotated', re.I)
-_FILE = re.compile(r'class|label|names|categor|colou?r|palette|legend|objectinfo|code|synset|words|^data\.ya?ml', re.I)
+_FILE = re.compile(r'class|label|names|categor|colou?r|palette|legend|objectinfo|code|synset|words|config|meta', re.I)
 _LONGEST = 2_000_000
 
 
@@ -71,7 +71,8 @@ def read_class_names(index: Index) -> ClassNames:
     best = ClassNames()
     for path in sorted(index.texts, key=lambda path: (path.count('/'), path)):
         pure = PurePosixPath(path)
-        if pure.suffix == '.xml' or split_of(pure.stem) or not _FILE.search(pure.name):
+        says = _FILE.search(pure.name) or pure.suffix in ('.yaml', '.yml')
+        if pure.suffix == '.xml' or split_of(pure.stem) or not says:
             continue
         # A file called as an image says something about that image, and so do lines that begin with one.
         if (index.root / path).stat().st_size > _LONGEST or index.is_picture(pure.stem):

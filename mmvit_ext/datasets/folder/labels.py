@@ -1,6 +1,5 @@
 """Classes of whole images: folders called as the classes, and tables of paths with their labels or masks."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from mmvit_ext.errors.user_error import UserError
 from .class_names import ClassNames
 from .data import Report, shown
 from .index import Index
+from .tables import read_rows
 from .words import Places, split_of
 
 __all__ = ['Labelled', 'class_indices', 'read_class_folders', 'read_table']
@@ -28,7 +28,7 @@ class Labelled:
     labels: dict[str, str] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
-    unpaired: list[str] = field(default_factory=list)  # images without mask
+    unpaired: list[str] = field(default_factory=list)  # images without any of these
     lone: list[str] = field(default_factory=list)  # masks without image
 
 
@@ -57,9 +57,7 @@ def read_class_folders(index: Index, places: Places, report: Report, *, by_name:
     last = {label: label.rpartition('/')[2] for label in labels.values()}
     if len(set(last.values())) == len(last):
         found.labels = {path: last[label] for path, label in labels.items()}
-    if len(labels) < len(images):
-        without = [path for path, _ in images if path not in labels]
-        report.leave_out(without, len(images), 'images are in no class folder', 'move them into one')
+    found.unpaired = [path for path, _ in images if path not in labels]
     return found
 
 
@@ -74,31 +72,13 @@ def read_table(index: Index, report: Report) -> Labelled | None:
     found = Labelled('')
     used = []
     for path in index.texts:
-        pure = PurePosixPath(path)
-        if pure.suffix.lower() not in ('.csv', '.tsv', '.txt') or index.is_picture(pure.stem):
-            continue
-        rows = _rows(index.read(path), pure.suffix.lower())
+        rows = [] if 'submission' in path.lower() else read_rows(index, path)
         if rows and _read_rows(index, path, rows, found, report):
             used.append(path)
     if not used:
         return None
     found.layout = f'table{"s" * (len(used) > 1)} {shown(used)}'
     return found
-
-
-def _rows(text: str, suffix: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith('#')]
-    if not lines:
-        return []
-    mark = next((mark for mark in '\t;,' if mark in lines[0]), None)
-    if mark is None:
-        if suffix != '.txt':
-            return []
-        rows = [line.rsplit(maxsplit=1) for line in lines]
-    else:
-        rows = list(csv.reader(lines, delimiter=mark))
-    width = Counter(map(len, rows)).most_common(1)[0][0]
-    return [[cell.strip() for cell in row] for row in rows if len(row) == width] if width > 1 else []
 
 
 def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, report: Report) -> bool:
@@ -114,7 +94,12 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
     missing = [cell for cell, image in zip(columns[first][begin:], paths[first][begin:], strict=True) if image is None]
     report.leave_out(missing, len(rows) - begin, f'images of {path} do not exist', 'add them or remove their lines')
     masks = next(
-        (n for n in range(len(columns)) if n > first and named[n] and set(paths[n]) != set(paths[first])), None
+        (
+            n
+            for n in range(len(columns))
+            if n > first and named[n] and set(paths[n]).isdisjoint({*paths[first]} - {None})
+        ),
+        None,
     )
     if masks is not None and heading and 'mask' in heading[first]:
         first, masks = masks, first

@@ -18,7 +18,7 @@ from .words import Place, Places, split_of
 __all__ = ['pair_masks']
 
 _PREFERRED = ('(label)?trainids', 'labelids?', 'manual[0-9]?|gts?|truths?|groundtruths?')
-_AVOIDED = 'rgb|instance(s|ids)?|segmentationobject(raw)?|colou?rs?|trimaps?|outputs?'
+_AVOIDED = 'rgb|panoptics?|instance(s|ids)?|segmentationobject(raw)?|colou?rs?|trimaps?|outputs?'
 _LOOKED_AT, _GROUPS = 5, 8
 """Files of a group that are looked at, and groups without common names among which masks are looked for."""
 
@@ -75,6 +75,8 @@ def _match(photos: Sequence[Place], masks: Sequence[Place]) -> dict[str, list[Pl
     short = _affixes(photos) | _affixes(masks)
     ties: Sequence[Callable[[Place], object]] = (
         *(lambda place, number=number: place.ties[number] for number in range(4)),  # type: ignore[misc]
+        lambda place: (place.split, *place.key[:-2], place.key[-1]),  # one folder less, the innermost or the outermost
+        lambda place: (place.split, *place.key[1:]),
         lambda place: (place.split, short[place.path]),
         lambda place: short[place.path],
         lambda place: place.key[:-1],  # a folder with one photograph and a mask for each object

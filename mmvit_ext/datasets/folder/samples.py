@@ -146,6 +146,9 @@ def detection(index: Index, places: Places, found: Found, report: Report, task: 
 
 def labelled(index: Index, places: Places, found: Labelled, names: ClassNames, report: Report) -> Understood:
     """Images with a class each."""
+    without = _unannotated(places, found.unpaired, found.labels, report)
+    total = len(found.labels) + len(without)
+    report.leave_out(without, total, 'images are in no class folder', 'move them into one')
     looked_at = sample_of(list(found.labels), MOST_HEADERS, 0)
     good = _usable(index, looked_at, report, 'images')
     if len(looked_at) < len(found.labels):

@@ -9,7 +9,6 @@ from PIL import Image
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
 
-from .boxes import read_labelme, read_voc, read_yolo
 from .class_names import ClassNames, read_class_names
 from .coco import read_coco
 from .data import LEFT_OUT, FolderData, Report, Sample, shown, size_text
@@ -18,9 +17,11 @@ from .labels import Labelled, read_class_folders, read_table
 from .objects import Found
 from .pairing import pair_masks
 from .samples import MOST_HEADERS, Understood, detection, labelled, segmentation
+from .shapes import read_box_tables, read_labelme, read_xml
 from .splits import split_samples
 from .values import MaskClasses
 from .words import Places
+from .yolo import read_yolo
 
 __all__ = ['understand']
 
@@ -129,7 +130,8 @@ def _objects(index: Index, places: Places, names: ClassNames, report: Report) ->
     return (
         read_coco(index, report)
         or read_labelme(index, report)
-        or read_voc(index, report)
+        or read_xml(index, report)
+        or read_box_tables(index, report)
         or read_yolo(index, places, names, report)
     )
 

@@ -27,7 +27,7 @@ from .pixels import (
 
 __all__ = ['MaskClasses', 'find_classes']
 
-LEAST_MASKS, MOST_PIXELS = 200, 3e8
+LEAST_MASKS, MOST_PIXELS = 200, 1e8
 """Masks whose pixels are read: at least so many, and all of a folder with no more pixels than that."""
 
 _MOST = 255  # classes of a map of 8 bit

@@ -11,7 +11,7 @@ __all__ = ['Place', 'Places', 'split_of']
 
 _SPLITS = {
     'train': 'train(?:ing|val)?|trn|tr',
-    'val': 'val(?:id(?:ation)?)?|dev(?:el(?:opment)?)?|va',
+    'val': 'val(?:id(?:ation|ierung)?)?|dev(?:el(?:opment)?)?|va',
     'test': 'test(?:ing)?|tst|ts|te',
 }
 _IMAGES = (
@@ -21,7 +21,7 @@ _IMAGES = (
 _MASKS = (
     'masks?|labell?ed|labels?|labelmaps?|lbls?|annotations?|annotated|annots?|anno|ann|gts?|gtfine|gtcoarse|truths?|'
     'groundtruths?|segmentations?|segmentation(?:class|object)(?:raw|aug)?|segm?|segs|semantics?|targets?|mattes?|manual[0-9]?|'
-    'label(?:train)?ids|trainids|instance(?:s|ids)?|colou?rs?|trimaps?|outputs?'
+    'label(?:train)?ids|trainids|instance(?:s|ids)?|panoptics?|colou?rs?|trimaps?|outputs?'
 )
 _NEUTRAL = 'ground|class|pixels?|pixelwise|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
 
@@ -80,6 +80,14 @@ class Place:
         )
 
 
+@lru_cache(maxsize=4096)
+def _without_split(name: str) -> list[tuple[str, str]]:
+    """A name without each of its words that says a split, and that split."""
+    parts = re.split('([^A-Za-z0-9]+)', name)
+    said = [(place, split) for place, part in enumerate(parts) if (split := split_of(part))]
+    return [(''.join(parts[:place] + parts[place + 1 :]), split) for place, split in said]
+
+
 class Places:
     """Reads paths of one folder: whether a word is meant, such as ``test``, also depends on what stands beside it."""
 
@@ -95,6 +103,18 @@ class Places:
         beside = self._children[parent] - {name}
         return sum(not _parse(other)[0] for other in beside) <= sum(split_of(other) is not None for other in beside)
 
+    def _split_within(self, parent: str, name: str) -> tuple[str | None, str]:
+        """The split in a name such as ``city_train`` beside ``city_val``, and the rest of the name."""
+        for rest, split in _without_split(name):
+            if any(
+                (rest, other) in _without_split(beside)
+                for beside in self._children[parent]
+                for other in _SPLITS
+                if other != split
+            ):
+                return split, rest
+        return None, name
+
     def read(self, path: str) -> Place:
         """What a path says; words at both ends of the name count as those of the folders do."""
         pure = PurePosixPath(path)
@@ -105,6 +125,8 @@ class Places:
             found, said = _parse(name)
             if said and not self.is_split(str(PurePosixPath(*pure.parts[:depth])), name):
                 found, said = (), None
+            if not found:
+                said, name = self._split_within(str(PurePosixPath(*pure.parts[:depth])), name)
             split = said or split
             words += found
             if not found:
