@@ -1,8 +1,9 @@
 """Where query-based upsampling looks: ``python -m benchmarks.qu_attention CHECKPOINT ...``.
 
 For checkpoints of the Shrunk step of ``benchmarks.shrunk_ladder``: the perplexity of the cross-attention weights of
-every layer of the first QU level, in tokens, and the share of the weight on the 3x3 tokens around a query's own place.
-Uniform weights have the perplexity of the number of tokens.
+every layer of both QU levels, in tokens, the share of the weight on the 3x3 tokens around a query's own place (first
+level), and the share of the queries' energy that differs from place to place. Uniform weights have the perplexity of
+the number of tokens; queries that are all alike have the share 0.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.shrunk_ladder import config_of
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
+from mmvit_ext.models.decode_heads.shrunk_atm_head import QUERY_STARTS
 from mmvit_ext.models.layers.attention import PackedAttention
 
 
@@ -37,16 +39,24 @@ def near_share(weights: Tensor, grid: tuple[int, int]) -> float:
     return float((weights * near).sum(1).mean())
 
 
-def look(model: nn.Module, img: Tensor) -> list[tuple[float, float]]:
-    """Perplexity and near share of every layer of the first level."""
-    found: list[tuple[float, float]] = []
+def varying_share(queries: Tensor) -> float:
+    """Share of the energy of queries ``(B, N, D)`` that differs within an image."""
+    return float((queries - queries.mean(1, keepdim=True)).square().sum() / queries.square().sum())
+
+
+def look(model: nn.Module, img: Tensor) -> list[str]:
+    """What is told about every layer of both levels."""
+    found: list[str] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         weights = attention_weights(module, *inputs)
         perplexity = float((-(weights * weights.log()).sum(1)).mean().exp())
-        found.append((perplexity, near_share(weights, model.decode_head.query_grid)))
+        near = f', near {near_share(weights, grid):.1%}' if weights.shape[0] == weights.shape[1] else ''
+        found.append(f'{perplexity:.1f} of {weights.shape[1]}{near}, varying {varying_share(inputs[0]):.1%}')
 
-    hooks = [layer.cross_attn.register_forward_hook(record) for layer in model.decode_head.levels[0].layers]
+    grid = model.decode_head.query_grid
+    layers = [layer for level in model.decode_head.levels for layer in level.layers]
+    hooks = [layer.cross_attn.register_forward_hook(record) for layer in layers]
     with torch.no_grad():
         model.decode_head.decode(model.extract_feat(img))
     for hook in hooks:
@@ -62,8 +72,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('checkpoints', nargs='+', type=Path)
     parser.add_argument('--data', type=Path, default=Path('data/mini'), help='mini dataset (default: data/mini)')
+    parser.add_argument('--query-start', choices=QUERY_STARTS, default='tokens', help='of the head (default: tokens)')
     args = parser.parse_args()
     cfg = Config.fromfile(config_of('(c) QD + QU'))
+    cfg.model.decode_head.query_start = args.query_start
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).eval()
     folder = args.data / 'ade' / 'ADEChallengeData2016' / 'images' / 'validation'
@@ -75,9 +87,8 @@ def main() -> int:
     for checkpoint in [None, *args.checkpoints]:
         if checkpoint is not None:
             model.load_state_dict(extract_state_dict(read_checkpoint(checkpoint), checkpoint))
-        layers = ', '.join(f'{perplexity:.1f} ({near:.1%})' for perplexity, near in look(model, img))
-        tokens = model.decode_head.position_queries.num_embeddings
-        print(f'{checkpoint or "fresh"}: perplexity of {tokens} tokens (share of the 3x3 around): {layers}')
+        print(f'{checkpoint or "fresh"}: perplexity of every layer')
+        print('\n'.join(f'  {line}' for line in look(model, img)))
     return 0
 
 
