@@ -101,7 +101,8 @@ def _region(words: Sequence[str]) -> str | list[float]:
     except ValueError:
         box = []
     if len(box) != 4:
-        raise UserError(f'--region {" ".join(words)}: expected left, top, right and bottom in pixels, or a mask file')
+        wanted = 'expected left, top, right and bottom in pixels, or a mask file'
+        raise UserError(f'--region {" ".join(words)} is no region: {wanted}')
     return box
 
 
