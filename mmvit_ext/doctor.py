@@ -143,8 +143,8 @@ def check_operators(facts: Facts) -> Iterator[Problem]:
 
 def diagnose(facts: Facts) -> list[Problem]:
     """Return all problems, the fatal ones first."""
-    problems = [*check_distributions(facts), *check_imports(facts), *check_operators(facts)]
-    return sorted(problems, key=lambda problem: (FATAL, WARNING, NOTE).index(problem.level))
+    found = (*check_distributions(facts), *check_imports(facts), *check_operators(facts))
+    return sorted(found, key=lambda problem: (FATAL, WARNING, NOTE).index(problem.level))
 
 
 def find_types(package: Path) -> list[TypeStatus]:

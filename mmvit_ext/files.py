@@ -19,8 +19,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from mmvit_ext.errors import DISK_FULL
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors import DISK_FULL, UserError
 
 try:
     import fcntl
@@ -39,10 +38,7 @@ LONGEST_NAME = 255  # bytes of a file name that common file systems take
 
 
 def open_image(source: str | Path | IO[bytes], role: str = 'image') -> Image.Image:
-    """Open a picture, a file or a stream, in one of :data:`IMAGE_FORMATS`; what is raised depends on the format.
-
-    ``UserError`` where it is no regular file, ``OSError`` for too many pixels (a decompression bomb).
-    """
+    """Open a picture, a file or a stream, in one of :data:`IMAGE_FORMATS`; ``OSError`` for a decompression bomb."""
     if isinstance(source, str | Path) and os.path.exists(source):
         regular_file(source, role)
     try:
@@ -64,9 +60,7 @@ def writable_folder(path: str | Path, option: str) -> Path:
     folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{option} {folder} is a file: expected a folder, choose another name')
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         fault = f'{option} {folder} cannot be written to (at {existing})'
         raise UserError(f'{fault}: choose a folder that you may write to')

@@ -1,7 +1,6 @@
 """The machine: installed distributions, hardware, memory, and progress shown on its terminal.
 
-PyTorch and rich are imported where they are used, because the doctor reads the table of distributions on machines
-that lack them.
+PyTorch and rich are imported where they are used: the doctor reads the table of distributions where they are missing.
 """
 
 from __future__ import annotations

@@ -5,21 +5,24 @@ right length and hash gets its name. It is resumed where a hash, an entity tag o
 are of one file, and is started again otherwise.
 """
 
-from __future__ import annotations
-
 import hashlib
+import html
 import http.client
 import os
 import re
 import shutil
+import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
+import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.progress import Progress
@@ -28,9 +31,7 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import digest_of, named_hash, verify_hash, writable_folder
 from mmvit_ext.machine import progress_bar
 
-from .connections import VALIDATOR, Connection, asked_address, confirmed_address, validator_of
-
-__all__ = ['cache_folder', 'cached_path', 'fetch']
+__all__ = ['asked_address', 'cache_folder', 'cached_path', 'confirmed_address', 'direct_address', 'fetch']
 
 CHUNK = 2**18
 TIMEOUT = 30.0  # seconds without a byte until a connection counts as lost, and over which its speed is measured
@@ -46,6 +47,120 @@ _RANGE = re.compile(r'bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)')
 _PAGES = {'text/html', 'application/xhtml+xml', 'application/json', 'application/xml', 'text/xml'}
 _PAGE_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)', re.I)
 _PAGE = 2**18  # bytes of a web page that are looked through for a form
+_DRIVE = re.compile(r'https://drive\.google\.com/(?:file/d/|(?:open|uc)\?(?:[^#]*&)?id=)([\w-]+)')
+_FOLDER = re.compile(r'https://drive\.google\.com/drive/(?:u/\d+/)?folders/')
+_BLOB = re.compile(r'(https://huggingface\.co/[^/]+/[^/]+)/blob/')
+_FORM = re.compile(r'<form\b([^>]*\bid="download-form"[^>]*)>(.*?)(?:</form|$)', re.S | re.I)
+_ATTRIBUTE = re.compile(r'\b(action|name|value)="([^"]*)"', re.I)
+_VALIDATOR = re.compile(r'(?!W/)[\x20-\x7e]{1,200}')
+
+
+def direct_address(url: str) -> str:
+    """The address of the bytes, for an address of a page about a file; others come back as they are."""
+    if drive := _DRIVE.match(url):
+        return f'https://drive.google.com/uc?export=download&id={drive[1]}'
+    if url.startswith('gs://') and len(url) > 5:
+        return f'https://storage.googleapis.com/{urllib.parse.quote(url.removeprefix("gs://"))}'
+    return _BLOB.sub(r'\1/resolve/', url)
+
+
+def asked_address(url: str) -> str:
+    """The address to ask for the bytes, in ASCII; ``UserError`` for one that cannot be fetched."""
+    remedy = 'download the file by hand and pass --checkpoint FILE'
+    if _FOLDER.match(url):
+        raise UserError(f'{url} is a folder of several files: find the one that is wanted, {remedy}')
+    try:
+        parts = urllib.parse.urlsplit(direct_address(url))
+        if parts.scheme not in ('http', 'https') or not parts.hostname or '@' in parts.netloc or parts.port == 0:
+            raise ValueError('no host, a user name, or not the web')
+        netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode('idna').decode('ascii')
+    except ValueError as error:
+        shown = re.sub('//[^/]*@', '//...@', url)  # without a password
+        expected = 'expected an address that begins with https:// and a host'
+        raise UserError(f'{shown} cannot be fetched: {expected}; {remedy}') from error
+    path, query = (urllib.parse.quote(text, "%/:?@!$&'()*+,;=~", errors='surrogatepass') for text in parts[2:4])
+    return urllib.parse.urlunsplit((parts.scheme, netloc, path, query, ''))
+
+
+def confirmed_address(page: str, address: str) -> str | None:
+    """Where the form with which Google Drive asks for a confirmation leads; ``None`` for a page without one."""
+    if (form := _FORM.search(page)) is None:
+        return None
+    action, *fields = (
+        {key.lower(): html.unescape(value) for key, value in _ATTRIBUTE.findall(tag)}
+        for tag in (form[1], *re.findall(r'<input\b([^>]*)>', form[2], re.I))
+    )
+    target = urllib.parse.urlsplit(urllib.parse.urljoin(address, action.get('action', '')))
+    values = [(field['name'], field.get('value', '')) for field in fields if field.get('name')]
+    query = urllib.parse.urlencode([*urllib.parse.parse_qsl(target.query), *values])
+    return target._replace(query=query).geturl() if target.scheme in ('http', 'https') else None
+
+
+def _validator_of(headers: Any) -> str:
+    """What tells this version of a file from others: a strong entity tag or the date of its change, or nothing."""
+    texts = ((headers.get(name) or '').strip() for name in ('ETag', 'Last-Modified'))
+    return next((text for text in texts if _VALIDATOR.fullmatch(text)), '')
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects without reading the pages that come with them, which may have no end."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.read = bytes
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class _Connection(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """One connection, redirects included, which :meth:`watched` ends as ``slow``; its reader counts ``received``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sockets: list[socket.socket] = []
+        self.received, self.slow = 0, False
+
+    def open(self, address: str, headers: dict[str, str], timeout: float) -> http.client.HTTPResponse:
+        """Ask for an address of the web; files and ftp have no handler here, whoever names them."""
+        opener = urllib.request.OpenerDirector()
+        errors = (urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor())
+        for handler in (urllib.request.ProxyHandler(), self, _Redirects(), *errors, urllib.request.UnknownHandler()):
+            opener.add_handler(handler)
+        return opener.open(urllib.request.Request(address, headers=headers), timeout=timeout)
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        """Keep the sockets of urllib's connections."""
+        sockets = self.sockets
+
+        class Kept(http_class):  # type: ignore[misc, valid-type]
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+
+        return super().do_open(Kept, req, **options)
+
+    @contextmanager
+    def watched(self, span: float, least: float) -> Iterator[None]:
+        """End the connection from another thread, whatever it waits for, if ``span`` seconds bring too few bytes."""
+        done = threading.Event()
+
+        def watch() -> None:
+            connected, before = False, 0
+            while not done.wait(span):
+                if connected and self.received - before < least:
+                    self.slow = True
+                    for connection in self.sockets:
+                        with suppress(OSError):
+                            connection.shutdown(socket.SHUT_RDWR)
+                connected, before = bool(self.sockets), self.received
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def cache_folder() -> Path:
@@ -186,7 +301,7 @@ class _Download:
         """Connect until the file is whole; ``pause`` as for :func:`fetch`."""
         idle = best = 0
         while True:
-            connection, wait, reason = Connection(), 0, 'the connection was closed early'
+            connection, wait, reason = _Connection(), 0, 'the connection was closed early'
             try:
                 with connection.watched(TIMEOUT, self.least * TIMEOUT):
                     if self._connect(address, connection):
@@ -215,18 +330,16 @@ class _Download:
         remedy = 'run the command again to resume, or download the file by hand and pass --checkpoint FILE'
         return UserError(f'{self.url} could not be downloaded: {reason}; {remedy}')
 
-    def _connect(self, address: str, connection: Connection) -> bool:
+    def _connect(self, address: str, connection: _Connection) -> bool:
         """Use one connection; tells whether the file is complete after it."""
         with _disk(self.tag):
             text = self.tag.read_text(encoding='utf-8', errors='replace') if self.tag.is_file() else ''
-        validator = text if VALIDATOR.fullmatch(text) else ''
+        validator = text if _VALIDATOR.fullmatch(text) else ''
         have = _size(self.part) if validator or self.expected else 0
         # Without this a proxy may compress, and lengths and ranges would count other bytes.
         headers = {'Accept-Encoding': 'identity', 'User-Agent': 'mmvit_ext'}
-        if have:
-            headers['Range'] = f'bytes={have}-'
-            if validator:  # a file that has changed since then is sent whole
-                headers['If-Range'] = validator
+        if have:  # a file that has changed since then is sent whole
+            headers |= {'Range': f'bytes={have}-', **({'If-Range': validator} if validator else {})}
         try:
             response = connection.open(address, headers, TIMEOUT)
         except urllib.error.HTTPError as error:
@@ -252,7 +365,7 @@ class _Download:
             reason += f' and asks to wait {seconds} seconds'
         raise self._failed(reason + (', and its redirects lead nowhere' if error.code // 100 == 3 else ''))
 
-    def _receive(self, response: http.client.HTTPResponse, have: int, validator: str, connection: Connection) -> bool:
+    def _receive(self, response: http.client.HTTPResponse, have: int, validator: str, connection: _Connection) -> bool:
         """Write what a response brings; tells whether the file is complete after it."""
         start, total = self._extent(response, have, validator)
         block = response.read1(CHUNK)
@@ -269,7 +382,7 @@ class _Download:
             with _disk(self.part):
                 self.tag.unlink(missing_ok=True)
                 self.part.write_bytes(b'')
-                if new := validator_of(response.headers):
+                if new := _validator_of(response.headers):
                     self.tag.write_text(new, encoding='utf-8')
         self.resumed |= start > 0
         self.bar.update(self.task, completed=start, total=total)
@@ -301,7 +414,7 @@ class _Download:
         length = sizes.pop() if len(sizes) == 1 and not response.chunked else ''
         if response.status == 206:
             match = _RANGE.fullmatch((headers.get('Content-Range') or '').strip())
-            new = validator_of(headers)
+            new = _validator_of(headers)
             if match is None or int(match[1]) != have or (new and validator and new != validator):
                 self.part.unlink(missing_ok=True)
                 raise _RetryError('the server sends another part, or of another file, than it was asked for')

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import is_remote, regular_file
 
+from .formats import read_outline
 from .reading import checkpoint_damage
-from .unpickling import read_outline
 
 __all__ = ['RUN_ID', 'NewestCheckpoint', 'may_be_of_run', 'newest_checkpoint', 'training_position']
 
@@ -36,12 +36,11 @@ class NewestCheckpoint(NamedTuple):
             at = '' if self.iteration is None else f' of iteration {self.iteration}'
             notes = [f'--resume: {"; ".join(self.passed_over)}; resuming from the older {self.path}{at}']
         if not self.has_id:
-            fault = f'{self.path} has no id of its run (another version wrote it)'
-            notes.append(f'--resume: {fault}, it is taken by its name')
+            notes.append(f'--resume: {self.path} has no id of its run (of another version), it is taken by its name')
         return notes
 
 
-class Candidate(NamedTuple):
+class _Candidate(NamedTuple):
     """A checkpoint of training; they sort by what ``--resume`` prefers."""
 
     named: bool  # as the checkpoint hook names files
@@ -82,13 +81,12 @@ def _text(path: Path) -> str:
 def newest_checkpoint(
     work_dir: str | Path, more_folders: Iterable[str | Path] = (), *, restarted: bool = False
 ) -> NewestCheckpoint:
-    """The newest checkpoint of the latest run of a folder that can be loaded, the one of the highest iteration.
+    """The checkpoint of the latest run of a folder that can be loaded and has the highest iteration.
 
-    The date is none of the reasons: copying a folder changes it. Only files that a run can resume from count, so the
-    best checkpoint, which has no optimiser, does not. Which run is meant is told by the folder's file ``run_id``, or by
-    the checkpoint that ``last_checkpoint`` names, or by all checkpoints together. Files that the hook would name
-    otherwise come last, and without an id not at all. ``more_folders`` are where else checkpoints are; ``restarted``
-    says that the launcher started the run again, which may not have saved anything yet.
+    Copying changes dates, so they do not count, nor do files without an optimiser. The folder's file ``run_id`` tells
+    the run, or the checkpoint that ``last_checkpoint`` names, or all together. Files that the hook would name otherwise
+    come last, and without an id not at all. ``more_folders`` are where else checkpoints are; ``restarted`` says that
+    the launcher started the run again, which may not have saved anything yet.
     """
     note, listed = Path(work_dir) / 'last_checkpoint', [str(work_dir), *map(str, more_folders)]
     noted = _text(note)
@@ -123,9 +121,9 @@ def newest_checkpoint(
     return NewestCheckpoint(None)
 
 
-def _look_into(folders: Iterable[Path], noted_name: str) -> tuple[list[Candidate], list[tuple[float, str]]]:
+def _look_into(folders: Iterable[Path], noted_name: str) -> tuple[list[_Candidate], list[tuple[float, str]]]:
     """The checkpoints of training in the folders, and date and description of those that cannot be read."""
-    found: list[Candidate] = []
+    found: list[_Candidate] = []
     damaged: list[tuple[float, str]] = []
     noted_kind = re.compile(re.sub(r'\d+', r'\\d+', re.escape(noted_name)))  # the hook's filename_tmpl may be another
     for path in [path for folder in folders for path in sorted(folder.glob('*.pth')) if path.is_file()]:
@@ -142,11 +140,11 @@ def _look_into(folders: Iterable[Path], noted_name: str) -> tuple[list[Candidate
             continue
         if position is not None:
             iteration, run = position
-            found.append(Candidate(named, run is not None, iteration, date, path, run))
+            found.append(_Candidate(named, run is not None, iteration, date, path, run))
     return found, damaged
 
 
-def _latest_run(found: Iterable[Candidate], noted_name: str, advice: str) -> str | None:
+def _latest_run(found: Iterable[_Candidate], noted_name: str, advice: str) -> str | None:
     """The id of the run whose checkpoint was noted as the last one, or the only id that there is."""
     runs = {candidate.path.name: candidate.run for candidate in found if candidate.run}
     if noted_name in {candidate.path.name for candidate in found}:

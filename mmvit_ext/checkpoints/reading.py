@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import SHA256_DIGITS, is_remote, regular_file, verify_hash
 from mmvit_ext.models.layers.position_embedding import note_grids, told_grids
 
-from .safetensors_files import is_safetensors, read_safetensors
-from .unpickling import load_without_code, read_outline
+from .formats import is_safetensors, load_without_code, read_outline, read_safetensors
 
 __all__ = ['FORMAT', 'check_checkpoint_file', 'checkpoint_damage', 'extract_state_dict', 'metafile_hash']
 __all__ += ['read_checkpoint']
@@ -28,7 +28,6 @@ FORMAT = {'mmvit_ext_format': 1}
 
 _AGAIN = 'download or copy it again'
 _LEGACY_MAGIC = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # a number with which torch.save began before PyTorch 1.6
-_ZIP_MAGIC = b'PK\x03\x04'
 
 _OTHER_FILES = (
     (b'<', 'a web page: download the file itself'),
@@ -58,7 +57,7 @@ def _unlike_checkpoint(path: Path) -> str | None:
         head = file.read(64)
     if not head:
         return f'is empty: {_AGAIN}'
-    if head.startswith(_ZIP_MAGIC):
+    if head.startswith(b'PK\x03\x04'):
         # The archive's directory stands at its end, so a cut off download fails here.
         if not zipfile.is_zipfile(path):
             return f'is cut off ({path.stat().st_size} bytes, the end of the archive is missing): {_AGAIN}'
@@ -235,16 +234,14 @@ def metafile_hash(config: str | Path | None, path: str | Path) -> str | None:
     metafile = Path(config).parent / 'metafile.yml' if config else None
     if metafile is None or not metafile.is_file():
         return None
-    import yaml
-
     try:
         content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
     except (OSError, ValueError, yaml.YAMLError):
         return None  # a broken table of results is no reason to keep a model from being used
     models = content.get('Models') if isinstance(content, dict) else content
-    rows = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
-    for model in rows:
-        if str(model.get('Weights')).rpartition('/')[2] == Path(path).name and 'SHA256' in model:
+    for model in models if isinstance(models, list) else ():
+        named = isinstance(model, dict) and str(model.get('Weights')).rpartition('/')[2] == Path(path).name
+        if named and 'SHA256' in model:
             digits = str(model['SHA256']).lower()
             if SHA256_DIGITS.match(digits):
                 return digits

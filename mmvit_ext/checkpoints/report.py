@@ -1,12 +1,10 @@
 """What of a checkpoint really reaches the model.
 
-mmengine loads with ``strict=False``: a checkpoint of which nothing fits is reported as one log line and training
-starts from random weights. :class:`LoadObserver` watches the loading itself through PyTorch's load hooks, so it sees
-what every module was given after all renaming and resizing, whoever called: ``init_cfg=dict(type='Pretrained')``, a
-backbone whose ``init_weights`` reads the file by itself, ``load_from`` or ``resume``.
+mmengine loads with ``strict=False``: a checkpoint of which nothing fits is one log line, and training starts from
+random weights. :class:`LoadObserver` watches the loading itself through PyTorch's hooks, so it sees what every module
+was given after all renaming and resizing, whoever called: ``init_cfg``, ``init_weights``, ``load_from`` or ``resume``.
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,10 +89,7 @@ def _shape(shape: Shape) -> str:
 
 
 def weights_report(model_state: Mapping[str, Any], checkpoint_state: Mapping[str, Any]) -> WeightsReport:
-    """Compare a checkpoint's tensors (or shapes) with a model's, name by name.
-
-    Step counters of batch norms (``num_batches_tracked``), which old checkpoints lack, are left out.
-    """
+    """Compare a checkpoint's tensors (or shapes) with a model's, without the counters of batch norms, by name."""
     ours, theirs = _shapes(model_state), _shapes(checkpoint_state)
     common = [name for name in ours if name in theirs]
     same = [name for name in common if ours[name] == theirs[name]]
@@ -159,10 +154,9 @@ def style_hint(names: Iterable[str]) -> str:
 class LoadObserver:
     """Reports every ``load_state_dict`` on a model or a part of it, from the outside.
 
-    A first pre-hook of the module on which the loading begins notes what the file has, a last one of every module what
-    its own entries are at the moment they are copied, after the module's own conversions; the post-hook of the first
-    module compares that with what the model has then. ``on_load`` is called with the dotted name of the loaded part (''
-    for the whole model), the part and the report; what it raises ends the loading.
+    A first pre-hook of the module on which the loading begins notes what the file has, a last one of every module its
+    entries as they are copied, after its conversions; the first module's post-hook compares them with the model's.
+    ``on_load`` gets the dotted name of the loaded part, the part and the report; what it raises ends the loading.
     """
 
     def __init__(self, model: nn.Module, on_load: Callable[[str, nn.Module, WeightsReport], None]) -> None:
@@ -210,13 +204,11 @@ class LoadObserver:
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> WeightsReport:
     """Load what fits of a checkpoint's tensors into a model, and report what did."""
-    silent: Any = logging.Logger('mmvit_ext.silent')
-    silent.addHandler(logging.NullHandler())
     reports: list[WeightsReport] = []
     observer = LoadObserver(model, lambda name, module, report: reports.append(report))
     try:
         # mmengine's loader skips what does not fit, where PyTorch's raises for a shape even with strict=False.
-        load_state_dict(model, state_dict, strict=False, logger=silent)
+        load_state_dict(model, state_dict, strict=False, logger='silent')
     finally:
         observer.close()
     return reports[-1]

@@ -1,15 +1,15 @@
 """Checkpoints that the libraries load, read without running code from them.
 
 mmengine loads ``load_from``, ``resume`` and ``init_cfg=dict(type='Pretrained')`` through one table of loaders by scheme
-of the address. Its loaders fall back to a load that runs code from the file, and on resume the config text that is
-stored in the checkpoint is executed. The table is meant to be extended: :func:`install_safe_loading` enters loaders
-that never fall back to it, and that check downloads against the hash in the file's name.
+of the address. Its loaders fall back to a load that runs code from the file, and on resume the stored config text is
+executed. :func:`install_safe_loading` enters loaders that never do, and that check downloads against their names' hash.
 """
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,14 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
         remedy = 'download it and give its path, or pass --trust if you trust where it comes from'
         raise UserError(f'{filename} is read with pickle, which runs code from it: {remedy}')
 
-    schemes: dict[tuple[str, ...], Callable[..., Any]] = {
-        ('',): load_from_local,
-        ('http://', 'https://'): load_from_http,
-        ('pavi://',): load_from_pavi,
-        (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_bucket,
-        ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'): load_from_named,
-    }
-    for prefixes, loader in schemes.items():
-        CheckpointLoader.register_scheme(list(prefixes), loader, force=True)
+    register = partial(CheckpointLoader.register_scheme, force=True)
+    register('', load_from_local)
+    register(['http://', 'https://'], load_from_http)
+    register('pavi://', load_from_pavi)
+    register([r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], load_from_bucket)
+    register(
+        [f'{name}://' for name in ('modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls')], load_from_named
+    )
 
 
 @contextmanager

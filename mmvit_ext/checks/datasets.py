@@ -92,8 +92,7 @@ class VisitedDataset:
 def visit_datasets(cfg: Config, splits: Iterable[str]) -> Iterator[VisitedDataset]:
     """Build the datasets of dataloaders (inside of wrappers) without their annotations, and look for their paths.
 
-    Those of 'train', 'val' and 'test' that the config does not have are left out; its scope has to be prepared.
-    ``UserError`` for a missing folder or file, or a dataset that cannot be built, names the key to change.
+    The config's scope has to be prepared. ``UserError`` for a missing folder or file names the key to change.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

@@ -1,8 +1,8 @@
 """Read every image and annotation of a config's datasets, as ``tools/check_dataset.py`` does.
 
 Files are read by the loaders that training uses (:class:`mmvit_ext.LoadImageFromFile` and
-:class:`mmvit_ext.LoadSegAnnotations`), so that what passes here is what they accept. They are read in worker processes,
-a few hundred at a time; a worker that dies ends the check with a message instead of leaving it waiting.
+:class:`mmvit_ext.LoadSegAnnotations`), so that what passes here is what they accept, in worker processes; a worker that
+dies ends the check with a message instead of leaving it waiting.
 """
 
 import multiprocessing
@@ -248,10 +248,7 @@ def _outcomes(
 def check_every_file(
     cfg: Config, splits: Sequence[str] = SPLITS, *, jobs: int | None = None, progress: bool = True
 ) -> list[DatasetReport]:
-    """Read every image and annotation of a config's datasets; those that differ in their pipeline only are read once.
-
-    The config's scope has to be prepared. ``jobs`` is the number of processes, by default one for each processor.
-    """
+    """Read every image and annotation of the datasets, each once, in ``jobs`` processes or one for each processor."""
     if jobs is not None and jobs < 1:
         raise UserError(f'--jobs must be at least 1, got {jobs}')
     number = jobs or os.cpu_count() or 1

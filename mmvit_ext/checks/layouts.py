@@ -5,8 +5,7 @@ A figure measured on 1,999 of 2,000 images looks like any other figure, so a cou
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.config import Config
 
@@ -17,8 +16,6 @@ from mmvit_ext.errors.user_error import UserError
 from .datasets import VisitedDataset, check_samples, visit_datasets
 
 __all__ = ['LAYOUTS', 'DatasetCount', 'Layout', 'check_layout', 'draw_mini_data']
-
-SAMPLE = 8  # images of each dataset that are opened
 
 
 class Layout(NamedTuple):
@@ -52,22 +49,20 @@ _INATURALIST = (
 _CIFAR = '{0}: {1}.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
 _MINI = 'what `python tools/make_mini_dataset.py data/mini` draws'
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {
-        'ADE20K': Layout(20_210, 2_000, _ADE),
-        'COCO 2017': Layout(118_287, 5_000, _COCO),
-        'COCO-Stuff-10K': Layout(9_000, 1_000, _STUFF),
-        'PASCAL-Context (59 classes)': Layout(4_996, 5_104, _CONTEXT),
-        'PASCAL-Context (60 classes)': Layout(4_996, 5_104, _CONTEXT),
-        'ImageNet-1K': Layout(1_281_167, 50_000, _IMAGENET),
-        'Oxford Flowers-102': Layout(2_040, 6_149, _FLOWERS),
-        'Oxford-IIIT Pets': Layout(3_680, 3_669, _PETS),
-        'iNaturalist 2019': Layout(265_213, 3_030, _INATURALIST),
-        'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
-        'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),
-        **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
-    }
-)
+LAYOUTS: Mapping[str, Layout] = {
+    'ADE20K': Layout(20_210, 2_000, _ADE),
+    'COCO 2017': Layout(118_287, 5_000, _COCO),
+    'COCO-Stuff-10K': Layout(9_000, 1_000, _STUFF),
+    'PASCAL-Context (59 classes)': Layout(4_996, 5_104, _CONTEXT),
+    'PASCAL-Context (60 classes)': Layout(4_996, 5_104, _CONTEXT),
+    'ImageNet-1K': Layout(1_281_167, 50_000, _IMAGENET),
+    'Oxford Flowers-102': Layout(2_040, 6_149, _FLOWERS),
+    'Oxford-IIIT Pets': Layout(3_680, 3_669, _PETS),
+    'iNaturalist 2019': Layout(265_213, 3_030, _INATURALIST),
+    'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
+    'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),
+    **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
+}
 """The datasets of the ledger by name."""
 
 
@@ -85,7 +80,7 @@ class DatasetCount(NamedTuple):
 
 
 def check_layout(
-    cfg: Config, name: str, splits: Sequence[str], sample: int = SAMPLE, *, tested_on: str = 'test'
+    cfg: Config, name: str, splits: Sequence[str], sample: int = 8, *, tested_on: str = 'test'
 ) -> list[DatasetCount]:
     """Count and check the datasets of a config against what is known of the dataset that the ledger calls ``name``.
 
@@ -118,7 +113,14 @@ def _count(dataset: VisitedDataset, split: str, sample: int) -> DatasetCount:
     samples = check_samples(dataset)
     chosen = samples[:: max(1, len(samples) // sample)][:sample]
     for item in chosen:
-        _open(dataset.built, item, dataset.key)
+        try:
+            dataset.built.pipeline({**item, 'sample_idx': 0})
+        except UserError:
+            raise
+        except Exception as error:
+            reason = describe_failure(error) or f'{type(error).__name__}: {" ".join(str(error).split())}'
+            where = item.get('img_path', dataset.key)
+            raise UserError(f'the image {where} or its annotation cannot be read: {reason}; copy it again') from error
     if label_maps := sum(isinstance(item.get('seg_map_path'), str) for item in samples):
         annotations, unit = label_maps, 'label maps'
     elif any('instances' in item for item in samples):
@@ -126,17 +128,6 @@ def _count(dataset: VisitedDataset, split: str, sample: int) -> DatasetCount:
     else:
         annotations, unit = sum('gt_label' in item for item in samples), 'class numbers'
     return DatasetCount(split, len(samples), annotations, unit, len(chosen))
-
-
-def _open(built: Any, item: Mapping[str, Any], key: str) -> None:
-    try:
-        built.pipeline({**item, 'sample_idx': 0})
-    except UserError:
-        raise
-    except Exception as error:
-        reason = describe_failure(error) or f'{type(error).__name__}: {" ".join(str(error).split())}'
-        where = item.get('img_path', key)
-        raise UserError(f'the image {where} or its annotation cannot be read: {reason}; copy it again') from error
 
 
 def draw_mini_data(data_root: str | Path) -> bool:

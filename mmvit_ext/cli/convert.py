@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from mmvit_ext.checkpoints import convert
+from mmvit_ext.checkpoints.formats import write_safetensors
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import style_hint
-from mmvit_ext.checkpoints.safetensors_files import write_safetensors
 from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.files import atomic_path, kept_files

@@ -9,7 +9,7 @@ a segmentor or the logits (1, N) of a classifier. With --dynamic it takes any nu
 
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
-from mmvit_ext.checks.types import check_types
+from mmvit_ext.checks.before_run import check_types
 from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope

@@ -14,8 +14,8 @@ from pathlib import Path
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.inference.images import report_failures
-from mmvit_ext.submission.benchmarks import ADE20K, COCO, KINDS
 from mmvit_ext.submission.check import check_archive
+from mmvit_ext.submission.run import ADE20K, COCO, KINDS
 
 TASKS = {'coco': 'COCO detection: test-dev2017 and other splits', 'ade20k': 'ADE20K scene parsing'}
 

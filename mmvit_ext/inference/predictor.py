@@ -18,8 +18,8 @@ from torch import nn
 
 from mmvit_ext.checkpoints.reading import extract_state_dict, metafile_hash, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
+from mmvit_ext.checks.before_run import check_types
 from mmvit_ext.checks.normalisation import check_normalisation
-from mmvit_ext.checks.types import check_types
 from mmvit_ext.config.adjust import set_tta_pipeline
 from mmvit_ext.config.building import build_model, resolve_device
 from mmvit_ext.config.loading import prepare_scope

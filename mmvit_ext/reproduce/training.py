@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.checks.before_run import batch_size_of
 from mmvit_ext.checks.layouts import check_layout, draw_mini_data
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors.user_error import UserError

@@ -1,4 +1,4 @@
-"""Open an archive as its test server would, and name every fault."""
+"""Open an archive as its test server would, in bounded memory and time whatever it holds, and name every fault."""
 
 import gc
 import hashlib
@@ -7,13 +7,15 @@ import json
 import math
 import re
 import reprlib
+import stat
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import IO, Any, NamedTuple, TextIO, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -22,15 +24,19 @@ from mmvit_ext.checks.coco_file import box_problem, is_number
 from mmvit_ext.errors.user_error import UserError, printable
 from mmvit_ext.inference.images import collect_images
 
-from . import benchmarks
-from .reading import MAX_UNPACKED, BoundedFile, json_entries, open_member
-from .run import image_folder
+from . import run
 
-__all__ = ['Fault', 'Report', 'check_archive', 'run_lengths']
+__all__ = ['Fault', 'Report', 'check_archive', 'json_entries', 'run_lengths']
 
 SHOWN = 5  # faults of a kind that are listed unless all are asked for
 KEPT = 1000  # faults of a kind that are kept: the rest is counted
 LONGEST = 300  # characters of a name or reason
+MAX_UNPACKED = 2**31  # bytes that COCO's list may have: two million objects with masks need about half of them
+MAX_LIST = 2**24  # bytes of an archive's list of members, which zipfile reads at once: enough for 150,000 label maps
+WINDOW = 2**20  # characters of a JSON list that are in memory at a time: the most that an entry may have
+_BLANK = re.compile(r'[ \t\n\r]*')
+_OPENING = re.compile(r'[ \t\n\r]*\[([ \t\n\r]*\])?')
+_SIGN = re.compile(r'[ \t\n\r]*([,\]])')
 MAX_FAULTS = 100_000  # faults of the objects after which a list is read no further
 MAX_FILE, MAX_PIXELS, MAX_ALL_PIXELS = 2**25, 2**25, 2**33
 """Bytes and pixels of a label map, and pixels of all of them: ADE20K's images have less than a million on average."""
@@ -95,20 +101,18 @@ def check_archive(
         is_coco = path.stem.startswith('detections_') or any(info.filename.endswith('.json') for info in members)
         if annotations is not None and not is_coco:
             raise UserError(f'--annotations is for COCO, {path} holds label maps: pass --images')
-        paths = None if images is None else collect_images([image_folder(images)])
+        paths = None if images is None else collect_images([run.image_folder(images)])
         packed, unpacked = (sum(getattr(info, name) for info in members) for name in ('compress_size', 'file_size'))
         if packed > (size := path.stat().st_size):
             report.add('archive', path.name, f'its files overlap, or their sizes are wrong: {packed} bytes in {size}')
         elif unpacked > (limit := MAX_UNPACKED if is_coco else MAX_UNPACKED // 4):
             report.add('archive', path.name, f'it unpacks to {unpacked} bytes, expected at most {limit}')
         elif is_coco:
-            split = None if paths is None else benchmarks.split_of_images(paths)
-            split = split if annotations is None else benchmarks.read_coco_split(annotations)
+            split = None if paths is None else run.split_of_images(paths)
+            split = split if annotations is None else run.read_coco_split(annotations)
             _check_coco(archive, path.stem, split, report)
         elif any(info.filename.endswith('.png') for info in members):
-            _check_ade20k(
-                archive, None if paths is None else {one.stem: benchmarks.image_size(one) for one in paths}, report
-            )
+            _check_ade20k(archive, None if paths is None else {one.stem: run.image_size(one) for one in paths}, report)
         else:
             report.content = 'an unknown archive'
             report.add('archive', path.name, 'it holds neither JSON nor PNG files')
@@ -173,16 +177,16 @@ def _check_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: Size | Non
     if mode != 'L':
         report.add('colour mode', name, f"it has the mode {mode}, expected L: a channel of 8 bits, the pixels' labels")
     for label in {labels.min(), labels.max()} if labels.size else ():
-        if not 1 <= label <= benchmarks.ADE20K_CLASSES:
-            report.add('labels', name, f'it holds the label {label}, expected 1 to {benchmarks.ADE20K_CLASSES}')
+        if not 1 <= label <= run.ADE20K_CLASSES:
+            report.add('labels', name, f'it holds the label {label}, expected 1 to {run.ADE20K_CLASSES}')
     return labels.size
 
 
-def _check_coco(archive: zipfile.ZipFile, name: str, split: benchmarks.CocoSplit | None, report: Report) -> None:
+def _check_coco(archive: zipfile.ZipFile, name: str, split: run.CocoSplit | None, report: Report) -> None:
     """Check the objects in an archive against the images of a split, where these are known."""
     report.content = 'COCO detection'
-    if not benchmarks.ARCHIVE_NAME.fullmatch(name):
-        report.add('archive name', f'{name}.zip', f'expected {benchmarks.NAME_RULE}')
+    if not run.ARCHIVE_NAME.fullmatch(name):
+        report.add('archive name', f'{name}.zip', f'expected {run.NAME_RULE}')
     files = []
     for info in archive.infolist():
         if info.filename.endswith('.json'):
@@ -208,12 +212,12 @@ def _check_coco(archive: zipfile.ZipFile, name: str, split: benchmarks.CocoSplit
             gc.enable()
 
 
-def _check_objects(entries: Iterator[Any], split: benchmarks.CocoSplit | None, report: Report) -> None:
+def _check_objects(entries: Iterator[Any], split: run.CocoSplit | None, report: Report) -> None:
     masks, index, with_box = None, -1, 0
     seen: dict[bytes, int] = {}
     objects: Counter[int] = Counter()
     for index, entry in enumerate(entries):
-        if index >= benchmarks.MAX_OBJECTS * benchmarks.TEST_DEV_IMAGES or report.counts.total() > MAX_FAULTS:
+        if index >= run.MAX_OBJECTS * run.TEST_DEV_IMAGES or report.counts.total() > MAX_FAULTS:
             raise ValueError(f'the entries from {index} on are too many to count or to be checked')
         if not isinstance(entry, dict):
             report.add('entry', f'entry {index}', f'it is a {type(entry).__name__}, expected an object')
@@ -241,10 +245,8 @@ def _check_objects(entries: Iterator[Any], split: benchmarks.CocoSplit | None, r
         report.add('no objects', 'JSON file', 'the list is empty, which the server cannot score')
         return
     for number, total in objects.items():
-        if total > benchmarks.MAX_OBJECTS:
-            report.add(
-                'too many objects', f'image {number}', f'{total} objects, and the best {benchmarks.MAX_OBJECTS} count'
-            )
+        if total > run.MAX_OBJECTS:
+            report.add('too many objects', f'image {number}', f'{total} objects, and the best {run.MAX_OBJECTS} count')
     if masks and with_box:
         report.notes.append(f"{with_box} masks come with a box: the server sorts objects by its area, not the mask's")
     if split is None:
@@ -254,9 +256,7 @@ def _check_objects(entries: Iterator[Any], split: benchmarks.CocoSplit | None, r
         report.notes.append(f'{bare} of {len(split.sizes)} images have no object')
 
 
-def _object_faults(
-    entry: Mapping[str, Any], masks: bool, split: benchmarks.CocoSplit | None
-) -> Iterator[tuple[str, str]]:
+def _object_faults(entry: Mapping[str, Any], masks: bool, split: run.CocoSplit | None) -> Iterator[tuple[str, str]]:
     """Kind and reason of what is wrong with an object by itself."""
     number, category, score = entry.get('image_id'), entry.get('category_id'), entry.get('score')
     size = None
@@ -264,7 +264,7 @@ def _object_faults(
         yield 'image', f'image_id is {_shown(number)}, expected a whole number of at most twelve digits'
     elif split is not None and (size := split.sizes.get(number)) is None:
         yield 'image', f'image_id {number} is none of the {len(split.sizes)} images of the split'
-    categories = benchmarks.COCO_IDS if split is None else split.categories
+    categories = run.COCO_IDS if split is None else split.categories
     if not _is_count(category) or category not in categories.values():
         yield 'category', f'category_id is {_shown(category)}, expected one of the {len(categories)} ids of COCO'
     if not is_number(score) or not 0 <= score <= 1:
@@ -342,3 +342,68 @@ _shown = _REPR.repr
 def _is_count(value: Any) -> TypeGuard[int]:
     """Whether a value may be an id or a size: COCO's ids are the twelve digits of a name."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12
+
+
+class BoundedFile(io.FileIO):
+    """A file of an archive, of which no more is read at once than a sound list of members has."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        """Read so many bytes."""
+        if size is not None and size > MAX_LIST:
+            raise zipfile.BadZipFile(f'its list of members has {size} bytes, expected at most {MAX_LIST}')
+        return super().read(size)
+
+
+@contextmanager
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    """Open a member that is read to its end in the block; ``BadZipFile`` where it is not what the archive says."""
+    if info.flag_bits & 0x1:
+        raise zipfile.BadZipFile('it is encrypted: pack it without a password')
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without a limit
+        raise zipfile.BadZipFile('it is compressed by a method that not every server knows: pack it with deflate')
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        raise zipfile.BadZipFile('it is a link or a device: pack a regular file')
+    with archive.open(info) as stream:
+        yield stream
+        if stream.tell() != info.file_size:
+            raise zipfile.BadZipFile(f'it has {stream.tell()} bytes, the archive says {info.file_size}')
+
+
+def json_entries(text: TextIO) -> Iterator[Any]:
+    """The entries of a JSON list one after another; ``ValueError`` or ``RecursionError`` where it cannot be read."""
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    window, before, count = text.read(WINDOW), 0, 0
+    opening = _OPENING.match(window)
+    if opening is None:
+        raise ValueError(f'it starts with {window[:9]!r}, expected a list, in UTF-8 without a byte order mark')
+    position, more = opening.end(), opening[1] is None
+    while more:
+        try:
+            entry, end = decoder.raw_decode(window, _BLANK.match(window, position).end())  # type: ignore[union-attr]
+            sign = _SIGN.match(window, end)
+            if sign is None:
+                raise json.JSONDecodeError("Expecting ',' or ']'", window, end)
+        except json.JSONDecodeError as error:
+            following = text.read(WINDOW - len(window) + position)
+            if not following:
+                limit = f', an entry may have {WINDOW} characters' if len(window) == WINDOW else ''
+                raise ValueError(f'{error.msg} at character {before + error.pos}{limit}') from error
+            before += position
+            window, position = window[position:] + following, 0
+        except ValueError as error:
+            raise ValueError(f'entry {count}: {error}') from error
+        else:
+            yield entry
+            position, more, count = sign.end(), sign[1] == ',', count + 1
+    rest = window[position:] or text.read(WINDOW)
+    while rest:
+        if _BLANK.fullmatch(rest) is None:
+            raise ValueError('there is more text behind the list')
+        rest = text.read(WINDOW)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f'an object has the key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} twice')
+    return found

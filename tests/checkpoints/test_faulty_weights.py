@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mmvit_ext.checkpoints import reading
 from mmvit_ext.checkpoints.convert import convert
+from mmvit_ext.checkpoints.formats import load_restricted
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checkpoints.safe_loading import safe_loading
-from mmvit_ext.checkpoints.unpickling import load_restricted
 from mmvit_ext.errors.user_error import UserError
 
 FAULTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {

@@ -23,10 +23,10 @@ from mmengine.utils import digit_version
 from safetensors.torch import save_file
 
 from mmvit_ext.checkpoints import reading
+from mmvit_ext.checkpoints.formats import load_restricted
 from mmvit_ext.checkpoints.reading import metafile_hash, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
-from mmvit_ext.checkpoints.unpickling import load_restricted
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import named_hash, verify_hash
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmvit_ext.checks.batch_size import BatchSize, batch_size_of
+from mmvit_ext.checks.before_run import BatchSize, batch_size_of, check_num_classes
 from mmvit_ext.checks.datasets import visit_datasets
-from mmvit_ext.checks.types import check_num_classes
 from mmvit_ext.config.overrides import apply_cfg_options
 from mmvit_ext.config.walking import iter_dataset_cfgs
 from mmvit_ext.errors.type_names import unknown_type_message

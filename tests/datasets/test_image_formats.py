@@ -14,7 +14,7 @@ pytest.importorskip('mmcv')
 from mmvit_ext.datasets import LoadImageFromFile, LoadSegAnnotations
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import IMAGE_FORMATS, open_image
-from mmvit_ext.submission.benchmarks import image_size
+from mmvit_ext.submission.run import image_size
 
 PROGRAM = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) print\nshowpage\n%%EOF\n'
 

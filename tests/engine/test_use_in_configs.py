@@ -13,7 +13,7 @@ from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook, LoggerHook, Profile
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.structures import PixelData
 
-from mmvit_ext.checks.types import check_num_classes
+from mmvit_ext.checks.before_run import check_num_classes
 from mmvit_ext.config.adjust import set_precision, set_tta
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from mmvit_ext.checkpoints.connections import direct_address
-from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, fetch
+from mmvit_ext.checkpoints.downloads import ATTEMPTS, cache_folder, cached_path, direct_address, fetch
 from mmvit_ext.errors.user_error import UserError
 from tests.reproduce.file_server import serving
 

@@ -23,8 +23,7 @@ import pytest
 from filelock import FileLock
 
 from mmvit_ext.checkpoints import downloads
-from mmvit_ext.checkpoints.connections import asked_address, confirmed_address
-from mmvit_ext.checkpoints.downloads import cached_path, fetch
+from mmvit_ext.checkpoints.downloads import asked_address, cached_path, confirmed_address, fetch
 from mmvit_ext.errors.user_error import UserError
 
 ROOT = Path(__file__).parents[2]

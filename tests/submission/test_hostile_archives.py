@@ -17,7 +17,6 @@ from PIL import Image
 
 from mmvit_ext.cli.main import run_verb
 from mmvit_ext.submission import check as archive_check
-from mmvit_ext.submission import reading
 from mmvit_ext.submission.check import check_archive
 
 COCO = 'detections_val2017_net_results'
@@ -156,7 +155,7 @@ def test_zip64_sizes_that_lie_are_faults(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_list_of_members_that_is_huge_is_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, 'MAX_LIST', 50_000)
+    monkeypatch.setattr(archive_check, 'MAX_LIST', 50_000)
     path = tmp_path / 'maps.zip'
     with zipfile.ZipFile(path, 'w') as archive:
         for index in range(3):
@@ -364,8 +363,8 @@ BOMBS = {
 def test_a_small_archive_of_much_text_takes_little_memory(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, 'WINDOW', 2**16)
-    monkeypatch.setattr(archive_check.benchmarks, 'TEST_DEV_IMAGES', 20)
+    monkeypatch.setattr(archive_check, 'WINDOW', 2**16)
+    monkeypatch.setattr(archive_check.run, 'TEST_DEV_IMAGES', 20)
     start, filling, end = BOMBS[case]
     path = pack(tmp_path, f'{COCO}.json', start + filling * (2**25 // len(filling)) + end)
     with little_memory(2**24):
@@ -378,9 +377,9 @@ def test_entries_are_read_across_windows(tmp_path: Path, monkeypatch: pytest.Mon
     text = json.dumps(entries, indent=3, separators=(' ,\t', ' : '))
     longest = max(len(json.dumps(entry, indent=3, separators=(' ,\t', ' : '))) for entry in entries) + 60
     for window in range(longest, longest + 40):
-        monkeypatch.setattr(reading, 'WINDOW', window)
-        assert list(reading.json_entries(io.StringIO(text))) == entries
-    assert list(reading.json_entries(io.StringIO(' [ \n ] '))) == []
+        monkeypatch.setattr(archive_check, 'WINDOW', window)
+        assert list(archive_check.json_entries(io.StringIO(text))) == entries
+    assert list(archive_check.json_entries(io.StringIO(' [ \n ] '))) == []
 
 
 def test_what_has_no_faults_is_what_pycocotools_loads(tmp_path: Path) -> None:

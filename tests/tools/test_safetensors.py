@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mmvit_ext.checkpoints.formats import KEY, write_safetensors
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
-from mmvit_ext.checkpoints.safetensors_files import KEY, write_safetensors
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.errors import UserError

@@ -1,8 +1,8 @@
 """Convert NesT classifiers in timm's names (``nest_*.goog_in1k``) to ``mmvit_ext.NesT`` (arXiv 2105.12723).
 
-The position embeddings of these files are stored block after block, ours as the image plane they stand on. Checked with
-networks of timm 1.0.31 (``nest_*_jx``) that have random weights: the logits are equal to 1e-7. timm's ``nest_*``
-without that ending pad convolution and pooling in another way; it has no trained weights of them.
+Their position embeddings are stored block after block, ours as the image plane they stand on. Checked with networks of
+timm 1.0.31 (``nest_*_jx``) that have random weights: the logits are equal to 1e-7. timm's ``nest_*`` without that
+ending pad convolution and pooling in another way; it has no trained weights of them.
 """
 
 import math

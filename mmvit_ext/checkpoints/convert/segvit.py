@@ -1,8 +1,7 @@
 """Convert released SegViT checkpoints (arXiv 2210.05844).
 
-Both the whole segmentor (``backbone.``, ``decode_head.``) and a bare head are understood. The backbone already has our
-names. In the head, stages are counted from 1 in the order in which they are decoded; the class weights of the loss are
-stored there as a buffer and are not needed, since our loss computes them.
+Both the whole segmentor (``backbone.``, ``decode_head.``) and a bare head are understood; the backbone has our names.
+In the head, stages count from 1 as they are decoded; the class weights of the loss, which ours computes, are left out.
 """
 
 import re

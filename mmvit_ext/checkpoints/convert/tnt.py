@@ -4,9 +4,8 @@ Three styles of names exist: the authors' (``inner_pos``, ``blocks.0.inner_norm1
 ``blocks.0.norm_in``) and mmpretrain's (``pixel_pos``, ``layers.0.inner_block``). There are two generations of networks:
 that of the authors, which timm has now, and the one that timm calls legacy, which is also mmpretrain's. The latter
 normalises every word by itself where a block projects them, has a bias there, and embeds words with a
-convolution that sees the neighbouring patch. Style and generation are read off keys and shapes.
-
-Checked with networks of timm 1.0.31 that have random weights: the logits are equal to 1e-7.
+convolution that sees the neighbouring patch. Style and generation are read off keys and shapes. Checked with networks
+of timm 1.0.31 that have random weights: the logits are equal to 1e-7.
 """
 
 import math
@@ -66,30 +65,26 @@ _MMPRETRAIN = _PIXELS | {
     r'layers\.(\d+)\.projection': r'blocks.\1.projection.proj.',
 }
 
-_POSITIONS: tuple[rules.Rule, ...] = (('cls_token', 'cls_token'), ('(patch|pixel)_pos', r'\1_pos'))
+_TOKENS: tuple[rules.Rule, ...] = (
+    ('cls_token', 'cls_token'),
+    ('(patch|pixel)_pos', r'\1_pos'),
+    ('outer_pos', 'patch_pos'),
+    ('inner_pos', 'word_pos'),
+    ('outer_tokens', None),
+)
 
-# Parameters by which a style is recognised, and its rules.
-_STYLES: Mapping[str, tuple[tuple[str, str], tuple[rules.Rule, ...]]] = {
-    "the authors'": (
-        ('inner_pos', 'blocks.0.inner_norm1.weight'),
-        (
-            *_POSITIONS,
-            ('outer_tokens', None),
-            ('outer_pos', 'patch_pos'),
-            ('inner_pos', 'word_pos'),
-            *rules.parameters(_AUTHORS),
-        ),
-    ),
-    "timm's": (('pixel_pos', 'blocks.0.norm_in.weight'), (*_POSITIONS, *rules.parameters(_TIMM))),
-    "mmpretrain's": (('pixel_pos', 'layers.0.norm_proj.weight'), (*_POSITIONS, *rules.parameters(_MMPRETRAIN))),
+# Parameters by which a style is recognised, and the names of its modules.
+_STYLES: Mapping[str, tuple[tuple[str, str], dict[str, str]]] = {
+    "the authors'": (('inner_pos', 'blocks.0.inner_norm1.weight'), _AUTHORS),
+    "timm's": (('pixel_pos', 'blocks.0.norm_in.weight'), _TIMM),
+    "mmpretrain's": (('pixel_pos', 'layers.0.norm_proj.weight'), _MMPRETRAIN),
 }
 
 
 def convert_tnt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of a TNT classifier: the authors', timm's, or mmpretrain's with or without ``backbone.``.
+    """Rename the keys of a TNT classifier; queries, keys and values are joined, and a map of positions becomes tokens.
 
-    Queries, keys and values are joined, and a position embedding that is stored as a map becomes tokens. The authors'
-    ``outer_tokens``, which nothing reads, are left out.
+    The authors' ``outer_tokens``, which nothing reads, are left out. mmpretrain's names may have ``backbone.``.
     """
     renamed = _renamed(state_dict)
     # A file of a backbone alone is complete too; half a classifier is not.
@@ -128,7 +123,7 @@ def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     style = _style(state_dict)
     if style == "mmpretrain's":
         state_dict = {key.removeprefix('backbone.'): value for key, value in state_dict.items()}
-    renamed = rules.apply_rules(state_dict, _STYLES[style][1], METHOD)
+    renamed = rules.apply_rules(state_dict, (*_TOKENS, *rules.parameters(_STYLES[style][1])), METHOD)
     for name in [name for name in renamed if '.attn.qk.' in name]:
         values = name.replace('.attn.qk.', '.attn.v.')
         rules.require_keys(renamed, [values], METHOD)

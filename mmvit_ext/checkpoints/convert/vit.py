@@ -1,7 +1,6 @@
 """Convert plain vision transformers in timm's names: AugReg, DeiT, DINO, MAE.
 
-Method ``vit`` gives ``mmvit_ext.ViT``. The classifier is left out: a dense backbone has none. The final norm is kept;
-``ViT`` drops it by itself when it is built without one.
+Method ``vit`` gives ``mmvit_ext.ViT``, without the classifier. The final norm is kept; ``ViT`` drops it by itself.
 
 Method ``deit`` gives a start for ``mmvit_ext.SPFormer``: the blocks and the position embedding. There is no counterpart
 for the class token, the classifier and the final norm, which normalises the class token; DeiT's 16x16 patches are not

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmvit_ext.checkpoints.report import LoadObserver, WeightsReport, check_report
-from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.checks.before_run import batch_size_of
 from mmvit_ext.config.walking import is_pretrained
 from mmvit_ext.datasets.label_range import labels_outside, range_error
 from mmvit_ext.errors import UserError

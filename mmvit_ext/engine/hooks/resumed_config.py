@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmvit_ext.checks.batch_size import batch_size_of
+from mmvit_ext.checks.before_run import batch_size_of
 from mmvit_ext.config.walking import walk
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.registry import HOOKS

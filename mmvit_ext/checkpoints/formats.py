@@ -1,9 +1,10 @@
-"""Unpickling without running code: PyTorch's own way, one for older versions, and one that reads the outline only.
+"""The formats of checkpoint files: safetensors, and pickles, which are read without running code from them.
 
 A pickle can run any code while it is read, so only tensors and a short list of harmless types that mmengine stores
-besides them are allowed.
+besides them are allowed: in PyTorch's own way, in one for older versions, and in one that reads the outline only.
 """
 
+import json
 import pickle
 import types
 import zipfile
@@ -13,22 +14,33 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-__all__ = ['load_restricted', 'load_without_code', 'read_outline']
+from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import atomic_path
+from mmvit_ext.models.layers.position_embedding import told_grids
+
+__all__ = ['is_safetensors', 'load_restricted', 'load_without_code', 'read_outline', 'read_safetensors']
+__all__ += ['write_safetensors']
+
+KEY = 'mmvit_ext'  # the metadata of safetensors that holds ``meta`` and the grids of position embeddings, in JSON
 
 
 def load_without_code(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
     """``torch.load(weights_only=True)`` that knows what mmengine stores besides tensors."""
-    if hasattr(torch.serialization, 'safe_globals'):  # PyTorch 2.5 and later
-        with torch.serialization.safe_globals(_safe_globals()):
-            return torch.load(file, map_location=map_location, weights_only=True)
-    return load_restricted(file, map_location)
+    if digit_version(torch.__version__) < digit_version('2.6.0'):  # which cannot list a type by the name in the file
+        return load_restricted(file, map_location)
+    with torch.serialization.safe_globals([(value, name) for name, value in _harmless().items()]):
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def load_restricted(file: str | Path | IO[bytes], map_location: Any) -> Any:
-    """As :func:`load_without_code`, for older PyTorch, whose list of types cannot be extended."""
+    """As :func:`load_without_code`, for older PyTorch."""
     module: Any = types.ModuleType('mmvit_ext_restricted_pickle')
     module.Unpickler = _RestrictedUnpickler
     module.load = lambda stream, **kwargs: _RestrictedUnpickler(stream, **kwargs).load()
@@ -49,8 +61,6 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 def _statistics_method(owner: Any, name: str) -> Any:
     """What ``getattr`` is allowed to do in a checkpoint: find a method of mmengine's log buffers."""
-    from mmengine.logging import HistoryBuffer
-
     if owner is not HistoryBuffer or name not in ('current', 'max', 'mean', 'min'):
         raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is none of the harmless functions')
     return getattr(HistoryBuffer, name)
@@ -60,11 +70,9 @@ def _statistics_method(owner: Any, name: str) -> Any:
 _statistics_method.__module__, _statistics_method.__qualname__ = 'builtins', 'getattr'
 
 
+@lru_cache(maxsize=1)
 def _harmless() -> dict[str, Any]:
     """Types and functions by the name under which a checkpoint refers to them."""
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-
     # numpy 1.26 has a `numpy._core`, too, with nothing in it.
     package: Any = np
     core = package.core if digit_version(np.__version__) < digit_version('2.0.0') else package._core
@@ -80,14 +88,6 @@ def _harmless() -> dict[str, Any]:
         names[f'{written}.multiarray.scalar'] = core.multiarray.scalar
     kinds = {type(np.dtype(code)) for code in ['f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?']}
     return names | {f'{kind.__module__}.{kind.__qualname__}': kind for kind in kinds}
-
-
-@lru_cache(maxsize=1)
-def _safe_globals() -> list[Any]:
-    names = _harmless()
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        return list(dict.fromkeys(names.values()))  # each under its own name only
-    return [(value, name) for name, value in names.items()]
 
 
 # Tensors of odd kinds are read as well, so that they are refused by their kind.
@@ -153,3 +153,33 @@ def read_outline(path: Path) -> Mapping[str, Any]:
         with archive.open(name) as file:
             content = _Outline(file).load()
     return content if isinstance(content, Mapping) else {}
+
+
+def is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether a file is of the safetensors format: the length of a JSON header, then the header."""
+    return path.suffix == '.safetensors' or (head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100 * 2**20)
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file; of one that :func:`write_safetensors` wrote, a checkpoint with ``meta`` and grids."""
+    with safe_open(path, 'pt') as file:
+        text = (file.metadata() or {}).get(KEY)
+        state = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    if text is None:
+        return state
+    told = json.loads(text)
+    vars(state)['_metadata'] = {prefix: {'grids': dict(grids)} for prefix, grids in dict(told['grids']).items()}
+    vars(state)['_metadata'] = {prefix: {'grids': grids} for prefix, grids in told_grids(state).items()}
+    return {'state_dict': state, 'meta': dict(told['meta'])}
+
+
+def write_safetensors(path: str | Path, state_dict: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+    """Write weights with ``meta`` and the grids that their metadata tell, whole or not at all."""
+    # Tensors that share memory, which the format refuses, become copies.
+    tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state_dict.items()}
+    metadata = {'format': 'pt', KEY: json.dumps({'meta': meta, 'grids': told_grids(state_dict)})}
+    with atomic_path(path) as file:
+        try:
+            save_file(tensors, file, metadata=metadata)
+        except KeyError as error:
+            raise UserError(f'{path}: the safetensors format has no numbers of {error}, write a .pth file') from error
