@@ -36,7 +36,7 @@ TypeEntry = tuple[str, Any, str, str | None]
 
 
 def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str]:
-    """Check a config, its scope prepared, and the datasets of some splits; returns a line per dataset, worth logging."""
+    """Check a config, its scope prepared, and the datasets of some splits; returns a line per dataset, for the log."""
     check_types(cfg, scope)
     for key, node in [('model', cfg.get('model')), *walk(cfg.get('model'), 'model.')]:
         entry = 'checkpoint' if is_pretrained(node) or loads_by_itself(node) else 'pretrained'
