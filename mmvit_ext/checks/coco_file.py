@@ -1,5 +1,6 @@
 """What is wrong in an annotation file of the COCO format: entries that refer to nothing, and boxes that are none."""
 
+import errno
 import json
 import math
 import os
@@ -10,7 +11,6 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import regular_file
 
 from .datasets import DatasetReport, Finding, VisitedDataset
 
@@ -117,9 +117,12 @@ def read_coco_file(dataset: VisitedDataset, report: DatasetReport) -> list[tuple
 
 def read_lists(path: str | Path, role: str, *keys: str) -> dict[str, Any]:
     """Read a JSON file that has to hold lists of objects under the given keys; ``role`` is what it is in messages."""
-    file = regular_file(path, role)
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        if not os.path.isfile(path):  # reading a pipe may never end
+            raise FileNotFoundError(errno.ENOENT, 'there is no such file')
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'{role} {path} cannot be opened: {error.strerror}; check the path') from error
     except (ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())
         raise UserError(f'{role} {path} is no JSON file ({reason}): copy or download it again') from error
