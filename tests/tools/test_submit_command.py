@@ -437,7 +437,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     'masks at several scales': (['--tta'], 'merges boxes only'),
     'no folder': (['--images', 'absent'], '--images absent is no folder'),
-    'no such list': (['--annotations', 'absent.json'], 'there is no --annotations absent.json: check'),
+    'no such list': (['--annotations', 'absent.json'], '--annotations absent.json cannot be opened'),
     'more objects than count': (['--cfg-options', 'model.test_cfg.max_per_img=300'], 'model.test_cfg.max_per_img=100'),
     'images that are not there': (['--annotations', 'list.json'], 'lacks 1 of the 1 images of list.json'),
     'images without an id': (['--images', 'named'], 'expected twelve digits'),
