@@ -1,6 +1,7 @@
 """Convert a released checkpoint to the parameter names of this package.
 
     mmvit convert segvit SOURCE.pth CONVERTED.pth
+    mmvit convert dinov2-onnx vit_s_focus.onnx VIT_S14.pth
     mmvit convert weights work_dirs/RUN/iter_160000.pth MODEL.safetensors --safetensors
 
 Every parameter of the source is used or named in an error. The source is read without running code from it. The method
@@ -37,8 +38,12 @@ def run(args: Namespace) -> None:
         what = 'with --safetensors name' if args.safetensors else 'pass --safetensors, or do not name'
         raise UserError(f'{destination}: {what} a file that ends in .safetensors')
     with kept_files([source], [destination], force=args.force):
-        content = read_checkpoint(source, 'source', trust=args.trust)
-        state = extract_state_dict(content, source)
+        content: Mapping[str, Any]
+        if args.method == 'dinov2-onnx':
+            content = state = convert.read_dinov2_onnx(source)
+        else:
+            content = read_checkpoint(source, 'source', trust=args.trust)
+            state = extract_state_dict(content, source)
         try:
             converted = convert.convert(state, args.method)
             description = convert.describe(state, args.method)

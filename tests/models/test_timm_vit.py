@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmvit_ext.checkpoints.convert import read_dinov2_onnx
 from mmvit_ext.errors import UserError
 from mmvit_ext.models.backbones import TimmViT
 from tests.zoo import BACKBONES
@@ -319,18 +320,9 @@ def test_real_weights_give_the_tokens_of_their_onnx_graph(size):
     data = pytest.importorskip('skimage.data')
     model = onnx.load(os.environ[REAL])
     graph = model.graph
-    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == 'MatMul'}
-    stored = {name: tensor for name, tensor in tensors.items() if name.startswith('backbone.')}
-    for first, second in (node.input for node in graph.node if node.op_type == 'Add'):
-        for bias, product in ((first, second), (second, first)):  # the exporter kept the names of biases only
-            if bias in stored and product in products:
-                stored[bias.replace('.bias', '.weight')] = tensors[products[product]].T
-    (grid,) = (tensor for tensor in tensors.values() if tensor.shape == (1, 1369, 384))
-    (token,) = (t for name, t in tensors.items() if t.shape == (1, 1, 384) and not name.endswith('cls_token'))
-    stored['backbone.embeddings.position_embeddings'] = np.concatenate([token, grid], axis=1)
+    stored = read_dinov2_onnx(os.environ[REAL])
     full = TimmViT('vit_small_patch14_dinov2', out_indices=(2, 5, 8, 11), final_norm='none').eval()
-    full.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.items()}, strict=True)
+    full.load_state_dict(stored, strict=True)
     backbone = TimmViT('vit_small_patch14_dinov2', out_indices=(2, 5, 8, 11), final_norm='none', img_size=size).eval()
     backbone.load_state_dict(full.state_dict(), strict=True)
 

@@ -4,18 +4,20 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from .dinov2_onnx import read_dinov2_onnx
 from .nest import convert_nest, describe_nest
 from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
 from .tnt import convert_tnt, describe_tnt
 from .vit import convert_deit, convert_vit, describe_deit
 
-__all__ = ['METHODS', 'convert', 'describe']
+__all__ = ['METHODS', 'convert', 'describe', 'read_dinov2_onnx']
 
 Converter = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 METHODS: dict[str, Converter] = {
     'deit': convert_deit,
+    'dinov2-onnx': lambda state_dict: state_dict,
     'nest': convert_nest,
     'p2t': convert_p2t,
     'segvit': convert_segvit,
@@ -24,7 +26,7 @@ METHODS: dict[str, Converter] = {
     'weights': lambda state_dict: state_dict,
 }
 """Converters by name; ``vit`` and ``deit`` take the same files, for ViT and as a start for SPFormer, and ``weights``
-keeps the names: the weights of a training checkpoint alone."""
+keeps the names: the weights of a training checkpoint alone. What ``dinov2-onnx`` reads has transformers' names."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
 _DESCRIBERS = {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}
