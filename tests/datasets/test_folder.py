@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmvit_ext.checks.every_sample import check_every_file
 from mmvit_ext.datasets.folder import FolderData, understand, write_datasets
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import DATASETS, TRANSFORMS
@@ -144,3 +146,19 @@ def test_every_layout_is_tested() -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='holds no image'):
         understand(tmp_path)
+
+
+def test_the_check_of_every_file_knows_the_classes_of_a_folder(tmp_path: Path) -> None:
+    LAYOUTS['deepglobe'](tmp_path / 'in')
+    LAYOUTS['csv_masks'](tmp_path / 'two')
+    for name in ('in', 'two'):
+        data = understand(tmp_path / name)
+        pipeline = [{'type': 'mmvit_ext.LoadImageFromFile'}, data.load_annotations]
+        dataset = {**write_datasets(data, tmp_path / 'out')['train'], 'pipeline': pipeline}
+        cfg = Config({'train_dataloader': {'dataset': dataset}})
+        (report,) = check_every_file(cfg, ['train'], jobs=1, progress=False)
+        assert not report.findings
+        assert report.histogram.min() > 0
+    mask(tmp_path / 'two' / data.splits['train'][0].mask, [0, 9])
+    (report,) = check_every_file(cfg, ['train'], jobs=1, progress=False)
+    assert [finding.kind for finding in report.findings] == ['label values']

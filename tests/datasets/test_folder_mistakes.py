@@ -393,3 +393,42 @@ def test_file_names_are_classes_if_asked_for(tmp_path: Path) -> None:
         photo(tmp_path / f'cat.{index}.jpg')
         photo(tmp_path / f'dog.{index}.jpg')
     assert understand(tmp_path, task='cls').classes == ('cat', 'dog')
+
+
+def test_boxes_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    LAYOUTS['cvat_xml'](tmp_path / 'xml')
+    path = tmp_path / 'xml/annotations.xml'
+    path.write_text(path.read_text().replace('xtl="3"', 'xtl="left"', 1))
+    doubt(understand(tmp_path / 'xml'), r'1 of 5 objects .*: annotations.xml: 0.jpg, shape 1;')
+    LAYOUTS['csv_boxes'](tmp_path / 'csv')
+    path = tmp_path / 'csv/labels.csv'
+    path.write_text(path.read_text().replace('dog,3,', 'dog,x,', 1))
+    doubt(understand(tmp_path / 'csv'), r'1 of 10 objects .*: labels.csv:2;')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('labels.json', '{"images": 3, "annotations": [], "categories": {}}'),
+        ('labels.json', '[1, [2], {"name": {"a": 1}}]'),
+        ('classes.json', '{"names": [{"name": "a", "id": "x"}]}'),
+        ('data.yaml', 'names: [a, [b]]\n\tx: {'),
+        ('labels.csv', 'a,"b\n\0,c\n'),
+        ('classes.txt', '\0\0\0'),
+        ('train.txt', 'nothing\n'),
+        ('a.xml', '<html><object/></html>'),
+    ],
+)
+def test_texts_of_other_kinds_are_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    masks(tmp_path)
+    write(tmp_path / name, text)
+    assert understand(tmp_path).task == 'seg'
+
+
+def test_ids_that_are_no_ids_are_refused(tmp_path: Path) -> None:
+    LAYOUTS['coco_one_file'](tmp_path)
+    content = json.loads((tmp_path / 'labels.json').read_text())
+    content['annotations'][0]['image_id'] = [1]
+    (tmp_path / 'labels.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'labels.json has an id that is neither a number nor a text'):
+        understand(tmp_path)

@@ -95,7 +95,7 @@ def _parse(text: str, suffix: str, path: str) -> ClassNames | None:
             return _structured(yaml.safe_load(text), path)
         if suffix == '.json':
             return _structured(json.loads(text), path)
-    except (ValueError, yaml.YAMLError, RecursionError):
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError):  # other content
         return None
     return _table(text, path) or _lines(text, path)
 
@@ -106,8 +106,8 @@ def _structured(content: Any, path: str) -> ClassNames | None:
         for key in ('names', 'classes', 'labels', 'categories', 'id2label'):
             if isinstance(content.get(key), list | dict):
                 return _structured(content[key], path)
-    if isinstance(content, list) and content and all(isinstance(item, str) for item in content):
-        return ClassNames(dict(enumerate(content)), source=path)
+    if isinstance(content, list) and content and all(isinstance(item, str | int) for item in content):
+        return ClassNames(dict(enumerate(map(str, content))), source=path)
     if isinstance(content, list) and content and all(isinstance(item, dict) and 'name' in item for item in content):
         colours: dict[int, str] = {}
         for item in content:
@@ -151,7 +151,7 @@ _COLOUR_LINES: Sequence[tuple[str, Callable[[re.Match[str]], tuple[int, str]]]] 
 def _lines(text: str, path: str) -> ClassNames | None:
     """Lines with a name each, behind its number or beside its colour."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(('#', '//'))]
-    if not lines:
+    if not lines or not all(map(str.isprintable, lines)):
         return None
     for form, read in _COLOUR_LINES:
         found = [re.fullmatch(form, line) for line in lines]

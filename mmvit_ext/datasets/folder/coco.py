@@ -82,6 +82,10 @@ def _content(index: Index, path: str) -> dict[str, Any] | None:
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
             return None
+    numbers = [entry.get('id') for key in ('images', 'categories') for entry in content[key]]
+    numbers += [entry.get(key) for entry in content['annotations'] for key in ('image_id', 'category_id')]
+    if not all(isinstance(number, int | str | None) for number in numbers):
+        raise UserError(f'{index.root / path} has an id that is neither a number nor a text: export it again')
     return content if any('bbox' in entry for entry in content['annotations'][:100]) else None
 
 

@@ -156,7 +156,8 @@ def labelled(index: Index, places: Places, found: Labelled, names: ClassNames, r
             f'{len(looked_at)} of {len(found.labels)} images were looked at: a broken one among the others ends the '
             'training with its name'
         )
-    labels = {path: label for path, label in found.labels.items() if path in good or path not in set(looked_at)}
+    broken = set(looked_at) - set(good)
+    labels = {path: label for path, label in found.labels.items() if path not in broken}
     classes, numbers = class_indices(labels, names, report)
     splits = _splits(index, places, list(labels), report, prefer='main') | found.splits
     size = next(iter(good.values())).size

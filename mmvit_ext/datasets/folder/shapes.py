@@ -82,13 +82,7 @@ def read_xml(index: Index, report: Report) -> Found | None:
 
 def _voc_shapes(root: ElementTree.Element, path: str) -> Iterator[_Shape]:
     for number, entry in enumerate(root.iter('object'), 1):
-        try:
-            x1, y1, x2, y2 = (
-                float(entry.findtext(f'bndbox/{edge}', 'nan')) for edge in ('xmin', 'ymin', 'xmax', 'ymax')
-            )
-        except ValueError:
-            x1 = y1 = x2 = y2 = math.nan
-        points = [(x1, y1), (x2, y2)] if x2 > x1 and y2 > y1 else []
+        points = _box([entry.findtext(f'bndbox/{edge}', '') for edge in ('xmin', 'ymin', 'xmax', 'ymax')])
         hard = entry.findtext('difficult', '0').strip() == '1'
         yield _Shape((entry.findtext('name') or '').strip(), points, f'{path}: object {number}', hard)
 
@@ -110,11 +104,25 @@ def _cvat_shapes(image: ElementTree.Element, path: str) -> Iterator[_Shape]:
     for number, entry in enumerate(image, 1):
         where = f'{path}: {image.get("name")}, shape {number}'
         if entry.tag == 'box':
-            x1, y1, x2, y2 = (float(entry.get(edge, 'nan')) for edge in ('xtl', 'ytl', 'xbr', 'ybr'))
-            yield _Shape(entry.get('label', ''), [(x1, y1), (x2, y2)], where)
+            points = _box([entry.get(edge, '') for edge in ('xtl', 'ytl', 'xbr', 'ybr')])
+            yield _Shape(entry.get('label', ''), points, where)
         elif entry.tag == 'polygon':
-            numbers = [float(value) for value in re.split('[,;]', entry.get('points', ''))]
-            yield _Shape(entry.get('label', ''), list(zip(numbers[::2], numbers[1::2], strict=True)), where)
+            numbers = _numbers(re.split('[,;]', entry.get('points', '')))
+            yield _Shape(entry.get('label', ''), list(zip(numbers[::2], numbers[1::2], strict=False)), where)
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return []
+
+
+def _box(texts: Sequence[str]) -> list[tuple[float, float]]:
+    """Two corners, or none where they are no numbers or span no area."""
+    numbers = _numbers(texts)
+    x1, y1, x2, y2 = numbers or [math.nan] * 4
+    return [(x1, y1), (x2, y2)] if x2 > x1 and y2 > y1 else []
 
 
 def read_labelme(index: Index, report: Report) -> Found | None:
@@ -158,8 +166,7 @@ def read_box_tables(index: Index, report: Report) -> Found | None:
         for number, row in enumerate(rows[1:], 2):
             picture = index.find(row[path_column], near=path)
             if picture and all(row[n] for n in columns):
-                x1, y1, x2, y2 = (float(row[n]) for n in columns)
-                points = [(x1, y1), (x2, y2)] if x2 > x1 and y2 > y1 else []
+                points = _box([row[n] for n in columns])
                 shapes.setdefault(picture, []).append(_Shape(row[kind], points, f'{path}:{number}'))
     return _found(index, f'tables {", ".join(used)}', shapes, report)
 

@@ -27,7 +27,10 @@ def read_rows(index: Index, path: str) -> list[list[str]]:
         mark = next((mark for mark in '\t;,' if lines and mark in lines[0]), None)
         if mark is None and suffix != '.txt':
             return []
-        rows = list(csv.reader(lines, delimiter=mark)) if mark else [line.rsplit(maxsplit=1) for line in lines]
+        try:
+            rows = list(csv.reader(lines, delimiter=mark)) if mark else [line.rsplit(maxsplit=1) for line in lines]
+        except csv.Error:  # another kind of text
+            return []
     if not rows:
         return []
     width = Counter(map(len, rows)).most_common(1)[0][0]

@@ -93,6 +93,7 @@ class Places:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._children: dict[str, set[str]] = defaultdict(set)
+        self._read: dict[str, Place] = {}
         for folder in {parent for path in paths for parent in PurePosixPath(path).parents}:
             if folder.name:
                 self._children[str(folder.parent)].add(folder.name)
@@ -117,6 +118,11 @@ class Places:
 
     def read(self, path: str) -> Place:
         """What a path says; words at both ends of the name count as those of the folders do."""
+        if path not in self._read:
+            self._read[path] = self._parse(path)
+        return self._read[path]
+
+    def _parse(self, path: str) -> Place:
         pure = PurePosixPath(path)
         key: list[str] = []
         words: list[str] = []
