@@ -393,6 +393,15 @@ def uavid(root: Path) -> None:
 
 
 @layout
+def bdd100k(root: Path) -> None:
+    for split in ('train', 'val'):
+        for number in range(3):
+            photo(root / f'images/10k/{split}/{number}abc.jpg')
+            mask(root / f'labels/sem_seg/masks/{split}/{number}abc.png', [0, 1, 2, 255])
+            colours(root / f'labels/sem_seg/colormaps/{split}/{number}abc.png', [(1, 2, 3), (4, 5, 6)])
+
+
+@layout
 def mapillary(root: Path) -> None:
     for split in ('training', 'validation'):
         for number in range(3):

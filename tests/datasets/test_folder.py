@@ -65,6 +65,7 @@ SEGMENTATION = {
     'deepglobe': (('urban_land', 'agriculture_land'), 2, (5, 1, 0), [0, 1, 255]),
     'carvana': (('background', 'foreground'), 2, (5, 1, 0), [0, 1]),
     'uavid': (('background', 'color_800000', 'color_804080'), 3, (4, 4, 0), [0, 1, 2]),
+    'bdd100k': (('class_0', 'class_1', 'class_2'), 3, (3, 3, 0), [0, 1, 2, 255]),
     'mapillary': (('bird', 'road'), 2, (3, 3, 0), [0, 1, 255]),
     'other_words': (('background', 'foreground'), 2, (3, 3, 0), [0, 1]),
     'csv_masks': (('class_0', 'class_7', 'class_11'), 3, (4, 2, 0), [0, 1, 2]),

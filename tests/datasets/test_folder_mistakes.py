@@ -129,6 +129,7 @@ def test_names_of_classes_are_read_and_those_that_never_occur_are_said(tmp_path:
         ([0, 255], ('background', 'foreground'), [0, 1], '255 of the masks is taken as the foreground'),
         ([0, 1, 255], ('background', 'foreground'), [0, 1, 255], None),
         ([0, 128, 255], ('class_0', 'class_128', 'class_255'), [0, 1, 2], 'have no names'),
+        ([0, 5, 100, 255], ('class_0', 'class_5', 'class_100'), [0, 1, 2, 255], 'have no names'),
         ([3, 7, 11, 255], ('class_3', 'class_7', 'class_11'), [0, 1, 2, 255], 'have no names'),
         ([0, 1, 2, 3, 4, 255], tuple(f'class_{n}' for n in range(5)), [0, 1, 2, 3, 4, 255], 'value 0 .* as a class'),
     ],
@@ -206,6 +207,15 @@ def test_grey_masks_saved_in_colour_hold_numbers(tmp_path: Path) -> None:
         Image.open(path).convert('RGB').save(path)
     data = understand(tmp_path / 'in')
     assert data.classes == ('class_0', 'class_1', 'class_2')
+    assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks([0, 1, 2]))
+
+
+def test_masks_of_fractions_hold_numbers(tmp_path: Path) -> None:
+    masks(tmp_path / 'in')
+    for path in list((tmp_path / 'in/masks').iterdir()):
+        Image.fromarray(blocks([0, 1, 2]).astype(np.float32)).save(path.with_suffix('.tif'))
+        path.unlink()
+    data = understand(tmp_path / 'in')
     assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks([0, 1, 2]))
 
 

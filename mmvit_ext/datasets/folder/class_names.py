@@ -151,7 +151,7 @@ _COLOUR_LINES: Sequence[tuple[str, Callable[[re.Match[str]], tuple[int, str]]]] 
 def _lines(text: str, path: str) -> ClassNames | None:
     """Lines with a name each, behind its number or beside its colour."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(('#', '//'))]
-    if not lines or not all(map(str.isprintable, lines)):
+    if not lines or '\0' in text:
         return None
     for form, read in _COLOUR_LINES:
         found = [re.fullmatch(form, line) for line in lines]

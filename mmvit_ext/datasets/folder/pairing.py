@@ -18,7 +18,7 @@ from .words import Place, Places, split_of
 __all__ = ['pair_masks']
 
 _PREFERRED = ('(label)?trainids', 'labelids?', 'manual[0-9]?|gts?|truths?|groundtruths?')
-_AVOIDED = 'rgb|panoptics?|instance(s|ids)?|segmentationobject(raw)?|colou?rs?|trimaps?|outputs?'
+_AVOIDED = 'rgb|panoptics?|instance(s|ids)?|segmentationobject(raw)?|colou?rs?|colou?rmaps?|trimaps?|outputs?'
 _LOOKED_AT, _GROUPS = 5, 8
 """Files of a group that are looked at, and groups without common names among which masks are looked for."""
 

@@ -112,9 +112,8 @@ def _by_seed(samples: Sequence[Sample], report: Report, seed: int, share: float)
 def _tell_videos(samples: Sequence[Sample], report: Report) -> None:
     """Say that images look like frames of videos, which a random split puts on both sides."""
     starts = Counter(re.sub(r'[0-9]+$', '', str(PurePosixPath(sample.image).with_suffix(''))) for sample in samples)
-    classes = Counter((re.sub(r'[0-9]+$', '', PurePosixPath(s.image).stem), s.label) for s in samples)
     videos = [start for start, count in starts.items() if count >= 3]
-    if samples[0].label is None and len(classes) > 1 and 2 <= len(videos) <= len(samples) / 5:
+    if samples[0].label is None and 2 <= len(videos) <= len(samples) / 5:
         report.doubts.append(
             f'images may be frames of {len(videos)} videos or series ({shown(videos)}), which then are in training and '
             'in validation: figures look better than they are; put whole series into folders train and val'

@@ -170,9 +170,9 @@ def _id_classes(counted: Sequence[Counted], names: ClassNames, report: Report, k
     by_id = {number: name for number, name in by_id.items() if number not in voids}
     left = [value for value in values if value not in ignored]
     others = [value for value in left if value != 255]
-    binary = len(left) == 2 and left[0] == 0
-    widest = max(np.diff(others).tolist(), default=1)
-    if 255 in left and 255 not in by_id and not binary and others and 255 - others[-1] > 2 * widest:
+    steps = np.diff(left).tolist()
+    even = min(steps, default=0) > 1 and max(steps) - min(steps) <= 2  # 0 and 255, or 0, 128 and 255
+    if 255 in left and 255 not in by_id and others and not even:
         ignored.append(255)
         left = others
         report.notes.append('value 255 of the masks is ignored')

@@ -21,7 +21,7 @@ _IMAGES = (
 _MASKS = (
     'masks?|labell?ed|labels?|labelmaps?|lbls?|annotations?|annotated|annots?|anno|ann|gts?|gtfine|gtcoarse|truths?|'
     'groundtruths?|segmentations?|segmentation(?:class|object)(?:raw|aug)?|segm?|segs|semantics?|targets?|mattes?|manual[0-9]?|'
-    'label(?:train)?ids|trainids|instance(?:s|ids)?|panoptics?|colou?rs?|trimaps?|outputs?'
+    'label(?:train)?ids|trainids|instance(?:s|ids)?|panoptics?|colou?rs?|colou?rmaps?|trimaps?|outputs?'
 )
 _NEUTRAL = 'ground|class|pixels?|pixelwise|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
 
