@@ -15,7 +15,8 @@ from mmvit_ext.version import __version__
 __all__ = ['VERBS', 'main', 'run', 'run_tool', 'run_verb']
 
 VERBS = {
-    'train': 'train a model',
+    'train': 'train a model on a folder of images, or as a config says',
+    'models': 'list the models that have a name',
     'test': 'evaluate a checkpoint on the test data of its config',
     'predict': 'predict images and draw the results',
     'explain': 'show what a trained model looks at',

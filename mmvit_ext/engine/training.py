@@ -11,6 +11,7 @@ from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_layer_decay, set_lr_scaling, set_precision, set_tolerance
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
+from mmvit_ext.engine.hooks.progress import ProgressHook
 from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from mmvit_ext.engine.hooks.resumed_config import ResumedConfigHook
 from mmvit_ext.engine.runner import build_runner, load_run, running
@@ -73,8 +74,8 @@ def train(
     kinds = BatchSizeHook, NonFiniteHook, SkippedSamplesHook, MetricsHook, ResumedConfigHook
     hooks = [WeightsReportHook(allow_partial), *(kind() for kind in kinds)]
     folders = {'--work-dir': cfg.work_dir, 'default_hooks.checkpoint.out_dir': _checkpoint_folder(cfg)}
-    with running(launcher, folders):
-        build_runner(cfg, hooks, notes, warnings, trust=trust).train()
+    with running(launcher, folders), ProgressHook() as progress:
+        build_runner(cfg, [*hooks, progress], notes, warnings, trust=trust).train()
 
 
 def _checkpoint_folder(cfg: Config) -> str | None:

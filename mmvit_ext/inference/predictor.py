@@ -36,12 +36,15 @@ MAX_SCORES = 2**28  # of pixels for classes, 1 GiB of them: above, a label map i
 
 
 class Predictor:
-    """A trained model with its test pipeline; ``allow_partial`` and ``trust`` are those of the commands."""
+    """A trained model with its test pipeline; ``allow_partial`` and ``trust`` are those of the commands.
+
+    Without a checkpoint it has the weights with which a training would begin.
+    """
 
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str | Path,
+        checkpoint: str | Path | None,
         device: torch.device | None = None,
         *,
         allow_partial: bool = False,
@@ -52,13 +55,16 @@ class Predictor:
         for line in check_normalisation(cfg, self.scope, 'test'):
             print_log(line, 'current', logging.WARNING)
         self.device = device or resolve_device(None)
-        content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
-        state = extract_state_dict(content, checkpoint)
-        self.model = build_model(cfg)
-        report = load_weights(self.model, state)
-        check_report(
-            report, f'the checkpoint {checkpoint}', 'the model of this config', strict=True, allow_partial=allow_partial
-        )
+        content: Mapping[str, Any] = {}
+        if checkpoint is None:
+            self.model: nn.Module = build_model(cfg)
+            self.model.init_weights()  # type: ignore[operator]
+        else:
+            content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
+            state = extract_state_dict(content, checkpoint)
+            self.model = build_model(cfg)
+            source, target = f'the checkpoint {checkpoint}', 'the model of this config'
+            check_report(load_weights(self.model, state), source, target, strict=True, allow_partial=allow_partial)
         self.model.to(self.device).eval()
         self.classes, self.palette = _classes_and_palette(cfg, content, _class_count(self.model))
         self.model.dataset_meta = {'classes': self.classes, 'palette': self.palette}  # type: ignore[assignment]
@@ -69,9 +75,18 @@ class Predictor:
         self._cfg = cfg
         self._visualizer: Any = None
 
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Read an image file as the test pipeline does: ``img`` (H, W) or (H, W, C), of three channels BGR."""
-        loaded: dict[str, Any] = self._load({'img_path': str(path), 'img_id': 0})
+    @property
+    def takes_any_values(self) -> bool:
+        """Whether images may have other values than 8 bit."""
+        return self._load.color_type == 'unchanged'
+
+    def load(self, source: str | Path | np.ndarray) -> dict[str, Any]:
+        """Read an image file as the test pipeline does: ``img`` (H, W) or (H, W, C), of three channels BGR.
+
+        An array is taken as what such a file holds.
+        """
+        known = {'img': source, 'img_path': None} if isinstance(source, np.ndarray) else {'img_path': str(source)}
+        loaded: dict[str, Any] = self._load({**known, 'img_id': 0})
         return loaded
 
     def prepare(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -123,24 +138,36 @@ class Predictor:
         """Predict an image file and draw the result; for segmentation the second picture is the label map."""
         if self.scope == 'mmseg':
             image, labels = self.segment(path)
-            picture = draw_overlay(image, labels, self.classes, self.palette, opacity=opacity, legend=legend)
-            return picture, label_image(labels, self.palette)
-        image, sample = self(path)
+            return self.picture(image, None, labels, opacity, legend), label_image(labels, self.palette)
+        return self.picture(*self(path), None, opacity, legend, score_threshold), None
+
+    def picture(
+        self,
+        image: np.ndarray,
+        sample: Any,
+        labels: np.ndarray | None,
+        opacity: float,
+        legend: bool,
+        score_threshold: float = 0.3,
+    ) -> Image.Image:
+        """Draw what :meth:`segment` (labels) or a call (a sample) has found in an image."""
+        if labels is not None:
+            return draw_overlay(image, labels, self.classes, self.palette, opacity=opacity, legend=legend)
         instances = getattr(sample, 'pred_instances', None)
         if instances is not None and 'bboxes' in instances and instances.bboxes.shape[-1] == 4:
             chosen = instances[instances.scores >= score_threshold].cpu().numpy()
             masks = chosen.masks if 'masks' in chosen else None
             arguments = (image, chosen.bboxes, chosen.labels, self.classes, self.palette)
-            return draw_instances(*arguments, scores=chosen.scores, masks=masks, opacity=opacity, names=legend), None
+            return draw_instances(*arguments, scores=chosen.scores, masks=masks, opacity=opacity, names=legend)
         if self._visualizer is None:
             self._visualizer = _build_visualizer(self._cfg, self.classes, self.palette)
         if self.scope == 'mmpretrain':
             drawn = self._visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
-            return Image.fromarray(drawn), None
+            return Image.fromarray(drawn)
         self._visualizer.add_datasample(
             'prediction', image, data_sample=sample.cpu(), draw_gt=False, pred_score_thr=score_threshold
         )
-        return Image.fromarray(self._visualizer.get_image()), None
+        return Image.fromarray(self._visualizer.get_image())
 
 
 class TTAPredictor(Predictor):

@@ -1,0 +1,185 @@
+"""The Python interface: what goes in, what comes out of each task, and the sentences for what does not fit."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+for library in ('mmseg', 'mmdet', 'mmpretrain'):
+    pytest.importorskip(library)
+
+import mmvit_ext
+from mmvit_ext.config.zoo import task_config
+from mmvit_ext.errors import UserError
+from mmvit_ext.inference.predictor import Predictor
+
+TINY = dict(embed_dims=(8, 8, 16, 16), num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
+NAMES = {'seg': 'sem-fpn_p2t-t', 'det': 'retinanet_p2t-t', 'inst': 'mask-rcnn_p2t-t', 'cls': 'p2t-t'}
+SIZE = (40, 56)
+
+
+def small(task, channels=3):
+    """A config of the zoo with a backbone of a few channels."""
+    cfg = Config(task_config(NAMES[task], 3, 64))
+    model = cfg.model
+    model.backbone.arch = TINY
+    if 'in_channels' in (model.get('neck') or {}):
+        model.neck.in_channels = list(TINY['embed_dims'])
+    if task == 'cls':
+        model.head.in_channels = 16
+    for part in ('rpn', 'rcnn'):
+        if part in (model.get('test_cfg') or {}):
+            model.test_cfg[part].update(nms_pre=20, max_per_img=5, score_thr=0.0)
+    if task == 'det':
+        model.test_cfg.update(nms_pre=20, max_per_img=5, score_thr=0.0)
+    if channels == 1:
+        model.backbone.in_channels = 1
+        model.data_preprocessor.update(mean=[120.0], std=[60.0], bgr_to_rgb=False)
+        cfg.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def models():
+    """A loaded model of each task."""
+    made = {}
+
+    def load(task):
+        if task not in made:
+            torch.manual_seed(0)
+            with pytest.warns(UserWarning, match='random weights'):
+                made[task] = mmvit_ext.load(small(task))
+        return made[task]
+
+    return load
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('task', NAMES)
+def test_results_have_the_fields_of_their_task(task, models, photo):
+    result = models(task).predict(photo)
+    assert result.classes == ('class 0', 'class 1', 'class 2')
+    assert np.array_equal(result.image, photo)
+    if task == 'seg':
+        assert result.labels.shape == SIZE
+        assert result.boxes is result.scores is None
+        assert np.array_equal(result.masks.argmax(0), result.labels)
+    elif task == 'cls':
+        assert sorted(result.labels) == [0, 1, 2]
+        assert list(result.scores) == sorted(result.scores, reverse=True)
+        assert result.scores.sum() == pytest.approx(1)
+        assert result.boxes is result.masks is None
+    else:
+        count = len(result.labels)
+        assert count
+        assert result.scores.shape == (count,)
+        assert result.boxes.shape == (count, 4)
+        assert result.masks is None if task == 'det' else result.masks.shape == (count, *SIZE)
+    picture = result.draw(score_threshold=0.0)
+    assert picture.size >= SIZE[::-1]
+    if task != 'cls':
+        assert np.abs(np.asarray(picture.resize(SIZE[::-1]), int) - photo).max() > 20
+
+
+@pytest.mark.parametrize('task', NAMES)
+def test_all_ways_to_give_an_image_are_the_same_image(task, models, photo, tmp_path):
+    model = models(task)
+    path = tmp_path / 'a.png'
+    Image.fromarray(photo).save(path)
+    given = [path, str(path), Image.fromarray(photo), photo, photo.copy()[None], [photo], tmp_path]
+    results = [model.predict(image) for image in given]
+    results.append(model.predict(np.ascontiguousarray(photo[..., ::-1]), channel_order='bgr'))
+    assert [isinstance(result, list) for result in results] == [False] * 4 + [True] * 3 + [False]
+    flat = [result[0] if isinstance(result, list) else result for result in results]
+    for result in flat[1:]:
+        assert np.array_equal(result.labels, flat[0].labels)
+        assert np.array_equal(result.image, flat[0].image)
+    assert not np.array_equal(model.predict(photo, channel_order='bgr').image, photo)
+
+
+def test_grey_and_transparent_images_fit_a_model_of_colours(models, photo):
+    grey = np.repeat(photo[..., :1], 3, -1)
+    clear = np.concatenate([photo, photo[..., :1]], -1)
+    model = models('seg')
+    assert np.array_equal(model.predict(photo[..., 0]).labels, model.predict(grey).labels)
+    assert np.array_equal(model.predict(photo[..., :1]).labels, model.predict(grey).labels)
+    assert np.array_equal(model.predict(clear).labels, model.predict(photo).labels)
+
+
+def test_colours_fit_a_grey_model(photo):
+    with pytest.warns(UserWarning, match='random weights'):
+        model = mmvit_ext.load(small('seg', channels=1))
+    by_pillow = model.predict(Image.fromarray(photo))
+    assert by_pillow.labels.shape == model.predict(photo).labels.shape == SIZE
+    assert np.abs(by_pillow.image.astype(int) - model.predict(photo).image).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('image', 'sentence'),
+    [
+        (np.zeros((4, 4, 3), np.float32), 'the array is of float32: expected uint8'),
+        (np.zeros((4, 4, 5), np.uint8), '5 channels and the model takes 3'),
+        (np.zeros((4,), np.uint8), r'array of shape \(4,\) is no image'),
+        (torch.zeros(3, 4, 4), 'a tensor is no image here'),
+        ('absent.jpg', 'no image or folder absent.jpg'),
+        (None, 'NoneType is no image'),
+    ],
+)
+def test_what_is_no_image_is_said(image, sentence, models):
+    with pytest.raises(UserError, match=sentence):
+        models('seg').predict(image)
+
+
+def test_wrong_arguments_are_said(models, photo, tmp_path):
+    with pytest.raises(UserError, match='did you mean segvit_vit-s'):
+        mmvit_ext.load('segvit_vit-small')
+    with pytest.raises(UserError, match='no config file'):
+        mmvit_ext.load('absent.py')
+    with pytest.raises(UserError, match='0 configs and 0 best checkpoints'):
+        mmvit_ext.load(tmp_path)
+    with pytest.raises(UserError, match="is none of timm's"):
+        mmvit_ext.load('sem-fpn_p2t-t', 'timm')
+    with pytest.raises(UserError, match='num_classes and size go with the name'):
+        mmvit_ext.load(small('seg'), num_classes=2)
+    with pytest.raises(UserError, match='channel_order'):
+        models('seg').predict(photo, channel_order='hsv')
+
+
+def test_features_are_those_of_the_backbone(models, photo):
+    model = models('seg')
+    maps = model.features(photo, [0, -1])
+    assert [tuple(found.shape) for found in maps.values()] == [(1, 8, 16, 23), (1, 16, 2, 3)]
+    assert len(model.features(photo)) == 4
+    with pytest.raises(ValueError, match='indices must be numbers of blocks'):
+        model.features(photo, 9)
+
+
+def test_a_checkpoint_brings_its_weights_and_classes(models, photo, tmp_path):
+    model = models('seg')
+    path = tmp_path / 'a.pth'
+    meta = {'dataset_meta': {'classes': ('sky', 'sea', 'land')}}
+    torch.save({'state_dict': model.model.state_dict(), 'meta': meta}, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*random weights')
+        again = mmvit_ext.load(small('seg'), path)
+    assert again.classes == ('sky', 'sea', 'land')
+    assert np.array_equal(again.predict(photo).labels, model.predict(photo).labels)
+    direct = Predictor(small('seg'), path)
+    assert np.array_equal(direct.segment(direct.load(photo[..., ::-1].copy()))[1], model.predict(photo).labels)
+
+
+def test_a_name_is_a_model():
+    with pytest.warns(UserWarning, match='random weights'):
+        model = mmvit_ext.load('setr-naive_vit-t', num_classes=4, size=32)
+    assert model.predict(np.zeros((30, 50, 3), np.uint8)).labels.shape == (30, 50)
+    assert mmvit_ext.list_models('setr-naive_vit-?') == [f'setr-naive_vit-{size}' for size in 'tsbl']
+    assert {'load', 'list_models'} <= set(dir(mmvit_ext))
+    with pytest.raises(AttributeError, match='no attribute'):
+        mmvit_ext.nothing  # noqa: B018
