@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mmvit_ext.checkpoints.reading import check_checkpoint_file, extract_state_dict, read_checkpoint
 from mmvit_ext.config.writing import config_text
@@ -15,19 +18,13 @@ from mmvit_ext.datasets.folder import FolderData, understand, write_datasets
 from mmvit_ext.engine.recipes import choose_recipe, sections_of
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import atomic_path, kept_files, writable_folder
-from mmvit_ext.machine import importable
 
 __all__ = ['PreparedTraining', 'best_checkpoint', 'prepare_training']
 
 TASKS = {'seg': 'segmentation', 'det': 'detection', 'inst': 'instance segmentation', 'cls': 'classification'}
 
-DEFAULTS = {
-    'seg': ('segvit_dinov2-s', 'sem-fpn_p2t-t'),
-    'det': ('faster-rcnn_dinov2-s', 'retinanet_p2t-t'),
-    'inst': ('mask-rcnn_dinov2-s', 'mask-rcnn_p2t-t'),
-    'cls': ('dinov2-s', 'p2t-t'),
-}
-"""The model of a task where pretrained weights can be had, and where it has to learn everything from the folder."""
+DEFAULTS = {'seg': ('segvit', 'sem-fpn'), 'det': ('faster-rcnn', 'faster-rcnn'), 'inst': ('mask-rcnn', 'mask-rcnn')}
+"""The head of a task where pretrained weights can be had, and where all has to be learned from the folder."""
 
 SECONDS = 5
 """How long the hub of the weights may take to answer."""
@@ -129,7 +126,9 @@ def _choose_weights(
     data: FolderData, model: str | None, checkpoint: str | None, trust: bool
 ) -> tuple[str, Mapping[str, Any], list[str]]:
     """The model, what its backbone's config says of its weights, and what is to be told about them."""
-    pretrained, scratch = DEFAULTS[data.task]
+    backbones = 'dinov2-s', 'p2t-t' if torch.cuda.is_available() else 'p2t-mini'
+    heads = DEFAULTS.get(data.task, ('', ''))
+    pretrained, scratch = (f'{head}_{backbone}'.lstrip('_') for head, backbone in zip(heads, backbones, strict=True))
     if checkpoint not in (None, 'timm', 'none'):
         if model is None:
             raise UserError(f'--checkpoint {checkpoint} needs --model NAME: `mmvit models` lists the names')
@@ -169,7 +168,7 @@ def _weights_of_file(path: str, trust: bool) -> Mapping[str, Any]:
 
 def _unreachable(tag: str) -> str:
     """Why timm's weights of this name cannot be had, empty where they can."""
-    if not importable('timm'):
+    if importlib.util.find_spec('timm') is None:
         return 'timm is not installed, which brings pretrained weights'
     import huggingface_hub
     from huggingface_hub import get_hf_file_metadata, hf_hub_url

@@ -143,6 +143,9 @@ def _loader(data: FolderData) -> dict[str, Any]:
 
 def _pipelines(recipe: Recipe, data: FolderData) -> tuple[list[Any], list[Any]]:
     edge, load, flip = Name('edge'), _loader(data), dict(type='RandomFlip', prob=0.5)
+    grow: dict[str, Any]
+    fit: dict[str, Any]
+    pack: dict[str, Any]
     if recipe.task == 'cls':
         cut = dict(type='RandomResizedCrop', scale=edge, crop_ratio_range=(0.35, 1.0), interpolation='bicubic')
         pack = dict(type='PackInputs')
@@ -184,15 +187,11 @@ def _data(recipe: Recipe, data: FolderData, datasets: Mapping[str, Mapping[str, 
         batch = Name('batch_size') if training or task == 'cls' else 1
         found[f'{split}_dataloader'] = dict(batch_size=batch, **shared, sampler=sampler, dataset={**dataset, **extra})
         if not training:
-            metric: dict[str, Any] = {
+            metric = ['bbox', 'segm'] if task == 'inst' else ['bbox']
+            found[f'{split}_evaluator'] = {
                 'seg': dict(type='IoUMetric', iou_metrics=['mIoU']),
                 'cls': dict(type='Accuracy', topk=(1, 5) if len(data.classes) > 5 else (1,)),
-            }.get(task) or dict(
-                type='CocoMetric',
-                ann_file=dataset.get('ann_file'),
-                metric=['bbox', 'segm'] if task == 'inst' else ['bbox'],
-            )
-            found[f'{split}_evaluator'] = metric
+            }.get(task, dict(type='CocoMetric', ann_file=dataset.get('ann_file'), metric=metric))
     if 'test' not in datasets:
         found |= dict(test_dataloader=Name('val_dataloader'), test_evaluator=Name('val_evaluator'))
     return found

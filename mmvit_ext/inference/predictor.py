@@ -186,8 +186,9 @@ class TTAPredictor(Predictor):
 
 
 def _class_count(model: nn.Module) -> int | None:
-    for name in ('decode_head', 'bbox_head', 'head'):
+    for name in ('decode_head', 'bbox_head', 'head', 'roi_head'):
         head = getattr(model, name, None)
+        head = getattr(head, 'bbox_head', head)
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         if isinstance(getattr(head, 'num_classes', None), int):
             return int(head.num_classes)  # type: ignore[union-attr, arg-type]

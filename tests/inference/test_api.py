@@ -8,8 +8,9 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-for library in ('mmseg', 'mmdet', 'mmpretrain'):
-    pytest.importorskip(library)
+pytest.importorskip('mmseg')
+pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
 
 import mmvit_ext
 from mmvit_ext.config.zoo import task_config

@@ -25,7 +25,7 @@ class BackboneRow(NamedTuple):
     """A backbone: its class, its size, what its head has to know, and which weights were published."""
 
     type: str
-    arch: str  # the argument arch, or the name in timm
+    arch: Any  # the argument arch, or the name in timm
     widths: tuple[int, ...]  # one for each map of a pyramid, a single one where all blocks have maps of one stride
     depth: int = 12  # blocks
     drop_path: float = 0.1
@@ -33,6 +33,7 @@ class BackboneRow(NamedTuple):
     licence: str = ''  # of the published weights, empty where there are none
     token: bool = True  # whether the class token is what a classifier takes
     patch: int = 16
+    head_width: int = 256  # of feature pyramids and of what stands on them
 
     @property
     def plain(self) -> bool:
@@ -46,7 +47,10 @@ class BackboneRow(NamedTuple):
 
     def config(self, *, channels: int, img_size: tuple[int, int] | None) -> dict[str, Any]:
         """The ``backbone`` of a config, without its outputs."""
-        config = {'type': f'mmvit_ext.{self.type}', 'model' if self.type == 'TimmViT' else 'arch': self.arch}
+        config: dict[str, Any] = {
+            'type': f'mmvit_ext.{self.type}',
+            'model' if self.type == 'TimmViT' else 'arch': self.arch,
+        }
         config.update(OPTIONS.get(self.type, {}), drop_path_rate=self.drop_path)
         if channels != 3:
             config['in_channels'] = channels
@@ -67,6 +71,9 @@ def _timm(arch: str, width: int, depth: int = 12, licence: str = 'Apache-2.0', *
 P2T = 'CC BY-NC-SA 4.0'
 META = 'DINOv3 licence'
 MAE = 'CC BY-NC 4.0'
+
+MINI = dict(embed_dims=(32, 64, 128, 192), num_heads=(1, 2, 4, 6), depths=(1, 1, 2, 1), mlp_ratios=(4, 4, 4, 4))
+"""A P2T that a CPU trains from scratch in minutes; no paper has it."""
 
 BACKBONES = {
     'vit-t': BackboneRow('ViT', 'tiny', (192,), pixels=HALF, licence='Apache-2.0'),
@@ -89,6 +96,7 @@ BACKBONES = {
     'p2t-s': BackboneRow('P2T', 'small', (64, 128, 320, 512), 16, licence=P2T),
     'p2t-b': BackboneRow('P2T', 'base', (64, 128, 320, 512), 28, 0.3, licence=P2T),
     'p2t-l': BackboneRow('P2T', 'large', (64, 128, 320, 640), 41, 0.3, licence=P2T),
+    'p2t-mini': BackboneRow('P2T', MINI, MINI['embed_dims'], 5, 0.0, head_width=64),
     'augreg-t': _timm('vit_tiny_patch16_224.augreg_in21k', 192, pixels=HALF),
     'augreg-s': _timm('vit_small_patch16_224.augreg_in21k', 384, pixels=HALF),
     'augreg-b': _timm('vit_base_patch16_224.augreg_in21k', 768, pixels=HALF),

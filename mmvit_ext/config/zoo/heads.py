@@ -38,16 +38,16 @@ def _pyramid(row: BackboneRow, first: int = 0, **fpn: Any) -> Parts:
     """Maps of strides 4 to 32, from level ``first`` on, behind a feature pyramid network."""
     if not row.plain:
         start = dict(start_level=first) if first else {}
-        neck = dict(type='FPN', in_channels=list(row.widths), out_channels=256, **start, **fpn)
+        neck = dict(type='FPN', in_channels=list(row.widths), out_channels=row.head_width, **start, **fpn)
         return dict(backbone=_maps(row, _quarters(row)), neck=neck)
     indices = _quarters(row)[first:]
     widths = [row.widths[0]] * len(indices)
     scales = dict(scales=(4, 2, 1, 0.5)[first:]) if first else {}
-    neck = [
+    necks = [
         dict(type='mmvit_ext.PlainPyramid', in_channels=widths, **scales),
-        dict(type='FPN', in_channels=widths, out_channels=256, **fpn),
+        dict(type='FPN', in_channels=widths, out_channels=row.head_width, **fpn),
     ]
-    return dict(backbone=_maps(row, indices), neck=neck)
+    return dict(backbone=_maps(row, indices), neck=necks)
 
 
 def _detector(row: BackboneRow, kind: str, first: int = 0, **fpn: Any) -> Parts:
@@ -107,8 +107,9 @@ def _segvit_shrunk(row: BackboneRow, num_classes: int) -> Parts:
 
 
 def _sem_fpn(row: BackboneRow, num_classes: int) -> Parts:
-    head = dict(type='FPNHead', in_channels=[256] * 4, in_index=[0, 1, 2, 3], feature_strides=[4, 8, 16, 32])
-    return _segmentor(row, num_classes, {**head, 'channels': 128}, dropout=0.1, **_pyramid(row, num_outs=4))
+    width, strides = row.head_width, [4, 8, 16, 32]
+    head = dict(type='FPNHead', in_channels=[width] * 4, in_index=[0, 1, 2, 3], feature_strides=strides)
+    return _segmentor(row, num_classes, {**head, 'channels': width // 2}, dropout=0.1, **_pyramid(row, num_outs=4))
 
 
 def _upernet(row: BackboneRow, num_classes: int) -> Parts:
@@ -157,9 +158,9 @@ def _retinanet(row: BackboneRow, num_classes: int) -> Parts:
     head = dict(
         type='RetinaHead',
         num_classes=num_classes,
-        in_channels=256,
+        in_channels=row.head_width,
         stacked_convs=4,
-        feat_channels=256,
+        feat_channels=row.head_width,
         anchor_generator=dict(type='AnchorGenerator', **anchors),
         bbox_coder=dict(BOXES, target_stds=[1.0, 1.0, 1.0, 1.0]),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
@@ -180,7 +181,9 @@ def _retinanet(row: BackboneRow, num_classes: int) -> Parts:
 def _two_stages(row: BackboneRow, num_classes: int, *, masks: bool) -> Parts:
     def regions(edge: int) -> Parts:
         layer = dict(type='RoIAlign', output_size=edge, sampling_ratio=0)
-        return dict(type='SingleRoIExtractor', roi_layer=layer, out_channels=256, featmap_strides=[4, 8, 16, 32])
+        return dict(
+            type='SingleRoIExtractor', roi_layer=layer, out_channels=row.head_width, featmap_strides=[4, 8, 16, 32]
+        )
 
     def training(positive: float, negative: float, number: int, share: float, *, add: bool) -> Parts:
         thresholds = dict(pos_iou_thr=positive, neg_iou_thr=negative, min_pos_iou=negative, match_low_quality=True)
@@ -199,8 +202,8 @@ def _two_stages(row: BackboneRow, num_classes: int, *, masks: bool) -> Parts:
         bbox_roi_extractor=regions(7),
         bbox_head=dict(
             type='Shared2FCBBoxHead',
-            in_channels=256,
-            fc_out_channels=1024,
+            in_channels=row.head_width,
+            fc_out_channels=4 * row.head_width,
             roi_feat_size=7,
             num_classes=num_classes,
             bbox_coder=dict(BOXES, target_stds=[0.1, 0.1, 0.2, 0.2]),
@@ -211,7 +214,7 @@ def _two_stages(row: BackboneRow, num_classes: int, *, masks: bool) -> Parts:
     )
     if masks:
         loss = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)
-        size = dict(in_channels=256, conv_out_channels=256, num_classes=num_classes)
+        size = dict(in_channels=row.head_width, conv_out_channels=row.head_width, num_classes=num_classes)
         roi_head['mask_roi_extractor'] = regions(14)
         roi_head['mask_head'] = dict(type='FCNMaskHead', num_convs=4, **size, loss_mask=loss)
     proposals = dict(max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
@@ -220,8 +223,8 @@ def _two_stages(row: BackboneRow, num_classes: int, *, masks: bool) -> Parts:
         **_detector(row, 'MaskRCNN' if masks else 'FasterRCNN', num_outs=5),
         rpn_head=dict(
             type='RPNHead',
-            in_channels=256,
-            feat_channels=256,
+            in_channels=row.head_width,
+            feat_channels=row.head_width,
             anchor_generator=dict(type='AnchorGenerator', **anchors),
             bbox_coder=dict(BOXES, target_stds=[1.0, 1.0, 1.0, 1.0]),
             loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
@@ -249,11 +252,12 @@ def _mask_rcnn(row: BackboneRow, num_classes: int) -> Parts:
 
 
 def _classifier(row: BackboneRow, num_classes: int) -> Parts:
+    backbone: Parts
     if row.plain:
         normed = dict(final_norm=True) if row.type == 'ViT' else {}
         backbone = dict(out_type='cls_token' if row.token else 'avg_featmap', **normed)
     else:
-        backbone = dict(out_indices=(len(row.widths) - 1,) if row.type == 'P2T' else -1)
+        backbone = dict(out_indices=(3,) if row.type == 'P2T' else -1)
     width = row.widths[2 if row.type == 'NesT' else -1]  # NesT has its fourth map for pyramids only
     loss = dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
     return dict(
