@@ -16,7 +16,6 @@ __all__ = ['VERBS', 'main', 'run', 'run_tool', 'run_verb']
 
 VERBS = {
     'train': 'train a model on a folder of images, or as a config says',
-    'models': 'list the models that have a name',
     'test': 'evaluate a checkpoint on the test data of its config',
     'predict': 'predict images and draw the results',
     'explain': 'show what a trained model looks at',
@@ -28,6 +27,7 @@ VERBS = {
     'submit': 'predict a test set into the archive of its test server, or check such an archive',
     'robustness': 'measure a model on turned or partly covered images',
     'superpixels': 'measure how well superpixels follow label maps',
+    'models': 'list the models that have a name',
     'doctor': 'check the installed libraries and name what to do about faults',
 }
 

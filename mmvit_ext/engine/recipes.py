@@ -16,7 +16,7 @@ from mmvit_ext.datasets.folder import FolderData
 
 __all__ = ['Recipe', 'choose_recipe', 'sections_of']
 
-EDGES = {'seg': (128, 512, 256), 'det': (256, 800, 320), 'inst': (256, 800, 320), 'cls': (64, 224, 128)}
+EDGES = {'seg': (128, 512, 256), 'det': (192, 800, 320), 'inst': (192, 800, 320), 'cls': (64, 224, 128)}
 """Shorter side of a training image in pixels: least, most on a GPU, most on a CPU."""
 
 BATCHES = {'seg': (16, 8), 'det': (16, 4), 'inst': (16, 4), 'cls': (64, 16)}
@@ -80,7 +80,7 @@ def choose_recipe(
     entry, gpu = entry_of(model), torch.cuda.is_available()
     row, task, count = entry.row, entry.task, len(data.splits['train'])
     least, most, most_on_cpu = EDGES[task]
-    unit = row.patch if row.patch != 16 and task in ('seg', 'cls') else 32
+    unit = row.patch if row.patch != 16 and task == 'cls' else 32
     wanted = size or min(max(min(data.sizes[1]), least), most if gpu else most_on_cpu)
     edge = max(round(wanted / unit), 1) * unit
     if batch_size is None:

@@ -86,6 +86,8 @@ def model_config(
     parts = HEADS[entry.head].parts(row, num_classes)
     backbone = row.config(channels=channels, img_size=img_size)
     backbone.update(parts.pop('backbone'))
+    if row.patch != 16 and entry.task != 'cls':  # dense heads are made for a stride of 16; timm resizes the weights
+        backbone['patch_size'] = 16
     if img_size is not None and 'img_size' in parts.get('decode_head', {}):
         parts['decode_head']['img_size'] = img_size
     mean, std = row.pixels_of(channels)

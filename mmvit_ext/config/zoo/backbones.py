@@ -10,7 +10,7 @@ Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 IMAGENET: Pixels = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HALF: Pixels = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-CLIP: Pixels = ((122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305))
+CLIP: Pixels = ((122.771, 116.746, 104.094), (68.501, 66.632, 70.323))
 """Mean and standard deviation of an image's channels, RGB, 0 to 255."""
 
 NORM = dict(norm_cfg=dict(type='LN', eps=1e-6))
@@ -32,7 +32,7 @@ class BackboneRow(NamedTuple):
     pixels: Pixels = IMAGENET
     licence: str = ''  # of the published weights, empty where there are none
     token: bool = True  # whether the class token is what a classifier takes
-    patch: int = 16
+    patch: int = 16  # of the published weights
     head_width: int = 256  # of feature pyramids and of what stands on them
 
     @property
@@ -113,7 +113,7 @@ BACKBONES = {
     'eva02-t': _timm('eva02_tiny_patch14_224.mim_in22k', 192, pixels=CLIP, licence='MIT', patch=14),
     'eva02-s': _timm('eva02_small_patch14_224.mim_in22k', 384, pixels=CLIP, licence='MIT', patch=14),
     'eva02-b': _timm('eva02_base_patch14_224.mim_in22k', 768, pixels=CLIP, licence='MIT', patch=14),
-    'eva02-l': _timm('eva02_large_patch14_224.mim_in22k', 1024, 24, pixels=CLIP, licence='MIT', patch=14),
+    'eva02-l': _timm('eva02_large_patch14_448.mim_m38m_ft_in22k', 1024, 24, pixels=CLIP, licence='MIT', patch=14),
     'dinov2-s': _timm('vit_small_patch14_dinov2.lvd142m', 384, patch=14),
     'dinov2-b': _timm('vit_base_patch14_dinov2.lvd142m', 768, patch=14),
     'dinov2-l': _timm('vit_large_patch14_dinov2.lvd142m', 1024, 24, patch=14),

@@ -50,13 +50,6 @@ def _pyramid(row: BackboneRow, first: int = 0, **fpn: Any) -> Parts:
     return dict(backbone=_maps(row, indices), neck=necks)
 
 
-def _detector(row: BackboneRow, kind: str, first: int = 0, **fpn: Any) -> Parts:
-    parts = dict(type=kind, **_pyramid(row, first, **fpn))
-    if row.patch != 16:  # anchors and regions are made for strides of 4 to 32; timm resizes the weights of the patches
-        parts['backbone']['patch_size'] = 16
-    return parts
-
-
 def _segmentor(row: BackboneRow, num_classes: int, head: Parts, *, dropout: float = 0.0, **parts: Any) -> Parts:
     shared = dict(
         num_classes=num_classes,
@@ -101,8 +94,6 @@ def _segvit_shrunk(row: BackboneRow, num_classes: int) -> Parts:
     parts['decode_head'].update(
         type='mmvit_ext.ShrunkATMHead', in_channels=widths, in_index=[0, 1], img_size=(512, 512)
     )
-    if row.patch != 16:
-        parts['decode_head']['query_stride'] = row.patch
     return parts
 
 
@@ -169,7 +160,8 @@ def _retinanet(row: BackboneRow, num_classes: int) -> Parts:
     assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1)
     usual = dict(allowed_border=-1, pos_weight=-1, debug=False)
     return dict(
-        **_detector(row, 'RetinaNet', 1, add_extra_convs='on_input', num_outs=5),
+        type='RetinaNet',
+        **_pyramid(row, 1, add_extra_convs='on_input', num_outs=5),
         bbox_head=head,
         train_cfg=dict(assigner=assigner, sampler=dict(type='PseudoSampler'), **usual),
         test_cfg=dict(
@@ -220,7 +212,8 @@ def _two_stages(row: BackboneRow, num_classes: int, *, masks: bool) -> Parts:
     proposals = dict(max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
     suppression = dict(type='nms', iou_threshold=0.5)
     return dict(
-        **_detector(row, 'MaskRCNN' if masks else 'FasterRCNN', num_outs=5),
+        type='MaskRCNN' if masks else 'FasterRCNN',
+        **_pyramid(row, num_outs=5),
         rpn_head=dict(
             type='RPNHead',
             in_channels=row.head_width,
