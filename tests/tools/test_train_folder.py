@@ -1,4 +1,4 @@
-"""`mmvit train FOLDER`: from images and annotations to a config, a trained model and the pictures of its predictions."""
+"""`mmvit train FOLDER`: from images and annotations to a config, a trained model and pictures of its predictions."""
 
 import json
 import shlex
@@ -75,11 +75,8 @@ def test_a_folder_becomes_pictures_of_predictions(kind, run_tool, tmp_path):
     assert run_tool('predict', *words[4:])[0] == 0
     pictures = sorted((tmp_path / 'work_dirs/photos/pictures/overlays').glob('*.png'))
     assert len(pictures) == (COUNT if kind != 'classes' else COUNT // 2)
-    result = (
-        mmvit_ext.load(tmp_path / 'work_dirs/photos').predict(tmp_path / 'photos' / 'images')[0]
-        if (kind != 'classes')
-        else mmvit_ext.load(tmp_path / 'work_dirs/photos').predict(Image.open(pictures[0]))
-    )
+    image = next((tmp_path / 'photos').rglob('*.png'))
+    result = mmvit_ext.load(tmp_path / 'work_dirs/photos').predict(image)
     assert result.classes == (('square',) if KINDS[kind] in ('det', 'inst') else NAMES)
 
 
@@ -104,15 +101,14 @@ def test_a_dry_run_writes_a_config_that_trains_as_any_other(run_tool, tmp_path):
     assert code == 2
     assert f'{path} exists already' in output
     assert path.read_bytes() == before
-    assert run_tool('train', path, '--cfg-options', 'max_iters=1', 'train_cfg.max_iters=1')[0] == 0
+    assert run_tool('train', path, '--cfg-options', 'train_cfg.max_iters=1')[0] == 0
     assert list(tmp_path.glob('w/iter_1.pth'))
 
 
 @pytest.mark.parametrize(('channels', 'load'), [(1, 'grayscale'), (4, 'unchanged')])
 def test_grey_and_four_channel_images_train(channels, load, run_tool, tmp_path):
     draw(tmp_path / 'photos', 'masks', channels)
-    code, output = run_tool('train', 'photos', '--epochs', 1, '--size', 64, '--batch-size', 4)
-    assert code == 0
+    assert run_tool('train', 'photos', '--epochs', 1, '--size', 64, '--batch-size', 4)[0] == 0
     cfg = load_config(next(tmp_path.glob('work_dirs/photos/setup/*.py')))
     assert cfg.train_pipeline[0].color_type == load
     assert cfg.model.backbone.in_channels == channels
@@ -160,8 +156,9 @@ def test_pretrained_weights_stay_or_learn_slowly(count, mode, tmp_path, monkeypa
     assert 'licence Apache-2.0' in ' '.join(prepared.doubts)
     pytest.importorskip('timm')
     model = build_model(cfg, device='meta')
-    trained = {name.partition('.')[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == ({'decode_head'} if mode == 'frozen' else {'decode_head', 'backbone'})
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any(name.startswith('decode_head.') for name in trained)
+    assert any('.blocks.' in name for name in trained) == (mode == 'tuned')
 
 
 def test_weights_of_a_file_go_where_they_belong(tmp_path, monkeypatch):
