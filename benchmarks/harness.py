@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.flops import count_flops
 from mmvit_ext.machine import describe_hardware, peak_bytes
+from mmvit_ext.models.flops import count_flops
 
 Step = Callable[[], object]
 

@@ -16,9 +16,9 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flops import count_flops
 from benchmarks.harness import describe_machine
 from benchmarks.mini_runs import ROOT, Run, each, run_arguments, spread, train
+from mmvit_ext.models.flops import count_flops
 
 STEPS = {'(a) last layer': 'layer6', '(b) QD': 'qd', '(c) QD + QU': 'shrunk'}
 

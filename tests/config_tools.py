@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.flops import count_flops
+from mmvit_ext.models.flops import count_flops
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(

@@ -29,11 +29,17 @@ def resolve_device(name: str | None) -> torch.device:
         raise UserError(f"--device '{name}' cannot be used, {found}: expected cpu, cuda or cuda:0") from error
 
 
-def build_model(cfg: Config, *, device: str | torch.device | None = None, training: bool = False) -> nn.Module:
-    """Build a config's model and data preprocessor with random weights; on ``'meta'`` it has names and shapes alone."""
+def build_model(
+    cfg: Config, *, device: str | torch.device | None = None, training: bool = False, pretrained: bool = False
+) -> nn.Module:
+    """Build a config's model and data preprocessor with random weights; on ``'meta'`` it has names and shapes alone.
+
+    With ``pretrained`` it knows the weights with which a training would begin, and ``init_weights()`` loads them.
+    """
     scope = prepare_scope(cfg)
     config = copy.deepcopy(cfg.model)
-    discard_pretrained(config)
+    if not pretrained:
+        discard_pretrained(config)
     if not training and (scope == 'mmseg' or config.get('train_cfg') is None):
         config.pop('train_cfg', None)  # not every model has that argument
     if 'data_preprocessor' not in config and cfg.get('data_preprocessor'):

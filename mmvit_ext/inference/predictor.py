@@ -57,7 +57,7 @@ class Predictor:
         self.device = device or resolve_device(None)
         content: Mapping[str, Any] = {}
         if checkpoint is None:
-            self.model: nn.Module = build_model(cfg)
+            self.model: nn.Module = build_model(cfg, pretrained=True)
             self.model.init_weights()  # type: ignore[operator]
         else:
             content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.flops import count_flops
 from mmvit_ext.models.backbones import TimmViT
 from mmvit_ext.models.backbones.base import Backbone
+from mmvit_ext.models.flops import count_flops
 from tests.zoo import BACKBONES, PRIME_SIZE
 
 TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.flops import count_flops
+from mmvit_ext.models.flops import count_flops
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.flops import count_flops
 from mmvit_ext.models.backbones import SPFormer, ViT
+from mmvit_ext.models.flops import count_flops
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding
 from tests.models.superpixels.test_superpixel_grid import dense_similarity, to_neighbours
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.zoo import LIBRARIES, SIZES, entry_of, model_config
-from mmvit_ext.models.compute import count_flops
+from mmvit_ext.models.flops import count_flops
 
 __all__ = ['count_model']
 

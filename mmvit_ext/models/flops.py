@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+__all__ = ['count_flops']
+
 
 def count_flops(step: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products and convolutions of a call, two per multiply-add.
