@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmvit_ext.checks.every_sample import check_every_file
 from mmvit_ext.datasets.folder import FolderData, understand, write_datasets
@@ -17,8 +16,8 @@ from tests.folder_layouts import LAYOUTS, SIZE, blocks, mask, photo
 
 def load(data: FolderData, out: Path, split: str = 'train') -> dict[str, Any]:
     """The first sample of the dataset that is written for a split; for segmentation, with its labels."""
-    init_default_scope({'seg': 'mmseg', 'cls': 'mmpretrain'}.get(data.task, 'mmdet'))
-    dataset = DATASETS.build({**write_datasets(data, out)[split], 'pipeline': []})
+    scope = {'seg': 'mmvit_ext', 'cls': 'mmpretrain'}.get(data.task, 'mmdet')
+    dataset = DATASETS.build({**write_datasets(data, out)[split], 'pipeline': [], '_scope_': scope})
     assert len(dataset) == len(data.splits[split])
     sample = dataset[0]
     if data.load_annotations:
