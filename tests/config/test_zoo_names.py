@@ -16,6 +16,7 @@ pytest.importorskip('timm')
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.zoo import LIBRARIES, entry_of, list_models, model_config, task_config
 from mmvit_ext.config.zoo.backbones import BACKBONES
+from mmvit_ext.config.zoo.counting import count_model
 from mmvit_ext.config.zoo.heads import HEADS
 from mmvit_ext.errors import UserError
 from tests.config_tools import CONFIGS, load
@@ -154,6 +155,16 @@ def test_unknown_names_are_answered_with_close_ones():
         entry_of('setr-naive_p2t-s')
     with pytest.raises(UserError, match='`mmvit models` lists'):
         entry_of('0')
+
+
+@pytest.mark.parametrize(
+    ('name', 'classes', 'parameters', 'operations'),
+    [('nest-t', 1000, 17057608, 5.81), ('mask-rcnn_p2t-b', 80, 55720816, 385.9), ('segvit_vit-b', 150, None, 120.6)],
+)
+def test_counts_are_those_of_the_ledger(name, classes, parameters, operations):
+    counted = count_model(name, classes)
+    assert parameters in (None, counted[0])
+    assert counted[1] / 1e9 == pytest.approx(operations, abs=0.05)
 
 
 def test_patterns():

@@ -42,5 +42,4 @@ def count_model(name: str, num_classes: int) -> tuple[int, int]:
                     regions = torch.empty(number, extractor.out_channels, *edges, device='meta')
                     getattr(model.roi_head, f'{kind}_head')(regions)
 
-    with torch.no_grad():
-        return sum(parameter.numel() for parameter in model.parameters()), count_flops(step) // 2
+    return sum(parameter.numel() for parameter in model.parameters()), count_flops(step) // 2
