@@ -159,7 +159,7 @@ TRAINED = [
     'vit-mini_1xb8-450_mini-imagenet-96x96',
     'mask-rcnn_p2t-mini_fpn_1xb8-20e_mini-coco',
     'mask-rcnn_p2t-ti_fpn_1x_coco',
-    'p2t-mini_1xb16-10e_mini-imagenet-96x96',
+    'p2t-mini_1xb8-450_mini-imagenet-96x96',
     'p2t-s-gelu_8xb128-300e_imagenet-224x224',
     'p2t-s-ladder-single_8xb128-300e_imagenet-224x224',
     'p2t-s-max-pooling_8xb128-300e_imagenet-224x224',

@@ -52,7 +52,7 @@ def test_a_row_that_does_not_fit_is_told_so_plainly():
 @pytest.mark.parametrize(
     ('name', 'library', 'size'),
     [
-        ('p2t-mini_1xb16-10e_mini-imagenet-96x96', 'mmpretrain', (96, 96)),
+        ('p2t-mini_1xb8-450_mini-imagenet-96x96', 'mmpretrain', (96, 96)),
         ('segvit_vit-ti16_1xb8-600_mini-ade20k-192x192', 'mmseg', (192, 192)),
         ('mask-rcnn_p2t-mini_fpn_1xb8-20e_mini-coco', 'mmdet', None),
     ],

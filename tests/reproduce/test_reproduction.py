@@ -270,7 +270,7 @@ def test_a_row_without_an_address_says_what_the_sources_say(tmp_path):
     with pytest.raises(UserError, match=by_hand):
         fetch_checkpoint(ledger.find('sem-fpn_p2t-s_8xb2-80k_ade20k-512x512'), None, tmp_path / 'none', tmp_path)
     with pytest.raises(UserError, match='row of ours'):
-        fetch_checkpoint(ledger.find('p2t-mini_1xb16-10e_mini-imagenet-96x96'), None, tmp_path / 'none', tmp_path)
+        fetch_checkpoint(ledger.find('p2t-mini_1xb8-450_mini-imagenet-96x96'), None, tmp_path / 'none', tmp_path)
 
 
 # Training
@@ -328,14 +328,14 @@ def test_the_scaled_options_reach_the_config():
             assert cfg.train_cfg.max_iters * plan.total == pytest.approx(images, abs=plan.total)
 
 
-SHORT = ('train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=16', 'train_cfg.val_interval=2')
-"""An iteration instead of 150."""
+SHORT = ('train_cfg.max_iters=1', 'train_dataloader.dataset.indices=16', 'default_hooks.checkpoint.interval=1')
+"""An iteration instead of 450."""
 
 
 @pytest.mark.slow
 def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
     """As a newcomer types them, shortened to a few iterations."""
-    name = 'p2t-mini_1xb16-10e_mini-imagenet-96x96'
+    name = 'p2t-mini_1xb8-450_mini-imagenet-96x96'
     tool = [sys.executable, str(ROOT / 'tools/reproduce.py')]
     env = {'PYTHONPATH': str(ROOT), 'PATH': '/usr/bin:/bin', 'OMP_NUM_THREADS': '1', 'HOME': str(tmp_path)}
     data = tmp_path / 'mini/imagenet'
@@ -366,5 +366,5 @@ def test_an_installed_package_is_not_written_into(monkeypatch, capsys, option, t
     installed = Ledger(tmp_path / 'mmvit_ext' / '.mim', read_ledger().rows)
     monkeypatch.setattr(command, 'read_ledger', lambda: installed)
     monkeypatch.setattr(command, 'evaluate_row', lambda *_, **__: pytest.fail('evaluated before it was refused'))
-    assert run_verb('reproduce', ['p2t-mini_1xb16-10e_mini-imagenet-96x96', option]) == 2
+    assert run_verb('reproduce', ['p2t-mini_1xb8-450_mini-imagenet-96x96', option]) == 2
     assert 'checkout' in capsys.readouterr().err

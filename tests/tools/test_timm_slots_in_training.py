@@ -108,7 +108,7 @@ def detector(slot: str) -> tuple[list[str], dict[str, Any]]:
 def classifier(slot: str) -> tuple[list[str], dict[str, Any]]:
     backbone = backbone_of(slot, out_indices=-1, out_type='avg_featmap', _delete_=True)
     model = {'backbone': backbone, 'neck': None, 'head': {'in_channels': WIDTH}}
-    return ['p2t/p2t-mini_1xb16-10e_mini-imagenet-96x96'], {'model': model}
+    return ['p2t/p2t-mini_1xb8-450_mini-imagenet-96x96'], {'model': model}
 
 
 def write_config(path: Path, slot: str, mini: Path) -> str:
@@ -120,7 +120,9 @@ def write_config(path: Path, slot: str, mini: Path) -> str:
     entries |= dict.fromkeys(('val_cfg', 'val_dataloader', 'val_evaluator'))
     entries['train_dataloader'] = {'batch_size': 2}
     entries['custom_hooks'] = [{'type': 'LossesHook'}]
-    entries['train_cfg'] = {'max_iters': 4} if kind[0] is segmentor else {'max_epochs': 1}
+    entries['train_cfg'] = {'max_epochs': 1} if kind[0] is detector else {'max_iters': 4}
+    if kind[0] is classifier:
+        entries['default_hooks'] = {'checkpoint': {'interval': 2}}
     lines = [f'{name} = {value!r}' for name, value in entries.items()]
     if kind[0] is segmentor:
         lines += SMALL
