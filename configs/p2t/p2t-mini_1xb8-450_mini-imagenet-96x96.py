@@ -1,8 +1,8 @@
 """A very small P2T, from scratch, on the mini dataset in ImageNet's layout.
 
 No row of a paper. Data: tools/make_mini_dataset.py data/mini, 240 training images. Recipe: one process x 8 images of
-96x96 pixels, 450 iterations, the budget and the augmentation of nest-mini.
-networks leave out: without it the same recipe ends 10 points lower.
+96x96 pixels, 450 iterations, the budget and the augmentation of nest-mini. The classifier's layer learns ten times as fast
+as the network: P2T has no norm before it, and at one rate for both the same recipe ends 5 to 15 points lower.
 Command: python tools/train.py configs/p2t/p2t-mini_1xb8-450_mini-imagenet-96x96.py
 """
 
@@ -19,9 +19,7 @@ max_iters = 450
 arch = dict(embed_dims=(32, 64, 128, 192), num_heads=(1, 2, 4, 6), depths=(1, 1, 2, 1), mlp_ratios=(4, 4, 4, 4))
 
 model = dict(
-    backbone=dict(
-        _delete_=True, type='mmvit_ext.P2T', arch=arch, out_indices=(3,), drop_path_rate=0.0
-    ),
+    backbone=dict(_delete_=True, type='mmvit_ext.P2T', arch=arch, out_indices=(3,), drop_path_rate=0.0),
     head=dict(in_channels=arch['embed_dims'][3], num_classes={{_base_.num_classes}}),
     train_cfg=None,
 )
@@ -50,7 +48,11 @@ test_dataloader = val_dataloader
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=45)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.5e-4, weight_decay=0.05))
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2.5e-4, weight_decay=0.05),
+    paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=10.0))),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=20, end=max_iters),
