@@ -47,7 +47,7 @@ class MultiOptimWrapperConstructor:
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
         if paramwise_cfg:
             part = f'optim_wrapper.{next(iter(optim_wrapper_cfg), "generator")}'
-            raise UserError(f'optim_wrapper.paramwise_cfg is for one optimizer: put it into a part, such as {part}')
+            raise UserError(f'optim_wrapper.paramwise_cfg is for one optimizer: write {part}.paramwise_cfg')
         for name, entry in optim_wrapper_cfg.items():
             if not isinstance(entry, Mapping) or 'optimizer' not in entry:
                 wanted = "the optim_wrapper of a part of the model, dict(optimizer=dict(type='Adam', ...))"

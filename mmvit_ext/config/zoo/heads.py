@@ -50,6 +50,14 @@ def _pyramid(row: BackboneRow, first: int = 0, **fpn: Any) -> Parts:
     return dict(backbone=_maps(row, indices), neck=necks)
 
 
+def _simple_pyramid(row: BackboneRow, num_outs: int) -> Parts:
+    """Maps of strides 4 to 64 made of the last one alone (arXiv 2203.16527)."""
+    neck = dict(
+        type='mmvit_ext.PlainPyramid', in_channels=row.widths[0], out_channels=row.head_width, num_outs=num_outs
+    )
+    return dict(backbone=_maps(row, (row.depth - 1,)), neck=neck)
+
+
 def _segmentor(row: BackboneRow, num_classes: int, head: Parts, *, dropout: float = 0.0, **parts: Any) -> Parts:
     shared = dict(
         num_classes=num_classes,
@@ -94,6 +102,8 @@ def _segvit_shrunk(row: BackboneRow, num_classes: int) -> Parts:
     parts['decode_head'].update(
         type='mmvit_ext.ShrunkATMHead', in_channels=widths, in_index=[0, 1], img_size=(512, 512)
     )
+    if row.type == 'TimmViT':  # there is no released head to begin with
+        parts['decode_head']['query_start'] = 'tokens'
     return parts
 
 
@@ -211,9 +221,10 @@ def _two_stages(row: BackboneRow, num_classes: int, *, masks: bool) -> Parts:
         roi_head['mask_head'] = dict(type='FCNMaskHead', num_convs=4, **size, loss_mask=loss)
     proposals = dict(max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
     suppression = dict(type='nms', iou_threshold=0.5)
+    pyramid = _simple_pyramid if row.type == 'TimmViT' else _pyramid
     return dict(
         type='MaskRCNN' if masks else 'FasterRCNN',
-        **_pyramid(row, num_outs=5),
+        **pyramid(row, num_outs=5),
         rpn_head=dict(
             type='RPNHead',
             in_channels=row.head_width,
