@@ -26,10 +26,14 @@ Shape = tuple[int, ...]
 
 _STYLES: tuple[tuple[str, str, str | None], ...] = (
     (r'(visual|text|vision_model)\.(transformer\.resblocks|encoder\.layers)\.\d+\.', 'CLIP', None),
-    (r'(\w+\.)*encoder\.layers?\.\d+\.(attention\.|self_attn\.|self_attention\.)', 'Hugging Face transformers', None),
+    (
+        r'(\w+\.)*encoder\.layers?\.\d+\.(attention\.|self_attn\.|self_attention\.)',
+        'Hugging Face transformers',
+        'TimmViT',
+    ),
     (r'encoder\.layers\.encoder_layer_\d+\.', "torchvision's ViT", None),
-    (r'(backbone\.)?blocks\.\d+\.(gamma_[12]|attn\.[qv]_bias|attn\.relative_position_bias_table)', 'BEiT', None),
-    (r'(backbone\.)?blocks\.(\d+\.)?\d+\.ls[12]\.gamma', 'a ViT with layer scale (DINOv2, DeiT III)', None),
+    (r'(backbone\.)?blocks\.\d+\.(gamma_[12]|attn\.[qv]_bias|attn\.relative_position_bias_table)', 'BEiT', 'TimmViT'),
+    (r'(backbone\.)?blocks\.(\d+\.)?\d+\.ls[12]\.gamma', 'a ViT with layer scale (DINOv2, DeiT III)', 'TimmViT'),
     (r'(backbone\.)?layers\.\d+\.blocks\.\d+\.attn\.', 'Swin', None),
     (r'(backbone\.)?layer[1-4]\.\d+\.conv1\.', 'a ResNet', None),
     (r'(backbone\.)?layers\.\d+\.attn\.qkv\.', "mmpretrain's ViT", None),
@@ -40,7 +44,7 @@ _STYLES: tuple[tuple[str, str, str | None], ...] = (
     (r'dist_token', "timm's distilled DeiT, which SPFormer starts from", 'deit'),
     (r'blocks\.\d+\.attn\.qkv\.', "timm's ViT (AugReg, DeiT, DINO, MAE)", 'vit'),
 )
-"""The beginning of a parameter's name, whose it is, and the method of ``mmvit convert`` that takes such a file."""
+"""How a parameter's name begins, whose it is, and the method of ``mmvit convert``, or the type, that takes the file."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,12 @@ def style_hint(names: Iterable[str]) -> str:
     names = list(names)
     for begin, whose, method in _STYLES:
         if any(re.match(begin, name) for name in names):
-            converting = f'convert the file with `mmvit convert {method} FILE OUT.pth`'
-            return f'; the names are those of {whose}: {converting if method else "no converter takes them"}'
+            remedy = (
+                f'convert the file with `mmvit convert {method} FILE OUT.pth`' if method else 'no converter takes them'
+            )
+            if method == 'TimmViT':
+                remedy = 'no converter takes them, but mmvit_ext.TimmViT(checkpoint=FILE) may'
+            return f'; the names are those of {whose}: {remedy}'
     return ''
 
 

@@ -327,10 +327,10 @@ def test_a_cut_off_safetensors_file_is_called_damaged(keep: int, tmp_path: Path)
 STYLES = {
     'visual.transformer.resblocks.0.attn.in_proj_weight': 'CLIP: no converter',
     'vision_model.encoder.layers.0.self_attn.q_proj.weight': 'CLIP: no converter',
-    'vit.encoder.layer.0.attention.attention.query.weight': 'Hugging Face transformers: no converter',
+    'vit.encoder.layer.0.attention.attention.query.weight': 'Hugging Face transformers: no converter .*TimmViT',
     'encoder.layers.encoder_layer_0.self_attention.in_proj_weight': "torchvision's ViT: no converter",
-    'blocks.3.gamma_1': 'BEiT: no converter',
-    'blocks.3.ls1.gamma': 'a ViT with layer scale .*: no converter',
+    'blocks.3.gamma_1': 'BEiT: no converter .*TimmViT',
+    'blocks.3.ls1.gamma': 'a ViT with layer scale .*: no converter .*TimmViT',
     'layers.0.blocks.0.attn.qkv.weight': 'Swin: no converter',
     'layer1.0.conv1.weight': 'a ResNet: no converter',
     'backbone.layers.0.attn.qkv.weight': "mmpretrain's ViT: no converter",
