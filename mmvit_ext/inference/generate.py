@@ -47,7 +47,9 @@ def generate_images(
     cfg = load_config(config, cfg_options)
     if 'generator' not in (cfg.get('model') or {}):
         kind = (cfg.get('model') or {}).get('type', 'model without a type')
-        wanted = 'expected a mmvit_ext.AdversarialModel, as in configs/nest/nest-generator_*.py'
+        wanted = (
+            'expected a mmvit_ext.AdversarialModel, as in configs/nest/nest-generator_8xb32-1000e_imagenet-64x64.py'
+        )
         raise UserError(f'{config} describes a {kind}, which generates no images: {wanted}')
     folder = writable_folder(out, '--out')
     predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)

@@ -153,7 +153,7 @@ def test_a_key_of_a_relative_is_refused_by_name(foreign):
 def test_a_position_embedding_without_a_square_grid_is_refused():
     state = deit()
     state['pos_embed'] = state['pos_embed'][:, :-1]
-    with pytest.raises(ValueError, match='pos_embed has 24 tokens on the image plane'):
+    with pytest.raises(ValueError, match='pos_embed has 24 tokens, which is no square number'):
         convert(state, 'deit')
 
 

@@ -103,7 +103,7 @@ def test_mixed_precision_knows_a_wrapper_by_any_of_its_names(kind: Any) -> None:
     set_precision(cfg, True)
     on_cpu = 'mmvit_ext.CPUAmpOptimWrapper'
     assert cfg.optim_wrapper.type in ((AmpOptimWrapper, 'AmpOptimWrapper') if torch.cuda.is_available() else (on_cpu,))
-    with pytest.raises(UserError, match='has ApexOptimWrapper'):
+    with pytest.raises(UserError, match='OptimWrapper, not ApexOptimWrapper'):
         set_precision(Config({'optim_wrapper': {'type': 'mmengine.ApexOptimWrapper'}}), True)
 
 
