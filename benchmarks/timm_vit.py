@@ -1,7 +1,7 @@
 """``mmvit_ext.TimmViT`` against timm's own ``forward_intermediates``: ``python -m benchmarks.timm_vit``.
 
 Both networks have the same weights and give the maps of four blocks. They are built for the size at which they are
-measured, where timm interpolates nothing. The depth is cut to eight blocks.
+measured, timm's with its ``dynamic_img_size`` where it has one. The depth is cut to eight blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def build(model: str, size: int, device: torch.device) -> tuple[TimmViT, nn.Modu
     """The adapter and timm's own network with the same weights."""
     import timm
 
-    theirs = timm.create_model(model, num_classes=0, img_size=size, depth=DEPTH)
+    dynamic = {} if 'beit' in model else {'dynamic_img_size': True}
+    theirs = timm.create_model(model, num_classes=0, img_size=size, depth=DEPTH, **dynamic)
     ours = TimmViT(model, img_size=size, depth=DEPTH, out_indices=INDICES)
     keys = theirs.load_state_dict(ours.net.state_dict(), strict=False)
     if differing := [key for key in (*keys.missing_keys, *keys.unexpected_keys) if not key.startswith(HEADS)]:

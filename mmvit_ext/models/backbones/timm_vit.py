@@ -15,12 +15,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_local, load_state_dict
 from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
 from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens
+from mmvit_ext.models.layers.open_sizes import is_open
 from mmvit_ext.models.layers.position_embedding import track_position
 from mmvit_ext.registry import MODELS
 
@@ -117,8 +119,7 @@ def create_network(model: str, **settings: Any) -> Any:
     for name in HEADS:
         if isinstance(getattr(network, name, None), nn.Module):
             delattr(network, name)
-    for name, value in (('strict_img_size', False), ('dynamic_img_pad', True)):
-        setattr(network.patch_embed, name, value)
+    network.patch_embed.strict_img_size = False
     return network
 
 
@@ -323,6 +324,9 @@ class TimmViT(Backbone):
         super()._fit_state_dict(state_dict, prefix)
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
+        pads = [-edge % patch for edge, patch in zip(img.shape[-2:], self.net.patch_embed.patch_size, strict=True)]
+        if is_open(*img.shape[-2:]) or any(pads):  # padding by nothing would copy the images
+            img = F.pad(img, (0, pads[1], 0, pads[0]))
         if hasattr(self.net, 'rel_pos_bias'):
             from mmvit_ext.models.backbones.timm_positions import tell_grid
 
