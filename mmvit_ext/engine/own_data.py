@@ -155,7 +155,7 @@ def _choose_weights(
     return (
         name,
         dict(checkpoint='timm'),
-        [f'the weights of {row.arch} are by timm, licence {row.licence}: --checkpoint none'],
+        [f'the weights of {row.arch} are by timm, licence {row.licence}; --checkpoint none begins without them'],
     )
 
 

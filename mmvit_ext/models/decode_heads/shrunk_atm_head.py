@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.atm_head import ATMDecoderLayer, ATMHead, ATMStage
-from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.attention import PackedAttention, check_choices
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.losses.atm_loss import StageOutput
 from mmvit_ext.registry import MODELS
@@ -98,8 +98,7 @@ class ShrunkATMHead(ATMHead):
     ) -> None:
         if len(in_channels) != len(in_index):
             raise ValueError(f'in_channels {in_channels} and in_index {in_index} must have the same length')
-        if query_start not in QUERY_STARTS:
-            raise ValueError(f'query_start must be one of {QUERY_STARTS}, got {query_start!r}')
+        check_choices(query_start=(query_start, QUERY_STARTS))
         super().__init__(
             channels,
             channels,

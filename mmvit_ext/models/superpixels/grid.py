@@ -123,12 +123,13 @@ def superpixel_to_pixel(superpixels: Tensor, association: Tensor) -> Tensor:
     ``(B, C, sh, sw)``, whose channels are split over the heads, and ``(B, heads, 9, h, w)``, softmax over the 9 already
     applied, to ``(B, C, h, w)``, channels last in memory. A neighbour outside the grid counts as zeros.
     """
-    found = f'got {tuple(superpixels.shape)} and {tuple(association.shape)}'
     if superpixels.ndim != 4 or association.ndim != 5 or association.shape[2] != 9:
-        raise ValueError(f'expected superpixels (B, C, sh, sw) and association (B, heads, 9, h, w), {found}')
+        found = f'{tuple(superpixels.shape)} and {tuple(association.shape)}'
+        raise ValueError(f'expected superpixels (B, C, sh, sw) and association (B, heads, 9, h, w), got {found}')
     (B, C, *grid), heads = superpixels.shape, association.shape[1]
     if C % heads or association.shape[0] != B:
-        raise ValueError(f'{heads} heads must divide the {C} channels and the batch be the same, {found}')
+        found = f'{tuple(superpixels.shape)} and {tuple(association.shape)}'
+        raise ValueError(f'{heads} heads must divide the {C} channels and the batch be the same, got {found}')
     around = neighbours(superpixels.permute(0, 2, 3, 1).unflatten(3, (heads, C // heads)))
     weights = to_small_cells(association.to(superpixels.dtype), tuple(grid)).transpose(-1, -2)
     pixels = torch.matmul(weights, around).unflatten(4, cell_size(association.shape[3:], tuple(grid)))
