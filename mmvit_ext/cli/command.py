@@ -73,11 +73,14 @@ def tell_launcher(code: int) -> None:
         return
     try:
         Path(path).write_text(str(code))
+        if code == EXIT_BAD_INPUT and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')):
+            # one process only: a second signal would interrupt the launcher while it logs the first
+            Path(f'{path}.ended').touch(exist_ok=False)
+            os.kill(os.getppid(), signal.SIGTERM)
+    except FileExistsError:
+        return
     except OSError as error:
         say(f'cannot write {path}: {error}', sys.stderr)
-        return
-    if code == EXIT_BAD_INPUT and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')):
-        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def end_process(main: Callable[[], int]) -> NoReturn:
