@@ -111,10 +111,10 @@ def rows_table(ledger: Ledger, method: str | None = None, dataset: str | None = 
     table = Table(caption='per cent; "measured here" is the newest record in results/', box=SIMPLE_HEAD)
     table.add_column('row', no_wrap=True, overflow='ignore')
     for row in ledger.select(method, dataset):
-        told = row.published and not row.mini
+        told = row.published and not row.ours
         cells = {
             'dataset': row.dataset,
-            'published': _values(row.published) or ('' if row.mini else NOT_IN_SOURCES),
+            'published': _values(row.published) or ('' if row.ours else NOT_IN_SOURCES),
             'source': f'{row.source}, {row.table}'.replace(f', {NOT_IN_SOURCES}', '') if told else '',
             'certainty': row.certainty if told else '',
             'measured here': _measured(row, records),
@@ -147,7 +147,7 @@ def _checkpoint(row: Row) -> str:
         return f'{row.weights} ({row.file + ", " if row.file else ""}SHA-256 {row.sha256 or "unknown"})'
     if row.folder:
         return f'by hand: {row.file} from {row.folder}'
-    return 'train it (--train)' if row.mini else ''
+    return 'train it (--train)' if row.ours else ''
 
 
 def print_record(record: Record, why: str, console: Console) -> None:

@@ -15,6 +15,7 @@ if find_spec('mmcv') is not None:
     __all__ += ['CAMLocalization', 'SuperpixelQuality']
 
 if importable('mmseg.evaluation'):
+    from .class_iou import ClassIoUMetric
     from .trimap_iou import TrimapIoUMetric
 
-    __all__ += ['TrimapIoUMetric']
+    __all__ += ['ClassIoUMetric', 'TrimapIoUMetric']

@@ -17,7 +17,7 @@ import yaml
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['METRICS', 'Collection', 'Ledger', 'Metric', 'Row', 'find_root', 'read_ledger']
+__all__ = ['BESIDE', 'METRICS', 'PHOTOGRAPHS', 'Collection', 'Ledger', 'Metric', 'Row', 'find_root', 'read_ledger']
 
 TOLERANCE = 0.2  # points by which a measured value may differ from the published one, if nothing else is said
 NOT_IN_SOURCES = 'not in our sources'
@@ -49,6 +49,10 @@ METRICS: Mapping[str, Metric] = {
     **{f'mask AP{end[1:]}': Metric(f'coco/segm_mAP{end}', 100) for end in ('', '_50')},
     'FID': Metric('FID', lower_is_better=True),
 }
+PHOTOGRAPHS = ('CamVid', 'DRIVE', 'CHASE_DB1', 'Imagenette', 'BCCD', 'nuclei', 'COCO128')
+"""Datasets of small collections of photographs, see docs/real_photographs.md."""
+BESIDE = ('IoU/', 'Dice/', 'trimap/mIoU')
+"""How names of metrics begin that a record has beside those of its row: those of classes and near edges."""
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     'Semantic Segmentation': ('mIoU',),
     'Image Classification': ('Top 1 Accuracy',),
@@ -101,8 +105,13 @@ class Row:
 
     @property
     def mini(self) -> bool:
-        """Whether the row is one of ours, on the mini data."""
+        """Whether the row is on the mini data."""
         return self.dataset.startswith('mini ')
+
+    @property
+    def ours(self) -> bool:
+        """Whether no paper has the row: it is on the mini data, or on photographs of :data:`PHOTOGRAPHS`."""
+        return self.mini or self.dataset in PHOTOGRAPHS
 
     @property
     def tested_on(self) -> str:

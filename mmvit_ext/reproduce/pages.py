@@ -90,9 +90,9 @@ class _Page:
         return f'[{text}]({Path(os.path.relpath(target, self.folder)).as_posix()})'
 
     def tables(self, rows: Sequence[Row], further: Mapping[str, Cell] | None = None) -> list[Table]:
-        """Tables of rows with a config: a new one where method or task change, one for all mini rows of a method."""
+        """Tables of rows with a config: a new one where method or task change, one for all rows of ours of a method."""
         shown = [row for row in rows if row.config]
-        groups = groupby(shown, lambda row: (row.collection.name, 'mini' if row.mini else row.task))
+        groups = groupby(shown, lambda row: (row.collection.name, 'ours' if row.ours else row.task))
         return [self.table(members, {**self._columns(members), **(further or {})}) for _, (*members,) in groups]
 
     def table(self, rows: Sequence[Row], columns: Mapping[str, Cell]) -> Table:
@@ -106,7 +106,7 @@ class _Page:
     def _columns(self, rows: Sequence[Row]) -> dict[str, Cell]:
         """The columns of a table of rows of one task, after config and dataset."""
         task = rows[0].task
-        if rows[0].mini:
+        if rows[0].ours:
             return {
                 'tolerance (points)': lambda row: row.tolerance if row.reference else '',
                 'measured here': lambda row: self._measured(*MAIN_METRICS[row.task], titled=True)(row),
@@ -139,8 +139,8 @@ class _Page:
         return {
             'collection': collection,
             'readme': self.link('page of the method', collection.readme),
-            'papers': self.tables([row for row in rows if not row.mini], _ZOO_COLUMNS),
-            'ours': self.tables([row for row in rows if row.mini], {'training': _ZOO_COLUMNS['training']}),
+            'papers': self.tables([row for row in rows if not row.ours], _ZOO_COLUMNS),
+            'ours': self.tables([row for row in rows if row.ours], {'training': _ZOO_COLUMNS['training']}),
             'without_config': self.table(others, _WITHOUT_CONFIG) if others else None,
         }
 

@@ -12,7 +12,7 @@ from typing import Any
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, regular_file
 
-from .ledger import MAIN_METRICS, METRICS, Ledger, Row
+from .ledger import BESIDE, MAIN_METRICS, METRICS, Ledger, Row
 
 __all__ = ['Record', 'compare', 'expected_values', 'file_in_results', 'measured_values', 'newest', 'read_records']
 
@@ -74,13 +74,14 @@ def _read_record(path: Path) -> Record:
 
 
 def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[str, float]:
-    """The main metrics of a row's task and all published ones of a scale, in per cent, where they were measured."""
+    """The main metrics of a row, all published ones of a scale and those of classes, in per cent, if measured."""
     multi = scale == 'multi'
     names = [name for name in row.absolute if METRICS[name].multi_scale == multi]
     several = {metric.key: name for name, metric in METRICS.items() if metric.multi_scale and multi}
     names += [several.get(METRICS[name].key, name) for name in (*MAIN_METRICS.get(row.task, ()), *row.differences)]
     metrics = {name: METRICS[name] for name in names if METRICS[name].key in results}
-    return {name: round(float(results[metric.key]) * metric.factor, 2) for name, metric in metrics.items()}
+    beside = {name: round(float(value), 2) for name, value in results.items() if name.startswith(BESIDE)}
+    return {name: round(float(results[metric.key]) * metric.factor, 2) for name, metric in metrics.items()} | beside
 
 
 def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> tuple[dict[str, float], str]:
@@ -96,7 +97,8 @@ def expected_values(ledger: Ledger, row: Row, scale: str, records: Records) -> t
         expected = {name: round(known[name] + gain, 2) for name, gain in row.differences.items() if name in known}
         return expected, f'the published difference added to {entry[0]}'
     if row.reference is not None and (reference := _read_record(ledger.root / row.reference)).scale == scale:
-        return dict(reference.metrics), f'our own {row.reference}'
+        compared = {name: value for name, value in reference.metrics.items() if name in METRICS}
+        return compared, f'our own {row.reference}'
     return {}, 'no figure is published for this setting'
 
 

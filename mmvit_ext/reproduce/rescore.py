@@ -57,7 +57,7 @@ def fetch_checkpoint(row: Row, given: str | None, folder: Path, cache: Path, *, 
     if url is None:
         known = f"the authors' checkpoint of {row.name} has no known address (they put theirs: {row.collection.where})"
         ways = 'train the row (--train), or pass --checkpoint FILE'
-        if row.mini:
+        if row.ours:
             known = f'{row.name} is a row of ours, whose checkpoint everybody trains'
         elif row.folder:
             known = f'the checkpoint of {row.name} is in {row.folder}'
