@@ -110,6 +110,34 @@ def write_cifar(root: Path, images: int = 4) -> dict[str, Path]:
     return {name: root / name for name in layouts}
 
 
+def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
+    """Random photographs and label maps in the layouts of CamVid, DRIVE and CHASE_DB1.
+
+    Args:
+        root: Folder to write into.
+        images: Number per split.
+
+    Returns:
+        ``data_root`` by the name of mmseg's class.
+    """
+    rng = np.random.default_rng(0)
+    layouts = {
+        'BaseSegDataset': (('train', 'val', 'test'), '.png', 11),
+        'DRIVEDataset': (('training', 'validation'), '_manual1.png', 2),
+        'ChaseDB1Dataset': (('training', 'validation'), '_1stHO.png', 2),
+    }
+    for name, (splits, end, classes) in layouts.items():
+        for split in splits:
+            for folder in ('images', 'annotations'):
+                (root / name / folder / split).mkdir(parents=True)
+            for number in range(images):
+                pixels = rng.integers(0, 256, (72, 96, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / name / 'images' / split / f'{number}.jpg')
+                labels = rng.integers(0, classes, (72, 96), dtype=np.uint8)
+                Image.fromarray(labels).save(root / name / 'annotations' / split / f'{number}{end}')
+    return {name: root / name for name in layouts}
+
+
 def write_fine_grained(root: Path, images: int = 4) -> dict[str, Path]:
     """Random photographs in the layouts of Flowers-102, Oxford-IIIT Pets and iNaturalist 2019.
 

@@ -39,6 +39,7 @@ from tests.config_tools import (
     small_config,
     write_cifar,
     write_fine_grained,
+    write_photographs,
 )
 
 configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -69,7 +70,7 @@ def mini_data(tmp_path_factory):
     root = tmp_path_factory.mktemp('mini') / 'data'
     make_mini_dataset(root, images=4, size=(60, 80), seed=0)
     ours = {dataset: root / DATA_ROOTS[layout] for dataset, layout in DATASETS.items()}
-    return ours | write_cifar(root) | write_fine_grained(root)
+    return ours | write_cifar(root) | write_fine_grained(root) | write_photographs(root)
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +168,10 @@ TRAINED = [
     'retinanet_p2t-ti_fpn_1x_coco',
     'sem-fpn_p2t-mini_1xb8-400_mini-ade20k-192x192',
     'sem-fpn_p2t-ti_8xb2-80k_ade20k-512x512',
+    'sem-fpn_p2t-ti_1xb4-1000_chase-db1-256x256',
+    'sem-fpn_p2t-ti_1xb4-1000_drive-256x256',
+    'sem-fpn_p2t-ti_1xb4-1800_camvid-288x384',
+    'segvit_vit-s14_1xb4-1200_camvid-392x518',
     'mask-rcnn_dinov2-b16_1x_coco',
     'segvit-shrunk_dinov2-s16_8xb2-160k_ade20k-512x512',
     'segvit_dinov2-b16_8xb2-160k_ade20k-512x512',

@@ -1,7 +1,7 @@
 """Semantic FPN, P2T-Tiny, from scratch, vessels of CHASE_DB1.
 
-No row of a paper. Data: see docs/real_photographs.md. Recipe: that of DRIVE on images of 999x960 pixels that are enlarged
-1.4 times. Command: mmvit train configs/p2t/sem-fpn_p2t-ti_1xb4-1000_chase-db1-256x256.py --amp --cfg-options data_root=PATH
+No row of a paper. Data: see docs/real_photographs.md. Recipe: that of DRIVE, one process x 4 images of 999x960 pixels that
+are enlarged 1.4 times. Command: mmvit train configs/p2t/sem-fpn_p2t-ti_1xb4-1000_chase-db1-256x256.py --amp --cfg-options data_root=PATH
 """
 
 _base_ = './sem-fpn_p2t-ti_1xb4-1000_drive-256x256.py'

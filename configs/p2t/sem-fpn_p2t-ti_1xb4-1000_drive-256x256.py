@@ -1,7 +1,7 @@
 """Semantic FPN, P2T-Tiny, from scratch, vessels of DRIVE.
 
-No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 4 crops of 256x256 pixels of images that are
-enlarged twice, 1000 iterations, cross-entropy and Dice loss; there is no validation split, so the last checkpoint is
+No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 4 images that are
+enlarged twice, crops of 256x256, 1000 iterations, cross-entropy and Dice loss; there is no validation split, so the last checkpoint is
 tested. Command: mmvit train configs/p2t/sem-fpn_p2t-ti_1xb4-1000_drive-256x256.py --amp --cfg-options data_root=PATH
 """
 

@@ -1,6 +1,6 @@
 """Semantic FPN, P2T-Tiny, from scratch, CamVid with 11 classes.
 
-No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 4 crops of 288x384 pixels, 1800 iterations,
+No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 4 images, crops of 288x384, 1800 iterations,
 classes weighted by the square root of their inverse frequency; the neck and the head are as wide as CamVid needs.
 Command: mmvit train configs/p2t/sem-fpn_p2t-ti_1xb4-1800_camvid-288x384.py --amp --cfg-options data_root=PATH
 """

@@ -1,6 +1,7 @@
 """mmseg's IoU metric with the figures of every class among its results, so that records hold them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmseg.evaluation import IoUMetric
@@ -15,9 +16,14 @@ __all__ = ['ClassIoUMetric']
 class ClassIoUMetric(IoUMetric):
     """mmseg's ``IoUMetric`` that also returns each class: ``IoU/car`` beside ``mIoU``, ``Dice/car`` beside ``mDice``.
 
-    Per cent, as the means. A class that occurs neither in a label nor in a prediction has no figure. Arguments are
-    those of ``IoUMetric``.
+    Per cent, as the means. A class that occurs neither in a label nor in a prediction has no figure.
+
+    Args:
+        **kwargs: As those of mmseg's ``IoUMetric``.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
 
     def compute_metrics(self, results: Sequence[tuple[Tensor, ...]]) -> dict[str, float]:
         metrics = super().compute_metrics(results)

@@ -36,8 +36,8 @@ def name_of(path):
     return name if name in list_models() else None
 
 
-OTHERS = ('384x384', '-ti16_1xb8', '-mini', 'setr-naive_vit-b16')
-"""Recipes with another network: fine-tuned ones, the small ones of the demo, an ablation without a class token."""
+OTHERS = ('384x384', '-ti16_1xb8', '-mini', '_1xb4-', 'setr-naive_vit-b16')
+"""Recipes with another network: fine-tuned, of the demo, for photographs, or an ablation without a class token."""
 
 SHIPPED = {path: name for path in CONFIGS if (name := name_of(path)) and not any(part in path.name for part in OTHERS)}
 

@@ -1,0 +1,40 @@
+"""Recipes on small sets of photographs fit the data, where somebody has them.
+
+MMVIT_PHOTOGRAPHS names the folder that holds ``camvid``, ``DRIVE`` and so on,
+as docs/real_photographs.md describes them.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmseg')
+
+from mmvit_ext.checks.layouts import check_layout
+from mmvit_ext.config.loading import load_config
+from mmvit_ext.reproduce.ledger import PHOTOGRAPHS, read_ledger
+from mmvit_ext.reproduce.training import load_row_config
+
+LEDGER = read_ledger()
+ROWS = [row for row in LEDGER.rows if row.dataset in PHOTOGRAPHS]
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.name)
+def test_a_row_finds_its_photographs_and_opens_them(row):
+    folder = os.environ.get('MMVIT_PHOTOGRAPHS')
+    if folder is None:
+        pytest.skip('MMVIT_PHOTOGRAPHS does not name a folder of photographs')
+    cfg = load_config(LEDGER.root / row.config)
+    root = Path(folder) / Path(cfg.data_root).name
+    if not root.is_dir():
+        pytest.skip(f'{root} is not there')
+    cfg, _ = load_row_config(LEDGER, row, str(root), None)
+    train, test = check_layout(cfg, row.dataset, ['train', 'test'], sample=3)
+    assert (train.opened, test.opened) == (3, 3)
+
+
+def test_every_set_of_photographs_that_has_a_row_is_on_the_page():
+    page = (LEDGER.root / 'docs' / 'real_photographs.md').read_text(encoding='utf-8')
+    assert ROWS
+    assert {row.name for row in ROWS if row.name not in page} == set()
