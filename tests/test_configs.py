@@ -190,7 +190,7 @@ TRAINED = [
     'setr-naive_deit-t16_8xb2-80k_pascal-context-480x480',
     'setr-superpixel_spformer-mini_1xb8-300_mini-ade20k-192x192',
     'setr-superpixel_spformer-t16_8xb2-80k_pascal-context-480x480',
-    'spformer-mini_1xb16-10e_mini-imagenet-96x96',
+    'spformer-mini_1xb8-450_mini-imagenet-96x96',
     'spformer-s32-conv-stem_8xb128-300e_imagenet-224x224',
     'spformer-s32-learnable-positions_8xb128-300e_imagenet-224x224',
     'spformer-s32-one-head_8xb128-300e_imagenet-224x224',

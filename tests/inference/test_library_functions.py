@@ -21,7 +21,7 @@ CLASSIFIERS = (
     'nest/cam_nest-mini_mini-imagenet-96x96',
     'nest/nest-cifar-t_1xb192-300e_cifar10-32x32',
     'p2t/p2t-mini_1xb8-450_mini-imagenet-96x96',
-    'spformer/spformer-mini_1xb16-10e_mini-imagenet-96x96',
+    'spformer/spformer-mini_1xb8-450_mini-imagenet-96x96',
 )
 
 
