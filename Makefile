@@ -36,8 +36,9 @@ demo-det: ready  ## The same for detection: Mask R-CNN with P2T, boxes and masks
 docs: ready  ## Build the site of the documentation, build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+# some images forbid Python to keep what it compiles, and each of the tests' processes would compile the libraries anew
 test: ready  ## Run the tests
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: ready  ## Check formatting and style
 	$(PY) -m ruff format --check .

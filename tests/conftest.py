@@ -1,5 +1,6 @@
 """What holds for the whole suite."""
 
+import gc
 import importlib
 import os
 import signal
@@ -21,15 +22,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def shorten_runs() -> None:
     """Leaves out what takes most of the time of a run of a second and what no test asks for.
 
-    That is the layout of dumped configs, which every checkpoint holds, and the record of compilers and versions at the
-    beginning of the log.
+    That is the layout of dumped configs, which every checkpoint holds, the record of compilers and versions at the
+    beginning of the log, and git, which every checkpoint asks for mmengine's commit.
     """
     for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # where the two generations look it up
         importlib.import_module(name).FormatCode = lambda text, **_: (text, True)
     importlib.import_module('mmengine.runner.runner').collect_env = dict
+    for name in ('mmengine.runner.runner', 'mmengine.hooks.runtime_info_hook'):
+        importlib.import_module(name).get_git_hash = str
 
 
 shorten_runs()
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _no_search_of_the_libraries():
+    """Half a million objects of the libraries stay to the end, and collecting garbage would look at each of them.
+
+    Every dataset of mmengine's does so when it is built, which took half of the time of a run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -3,12 +3,11 @@ import torch
 
 pytest.importorskip('mmseg')
 
-from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmvit_ext.models.segmentors import ScoreTTAModel
-from tests.config_tools import CONFIGS
+from tests.config_tools import CONFIGS, load
 
 
 def view(scores):
@@ -28,7 +27,7 @@ def test_views_are_averaged_as_scores_not_after_a_softmax():
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_config_averages_scores_or_logits_as_its_head_gives_them(path):
-    cfg = Config.fromfile(path)
+    cfg = load(path)
     if cfg.default_scope != 'mmseg':
         return
     scores = cfg.model.decode_head.type in ('mmvit_ext.ATMHead', 'mmvit_ext.ShrunkATMHead')

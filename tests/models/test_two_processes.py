@@ -7,7 +7,6 @@ it exists: with statistics of its own half each process would be right to have a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.util import find_spec
@@ -141,15 +140,7 @@ def work(rank: int, folder: str) -> None:
 def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the gradients that two processes have; one start serves all cases."""
     folder = tmp_path_factory.mktemp('gradients')
-    # Children inherit it, and two of them share the machine with everything else that runs.
-    before = os.environ.get('OMP_NUM_THREADS')
-    os.environ['OMP_NUM_THREADS'] = '1'
-    try:
-        torch.multiprocessing.spawn(work, (str(folder),), nprocs=PROCESSES)
-    finally:
-        os.environ.pop('OMP_NUM_THREADS')
-        if before is not None:
-            os.environ['OMP_NUM_THREADS'] = before
+    torch.multiprocessing.start_processes(work, (str(folder),), nprocs=PROCESSES, start_method='forkserver')
     return folder
 
 

@@ -333,28 +333,22 @@ SHORT = ('train_cfg.max_iters=1', 'train_dataloader.dataset.indices=16', 'defaul
 
 
 @pytest.mark.slow
-def test_three_commands_lead_from_the_list_to_a_record(mini, tmp_path):
-    """As a newcomer types them, shortened to a few iterations."""
+def test_three_commands_lead_from_the_list_to_a_record(run_tool, tmp_path, monkeypatch):
+    """As a newcomer types them, shortened to a few iterations; the first one in a process of its own."""
     name = 'p2t-mini_1xb8-450_mini-imagenet-96x96'
-    tool = [sys.executable, str(ROOT / 'tools/reproduce.py')]
     env = {'PYTHONPATH': str(ROOT), 'PATH': '/usr/bin:/bin', 'OMP_NUM_THREADS': '1', 'HOME': str(tmp_path)}
-    data = tmp_path / 'mini/imagenet'
-    where = ['--data-root', str(data), '--work-dir', str(tmp_path / 'work')]
-
-    def call(*arguments):
-        done = subprocess.run(
-            [*tool, *arguments], check=False, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=600
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    code, text = call('--list', '--dataset', 'mini')
+    tool = [sys.executable, str(ROOT / 'tools/reproduce.py')]
+    done = subprocess.run(
+        [*tool, '--list', '--dataset', 'mini'], check=True, capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    assert name in done.stdout
+    monkeypatch.setenv('HOME', str(tmp_path))
+    where = ['--data-root', tmp_path / 'mini/imagenet', '--work-dir', tmp_path / 'work']
+    code, text = run_tool('reproduce', name, '--train', *where, '--seed', '0', '--cfg-options', *SHORT)
     assert code == 0
-    assert name in text
-    code, text = call(name, '--train', *where, '--seed', '0', '--cfg-options', *SHORT)
-    assert code == 0, text
     assert 'The mini dataset was not there' in text
-    code, text = call(name, *where)
-    assert code in (0, 1), text
+    code, text = run_tool('reproduce', name, *where)
+    assert code in (0, 1)
     record = json.loads((tmp_path / 'work/record_single.json').read_text())
     assert record['checkpoint']['origin'] == 'trained here'
     assert f'verdict: {record["verdict"]}' in text

@@ -111,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_sharded_over_two_processes_segvit_learns_what_one_process_does(folder: Path) -> None:
     sharded = config(folder, SHARDED, launcher='pytorch')
-    torch.multiprocessing.spawn(work, (folder, sharded), nprocs=PROCESSES)
+    torch.multiprocessing.start_processes(work, (folder, sharded), nprocs=PROCESSES, start_method='forkserver')
     first, weights = (state_dict(folder / 'runs', iteration) for iteration in (1, ITERATIONS))
 
     alone = config(folder, **{'work_dir': str(folder / 'alone'), 'train_dataloader.batch_size': 2 * PROCESSES})
