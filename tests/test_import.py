@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+from tests.processes import run_program
+
 HIDE = """
     import sys
 
@@ -28,17 +30,19 @@ HIDE = """
 
 
 def run(code, hidden=()):
-    script = textwrap.dedent(HIDE.format(hidden=tuple(hidden))) + textwrap.dedent(code)
-    return subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=False)
+    return run_program(textwrap.dedent(HIDE.format(hidden=tuple(hidden))) + textwrap.dedent(code))
 
 
 def test_importing_the_package_is_silent_and_loads_no_library():
-    result = run("""
+    program = """
+        import sys
         import mmvit_ext
         heavy = {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy'} & set(sys.modules)
         assert not heavy, heavy
         assert mmvit_ext.__version__
-    """)
+    """
+    command = [sys.executable, '-c', textwrap.dedent(program)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 

@@ -1,6 +1,5 @@
 """Loading images and label maps: what comes out, and what is refused with which words."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ pytest.importorskip('mmcv')
 
 from mmvit_ext.datasets import LoadImageFromFile, LoadSegAnnotations
 from mmvit_ext.errors.user_error import UserError
+from tests.processes import run_program
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, 11, 3), dtype=np.uint8)
 
@@ -47,8 +47,7 @@ def test_without_mmcv_the_types_are_left_out_but_a_broken_one_is_an_error(monkey
 
 def test_importing_the_types_loads_no_engine_and_no_library_that_they_do_not_build_on() -> None:
     code = 'import sys, mmvit_ext.datasets; print(*sys.modules)'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    loaded = set(run_program(code).stdout.split())
     assert 'mmvit_ext.datasets.seg_transforms' in loaded
     assert not loaded & {'mmseg', 'mmdet', 'mmpretrain', 'mmvit_ext.engine', 'mmvit_ext.models', 'mmvit_ext.config'}
 

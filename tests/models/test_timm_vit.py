@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from PIL import Image
 from mmvit_ext.checkpoints.convert import read_dinov2_onnx
 from mmvit_ext.errors import UserError
 from mmvit_ext.models.backbones import TimmViT
+from tests.processes import run_program
 from tests.zoo import BACKBONES
 
 timm = pytest.importorskip('timm')
@@ -305,8 +304,7 @@ def test_timm_is_imported_only_when_a_network_is_built():
         'try: TimmViT("vit_tiny_patch16_224")\n'
         'except Exception as error: print(type(error).__name__, error)'
     )
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith('UserError mmvit_ext.TimmViT needs timm: install it with')
+    assert run_program(program).stdout.startswith('UserError mmvit_ext.TimmViT needs timm: install it with')
 
 
 REAL = 'MMVIT_VIT_S14_ONNX'
