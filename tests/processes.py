@@ -1,4 +1,4 @@
-"""Programs in processes of their own, forked from one that has imported PyTorch, mmengine and mmcv and nothing of ours."""
+"""Programs in processes of their own, forked from one that has imported PyTorch, mmengine and mmcv alone."""
 
 import functools
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 SERVER = """
 import os, runpy, sys
 import mmcv, mmengine.registry, torch
@@ -24,7 +25,8 @@ while folder := sys.stdin.readline().strip():
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     """Started with the first program; ends with this process, whose end closes its input."""
-    return subprocess.Popen([sys.executable, '-c', SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, '-c', SERVER]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def run_program(program: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,5 @@
 """Estimates: what a schedule adds up to, iterations that really train, and rows that do not fit."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from mmvit_ext.machine import memory_limit, peak_bytes
 from mmvit_ext.reproduce import read_ledger
 from mmvit_ext.reproduce.estimate import Estimate, estimate_row, image_size, random_batch
 from mmvit_ext.reproduce.training import TrainingPlan, plan_training
+from tests.processes import run_program
 
 ROOT = Path(__file__).parents[2]
 LEDGER = read_ledger()
@@ -90,9 +89,7 @@ def test_memory_that_is_not_there_is_noticed_without_taking_the_process_down():
         "print('fits', found.fits, found.single)\n"
         "print('\\n'.join(found.lines()))\n"
     )
-    done = subprocess.run(
-        [sys.executable, '-c', code], check=False, capture_output=True, text=True, cwd=ROOT, timeout=300
-    )
+    done = run_program(code)
     assert 'fits False None' in done.stdout, done.stdout + done.stderr
     assert 'DOES NOT FIT' in done.stdout
 
