@@ -14,7 +14,9 @@ _base_ = [
 max_iters = 1000
 
 model = dict(
-    data_preprocessor=dict(size={{_base_.crop_size}}),
+    # Statistics of the equalised retina, without the black around it. With those of ImageNet and without equalised
+    # contrast this network learns nothing in 800 iterations, a ResNet-18 does.
+    data_preprocessor=dict(size={{_base_.crop_size}}, mean=[162.0, 119.0, 89.0], std=[48.0, 36.0, 28.0]),
     backbone=dict(arch='tiny', init_cfg=None),
     neck=dict(in_channels=[48, 96, 240, 384], out_channels=64),
     decode_head=dict(
