@@ -30,19 +30,25 @@ HIDE = """
 
 
 def run(code, hidden=()):
-    return run_program(textwrap.dedent(HIDE.format(hidden=tuple(hidden))) + textwrap.dedent(code))
+    program = textwrap.dedent(HIDE.format(hidden=tuple(hidden))) + textwrap.dedent(code)
+    if {'torch', 'mmengine', 'mmcv'} & set(hidden):  # where run_program has imported them
+        return run_anew(program)
+    return run_program(program)
+
+
+def run_anew(program):
+    command = [sys.executable, '-c', textwrap.dedent(program)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_importing_the_package_is_silent_and_loads_no_library():
-    program = """
+    result = run_anew("""
         import sys
         import mmvit_ext
         heavy = {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy'} & set(sys.modules)
         assert not heavy, heavy
         assert mmvit_ext.__version__
-    """
-    command = [sys.executable, '-c', textwrap.dedent(program)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    """)
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
