@@ -11,6 +11,7 @@ from mmvit_ext.checks.every_sample import check_every_file
 from mmvit_ext.datasets.folder import FolderData, understand, write_datasets
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import DATASETS, TRANSFORMS
+from tests import folder_exports  # noqa: F401
 from tests.folder_layouts import LAYOUTS, SIZE, blocks, mask, photo
 
 
@@ -68,6 +69,10 @@ SEGMENTATION = {
     'mapillary': (('bird', 'road'), 2, (3, 3, 0), [0, 1, 255]),
     'other_words': (('background', 'foreground'), 2, (3, 3, 0), [0, 1]),
     'csv_masks': (('class_0', 'class_7', 'class_11'), 3, (4, 2, 0), [0, 1, 2]),
+    'roboflow_masks': (('ground', 'road', 'car'), 3, (4, 2, 2), [0, 1, 2]),
+    'odd_names_and_formats': (('class_0', 'class_1', 'class_2'), 3, (4, 1, 0), [0, 1, 2]),
+    'links': (('background', 'foreground'), 2, (4, 1, 0), [0, 1]),
+    'masks_of_classes': (('background', 'Haemorrhages_HE', 'Microaneurysms_MA'), 3, (4, 2, 0), [2, 1, 0]),
 }
 
 
@@ -99,6 +104,15 @@ DETECTION = {
     'cvat_xml': ('det', ('dog',), (4, 1, 0), [3, 4, 12, 14]),
     'csv_boxes': ('det', ('cat', 'dog'), (4, 1, 0), [3, 4, 12, 14]),
     'labelme': ('inst', ('leaf',), (4, 1, 0), [1, 1, 20, 20]),
+    'labelme_forms': ('inst', ('dot', 'leaf'), (4, 1, 0), [1, 1, 20, 20]),
+    'supervisely': ('inst', ('cat',), (4, 1, 0), [1, 1, 20, 20]),
+    'via': ('det', ('dog',), (4, 1, 0), [3, 4, 12, 14]),
+    'masks_of_objects': ('inst', ('object',), (4, 1, 0), [0, 0, 11, 24]),
+    'yolo_in_capitals': ('det', ('cat',), (4, 1, 0), [12.8, 9, 19.2, 15]),
+    'csv_corner_and_size': ('det', ('dog',), (4, 1, 0), [3, 4, 12, 14]),
+    'csv_without_heading': ('det', ('dog',), (4, 1, 0), [3, 4, 12, 14]),
+    'csv_one_cell': ('det', ('object',), (4, 1, 0), [3, 4, 12, 14]),
+    'open_images': ('det', ('Person',), (4, 1, 0), [8, 6, 16, 12]),
 }
 
 

@@ -219,27 +219,6 @@ def test_masks_of_fractions_hold_numbers(tmp_path: Path) -> None:
     assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks([0, 1, 2]))
 
 
-def test_masks_that_number_objects_are_refused(tmp_path: Path) -> None:
-    for index in range(30):
-        photo(tmp_path / f'images/{index}.jpg')
-        mask(tmp_path / f'masks/{index}.png', [0, *range(1000 + index * 10, 1010 + index * 10)], kind=np.uint16)
-    with pytest.raises(UserError, match=r'301 different values, .* need a COCO JSON'):
-        understand(tmp_path)
-
-
-@pytest.mark.parametrize(
-    'name', ['{0}/images/{0}.png|{0}/masks/{1}.png', '{0}.jpg|{0}_{1}.png', 'i/{0}.png|masks/{1}/{0}.png']
-)
-def test_a_mask_for_each_object_is_refused(tmp_path: Path, name: str) -> None:
-    image, part = name.split('|')
-    for index in ('a1f', 'b2e', 'c3d'):
-        photo(tmp_path / image.format(index))
-        for item in ('road', 'car'):
-            mask(tmp_path / part.format(index, item), [0, 255])
-    with pytest.raises(UserError, match=r'3 images have several masks each, .* merge them into one mask'):
-        understand(tmp_path)
-
-
 def test_classes_may_be_called_as_masks_are(tmp_path: Path) -> None:
     for name in ('mask', 'no mask'):
         for index in range(6):

@@ -71,8 +71,8 @@ def read_class_names(index: Index) -> ClassNames:
     best = ClassNames()
     for path in sorted(index.texts, key=lambda path: (path.count('/'), path)):
         pure = PurePosixPath(path)
-        says = _FILE.search(pure.name) or pure.suffix in ('.yaml', '.yml')
-        if pure.suffix == '.xml' or split_of(pure.stem) or not says:
+        says = _FILE.search(pure.name) or pure.suffix.lower() in ('.yaml', '.yml')
+        if pure.suffix.lower() == '.xml' or split_of(pure.stem) or not says:
             continue
         # A file called as an image says something about that image, and so do lines that begin with one.
         if (index.root / path).stat().st_size > _LONGEST or index.is_picture(pure.stem):
@@ -108,13 +108,16 @@ def _structured(content: Any, path: str) -> ClassNames | None:
                 return _structured(content[key], path)
     if isinstance(content, list) and content and all(isinstance(item, str | int) for item in content):
         return ClassNames(dict(enumerate(map(str, content))), source=path)
-    if isinstance(content, list) and content and all(isinstance(item, dict) and 'name' in item for item in content):
+    if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
+        key = next(key for key in ('name', 'title', 'label', 'key') if key in content[0])
         colours: dict[int, str] = {}
         for item in content:
             colour = item.get('color', item.get('colour'))
+            if isinstance(colour, str):  # '#ff0000'
+                colour = list(bytes.fromhex(colour.lstrip('#')))
             if isinstance(colour, list) and len(colour) >= 3:
-                colours[_packed(colour)] = str(item['name'])
-        numbers = {int(item.get('id', number)): str(item['name']) for number, item in enumerate(content)}
+                colours[_packed(colour)] = str(item[key])
+        numbers = {int(item.get('id', number)): str(item[key]) for number, item in enumerate(content)}
         return ClassNames(numbers, colours, source=path)
     if isinstance(content, dict) and content:
         if all(str(key).isdigit() and isinstance(value, str) for key, value in content.items()):
@@ -160,12 +163,18 @@ def _lines(text: str, path: str) -> ClassNames | None:
     numbered = [re.fullmatch(r'(\d+)\s*[:,;\s]\s*(\S.*)', line) for line in lines]
     if all(numbered):
         return ClassNames({int(match[1]): match[2].strip() for match in numbered if match}, source=path)
-    words = [re.fullmatch(r'(n\d{8})\s+(\S.*)', line) for line in lines]
+    reverse = [re.fullmatch(r'(.*[^\d\s,;:])\s*[,;:]\s*(\d+)', line) for line in lines]
+    if all(reverse):
+        return ClassNames({int(match[2]): match[1] for match in reverse if match}, source=path)
+    words = [re.fullmatch(r'(n\d{8}|/m/\w+)[\s,]+(\S.*)', line) for line in lines]
     if all(words):
         return ClassNames(by_word={m[1]: m[2].split(',')[0].strip() for m in words if m}, source=path)
     if len(lines) <= 5000 and all(len(line) <= 80 for line in lines):
         return ClassNames(dict(enumerate(line.strip('",') for line in lines)), source=path)
     return None
+
+
+_NUMBERS = ('id', 'idx', 'index', 'value', 'pixel_value', 'class_id', 'label_id')
 
 
 def _table(text: str, path: str) -> ClassNames | None:
@@ -175,7 +184,9 @@ def _table(text: str, path: str) -> ClassNames | None:
     if delimiter is None:
         return None
     rows = list(csv.DictReader(lines, delimiter=delimiter))
-    fields = {str(name).strip().lower().lstrip('# '): name for row in rows[:1] for name in row if name}
+    fields = {
+        re.sub(r'[\s_]+', '_', str(name).strip().lower().lstrip('# ')): name for row in rows[:1] for name in row if name
+    }
     name = next((fields[key] for key in ('name', 'class', 'label', 'class_name', 'label_name') if key in fields), None)
     if name is None or not rows:
         return None
@@ -183,9 +194,7 @@ def _table(text: str, path: str) -> ClassNames | None:
         next((fields[key] for key in keys if key in fields), None)
         for keys in (('r', 'red'), ('g', 'green'), ('b', 'blue'))
     ]
-    number = next(
-        (fields[key] for key in ('id', 'idx', 'index', 'value', 'class_id', 'label_id') if key in fields), None
-    )
+    number = next((fields[key] for key in _NUMBERS if key in fields), None)
     try:
         if all(colour):
             return ClassNames(

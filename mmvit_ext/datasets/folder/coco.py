@@ -9,7 +9,7 @@ from typing import Any
 
 from mmvit_ext.errors.user_error import UserError
 
-from .data import LEFT_OUT, Report, shown
+from .data import Report, shown
 from .index import Index
 from .objects import ANY_SIZE, Found, Objects
 from .words import split_of
@@ -22,7 +22,7 @@ _MOST_SHARED = 0.5
 
 def read_coco(index: Index, report: Report) -> Found | None:
     """Objects of all COCO files of a folder; the splits are those of their names or folders."""
-    files = {path: content for path in index.texts if path.endswith('.json') and (content := _content(index, path))}
+    files = {path: content for path in index.texts_of('.json') if (content := _content(index, path))}
     if not files:
         return None
     found = Found('', (), {})
@@ -57,15 +57,7 @@ def read_coco(index: Index, report: Report) -> Found | None:
         found.json_files.clear()
     found.layout = f'COCO annotation file{"s" * (len(used) > 1)} {shown(used)}'
     objects.tell(report)
-    without = sum(item.mask is None for items in found.objects.values() for item in items)
-    total = sum(map(len, found.objects.values()))
-    found.masks = without < LEFT_OUT * total
-    if found.masks and without:
-        report.doubts.append(
-            f'left out {without} of {total} objects without mask: pass --task det to train on all boxes'
-        )
-        found.objects = {image: [item for item in items if item.mask] for image, items in found.objects.items()}
-        found.json_files.clear()
+    found.settle_masks(report)
     return found
 
 

@@ -34,6 +34,7 @@ class Sample:
     size: tuple[int, int]  # height and width
     split: str | None = None  # as the folder says it
     mask: str | None = None
+    parts: tuple[tuple[int, str], ...] = ()  # class and file of each mask that the mask is to be merged of
     label: int | None = None
     objects: tuple[Object, ...] = ()
 

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
 
@@ -19,7 +21,7 @@ from .words import split_of
 
 __all__ = ['Header', 'Index', 'in_threads', 'sample_of']
 
-PICTURES = {'.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+PICTURES = {'.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
 TEXTS = {'.csv', '.json', '.lst', '.names', '.tsv', '.txt', '.xml', '.yaml', '.yml'}
 _JUNK = {'__macosx', 'thumbs.db', 'desktop.ini'}
 _ORIENTATION = 0x0112
@@ -63,7 +65,8 @@ class Index:
         self.texts = [path for path in found if PurePosixPath(path).suffix.lower() in TEXTS]
         if not self.pictures:
             raise UserError(
-                f'the folder {root} holds no image ({", ".join(sorted(PICTURES))}): pass the one that holds your images'
+                f'the folder {root} holds no image ({", ".join(sorted(PICTURES))}), but '
+                f'{self.unread() or "nothing else"}: pass the one that holds your images, unpacked and in such a format'
             )
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for path in self.pictures:
@@ -90,6 +93,16 @@ class Index:
                     self.ignored['empty'] += 1
                 elif suffix in PICTURES | TEXTS and os.path.isfile(path):
                     yield Path(path).relative_to(self.root).as_posix()
+                else:
+                    self.ignored[suffix or 'without suffix'] += 1
+
+    def texts_of(self, *suffixes: str) -> list[str]:
+        """The texts with one of the suffixes, which are written in small letters."""
+        return [path for path in self.texts if path.lower().endswith(suffixes)]
+
+    def unread(self) -> str:
+        """The files that are neither pictures nor texts, by kind."""
+        return ', '.join(f'{count} {what}' for what, count in self.ignored.most_common(6) if count)
 
     def read(self, path: str) -> str:
         """The text of a file."""
@@ -138,8 +151,20 @@ class Index:
             if is_cut_off((self.root / path).read_bytes()):
                 return Header((0, 0), problem='is cut off')
         except Exception as error:  # Pillow's own depend on the format
-            return Header((0, 0), problem=f'cannot be decoded ({type(error).__name__})')
+            return Header((0, 0), problem=_tiff_form(self.root / path) or f'cannot be decoded ({type(error).__name__})')
         return Header((width, height) if turned else (height, width), mode)
+
+
+def _tiff_form(path: Path) -> str:
+    """Channels and bits of a TIFF that Pillow does not open, empty for other files."""
+    try:
+        with path.open('rb') as file:
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        return f'{tags.get(277, 1)} channels of {max(tags[258])} bits'
+    except Exception:  # it is another kind of file, or broken
+        return ''
 
 
 def _common(parts: Sequence[str], path: str) -> int:

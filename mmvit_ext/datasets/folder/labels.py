@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -14,7 +14,7 @@ from .index import Index
 from .tables import read_rows
 from .words import Places, split_of
 
-__all__ = ['Labelled', 'class_indices', 'read_class_folders', 'read_table']
+__all__ = ['Labelled', 'are_classes', 'class_indices', 'read_class_folders', 'read_table']
 
 _MOST_CLASSES = 0.5
 """Number of classes per image above which a column is no label."""
@@ -27,6 +27,7 @@ class Labelled:
     layout: str
     labels: dict[str, str] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
+    several: dict[str, list[str]] = field(default_factory=dict)  # masks of one class or object each
     splits: dict[str, str] = field(default_factory=dict)
     unpaired: list[str] = field(default_factory=list)  # images without any of these
     lone: list[str] = field(default_factory=list)  # masks without image
@@ -61,6 +62,17 @@ def read_class_folders(index: Index, places: Places, report: Report, *, by_name:
     return found
 
 
+_DATES = re.compile(r'(19|20)\d\d|dcim|^\d{3}[a-z]{4,5}$', re.I)
+
+
+def are_classes(names: Iterable[str], images: int) -> bool:
+    """Whether folders are called as classes may be, and not as dates, series or single cases."""
+    names = set(names)
+    bare = {re.sub('[^a-z]', '', name.lower()) for name in names}
+    series = len(bare) == 1 and bare != {''} and not all(re.fullmatch(r'n\d{8}', name) for name in names)
+    return not (series or all(map(_DATES.search, names)) or images < 2 * len(names))
+
+
 def _parts_to(images: Sequence[tuple[str, tuple[str, ...]]], level: int, name: str) -> str:
     """The folder above the one with a name at a level."""
     parts = next(parts for _, parts in images if len(parts) > level and parts[level] == name)
@@ -71,7 +83,7 @@ def read_table(index: Index, report: Report) -> Labelled | None:
     """Paths with labels or masks in CSV or TSV files, or in lists with a path and a label a line."""
     found = Labelled('')
     used = []
-    for path in index.texts:
+    for path in index.texts_of('.csv', '.tsv', '.txt', '.json'):
         rows = [] if 'submission' in path.lower() else read_rows(index, path)
         if rows and _read_rows(index, path, rows, found, report):
             used.append(path)
@@ -108,7 +120,7 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
     label = None if masks is not None else _label_column(columns, heading, [n for n in others if n != split], begin)
     if masks is None and label is None:
         return False
-    in_file = split_of(PurePosixPath(path).stem)
+    in_file, nameless = split_of(PurePosixPath(path).stem), []
     for number in range(begin, len(rows)):
         image = paths[first][number]
         if image is None:
@@ -117,6 +129,9 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
             if (mask := paths[masks][number]) is not None:
                 found.masks[image] = mask
         elif isinstance(label, int):
+            if not columns[label][number]:
+                nameless.append(columns[first][number])
+                continue
             found.labels[image] = columns[label][number]
         else:
             chosen = [heading[n] for n in label or () if float(columns[n][number]) == 1]
@@ -124,6 +139,11 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
         said = split_of(columns[split][number]) if split is not None else in_file
         if said:
             found.splits[image] = said
+    report.leave_out(
+        nameless, len(rows) - begin, f'lines of {path} have no label', 'add the labels or remove the lines'
+    )
+    if isinstance(label, int) and len(columns) > 2:
+        report.notes.append(f'labels: {f"column {heading[label]}" if heading else f"column {label + 1}"} of {path}')
     return True
 
 

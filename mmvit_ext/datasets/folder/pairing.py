@@ -19,6 +19,9 @@ __all__ = ['pair_masks']
 
 _PREFERRED = ('(label)?trainids', 'labelids?', 'manual[0-9]?|gts?|truths?|groundtruths?')
 _AVOIDED = 'rgb|panoptics?|instance(s|ids)?|segmentationobject(raw)?|colou?rs?|colou?rmaps?|trimaps?|outputs?'
+_NUMBERED = 'panoptics?|instance(s|ids)?|segmentationobject(raw)?'
+"""Words of masks whose values number objects."""
+
 _LOOKED_AT, _GROUPS = 5, 8
 """Files of a group that are looked at, and groups without common names among which masks are looked for."""
 
@@ -26,11 +29,17 @@ _MASK, _PHOTO = 0.8, 0.3
 """Shares of pixels in areas of one value: more in what is a mask, and less in what is none though it is called one."""
 
 
-def pair_masks(index: Index, places: Places, report: Report) -> Labelled | None:
-    """Find the mask of each photograph.
+def pair_masks(index: Index, places: Places, report: Report, *, objects: bool = False) -> Labelled | None:
+    """Find the mask of each photograph, or its several masks that belong together.
+
+    Args:
+        index: The folder.
+        places: Reads its paths.
+        report: Told which masks are not used.
+        objects: Whether masks that number objects are better than others.
 
     Raises:
-        UserError: A photograph has several masks that belong together.
+        UserError: All masks number objects, which are not asked for.
     """
     read = [places.read(path) for path in index.pictures]
     photos, masks = [place for place in read if not place.is_mask], [place for place in read if place.is_mask]
@@ -39,12 +48,15 @@ def pair_masks(index: Index, places: Places, report: Report) -> Labelled | None:
     elif _solid(index, masks) < _PHOTO:  # classes may be called "mask" and "no mask"
         return None
     candidates = _match(photos, masks) if masks and photos else {}
-    pairs = _choose_kind(candidates, report)
-    if not pairs:
+    chosen = _choose_kind(candidates, report, objects)
+    if not chosen:
         return None
+    several = chosen if any(len(paths) > 1 for paths in chosen.values()) else {}
+    pairs = {photo: paths[0] for photo, paths in chosen.items()}
     used = {mask.path for found in candidates.values() for mask in found}
     unpaired = [photo.path for photo in photos if photo.path not in pairs]
-    return Labelled('', masks=pairs, unpaired=unpaired, lone=[mask.path for mask in masks if mask.path not in used])
+    lone = [mask.path for mask in masks if mask.path not in used]
+    return Labelled('', masks=pairs, several=several, unpaired=unpaired, lone=lone)
 
 
 def _by_content(index: Index, read: Sequence[Place]) -> tuple[list[Place], list[Place]]:
@@ -97,7 +109,8 @@ def _match(photos: Sequence[Place], masks: Sequence[Place]) -> dict[str, list[Pl
         longer = names[
             bisect(names, begin, key=lambda item: item[0]) : bisect(names, begin + '~', key=lambda item: item[0])
         ]
-        found.setdefault(photo.path, [mask for _, mask in longer])
+        of_split = [mask for _, mask in longer if mask.split == photo.split]
+        found.setdefault(photo.path, of_split or [mask for _, mask in longer])
     return {photo: masks for photo, masks in found.items() if masks}
 
 
@@ -128,41 +141,42 @@ def _without_affixes(group: Sequence[Place]) -> list[str]:
     return [stem[start : len(stem) - end] for stem in stems]
 
 
-def _choose_kind(candidates: Mapping[str, Sequence[Place]], report: Report) -> dict[str, str]:
-    """One mask for each photograph, of the kind that is best for training where there are several."""
+def _choose_kind(candidates: Mapping[str, Sequence[Place]], report: Report, objects: bool) -> dict[str, list[str]]:
+    """The masks of each photograph of the kind that is best for training where there are several kinds."""
     kinds: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for photo, found in candidates.items():
         for mask in found:
             words = [word for word in mask.words if not split_of(word)]
-            kind = (*words, PurePosixPath(mask.path).suffix.lower())
-            kinds[kind][photo].append(mask.path)
-    pairs: dict[str, str] = {}
-    several: dict[str, list[str]] = {}
+            kinds[(*words, PurePosixPath(mask.path).suffix.lower())][photo].append(mask.path)
+    chosen: dict[str, list[str]] = {}
     other = []
-    for kind in sorted(kinds, key=lambda kind: (_rank(kind), -len(kinds[kind]), kind)):
-        if pairs.keys() & kinds[kind].keys():
+    for kind in sorted(kinds, key=lambda kind: (_rank(kind, objects), -len(kinds[kind]), kind)):
+        if chosen.keys() & kinds[kind].keys():
             other.append(next(iter(kinds[kind].values()))[0])  # a second mask of the same photographs
             continue
-        pairs |= {photo: paths[0] for photo, paths in kinds[kind].items()}
-        several |= {photo: paths for photo, paths in kinds[kind].items() if len(paths) > 1}
-    if several:
-        photo, paths = next(iter(several.items()))
-        raise UserError(
-            f'{len(several)} images have several masks each, for example {photo}: {shown(paths)}; one file for each '
-            'object or class cannot be trained on as it is: merge them into one mask of class indices for each image, '
-            'or write a COCO JSON'
-        )
+        if not objects and _has(kind, _NUMBERED):
+            raise UserError(
+                f'the masks of {len(kinds[kind])} images, like {next(iter(kinds[kind].values()))[0]}, are called as '
+                'those that number objects: pass --task inst to train on objects, or rename files and folders to '
+                'masks if their values are classes'
+            )
+        chosen |= kinds[kind]
     if other:
         report.doubts.append(
-            f'images have several masks: those like {next(iter(pairs.values()))} are used and not those like '
+            f'images have several masks: those like {next(iter(chosen.values()))[0]} are used and not those like '
             f'{shown(other)}; move the former out of the folder to train on the latter'
         )
-    return pairs
+    return chosen
 
 
-def _rank(kind: Sequence[str]) -> int:
+def _has(kind: Sequence[str], form: str) -> bool:
+    return any(re.fullmatch(form, word) for word in kind)
+
+
+def _rank(kind: Sequence[str], objects: bool) -> int:
     """The smaller, the better a kind of masks is to train on."""
-    if any(re.fullmatch(_AVOIDED, word) for word in kind):
+    if objects and _has(kind, _NUMBERED) and not _has(kind, 'panoptics?'):
+        return -1
+    if _has(kind, _AVOIDED):
         return len(_PREFERRED) + 1
-    ranks = [rank for rank, form in enumerate(_PREFERRED) if any(re.fullmatch(form, word) for word in kind)]
-    return min(ranks, default=len(_PREFERRED))
+    return next((rank for rank, form in enumerate(_PREFERRED) if _has(kind, form)), len(_PREFERRED))

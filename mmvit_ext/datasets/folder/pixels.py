@@ -134,7 +134,11 @@ def cluster(pixels: Mapping[int, int], channels: int) -> list[int]:
         if near is None:
             centres.append(near := value)
         merged[near] += count
-    return [centre for centre in centres if merged[centre] >= 5 * RARE * total]
+    often = [centre for centre in centres if merged[centre] >= 5 * RARE * total]
+    if channels == 1:
+        return often
+    # The edges of areas are smeared far in colour.
+    return [c for n, c in enumerate(often) if merged[c] > 0.05 * total or not _between(c, often[:n], _NEAR)]
 
 
 def _distance(one: int, other: int, channels: int) -> int:
@@ -143,7 +147,7 @@ def _distance(one: int, other: int, channels: int) -> int:
     return max(abs(a - b) for a, b in zip(unpack_colour(one), unpack_colour(other), strict=True))
 
 
-def _between(value: int, ends: Sequence[int]) -> bool:
+def _between(value: int, ends: Sequence[int], near: int = 6) -> bool:
     """Whether a colour is a mixture of two others."""
     point = np.array(unpack_colour(value), float)
     points = np.array([unpack_colour(end) for end in ends], float)
@@ -151,8 +155,8 @@ def _between(value: int, ends: Sequence[int]) -> bool:
         along, offset = points - first, point - first
         length = (along**2).sum(1)
         share = np.divide(along @ offset, length, out=np.zeros(len(points)), where=length > 0)
-        near = np.abs(first + share[:, None] * along - point).max(1) < 6
-        if ((share > 0) & (share < 1) & near).any():
+        close = np.abs(first + share[:, None] * along - point).max(1) < near
+        if ((share > 0) & (share < 1) & close).any():
             return True
     return False
 

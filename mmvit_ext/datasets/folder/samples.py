@@ -14,8 +14,9 @@ from .data import Object, Report, Sample, shown, size_text
 from .index import Header, Index, sample_of
 from .labels import Labelled, class_indices
 from .objects import Found
+from .parts import merged_classes
 from .splits import read_lists
-from .values import MaskClasses, find_classes
+from .values import MaskClasses, find_classes, voc_colour
 from .words import Places
 
 __all__ = ['MOST_HEADERS', 'Understood', 'detection', 'labelled', 'segmentation']
@@ -39,7 +40,12 @@ class Understood:
 def _usable(index: Index, paths: Sequence[str], report: Report, role: str) -> dict[str, Header]:
     """Headers of the pictures that can be opened; the others are left out."""
     headers = index.headers(paths)
-    bad = [f'{path} ({header.problem})' for path, header in headers.items() if header.problem]
+    wrong = {path: f'{path} ({header.problem})' for path, header in headers.items() if header.problem}
+    other = [text for path, text in wrong.items() if ' channels of ' in headers[path].problem]
+    report.leave_out(
+        other, len(paths), f'{role} have unsupported pixels', 'save 1, 3 or 4 channels of 8 bits, or 1 of 16'
+    )
+    bad = [text for text in wrong.values() if text not in other]
     report.leave_out(bad, len(paths), f'{role} are broken', 'replace them')
     return {path: header for path, header in headers.items() if not header.problem}
 
@@ -71,6 +77,8 @@ def _splits(index: Index, places: Places, images: Sequence[str], report: Report,
 
 def segmentation(index: Index, places: Places, masks: Labelled, names: ClassNames, report: Report) -> Understood:
     """Images with a mask each."""
+    if masks.several:
+        return _merged(index, places, masks, report)
     pairs, said = masks.masks, masks.splits
     unpaired = _unannotated(places, masks.unpaired, pairs, report)
     report.leave_out(unpaired, len(pairs) + len(unpaired), 'images have no mask', 'add their masks')
@@ -93,6 +101,39 @@ def segmentation(index: Index, places: Places, masks: Labelled, names: ClassName
     samples = [Sample(path, images[path].size, splits.get(path), mask=mask) for path, mask in pairs.items()]
     layout = masks.layout or f'photographs in {_folders(pairs)} and masks in {_folders(pairs.values())}'
     return Understood('seg', layout, found.names, samples, masks=found)
+
+
+def _merged(index: Index, places: Places, masks: Labelled, report: Report) -> Understood:
+    """Images with a mask for each class."""
+    report.leave_out(
+        _unannotated(places, masks.unpaired, masks.several, report),
+        len(masks.several) + len(masks.unpaired),
+        'images have no mask',
+        'add their masks',
+    )
+    images = _usable(index, list(masks.several), report, 'images')
+    all_masks = [mask for image in images for mask in masks.several[image]]
+    readable = _usable(index, all_masks, report, 'masks')
+    other = [
+        f'{mask} ({size_text(readable[mask].size)}, its image {image} {size_text(header.size)})'
+        for image, header in images.items()
+        for mask in masks.several[image]
+        if mask in readable and readable[mask].size != header.size
+    ]
+    report.leave_out(other, len(all_masks), 'masks are not of the size of their image', 'save both at one size')
+    whole = {
+        image: masks.several[image]
+        for image, header in images.items()
+        if all(mask in readable and readable[mask].size == header.size for mask in masks.several[image])
+    }
+    classes, parts = merged_classes(index, whole, report)
+    splits = _splits(index, places, list(whole), report, prefer='segmentation')
+    samples = [Sample(image, images[image].size, splits.get(image), image, parts[image]) for image in whole]
+    found = {image: {0, *(label for label, _ in parts[image])} for image in whole}
+    colours = tuple(map(voc_colour, range(len(classes))))
+    step = {'type': 'mmvit_ext.LoadSegAnnotations'}
+    layout = f'photographs in {_folders(whole)} and a mask for each class in {_folders(all_masks)}'
+    return Understood('seg', layout, classes, samples, MaskClasses(classes, colours, step, 0, found))
 
 
 def _known(index: Index, masks: Sequence[str]) -> str | None:

@@ -1,62 +1,34 @@
-"""Objects of images as named boxes and polygons: XML of PASCAL VOC and CVAT, JSON of labelme, tables of boxes."""
+"""Objects of images as named boxes and polygons: XML and JSON files of annotation tools, and tables of boxes."""
 
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 from xml.etree import ElementTree
 
 from mmvit_ext.errors.user_error import UserError
 
-from .data import Object, Report
+from .data import Report
 from .index import Index
-from .objects import ANY_SIZE, Found, Objects
+from .objects import Found, Shape, found_shapes
 from .tables import read_rows
 
-__all__ = ['read_box_tables', 'read_labelme', 'read_xml']
+__all__ = ['read_box_tables', 'read_json', 'read_xml']
 
+Points = list[tuple[float, float]]
 
-@dataclass(frozen=True)
-class _Shape:
-    """The corners of a polygon, or two of a box."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    where: str
-    hard: bool = False
-
-
-def _found(index: Index, layout: str, shapes: dict[str, list[_Shape]], report: Report) -> Found | None:
-    if not shapes:
-        return None
-    classes = sorted({shape.name for items in shapes.values() for shape in items})
-    masks = any(shapes.values()) and all(len(shape.points) > 2 for items in shapes.values() for shape in items)
-    headers, taken = index.headers(list(shapes)), Objects()
-    objects: dict[str, list[Object]] = {picture: [] for picture in shapes}
-    for picture, items in shapes.items():
-        size = ANY_SIZE if headers[picture].problem else headers[picture].size
-        for shape in items:
-            xs, ys = zip(*shape.points or [(math.nan, math.nan)], strict=True)
-            mask = [[value for point in shape.points for value in point]] if masks else None
-            edges = (min(xs), min(ys), max(xs), max(ys))
-            label = classes.index(shape.name)
-            objects[picture] += taken.take(label, edges, size, shape.where, mask=mask, crowd=shape.hard)
-    taken.tell(report)
-    if not masks and any(len(shape.points) > 2 for items in shapes.values() for shape in items):
-        report.doubts.append('some objects are boxes and others polygons: all are taken as boxes')
-    hard = sum(shape.hard for items in shapes.values() for shape in items)
-    if hard:
-        report.notes.append(f'{hard} objects marked as difficult are neither trained nor scored on')
-    return Found(f'{layout} with {"polygons" if masks else "boxes"}', tuple(classes), objects, masks=masks)
+CORNERS = 24
+"""Of the polygon that stands for a circle."""
 
 
 def read_xml(index: Index, report: Report) -> Found | None:
     """Objects of PASCAL VOC's files, one for each image, or of CVAT's for many."""
-    shapes: dict[str, list[_Shape]] = {}
+    shapes: dict[str, list[Shape]] = {}
     broken, lone = [], []
-    paths = [path for path in index.texts if path.endswith('.xml')]
+    paths = index.texts_of('.xml')
     for path in paths:
         try:
             root = ElementTree.fromstring(index.read(path))
@@ -77,17 +49,17 @@ def read_xml(index: Index, report: Report) -> Found | None:
     report.leave_out(broken, len(paths), 'XML files cannot be read', 'correct them')
     report.leave_out(lone, len(shapes) + len(lone), 'images of XML files are missing', 'copy them into the folder')
     _count_from_zero(shapes)
-    return _found(index, f'XML files for {len(shapes)} images', shapes, report)
+    return found_shapes(index, f'XML files for {len(shapes)} images', shapes, report)
 
 
-def _voc_shapes(root: ElementTree.Element, path: str) -> Iterator[_Shape]:
+def _voc_shapes(root: ElementTree.Element, path: str) -> Iterator[Shape]:
     for number, entry in enumerate(root.iter('object'), 1):
         points = _box([entry.findtext(f'bndbox/{edge}', '') for edge in ('xmin', 'ymin', 'xmax', 'ymax')])
         hard = entry.findtext('difficult', '0').strip() == '1'
-        yield _Shape((entry.findtext('name') or '').strip(), points, f'{path}: object {number}', hard)
+        yield Shape((entry.findtext('name') or '').strip(), points, f'{path}: object {number}', hard)
 
 
-def _count_from_zero(shapes: dict[str, list[_Shape]]) -> None:
+def _count_from_zero(shapes: dict[str, list[Shape]]) -> None:
     """VOC counts pixels from 1 and names the last one; a box that begins at 0 shows that a tool counted from 0."""
     boxes = [
         shape for items in shapes.values() for shape in items if len(shape.points) == 2 and ': object ' in shape.where
@@ -97,79 +69,181 @@ def _count_from_zero(shapes: dict[str, list[_Shape]]) -> None:
             for place, shape in enumerate(items):
                 if len(shape.points) == 2:
                     (x, y), end = shape.points
-                    items[place] = _Shape(shape.name, [(x - 1, y - 1), end], shape.where, shape.hard)
+                    items[place] = replace(shape, points=[(x - 1, y - 1), end])
 
 
-def _cvat_shapes(image: ElementTree.Element, path: str) -> Iterator[_Shape]:
+def _cvat_shapes(image: ElementTree.Element, path: str) -> Iterator[Shape]:
     for number, entry in enumerate(image, 1):
         where = f'{path}: {image.get("name")}, shape {number}'
         if entry.tag == 'box':
             points = _box([entry.get(edge, '') for edge in ('xtl', 'ytl', 'xbr', 'ybr')])
-            yield _Shape(entry.get('label', ''), points, where)
+            yield Shape(entry.get('label', ''), points, where)
         elif entry.tag == 'polygon':
             numbers = _numbers(re.split('[,;]', entry.get('points', '')))
-            yield _Shape(entry.get('label', ''), list(zip(numbers[::2], numbers[1::2], strict=False)), where)
+            yield Shape(entry.get('label', ''), list(zip(numbers[::2], numbers[1::2], strict=False)), where)
 
 
-def _numbers(texts: Sequence[str]) -> list[float]:
+def _numbers(texts: Sequence[Any]) -> list[float]:
     try:
         return [float(text) for text in texts]
-    except ValueError:
+    except (TypeError, ValueError):
         return []
 
 
-def _box(texts: Sequence[str]) -> list[tuple[float, float]]:
+def _box(texts: Sequence[Any]) -> Points:
     """Two corners, or none where they are no numbers or span no area."""
     numbers = _numbers(texts)
-    x1, y1, x2, y2 = numbers or [math.nan] * 4
+    x1, y1, x2, y2 = numbers if len(numbers) == 4 else [math.nan] * 4
     return [(x1, y1), (x2, y2)] if x2 > x1 and y2 > y1 else []
 
 
-def read_labelme(index: Index, report: Report) -> Found | None:
-    """Polygons and rectangles of JSON files, one for each image."""
-    shapes: dict[str, list[_Shape]] = {}
-    for path in index.texts:
-        if not path.endswith('.json') or '"shapes"' not in (text := index.read(path)):
+def read_json(index: Index, report: Report) -> Found | None:
+    """Shapes in JSON files of labelme and Supervisely, one for each image, and of VIA, one for many."""
+    shapes: dict[str, list[Shape]] = {}
+    others, tools = [], set()
+    for path in index.texts_of('.json'):
+        text = index.read(path)
+        tool = next((tool for tool, (mark, _) in _TOOLS.items() if mark in text), None)
+        if tool is None:
             continue
         try:
-            content = json.loads(text)
-            items = [
-                (str(item['label']), [(float(x), float(y)) for x, y in item['points']]) for item in content['shapes']
-            ]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f'{index.root / path} is no file of labelme ({error!r}): export it again') from error
-        name = str(content.get('imagePath', ''))
-        picture = index.find(PurePosixPath(path).stem, near=path) or index.find(name, near=path)
-        if picture:
-            shapes[picture] = [_Shape(*item, f'{path}: shape {number}') for number, item in enumerate(items, 1)]
-    return _found(index, f'{len(shapes)} JSON files of labelme', shapes, report)
+            read = list(_TOOLS[tool][1](json.loads(text), path))
+        except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{index.root / path} is no file of {tool} ({error!r}): export it again') from error
+        for names, items in read:
+            picture = next((found for name in names if name and (found := index.find(name, near=path))), None)
+            if picture:
+                tools.add(tool)
+                shapes[picture] = [Shape(*item) for item in items if item[1] is not None]
+                others += [where for _, points, where in items if points is None]
+    if shapes and others:
+        report.doubts.append(f'{len(others)} points, lines and bitmaps are no boxes or polygons and are not used')
+    return found_shapes(index, f'JSON files of {" and ".join(sorted(tools))} for {len(shapes)} images', shapes, report)
+
+
+Entries = Iterator[tuple[Sequence[str], list[tuple[str, Points | None, str]]]]
+"""Names that an image may have, and the name, the points and the place of each of its shapes."""
+
+
+def _labelme(content: Any, path: str) -> Entries:
+    items = []
+    for number, item in enumerate(content['shapes'], 1):
+        points: Points | None = [(float(x), float(y)) for x, y in item['points']]
+        kind = item.get('shape_type') or 'polygon'
+        if kind == 'circle' and len(points or ()) == 2:
+            points = _circle(*points)  # type: ignore[misc]
+        elif kind not in ('polygon', 'rectangle'):
+            points = None
+        items.append((str(item['label']), points, f'{path}: shape {number}'))
+    yield (PurePosixPath(path).stem, str(content.get('imagePath', ''))), items
+
+
+def _supervisely(content: Any, path: str) -> Entries:
+    items = []
+    for number, item in enumerate(content['objects'], 1):
+        kind = item.get('geometryType')
+        points = item['points']['exterior'] if kind in ('polygon', 'rectangle') else None
+        where = f'{path}: object {number}'
+        items.append((str(item['classTitle']), points and [(float(x), float(y)) for x, y in points], where))
+    yield (PurePosixPath(path).stem,), items
+
+
+def _via(content: Any, path: str) -> Entries:
+    for entry in content.get('_via_img_metadata', content).values():
+        regions = entry['regions']
+        items = []
+        for region in regions.values() if isinstance(regions, dict) else regions:
+            form, named = region['shape_attributes'], list(region['region_attributes'].values())
+            points: Points | None = None
+            if 'all_points_x' in form and form['name'] == 'polygon':
+                points = list(zip(form['all_points_x'], form['all_points_y'], strict=True))
+            elif form['name'] == 'rect':
+                x, y = form['x'], form['y']
+                points = [(x, y), (x + form['width'], y + form['height'])]
+            elif form['name'] == 'circle':
+                points = _circle((form['cx'], form['cy']), (form['cx'] + form['r'], form['cy']))
+            name = str(named[0]) if named and isinstance(named[0], str) else 'object'
+            items.append((name, points, f'{path}: {entry["filename"]}'))
+        yield (entry['filename'],), items
+
+
+_TOOLS: Mapping[str, tuple[str, Any]] = {
+    'labelme': ('"shapes"', _labelme),
+    'Supervisely': ('"classTitle"', _supervisely),
+    'VIA': ('"shape_attributes"', _via),
+}
+"""Tools, a key that only their files have, and the function that reads one."""
+
+
+def _circle(centre: tuple[float, float], edge: tuple[float, float]) -> Points:
+    radius, angles = math.dist(centre, edge), [2 * math.pi * step / CORNERS for step in range(CORNERS)]
+    return [(centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)) for angle in angles]
 
 
 def read_box_tables(index: Index, report: Report) -> Found | None:
     """Objects of tables with a line for each: a path, the edges of a box and a class."""
-    shapes: dict[str, list[_Shape]] = {}
+    shapes: dict[str, list[Shape]] = {}
     used = []
-    for path in index.texts:
+    for path in index.texts_of('.csv', '.tsv', '.txt', '.json'):
         rows = read_rows(index, path)
-        heading = [re.sub('[^a-z0-9]|bbox', '', cell.lower()) for cell in rows[0]] if rows else []
-        edges = next((e for e in _EDGES if set(e) <= set(heading)), None)
-        kind = next((heading.index(name) for name in _KINDS if name in heading), None)
-        if edges is None or kind is None:
-            continue
-        columns = [heading.index(edge) for edge in edges]
-        path_column = next(
-            (n for n, cell in enumerate(rows[1]) if n not in columns and index.find(cell, near=path)), None
-        )
-        if path_column is None:
-            continue
-        used.append(path)
-        for number, row in enumerate(rows[1:], 2):
-            picture = index.find(row[path_column], near=path)
-            if picture and all(row[n] for n in columns):
-                points = _box([row[n] for n in columns])
-                shapes.setdefault(picture, []).append(_Shape(row[kind], points, f'{path}:{number}'))
-    return _found(index, f'tables {", ".join(used)}', shapes, report)
+        if columns := _columns(rows):
+            found = _box_rows(index, path, rows, *columns)
+            shapes = {picture: shapes.get(picture, []) + found.get(picture, []) for picture in {**shapes, **found}}
+            used += [path] * bool(found)
+    points = [value for items in shapes.values() for shape in items for point in shape.points for value in point]
+    if points and max(points) <= 1:
+        report.doubts.append(f'the boxes of {", ".join(used)} are at most 1: they are taken as parts of the image size')
+        shapes = {picture: [replace(shape, shares=True) for shape in items] for picture, items in shapes.items()}
+    if any(not shape.name for items in shapes.values() for shape in items):
+        report.doubts.append(f'{", ".join(used)} names no classes: all boxes are of one class, object')
+        shapes = {
+            picture: [replace(shape, name=shape.name or 'object') for shape in items]
+            for picture, items in shapes.items()
+        }
+    return found_shapes(index, f'tables {", ".join(used)}', shapes, report)
 
 
-_EDGES = (('xmin', 'ymin', 'xmax', 'ymax'), ('x1', 'y1', 'x2', 'y2'), ('left', 'top', 'right', 'bottom'))
+_EDGES = (
+    ('xmin', 'ymin', 'xmax', 'ymax'),
+    ('x1', 'y1', 'x2', 'y2'),
+    ('left', 'top', 'right', 'bottom'),
+    ('x', 'y', 'width', 'height'),
+    ('x', 'y', 'w', 'h'),
+    ('bbox',),
+)
 _KINDS = ('class', 'label', 'category', 'classname', 'labelname', 'name')
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> tuple[int, list[int], int | None, bool] | None:
+    """The first row with a box, the columns of its edges and its class, and whether the edges end in a size."""
+    if len(rows) < 2:
+        return None
+    heading = [re.sub('[^a-z0-9]', '', cell.lower()) for cell in rows[0]]
+    heading = [cell if cell == 'bbox' else cell.replace('bbox', '') for cell in heading]
+    edges = next((edges for edges in _EDGES if set(edges) <= set(heading)), None)
+    if edges:
+        kind = next((heading.index(name) for name in _KINDS if name in heading), None)
+        size = edges[-1] in ('height', 'h', 'bbox')
+        return 1, [heading.index(edge) for edge in edges], kind, size
+    if all(len(row) == 6 and (len(_numbers(row[1:5])) == 4 or not any(row[1:])) for row in rows):
+        return 0, [1, 2, 3, 4], 5, False  # without a heading: path, x1, y1, x2, y2, class
+    return None
+
+
+def _box_rows(
+    index: Index, path: str, rows: Sequence[Sequence[str]], first: int, columns: list[int], kind: int | None, size: bool
+) -> dict[str, list[Shape]]:
+    others = [n for n in range(len(rows[first])) if n not in columns]
+    of_path = next((n for n in others if index.find(rows[first][n], near=path)), None)
+    shapes: dict[str, list[Shape]] = {}
+    for number, row in enumerate(rows[first:], first + 1):
+        picture = None if of_path is None else index.find(row[of_path], near=path)
+        if picture is None:
+            continue
+        cells = re.split(r'[\s,]+', row[columns[0]].strip('[]() ')) if len(columns) == 1 else [row[n] for n in columns]
+        shapes.setdefault(picture, [])
+        if any(cells):
+            x, y, right, bottom = _numbers(cells) if len(_numbers(cells)) == 4 else [math.nan] * 4
+            corners = (x, y, x + right, y + bottom) if size else (x, y, right, bottom)
+            shapes[picture].append(Shape(row[kind] if kind is not None else '', _box(corners), f'{path}:{number}'))
+    return shapes

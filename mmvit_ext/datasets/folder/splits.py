@@ -24,11 +24,11 @@ def read_lists(index: Index, images: Sequence[str], report: Report, *, prefer: s
     Of several sets of lists, as PASCAL VOC has them, that in the folder ``prefer`` is used, else the longest.
     """
     known, sets = set(images), defaultdict(dict)  # type: ignore[var-annotated]
-    for path in index.texts:
+    for path in index.texts_of('.txt', '.lst'):
         pure = PurePosixPath(path)
         stem = re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', pure.stem.lower())
         split = split_of(pure.stem) or split_of(stem)
-        if pure.suffix not in ('.txt', '.lst') or split is None or pure.stem.lower() == 'trainval':
+        if split is None or pure.stem.lower() == 'trainval':
             continue
         lines = [line.split() for line in index.read(path).splitlines() if line.strip()]
         found = {image for line in lines if (image := index.find(line[0], near=path, among=known))}

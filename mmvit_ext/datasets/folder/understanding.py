@@ -6,18 +6,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.errors.user_error import UserError, printable
 from mmvit_ext.files import open_image
 
 from .class_names import ClassNames, read_class_names
 from .coco import read_coco
 from .data import LEFT_OUT, FolderData, Report, Sample, shown, size_text
 from .index import Index, sample_of
-from .labels import Labelled, read_class_folders, read_table
+from .labels import Labelled, are_classes, read_class_folders, read_table
 from .objects import Found
 from .pairing import pair_masks
+from .parts import class_names_of, objects_of_masks
 from .samples import MOST_HEADERS, Understood, detection, labelled, segmentation
-from .shapes import read_box_tables, read_labelme, read_xml
+from .shapes import read_box_tables, read_json, read_xml
 from .splits import split_samples
 from .values import MaskClasses
 from .words import Places
@@ -63,13 +64,25 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
     elif labels is not None:
         known = labelled(index, places, labels, names, report)
     else:
-        wanted = f' for {TASKS[task]}' if task else ''
-        raise UserError(
-            f'no annotations{wanted} were recognised among the {len(index.pictures)} images and {len(index.texts)} '
-            f'text files of {root}: expected masks beside or parallel to the images, a COCO JSON, XML files of PASCAL '
-            'VOC, text files of YOLO, a CSV of paths, or a folder for each class'
-        )
+        raise _nothing(index, places, task)
     return _finish(index, known, report, seed, val_share)
+
+
+def _nothing(index: Index, places: Places, task: str | None) -> UserError:
+    """What was seen of a folder without annotations that are understood."""
+    masks = sum(places.read(path).is_mask for path in index.pictures)
+    seen = [f'{masks} of the images are called as masks are'] * bool(masks)
+    if lines := [line for path in index.texts[:1] for line in index.read(path).splitlines() if line.strip()]:
+        seen.append(f'{index.texts[0]} begins with "{printable(lines[0].strip()[:60])}"')
+    seen += [f'files that are not read: {index.unread()}'] * bool(index.unread())
+    wanted = f' for {TASKS[task]}' if task else ''
+    said = f' ({"; ".join(seen)})' if seen else ''
+    return UserError(
+        f'no annotations{wanted} were recognised among the {len(index.pictures)} images and {len(index.texts)} text '
+        f'files of {index.root}{said}: expected masks beside or parallel to the '
+        'images, a COCO JSON, XML files of PASCAL VOC, text files of YOLO, a CSV of paths, or a folder for each class; '
+        'export the annotations as one of these, or pass --task cls if file names begin with their class'
+    )
 
 
 _Evidence = tuple[Found | None, Labelled | None, Labelled | None, Report]
@@ -93,8 +106,17 @@ def _evidence(index: Index, places: Places, names: ClassNames, task: str | None)
     elif task == 'seg' or (task is None and not (table is not None and table.labels)):
         try:
             masks = pair_masks(index, places, reports['masks'])
+            if masks and masks.several and task is None and class_names_of(masks.several) is None:
+                found = found or objects_of_masks(index, masks.several, reports['masks'], numbered=False)
+                masks, reports['objects'] = None, reports['masks']
         except UserError as error:
             failures.append(error)
+    if found is None and task in ('det', 'inst') and not failures:
+        masks = pair_masks(index, places, reports['objects'], objects=True)
+        if masks is not None:
+            several = masks.several or {photo: [mask] for photo, mask in masks.masks.items()}
+            found = objects_of_masks(index, several, reports['objects'], numbered=not masks.several)
+            masks = None
     if found is not None and masks is not None:
         if len(masks.masks) >= (1 - LEFT_OUT) * len(found.objects):
             reports['masks'].doubts.append(f'there are boxes, too ({found.layout}): pass --task det to train on them')
@@ -119,6 +141,8 @@ def _labels(index: Index, places: Places, table: Labelled | None, report: Report
         return None
     folders = read_class_folders(index, places, report, by_name=task == 'cls')
     if table is None or not table.labels:
+        if folders is not None and task is None and not any(places.read(path).split for path in folders.labels):
+            _ask_for_classes(index, folders, report)
         return folders
     if folders is not None and set(table.labels.values()) <= set(folders.labels.values()):
         table.labels = {**folders.labels, **table.labels}
@@ -126,10 +150,22 @@ def _labels(index: Index, places: Places, table: Labelled | None, report: Report
     return table
 
 
+def _ask_for_classes(index: Index, folders: Labelled, report: Report) -> None:
+    """Say that folders are taken as classes, or refuse to where their names speak against it."""
+    names = sorted(set(folders.labels.values()))
+    if not are_classes(names, len(folders.labels)):
+        raise UserError(
+            f'no annotations were recognised among the images of {index.root}, and its {len(names)} folders '
+            f'({shown(names)}) are called as dates, series or single cases, not classes: pass --task cls if they '
+            'are classes, or add masks, boxes or a table of labels'
+        )
+    report.doubts.append('there are no masks, boxes or tables, so folders are taken as classes: pass --task cls if so')
+
+
 def _objects(index: Index, places: Places, names: ClassNames, report: Report) -> Found | None:
     return (
         read_coco(index, report)
-        or read_labelme(index, report)
+        or read_json(index, report)
         or read_xml(index, report)
         or read_box_tables(index, report)
         or read_yolo(index, places, names, report)
@@ -155,8 +191,7 @@ def _finish(index: Index, known: Understood, report: Report, seed: int, val_shar
         f'channels: {channels} of {bits} bits',
         *report.notes,
     ]
-    if sum(index.ignored.values()):
-        said = ' and '.join(f'{count} {kind}' for kind, count in index.ignored.items() if count)
+    if said := index.unread():
         notes.append(f'files that are not read: {said}')
     return FolderData(
         root=index.root,
@@ -202,6 +237,9 @@ def _channels(index: Index, paths: Sequence[str], report: Report) -> tuple[int, 
     headers = [(path, header) for path, header in index.headers(paths).items() if not header.problem]
     modes = Counter('L' if header.mode in ('1', 'L') or header.bits > 8 else header.mode for _, header in headers)
     bits = max(header.bits for _, header in headers)
+    fractions = [path for path, header in headers if header.mode == 'F']
+    if fractions:
+        raise UserError(f'{index.root} has images of fractions ({shown(fractions)}): save them with 8 or 16 bits')
     if bits > 8 and any(header.bits == 8 for _, header in headers):
         raise UserError(f'{index.root} has images of 8 and of 16 bits: save them alike')
     if set(modes) == {'L'}:

@@ -25,12 +25,15 @@ from .pixels import (
     total_pixels,
 )
 
-__all__ = ['MaskClasses', 'find_classes']
+__all__ = ['MaskClasses', 'find_classes', 'voc_colour']
 
 LEAST_MASKS, MOST_PIXELS = 200, 1e8
 """Masks whose pixels are read: at least so many, and all of a folder with no more pixels than that."""
 
 _MOST = 255  # classes of a map of 8 bit
+
+_FEW = 12
+"""Number of values that are hardly numbers of objects."""
 
 BACKGROUND = ('background', 'bg', '_background_', 'back')
 
@@ -79,11 +82,23 @@ def find_classes(
             f'classes were looked for in {len(sample)} of {len(masks)} masks: another value in the others ends the '
             'training with the name of the file; name all classes in a file classes.txt if there are more'
         )
+    if known and names.by_id:  # what the folder says of itself counts
+        known = None
+    elif known == 'PASCAL VOC':
+        report.doubts.append(
+            'palette and folders are those of PASCAL VOC, so the classes are: a file classes.txt, one name a line from '
+            'value 0 on, says otherwise'
+        )
     if are_colours(counted):
         found = _colour_classes([as_colours(item) for item in counted], names, report)
     else:
         found = _id_classes(counted, names, report, known)
     found.bad += broken
+    if len(found.names) < 2:
+        raise UserError(
+            f'the masks ({shown([item.path for item in counted])}) hold a single class, {found.names[0]}, from which '
+            'nothing can be told apart: give each class its own value or colour (transparency is not read)'
+        )
     return found
 
 
@@ -203,6 +218,14 @@ def _id_classes(counted: Sequence[Counted], names: ClassNames, report: Report, k
     else:
         if not 1 <= len(left) <= _MOST:
             raise _no_label_map(counted, f'{len(left)} different values')
+        files = Counter(value for item in counted for value in item.pixels)
+        single = sum(files[value] == 1 for value in left)
+        if len(left) > _FEW and len(counted) > 2 and single > 0.8 * len(left):
+            raise UserError(
+                f'{len(left)} different values are in the masks ({shown([item.path for item in counted])}), '
+                f'and {single} of them in one mask only, as numbers of objects are: pass --task inst to train on '
+                'objects, or save one value for each class'
+            )
         usual = _usual(counted, left)
         # Beyond a row of values that many have, those of single masks are mistakes rather than classes.
         row = usual == set(range(min(usual), max(usual) + 1))

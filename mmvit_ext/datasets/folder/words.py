@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-__all__ = ['Place', 'Places', 'split_of']
+__all__ = ['Place', 'Places', 'is_known', 'split_of']
 
 _SPLITS = {
     'train': 'train(?:ing|val)?|trn|tr',
@@ -23,7 +23,7 @@ _MASKS = (
     'groundtruths?|segmentations?|segmentation(?:class|object)(?:raw|aug)?|segm?|segs|semantics?|targets?|mattes?|manual[0-9]?|'
     'label(?:train)?ids|trainids|instance(?:s|ids)?|panoptics?|colou?rs?|colou?rmaps?|trimaps?|outputs?'
 )
-_NEUTRAL = 'ground|class|pixels?|pixelwise|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
+_NEUTRAL = 'ground|class|all|pixels?|pixelwise|files?|[0-9]+(?:st|nd|rd|th)(?:ho)?|png|jpe?g'
 
 _SPLIT = '|'.join(_SPLITS.values())
 _WORDS = re.compile(rf'(?:(?:{_SPLIT}|{_IMAGES}|{_MASKS}|{_NEUTRAL})[^a-z0-9]*[0-9]{{0,4}}[^a-z0-9]*)+')
@@ -37,10 +37,16 @@ def split_of(name: str) -> str | None:
     return _parse(name)[1]
 
 
+def is_known(word: str) -> bool:
+    """Whether a word says what kind of file something is."""
+    return bool(_ALONE.fullmatch(word.lower()))
+
+
 @lru_cache(maxsize=4096)
 def _parse(name: str) -> tuple[tuple[str, ...], str | None]:
     """The words of a name that consists of known words only, and the split among them."""
-    name = name.lower()
+    name = re.sub(r'^([a-z]|[0-9]+)[.)][^a-z0-9]*', '', name.lower())  # "1. Original Images"
+    name = re.sub('[^a-z0-9]*sets?$', '', name)  # "Training Set"
     if not _WORDS.fullmatch(name):
         return (), None
     words = tuple(word for part in re.split('[^a-z0-9]+', name) for word in _cut(part))

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mmvit_ext.files import atomic_path
 
 from .data import FolderData, Sample
+from .parts import merge_parts
 
 __all__ = ['write_datasets']
 
@@ -33,8 +36,9 @@ def write_datasets(data: FolderData, out_dir: Path) -> dict[str, dict[str, Any]]
             datasets[split] = dict(type='CocoDataset', **common, ann_file=path, data_prefix={'img': images})
         elif data.task == 'seg':
             path = str(out_dir / f'{split}.csv')
+            rows = [('image', 'mask'), *((item.image, _mask_of(data, item, out_dir)) for item in samples)]
             with atomic_path(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
-                csv.writer(file).writerows([('image', 'mask'), *((item.image, item.mask) for item in samples)])
+                csv.writer(file).writerows(rows)
             datasets[split] = dict(type='mmvit_ext.ListSegDataset', **common, ann_file=path)
         else:
             path = str(out_dir / f'{split}.txt')
@@ -42,6 +46,17 @@ def write_datasets(data: FolderData, out_dir: Path) -> dict[str, dict[str, Any]]
                 temporary.write_text(''.join(f'{item.image} {item.label}\n' for item in samples), encoding='utf-8')
             datasets[split] = dict(type='CustomDataset', **common, ann_file=path, data_prefix='')
     return datasets
+
+
+def _mask_of(data: FolderData, sample: Sample, out_dir: Path) -> str | None:
+    """The path of an image's mask, which is written below ``out_dir`` where it is to be merged."""
+    if not sample.parts:
+        return sample.mask
+    path = out_dir / 'masks' / f'{sample.image}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        Image.fromarray(merge_parts(data.root, sample)).save(temporary, format='PNG')
+    return str(path)
 
 
 def _write_coco(data: FolderData, samples: Sequence[Sample], path: Path) -> None:

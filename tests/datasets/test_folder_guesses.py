@@ -1,0 +1,113 @@
+"""Folders of masks for single classes or objects, and what is asked about or refused because it would be a guess."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmvit_ext.datasets.folder import understand
+from mmvit_ext.errors.user_error import UserError
+from tests import folder_exports  # noqa: F401
+from tests.datasets.test_folder import counts, load
+from tests.datasets.test_folder_mistakes import doubt, masks
+from tests.folder_layouts import LAYOUTS, SIZE, blocks, mask, photo, write
+
+
+def test_masks_that_number_objects_are_no_classes(tmp_path: Path) -> None:
+    for index in range(6):
+        photo(tmp_path / f'images/{index}.jpg')
+        mask(tmp_path / f'masks/{index}.png', [0, *range(1000 + index * 10, 1007 + index * 10)], kind=np.uint16)
+    with pytest.raises(UserError, match=r'43 different values .* and 42 of them in one mask only.* pass --task inst'):
+        understand(tmp_path)
+    data = understand(tmp_path, task='inst')
+    doubt(data, 'each value of a mask but 0 is taken as one object')
+    assert (data.classes, counts(data)) == (('object',), (5, 1, 0))
+    assert [item.box for item in data.splits['val'][0].objects] == [(4 * n, 0, 4, 24) for n in range(1, 8)]
+    (tmp_path / 'masks').rename(tmp_path / 'instances')
+    with pytest.raises(UserError, match=r'like instances/0.png, are called as those that number objects'):
+        understand(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'name', ['{0}/images/{0}.png|{0}/masks/{1}.png', '{0}.jpg|{0}_{1}.png', 'i/{0}.png|masks/{1}/{0}.png']
+)
+def test_masks_of_one_class_each_are_merged(tmp_path: Path, name: str) -> None:
+    image, part = name.split('|')
+    for index in ('a1f', 'b2e', 'c3d'):
+        photo(tmp_path / 'in' / image.format(index))
+        for item, values in (('road', [255, 0, 0]), ('car', [0, 255, 255])):
+            mask(tmp_path / 'in' / part.format(index, item), values)
+    data = understand(tmp_path / 'in')
+    assert data.classes == ('background', 'car', 'road')
+    doubt(data, r'called as the files are \(car, road\)')
+    assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks([2, 1, 1]))
+    assert len(understand(tmp_path / 'in', task='inst').splits['train'][0].objects) == 2
+    mask(tmp_path / 'in' / part.format('a1f', 'road'), [0, 1, 2])
+    with pytest.raises(UserError, match=r'(a1f|road).*(a1f|road).* holds more than two values'):
+        understand(tmp_path / 'in', task='inst')
+
+
+def test_masks_of_objects_with_mistakes_are_named(tmp_path: Path) -> None:
+    LAYOUTS['masks_of_objects'](tmp_path)
+    path = tmp_path / 'stage1_train/0f3a9c0/masks/0b0cc.png'
+    mask(path, [0, 255], size=(12, 16))
+    doubt(understand(tmp_path), r'1 of 15 masks cannot be used: .*/0b0cc.png \(not of the size of its image\)')
+    assert understand(tmp_path, task='seg').classes == ('background', 'object')
+
+
+def test_folders_that_are_no_classes_are_asked_about(tmp_path: Path) -> None:
+    for names in (('2021_holiday', '2022_garden'), ('scene1', 'scene2'), ('100CANON', '101CANON')):
+        for name in names:
+            for index in range(4):
+                photo(tmp_path / names[0] / name / f'IMG_{index:04}.jpg')
+        with pytest.raises(UserError, match=rf'its 2 folders \({", ".join(names)}\) .* pass --task cls'):
+            understand(tmp_path / names[0])
+        assert understand(tmp_path / names[0], task='cls').classes == names
+    LAYOUTS['class_folders'](tmp_path / 'classes')
+    doubt(understand(tmp_path / 'classes'), 'so folders are taken as classes: pass --task cls if so')
+
+
+def test_pixels_that_are_not_read_are_said(tmp_path: Path) -> None:
+    masks(tmp_path, number=3)
+    tags = ((256, 3, 1, 32), (257, 3, 1, 24), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 5))
+    entries = b''.join(struct.pack('<HHII', *tag) for tag in tags)
+    for path in list((tmp_path / 'images').iterdir()):
+        path.with_suffix('.tif').write_bytes(b'II*\0' + struct.pack('<IH', 8, len(tags)) + entries + bytes(4))
+        path.unlink()
+    with pytest.raises(UserError, match=r'3 of 3 images have unsupported pixels: images/00.tif \(5 channels of 8 bits'):
+        understand(tmp_path)
+    for path in (tmp_path / 'images').iterdir():
+        Image.fromarray(np.ones(SIZE, np.float32)).save(path)
+    with pytest.raises(UserError, match='has images of fractions'):
+        understand(tmp_path)
+
+
+def test_masks_of_a_single_value_are_refused(tmp_path: Path) -> None:
+    masks(tmp_path, [1, 1])
+    with pytest.raises(UserError, match='hold a single class, class_1'):
+        understand(tmp_path)
+
+
+def test_what_is_not_understood_is_quoted(tmp_path: Path) -> None:
+    photo(tmp_path / 'a/0.png')
+    photo(tmp_path / 'a/1.png')
+    write(tmp_path / 'a/0.mat', 'x')
+    write(tmp_path / 'label/0.txt', 'Car 0.00 0 -1.57 5 6 20 18')
+    with pytest.raises(UserError, match=r'label/0.txt begins with "Car 0.00 .*; files that are not read: 1 .mat'):
+        understand(tmp_path)
+
+
+def test_lines_without_a_label_are_named(tmp_path: Path) -> None:
+    LAYOUTS['csv_labels'](tmp_path)
+    path = tmp_path / 'train.csv'
+    path.write_text(path.read_text().replace('0003;scab', '0003;'))
+    doubt(understand(tmp_path), r'1 of 10 lines of train.csv have no label: 0003;')
+
+
+def test_names_of_the_folder_count_more_than_those_of_a_known_dataset(tmp_path: Path) -> None:
+    LAYOUTS['voc_segmentation'](tmp_path)
+    doubt(understand(tmp_path), 'those of PASCAL VOC, so the classes are')
+    write(tmp_path / 'class_names.txt', '_background_\ncat\ncar\ndog\n')
+    assert understand(tmp_path).classes == ('_background_', 'cat', 'car', 'dog')
