@@ -26,8 +26,9 @@ BATCHES = {'seg': (16, 8), 'det': (16, 4), 'inst': (16, 4), 'cls': (64, 16)}
 BYTES_PER_PIXEL = 24_000
 """Activations of a training step with ViT-B, a rough figure that leaves room."""
 
-SAMPLES, EPOCHS = 16_000, (12, 150)
-"""Images that a training with pretrained weights sees, and least and most passes over the data; twice from scratch."""
+SAMPLES, EPOCHS = (16_000, 4_000), (12, 150)
+"""Images that a training with pretrained weights sees, on a GPU and on a CPU, and least and most passes over the data;
+twice from scratch."""
 
 FEW_IMAGES = 300
 """Below, pretrained weights are kept as they are; above, they learn more slowly the earlier their block is."""
@@ -101,7 +102,7 @@ def choose_recipe(
         mode = 'frozen' if freezes else 'tuned'
     if epochs is None:
         factor = 2 if mode == 'scratch' else 1
-        epochs = factor * min(max(round(SAMPLES / count), EPOCHS[0]), EPOCHS[1])
+        epochs = factor * min(max(round(SAMPLES[0 if gpu else 1] / count), EPOCHS[0]), EPOCHS[1])
     steps = max(math.ceil(epochs * count / batch_size), 1)
     interval = max(round(steps / 10), 1)
     lr = LEARNING_RATES[mode] * math.sqrt(batch_size / 16)

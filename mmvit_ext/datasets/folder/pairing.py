@@ -147,7 +147,8 @@ def _choose_kind(candidates: Mapping[str, Sequence[Place]], report: Report, obje
     for photo, found in candidates.items():
         for mask in found:
             words = [word for word in mask.words if not split_of(word)]
-            kinds[(*words, PurePosixPath(mask.path).suffix.lower())][photo].append(mask.path)
+            kind = (*words, PurePosixPath(mask.path).suffix.lower())
+            kinds[kind][photo].append(mask.path)
     chosen: dict[str, list[str]] = {}
     other = []
     for kind in sorted(kinds, key=lambda kind: (_rank(kind, objects), -len(kinds[kind]), kind)):

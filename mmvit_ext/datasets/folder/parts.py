@@ -14,6 +14,7 @@ from ..label_values import pack_colours
 from .data import Object, Report, Sample, shown
 from .index import Index, in_threads
 from .objects import Found
+from .values import MaskClasses, voc_colour
 from .words import is_known
 
 __all__ = ['class_names_of', 'merge_parts', 'merged_classes', 'objects_of_masks']
@@ -66,9 +67,7 @@ def _area(path: Path) -> np.ndarray:
     return values > top / 2
 
 
-def merged_classes(
-    index: Index, several: Several, report: Report
-) -> tuple[tuple[str, ...], dict[str, tuple[tuple[int, str], ...]]]:
+def merged_classes(several: Several, report: Report) -> tuple[MaskClasses, dict[str, tuple[tuple[int, str], ...]]]:
     """The classes, background first, and for each photograph its masks with their classes' indices."""
     names = class_names_of(several, always=True) or {mask: _OBJECT for masks in several.values() for mask in masks}
     classes = tuple(dict.fromkeys(('background', *sorted(set(names.values())))))
@@ -79,7 +78,9 @@ def merged_classes(
         f'images have a mask for each class, which are merged; the classes are called as the files are '
         f'({shown(classes[1:])}), and where they overlap the last of them counts'
     )
-    return classes, parts
+    found = {several[photo][0]: {0, *(label for label, _ in items)} for photo, items in parts.items()}
+    colours = tuple(map(voc_colour, range(len(classes))))
+    return MaskClasses(classes, colours, {'type': 'mmvit_ext.LoadSegAnnotations'}, 0, found), parts
 
 
 def merge_parts(root: Path, sample: Sample) -> np.ndarray:

@@ -16,7 +16,7 @@ from .labels import Labelled, class_indices
 from .objects import Found
 from .parts import merged_classes
 from .splits import read_lists
-from .values import MaskClasses, find_classes, voc_colour
+from .values import MaskClasses, find_classes
 from .words import Places
 
 __all__ = ['MOST_HEADERS', 'Understood', 'detection', 'labelled', 'segmentation']
@@ -76,64 +76,42 @@ def _splits(index: Index, places: Places, images: Sequence[str], report: Report,
 
 
 def segmentation(index: Index, places: Places, masks: Labelled, names: ClassNames, report: Report) -> Understood:
-    """Images with a mask each."""
-    if masks.several:
-        return _merged(index, places, masks, report)
-    pairs, said = masks.masks, masks.splits
-    unpaired = _unannotated(places, masks.unpaired, pairs, report)
-    report.leave_out(unpaired, len(pairs) + len(unpaired), 'images have no mask', 'add their masks')
+    """Images with a mask each, or with one for each of their classes."""
+    several = masks.several or {image: [mask] for image, mask in masks.masks.items()}
+    unpaired = _unannotated(places, masks.unpaired, several, report)
+    report.leave_out(unpaired, len(several) + len(unpaired), 'images have no mask', 'add their masks')
     if masks.lone:
         report.doubts.append(f'{len(masks.lone)} masks have no image and are not used: {shown(masks.lone)}')
-    images = _usable(index, list(pairs), report, 'images')
-    readable = _usable(index, [pairs[path] for path in images], report, 'masks')
-    pairs = {image: mask for image, mask in pairs.items() if image in images and mask in readable}
-    other = [
-        f'{mask} ({size_text(readable[mask].size)}, its image {image} {size_text(images[image].size)})'
-        for image, mask in pairs.items()
+    images = _usable(index, list(several), report, 'images')
+    readable = _usable(index, [mask for image in images for mask in several[image]], report, 'masks')
+    several = {image: several[image] for image in images if all(mask in readable for mask in several[image])}
+    other = {
+        image: f'{mask} ({size_text(readable[mask].size)}, its image {image} {size_text(images[image].size)})'
+        for image in several
+        for mask in several[image]
         if readable[mask].size != images[image].size
-    ]
-    report.leave_out(other, len(pairs), 'masks are not of the size of their image', 'save both at one size')
-    pairs = {image: mask for image, mask in pairs.items() if readable[mask].size == images[image].size}
-    found = find_classes(index, list(pairs.values()), names, report, known=_known(index, list(pairs.values())))
+    }
+    report.leave_out(
+        list(other.values()), len(several), 'masks are not of the size of their image', 'save both at one size'
+    )
+    several = {image: paths for image, paths in several.items() if image not in other}
+    pairs = {image: paths[0] for image, paths in several.items()}
+    if masks.several:
+        found, parts = merged_classes(several, report)
+    else:
+        found = find_classes(index, list(pairs.values()), names, report, known=_known(index, list(pairs.values())))
+        parts = {}
     bad = set(found.bad)
     pairs = {image: mask for image, mask in pairs.items() if mask not in bad}
-    splits = said or _splits(index, places, list(pairs), report, prefer='segmentation')
-    samples = [Sample(path, images[path].size, splits.get(path), mask=mask) for path, mask in pairs.items()]
-    layout = masks.layout or f'photographs in {_folders(pairs)} and masks in {_folders(pairs.values())}'
-    return Understood('seg', layout, found.names, samples, masks=found)
-
-
-def _merged(index: Index, places: Places, masks: Labelled, report: Report) -> Understood:
-    """Images with a mask for each class."""
-    report.leave_out(
-        _unannotated(places, masks.unpaired, masks.several, report),
-        len(masks.several) + len(masks.unpaired),
-        'images have no mask',
-        'add their masks',
-    )
-    images = _usable(index, list(masks.several), report, 'images')
-    all_masks = [mask for image in images for mask in masks.several[image]]
-    readable = _usable(index, all_masks, report, 'masks')
-    other = [
-        f'{mask} ({size_text(readable[mask].size)}, its image {image} {size_text(header.size)})'
-        for image, header in images.items()
-        for mask in masks.several[image]
-        if mask in readable and readable[mask].size != header.size
+    splits = masks.splits or _splits(index, places, list(pairs), report, prefer='segmentation')
+    samples = [
+        Sample(image, images[image].size, splits.get(image), mask, parts.get(image, ()))
+        for image, mask in pairs.items()
     ]
-    report.leave_out(other, len(all_masks), 'masks are not of the size of their image', 'save both at one size')
-    whole = {
-        image: masks.several[image]
-        for image, header in images.items()
-        if all(mask in readable and readable[mask].size == header.size for mask in masks.several[image])
-    }
-    classes, parts = merged_classes(index, whole, report)
-    splits = _splits(index, places, list(whole), report, prefer='segmentation')
-    samples = [Sample(image, images[image].size, splits.get(image), image, parts[image]) for image in whole]
-    found = {image: {0, *(label for label, _ in parts[image])} for image in whole}
-    colours = tuple(map(voc_colour, range(len(classes))))
-    step = {'type': 'mmvit_ext.LoadSegAnnotations'}
-    layout = f'photographs in {_folders(whole)} and a mask for each class in {_folders(all_masks)}'
-    return Understood('seg', layout, classes, samples, MaskClasses(classes, colours, step, 0, found))
+    kind = 'a mask for each class' if masks.several else 'masks'
+    where = [mask for paths in several.values() for mask in paths]
+    layout = masks.layout or f'photographs in {_folders(pairs)} and {kind} in {_folders(where)}'
+    return Understood('seg', layout, found.names, samples, masks=found)
 
 
 def _known(index: Index, masks: Sequence[str]) -> str | None:
