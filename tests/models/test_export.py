@@ -28,6 +28,8 @@ def build(name, small=True):
     init_default_scope('mmseg')
     if small:
         shrink_model(cfg.model)
+        few = dict(shrink_index=1, out_indices=(0, 2)) if 'shrunk' in name else dict(out_indices=(0, 1, 2))
+        cfg.model.backbone.update(num_layers=3, **few)
     cfg.model.backbone.init_cfg = None
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
