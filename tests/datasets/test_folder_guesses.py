@@ -12,7 +12,7 @@ from mmvit_ext.errors.user_error import UserError
 from tests import folder_exports  # noqa: F401
 from tests.datasets.test_folder import counts, load
 from tests.datasets.test_folder_mistakes import doubt, masks
-from tests.folder_layouts import LAYOUTS, SIZE, blocks, mask, photo, write
+from tests.folder_layouts import BOXES, LAYOUTS, SIZE, blocks, mask, photo, voc_xml, write
 
 
 def test_masks_that_number_objects_are_no_classes(tmp_path: Path) -> None:
@@ -104,6 +104,19 @@ def test_lines_without_a_label_are_named(tmp_path: Path) -> None:
     path = tmp_path / 'train.csv'
     path.write_text(path.read_text().replace('0003;scab', '0003;'))
     doubt(understand(tmp_path), r'1 of 10 lines of train.csv have no label: 0003;')
+
+
+def test_images_in_no_list_need_no_mask(tmp_path: Path) -> None:
+    LAYOUTS['voc_segmentation'](tmp_path)
+    base = tmp_path / 'VOCdevkit/VOC2012'
+    for index in range(6, 16):
+        photo(base / f'JPEGImages/2007_{index:06}.jpg')
+        voc_xml(base / f'Annotations/2007_{index:06}.xml', f'2007_{index:06}.jpg', BOXES)
+    data = understand(tmp_path, task='seg')
+    assert counts(data) == (4, 2, 0)
+    doubt(data, '10 images are in no list and have no mask')
+    (base / 'SegmentationClass/2007_000003.png').unlink()
+    doubt(understand(tmp_path, task='seg'), '1 of 6 images have no mask: .*2007_000003.jpg')
 
 
 def test_names_of_the_folder_count_more_than_those_of_a_known_dataset(tmp_path: Path) -> None:

@@ -70,15 +70,25 @@ def _unannotated(places: Places, without: Sequence[str], annotated: Iterable[str
     return missing
 
 
+def _by_place(places: Places, images: Sequence[str]) -> dict[str, str]:
+    return {path: split for path in images if (split := places.read(path).split)}
+
+
 def _splits(index: Index, places: Places, images: Sequence[str], report: Report, prefer: str) -> dict[str, str]:
-    by_place = {path: split for path in images if (split := places.read(path).split)}
-    return by_place | read_lists(index, images, report, prefer=prefer)
+    return _by_place(places, images) | read_lists(index, images, report, prefer=prefer)
 
 
 def segmentation(index: Index, places: Places, masks: Labelled, names: ClassNames, report: Report) -> Understood:
     """Images with a mask each, or with one for each of their classes."""
     several = masks.several or {image: [mask] for image, mask in masks.masks.items()}
-    unpaired = _unannotated(places, masks.unpaired, several, report)
+    listed = {}
+    if not masks.splits:
+        listed = read_lists(index, list(several), report, prefer='segmentation', others=masks.unpaired)
+    unlisted = set(masks.unpaired) - set(listed) if listed else set()
+    if unlisted:
+        report.doubts.append(f'{len(unlisted)} images are in no list and have no mask, so they are not used')
+    unpaired = [image for image in masks.unpaired if image not in unlisted]
+    unpaired = _unannotated(places, unpaired, several, report)
     report.leave_out(unpaired, len(several) + len(unpaired), 'images have no mask', 'add their masks')
     if masks.lone:
         report.doubts.append(f'{len(masks.lone)} masks have no image and are not used: {shown(masks.lone)}')
@@ -103,7 +113,7 @@ def segmentation(index: Index, places: Places, masks: Labelled, names: ClassName
         parts = {}
     bad = set(found.bad)
     pairs = {image: mask for image, mask in pairs.items() if mask not in bad}
-    splits = masks.splits or _splits(index, places, list(pairs), report, prefer='segmentation')
+    splits = masks.splits or _by_place(places, list(pairs)) | listed
     samples = [
         Sample(image, images[image].size, splits.get(image), mask, parts.get(image, ()))
         for image, mask in pairs.items()

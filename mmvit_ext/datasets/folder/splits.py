@@ -18,12 +18,15 @@ __all__ = ['read_lists', 'split_samples']
 _NAMES = {'train': 'training', 'val': 'validation', 'test': 'test'}
 
 
-def read_lists(index: Index, images: Sequence[str], report: Report, *, prefer: str) -> dict[str, str]:
+def read_lists(
+    index: Index, images: Sequence[str], report: Report, *, prefer: str, others: Sequence[str] = ()
+) -> dict[str, str]:
     """The split of each image that text files such as ``train.txt`` list, one image a line, with or without its mask.
 
-    Of several sets of lists, as PASCAL VOC has them, that in the folder ``prefer`` is used, else the longest.
+    Of several sets of lists, as PASCAL VOC has them, that in the folder ``prefer`` is used, else the longest; one
+    with a few of the ``images`` only is not used. The lists may name ``others``, too, which have no annotation.
     """
-    known, sets = set(images), defaultdict(dict)  # type: ignore[var-annotated]
+    known, sets = {*images, *others}, defaultdict(dict)  # type: ignore[var-annotated]
     for path in index.texts_of('.txt', '.lst'):
         pure = PurePosixPath(path)
         stem = re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', pure.stem.lower())
@@ -41,7 +44,7 @@ def read_lists(index: Index, images: Sequence[str], report: Report, *, prefer: s
     if not sets:
         return {}
     best = max(sets, key=lambda folder: (PurePosixPath(folder).name.lower() == prefer, len(sets[folder])))
-    if len(sets[best]) * 2 <= len(images):
+    if len(sets[best].keys() & set(images)) * 2 <= len(images):
         return {}
     report.notes.append(f'splits: as the lists in {best if best != "." else index.root.name} say')
     return sets[best]
