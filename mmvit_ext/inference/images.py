@@ -18,7 +18,7 @@ from mmvit_ext.machine import progress_bar
 
 __all__ = ['Outcome', 'collect_images', 'output_names', 'process_images', 'report_failures']
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+SUFFIXES = ('.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
 @dataclass

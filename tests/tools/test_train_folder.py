@@ -13,6 +13,9 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 
+import torch
+from mmdet.structures import DetDataSample
+
 import mmvit_ext
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config
@@ -162,8 +165,6 @@ def test_pretrained_weights_stay_or_learn_slowly(count, mode, tmp_path, monkeypa
 
 
 def test_weights_of_a_file_go_where_they_belong(tmp_path, monkeypatch):
-    import torch
-
     monkeypatch.chdir(tmp_path)
     torch.save({'state_dict': {'backbone.a': torch.zeros(1)}}, 'a.pth')
     folder = draw(tmp_path / 'photos', 'classes')
@@ -180,3 +181,25 @@ def test_the_text_of_a_config_is_read_as_it_was_meant(tmp_path):
     path.write_text(text)
     read = Config.fromfile(path)
     assert read.entry.to_dict() == {**entry, 'a': [1, (2,), (1, 2)]}
+
+
+@pytest.mark.parametrize(('padding', 'share'), [(None, (0, 10)), (0.0, (100, np.inf))])
+def test_a_detector_from_scratch_fits_the_objects_and_survives_padding(padding, share, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared = own_data.prepare_training(draw(tmp_path / 'photos', 'boxes'), checkpoint='none', size=192)
+    cfg = Config.fromfile(prepared.config)
+    # Squares of 24 pixels become 82 to 96 pixels wide; anchors of the middle stride, 16, are as large.
+    assert 5 <= cfg.model.rpn_head.anchor_generator.scales[0] <= 6
+    if padding is not None:
+        cfg.model.data_preprocessor.pad_value = padding
+    torch.manual_seed(0)
+    model = build_model(cfg, device='cpu')
+    model.init_weights()
+    images = [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for size in ((64, 64), (32, 32))]
+    samples = [DetDataSample(metainfo=dict(img_shape=image.shape[1:])) for image in images]
+    batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)['inputs']
+    maps = model.extract_feat(batch)
+    sum((found * torch.randn_like(found)).mean() for found in maps).backward()
+    projection = model.backbone.stages[0].patch_embed.projection
+    ratio = projection.bias.grad.norm() / projection.weight.grad.norm()
+    assert share[0] < ratio < share[1]
