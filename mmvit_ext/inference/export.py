@@ -1,8 +1,10 @@
-"""A trained segmentor or classifier as a graph for other programs: torch.export and ONNX."""
+"""A trained model as a graph for other programs: torch.export and ONNX."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,24 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.models.backbones.base import image_channels
 
-__all__ = ['ImageScores', 'export_model', 'write_exported']
+__all__ = [
+    'SAME_DETECTIONS',
+    'TOLERANCE',
+    'ImageScores',
+    'OnnxGraph',
+    'as_graph',
+    'export_model',
+    'largest_error',
+    'write_exported',
+]
 
 SUFFIXES = ('.pt2', '.onnx')
 TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
+TOLERANCE = 1e-4
+"""Largest difference between a graph and its model, in parts of an output's range where that is more than 1."""
+SAME_DETECTIONS = 0.95
+"""Share of detections that must be so near: a difference of 1e-7 can decide what a threshold or a better box leaves."""
+OUTPUTS = ('boxes', 'scores', 'labels', 'masks')  # of a detector; all others give scores only
 
 
 class ImageScores(nn.Module):
@@ -34,33 +50,112 @@ class ImageScores(nn.Module):
         return self.model.decode_head.predict(self.model.extract_feat(img), metas, None)
 
 
-def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = False) -> torch.export.ExportedProgram:
-    """Trace an mmseg ``EncoderDecoder`` or an mmpretrain ``ImageClassifier`` for one image of a size ``(H, W)``.
+class OnnxGraph:
+    """An ONNX file that onnxruntime runs on the CPU: images to its outputs."""
 
-    A ``dynamic`` graph takes any number of images of any size; it is compared with the model at another size.
+    def __init__(self, path: str | Path) -> None:
+        from onnxruntime import InferenceSession  # type: ignore[import-untyped]  # an option
+
+        self.session = InferenceSession(str(path), providers=['CPUExecutionProvider'])
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, img: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(output) for output in self.session.run(None, {self.input: img.numpy()}))
+
+
+def as_graph(model: nn.Module) -> nn.Module:
+    """What is exported of a segmentor or classifier (:class:`ImageScores`) or of a detector of mmdet."""
+    if hasattr(model, 'generator'):
+        raise UserError(f'a {type(model).__name__} cannot be exported: it makes images from noise and takes none')
+    if not hasattr(model, 'bbox_head') and not hasattr(model, 'rpn_head'):
+        return ImageScores(model).eval()
+    from .detections import Detections  # needs mmdet, and a torch that exports
+
+    return Detections(model).eval()
+
+
+def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor], share: float = 1.0) -> float:
+    """Largest difference of outputs, in parts of an output's range where that is more than 1.
+
+    Each detection is compared with the nearest one of its image and label, because equal scores have no order; the
+    ``share`` of them that differ least is taken.
+    """
+    if len(expected) > 1:
+        apart = (expected[0][:, :, None] - found[0][:, None]).abs().amax(-1)
+        apart = apart + (expected[1][:, :, None] - found[1][:, None]).abs()
+        nearest = apart.masked_fill(expected[2][:, :, None] != found[2][:, None], torch.inf).argmin(2)
+        found = [part[torch.arange(len(part))[:, None], nearest] for part in found]
+    errors = []
+    for one, other in zip(found, expected, strict=True):
+        scale = max(1.0, float(other.max() - other.min()))
+        errors.append(((one - other).float().abs() / scale).flatten(min(2, one.ndim - 1)))
+    if len(errors) == 1:
+        return float(errors[0].max())
+    each = torch.stack([error if error.ndim == 2 else error.amax(2) for error in errors]).amax(0)
+    return float(each.flatten().quantile(share, interpolation='lower'))
+
+
+def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = False) -> torch.export.ExportedProgram:
+    """Trace a segmentor of mmseg, a classifier of mmpretrain or a detector of mmdet for an image of a size ``(H, W)``.
+
+    A ``dynamic`` graph takes any number of images of any size.
     """
     needed = (2, 6) if dynamic else (2, 5)
     if needed > TORCH:
         raise UserError(f'exporting needs torch {needed[0]}.{needed[1]} or later, and this is {torch.__version__}')
-    parameter = next(model.parameters())
-    network, channels = ImageScores(model).eval(), image_channels(model)
-
-    def images(*shape: int) -> Tensor:
-        return torch.randn(shape[0], channels, *shape[1:], generator=torch.Generator().manual_seed(0)).to(parameter)
-
+    network, (img, *_) = as_graph(model), _images(model, size, dynamic)
     with torch.no_grad():
         if not dynamic:
-            return torch.export.export(network, (images(1, *size),))
+            return torch.export.export(network, (img,))
         dims = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
         try:
-            program = torch.export.export(_with_open_upsampling(network), (images(2, *size),), dynamic_shapes=(dims,))
-            graph = program.module()
-            for shape in ((1, *size), (3, size[0] + 37, 2 * size[1] - 5)):
-                torch.testing.assert_close(graph(images(*shape)), network(images(*shape)), atol=1e-4, rtol=1e-3)
-        except Exception as error:  # a guard, a constraint or an operator that has no form for open sizes
-            reason = f'{" ".join(str(error).split())[:200]}): leave --dynamic out and export it for each size'
-            raise UserError(f'the graph of this model holds for images of one size only ({reason}') from error
+            program = torch.export.export(_with_open_upsampling(network), (img,), dynamic_shapes=(dims,))
+        except Exception as error:  # a constraint or an operator that has no form for open sizes
+            raise _of_one_size(error) from error
+    batch, _, height, width = _input_shape(program)
+    for name, edge in {'number of images': batch, 'height': height, 'width': width}.items():
+        if isinstance(edge, int):
+            raise _of_one_size(f'what it does depends on whether the {name} is {edge}')
     return program
+
+
+def _of_one_size(reason: object) -> UserError:
+    shown = ' '.join(str(reason).split())[:200]
+    remedy = 'leave --dynamic out and export it for each size'
+    return UserError(f'the graph of this model holds for images of one size only ({shown}): {remedy}')
+
+
+def _input_shape(program: torch.export.ExportedProgram) -> Sequence[int | torch.SymInt]:
+    (name,) = program.graph_signature.user_inputs
+    shape: Sequence[int | torch.SymInt] = (
+        next(node for node in program.graph.nodes if node.name == name).meta['val'].shape
+    )
+    return shape
+
+
+def _images(model: nn.Module, size: Sequence[int], dynamic: bool) -> list[Tensor]:
+    """Images of the size that is exported, of a dynamic graph two at once, then such as no dynamic graph has seen."""
+    shapes = [(2, *size), (1, *size), (3, size[0] + 37, 2 * size[1] - 5)] if dynamic else [(1, *size)]
+    generator, channels = torch.Generator().manual_seed(0), image_channels(model)
+    like = next(model.parameters())
+    return [torch.randn(n, channels, h, w, generator=generator).to(like) for n, h, w in shapes]
+
+
+@torch.no_grad()
+def _check(graph: Callable[[Tensor], Any], network: nn.Module, images: Sequence[Tensor]) -> None:
+    """Compare what a graph gives for images with what its model gives."""
+    for img in images:
+        try:
+            outputs = graph(img)
+        except Exception as error:  # a guard
+            raise _of_one_size(error) from error
+        found, expected = ([out] if isinstance(out, Tensor) else out for out in (outputs, network(img)))
+        if not (difference := largest_error(found, expected, SAME_DETECTIONS)) <= TOLERANCE:
+            shape = 'x'.join(map(str, img.shape))
+            allowed = f'{TOLERANCE:.0e} of the range of an output is allowed'
+            raise UserError(
+                f'the graph differs from the model by {difference:.1e} at {shape}, and {allowed}: report it'
+            )
 
 
 def _with_open_upsampling(network: nn.Module) -> nn.Module:
@@ -78,8 +173,11 @@ def _with_open_upsampling(network: nn.Module) -> nn.Module:
     return network
 
 
-def write_exported(program: torch.export.ExportedProgram, target: str | Path) -> None:
-    """Write an exported program, whole or not at all: ``.pt2`` is torch.export's own format, ``.onnx`` ONNX."""
+def write_exported(program: torch.export.ExportedProgram, target: str | Path, model: nn.Module | None = None) -> None:
+    """Write an exported program, whole or not at all: ``.pt2`` is torch.export's own format, ``.onnx`` ONNX.
+
+    It is compared with the ``model`` before, if that is given; an ONNX graph as onnxruntime runs it, if that is there.
+    """
     target = Path(target)
     if target.suffix not in SUFFIXES:
         raise UserError(f'{target}: name a file that ends in .pt2 (torch.export) or .onnx')
@@ -88,6 +186,22 @@ def write_exported(program: torch.export.ExportedProgram, target: str | Path) ->
             with file.open('wb') as stream:
                 torch.export.save(program, stream)
         else:
-            onnx = torch.onnx.export(program, dynamo=True, verbose=False)
-            assert onnx is not None
-            onnx.save(str(file))
+            _to_onnx(program).save(str(file))
+        if model is not None:
+            runs = target.suffix == '.onnx' and find_spec('onnxruntime')
+            graph = OnnxGraph(file) if runs else program.module()
+            _, _, *size = program.example_inputs[0][0].shape  # type: ignore[index]
+            dynamic = not isinstance(_input_shape(program)[2], int)
+            _check(graph, as_graph(model), _images(model, size, dynamic))
+
+
+def _to_onnx(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    count = len(program.graph_signature.user_outputs)
+    settings: dict[str, Any] = {'output_names': OUTPUTS[:count] if count > 1 else ['scores']}
+    if count > 1:
+        from .detections import suppress_in_onnx
+
+        settings['custom_translation_table'] = {torch.ops.mmvit_ext.suppress.default: suppress_in_onnx}
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False, **settings)
+    assert onnx is not None
+    return onnx

@@ -1,0 +1,101 @@
+"""``mmvit export``: what it refuses, and that its report on integers of 8 bit is measured."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmvit_ext.config.building import build_model
+from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
+from tests.config_tools import config_named, small_config
+
+Run = Callable[..., tuple[int, str]]
+BACKBONE = """
+model['backbone'] = dict(
+    type='mmvit_ext.ViT', arch=dict(embed_dims=16, num_layers=1, num_heads=2, mlp_ratio=2), img_size=32, patch_size=8
+)
+"""
+
+
+@pytest.fixture
+def files(make_config: Callable[..., str], tmp_path: Path) -> tuple[str, str]:
+    """A tiny segmentor with random weights."""
+    cfg = load_config(make_config(BACKBONE))
+    prepare_scope(cfg)
+    torch.manual_seed(0)
+    torch.save(build_model(cfg).state_dict(), tmp_path / 'model.pth')
+    return str(cfg.filename), str(tmp_path / 'model.pth')
+
+
+def test_the_report_on_integers_of_8_bit_is_measured(files: tuple[str, str], run_tool: Run) -> None:
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    code, output = run_tool('export', *files, 'model.onnx', '--dynamic', '--int8')
+    assert code == 0
+    found = re.findall(r'^(\S+\.onnx): [\d.]+ MiB, .*mIoU ([\d.]+), .*ms an image ([\d.]+)$', output, re.MULTILINE)
+    rows = {name: (float(metric), float(time)) for name, metric, time in found}
+    assert list(rows) == ['model.onnx', 'model_int8.onnx']
+    assert run_tool('test', *files, '--out', 'metrics.json')[0] == 0
+    assert rows['model.onnx'][0] == pytest.approx(json.loads(Path('metrics.json').read_text())['mIoU'], abs=0.02)
+    assert min(time for _, time in rows.values()) > 0
+    kinds = {node.op_type for node in onnx.load('model_int8.onnx').graph.node}
+    assert {'QuantizeLinear', 'DequantizeLinear'} <= kinds
+
+    from mmvit_ext.inference.quantise import compare
+
+    cfg = load_config(files[0])
+    prepare_scope(cfg)
+    swapped = compare(cfg, build_model(cfg).eval(), ['model_int8.onnx', 'model.onnx'])  # weights are the graphs' own
+    assert {name: metrics['mIoU'] for name, metrics in swapped.items()} == pytest.approx(
+        {name: metric for name, (metric, _) in rows.items()}, abs=0.006
+    )
+
+
+def test_the_accuracy_of_a_classifiers_graph_is_that_of_the_classifier(tmp_path: Path) -> None:
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('mmpretrain')
+    from mmengine.runner import Runner
+
+    from mmvit_ext.inference.export import export_model, write_exported
+    from mmvit_ext.inference.quantise import compare
+
+    make_mini_dataset(tmp_path / 'data', images=4, size=(60, 80), seed=0)
+    data = {'ImageNet': tmp_path / 'data' / DATA_ROOTS['imagenet']}
+    cfg = small_config(config_named('vit-mini'), data, tmp_path)
+    cfg.model.backbone.num_layers = 1
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.indices = 4
+    runner = Runner.from_cfg(cfg)
+    model = runner.model.eval()
+    write_exported(export_model(model, (64, 64), dynamic=True), tmp_path / 'model.onnx', model)
+    expected = runner.test()
+    (found,) = compare(cfg, model, [str(tmp_path / 'model.onnx')]).values()
+    assert found.pop('ms an image') > 0
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (('model.onnx', '--int8'), '--int8 measures images of several sizes: give it a file that ends in .onnx'),
+        (('model.pt2', '--int8', '--dynamic'), 'give it a file that ends in .onnx and --dynamic'),
+        (('model.onnx', '--dynamic', '--limit', '3'), '--limit 3: expected 1 or more images, and --int8'),
+        (('model.onnx', '--dynamic', '--int8', '--limit', '0'), '--limit 0: expected 1 or more images'),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(options, sentence, make_config, run_tool: Run) -> None:
+    code, output = run_tool('export', make_config(), 'none.pth', *options)
+    assert code == 2
+    assert sentence in output
+
+
+def test_a_detector_is_not_quantised(run_tool: Run) -> None:
+    pytest.importorskip('mmdet')
+    config = config_named('retinanet_p2t-mini')
+    code, output = run_tool('export', config, 'none.pth', 'model.onnx', '--dynamic', '--int8')
+    assert code == 2
+    assert '--int8 measures segmentors and classifiers only' in output
