@@ -43,6 +43,8 @@ EXPORTED = (
     'retinanet_p2t-mini',
     'mask-rcnn_dinov2-b16',
 )
+QUICK = ('mask-rcnn_dinov2-b16',)
+"""Exported also where ``-m 'not slow'`` leaves the others out, beside a segmentor of four channels."""
 REFUSED = ('AdversarialModel',)
 """Kinds of models that docs/export.md says are not exported."""
 
@@ -92,12 +94,16 @@ def check(model: torch.nn.Module, path: str, shapes: tuple[tuple[int, int, int],
         assert largest_error(graph(img), expected, SAME_DETECTIONS) <= TOLERANCE, shape
 
 
-@pytest.mark.parametrize('start', EXPORTED)
+@pytest.mark.parametrize(
+    'start', [pytest.param(start, marks=() if start in QUICK else pytest.mark.slow) for start in EXPORTED]
+)
 def test_a_model_of_each_kind_gives_in_onnxruntime_what_it_gives_in_torch(start, tmp_path):
     check(small(start), tmp_path / 'model.onnx', ((1, 96, 128), (3, 75, 101)))
 
 
-@pytest.mark.parametrize(('start', 'channels'), [('segvit_vit-ti16', 4), ('sem-fpn_p2t-mini', 1)])
+@pytest.mark.parametrize(
+    ('start', 'channels'), [('segvit_vit-ti16', 4), pytest.param('sem-fpn_p2t-mini', 1, marks=pytest.mark.slow)]
+)
 def test_grey_and_four_channel_models_export(start, channels, tmp_path):
     model = small(start, in_channels=channels)
     assert image_channels(model) == channels
