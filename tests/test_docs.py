@@ -91,7 +91,7 @@ def test_options_of_our_commands_exist(page):
     for tool, rest in re.findall(r'(?:python|bash) tools/(\w+)\.(?:py|sh)([^\n`]*)', page.read_text()):
         command = ROOT / 'tools' / f'{tool}.py'
         code = package_code() + (command.read_text() if command.exists() else '')
-        for option in re.findall(r'--[a-z][a-z-]+', rest.split('#')[0]):
+        for option in re.findall(r'--[a-z][a-z0-9-]+', rest.split('#')[0]):
             assert f"'{option}'" in code, f'{tool}: {option}'
 
 

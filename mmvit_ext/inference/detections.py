@@ -26,8 +26,7 @@ from mmvit_ext.errors.user_error import UserError
 __all__ = ['Detections', 'suppress', 'suppress_in_onnx']
 
 
-@torch.library.custom_op('mmvit_ext::suppress', mutates_args=())
-def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, least: float) -> Tensor:
+def _suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, least: float) -> Tensor:
     """The scores ``(G, C, M)`` of boxes ``(G, M, 4)`` above ``least`` that no better one covers, else 0."""
     kept = torch.zeros_like(scores)
     for group, category in torch.cartesian_prod(torch.arange(len(scores)), torch.arange(scores.shape[1])).tolist():
@@ -38,13 +37,15 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, least: float) 
     return kept
 
 
-@suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float, least: float) -> Tensor:
-    return torch.empty_like(scores)
+if hasattr(torch.library, 'custom_op'):  # as of torch 2.4, and exporting needs 2.5
+    suppress = torch.library.custom_op('mmvit_ext::suppress', _suppress, mutates_args=())
+    suppress.register_fake(lambda boxes, scores, iou_threshold, least: torch.empty_like(scores))
+else:
+    suppress = _suppress  # type: ignore[assignment]
 
 
 def suppress_in_onnx(boxes: Any, scores: Any, iou_threshold: float, least: float) -> Any:
-    """:func:`suppress` in ONNX's operators."""
+    """``suppress`` in ONNX's operators."""
     from onnxscript import opset18 as op  # only ONNX needs it
 
     settings: Any = (torch.iinfo(torch.int64).max, iou_threshold, least)

@@ -114,7 +114,7 @@ def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = Fal
             raise _of_one_size(error) from error
     batch, _, height, width = _input_shape(program)
     for name, edge in {'number of images': batch, 'height': height, 'width': width}.items():
-        if isinstance(edge, int):
+        if _is_fixed(edge):
             raise _of_one_size(f'what it does depends on whether the {name} is {edge}')
     return program
 
@@ -131,6 +131,10 @@ def _input_shape(program: torch.export.ExportedProgram) -> Sequence[int | torch.
         next(node for node in program.graph.nodes if node.name == name).meta['val'].shape
     )
     return shape
+
+
+def _is_fixed(edge: int | torch.SymInt) -> bool:
+    return isinstance(edge, int) or edge.node.maybe_as_int() is not None
 
 
 def _images(model: nn.Module, size: Sequence[int], dynamic: bool) -> list[Tensor]:
@@ -191,7 +195,7 @@ def write_exported(program: torch.export.ExportedProgram, target: str | Path, mo
             runs = target.suffix == '.onnx' and find_spec('onnxruntime')
             graph = OnnxGraph(file) if runs else program.module()
             _, _, *size = program.example_inputs[0][0].shape  # type: ignore[index]
-            dynamic = not isinstance(_input_shape(program)[2], int)
+            dynamic = not _is_fixed(_input_shape(program)[2])
             _check(graph, as_graph(model), _images(model, size, dynamic))
 
 
