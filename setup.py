@@ -8,7 +8,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-MIM_FILES = ('configs', 'tools', 'results', 'model-index.yml', 'dataset-index.yml')
+MIM_FILES = ('configs', 'tools', 'results', 'model-index.yml')
 
 
 class BuildWithMim(build_py):

@@ -124,7 +124,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 
 def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) -> Progress:
-    """Make rich's progress bar, on stderr, which appears when it is entered as a context manager.
+    """Make rich's progress bar, which appears when it is entered as a context manager and stderr is a terminal.
 
     ``title`` stands before the bar, or each task's description where it is empty; a ``transfer`` is counted in bytes.
     """
@@ -135,7 +135,9 @@ def progress_bar(title: str = '', *, show: bool = True, transfer: bool = False) 
     counts = bytes_per_second if transfer else (progress.MofNCompleteColumn(),)
     shown = title.replace('{', '{{').replace('}', '}}') or '{task.description}'
     columns = (progress.TextColumn(shown, markup=False), progress.BarColumn(), *counts)
-    return progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True), disable=not show)
+    console = Console(stderr=True)
+    disable = not (show and console.is_terminal)
+    return progress.Progress(*columns, progress.TimeRemainingColumn(), console=console, disable=disable)
 
 
 def importable(module: str) -> bool:

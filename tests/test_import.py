@@ -94,6 +94,22 @@ def test_all_but_the_parts_of_timms_networks_imports_without_timm():
     assert result.returncode == 0, result.stderr
 
 
+def test_commands_name_what_is_missing_where_only_this_package_is_installed():
+    result = run(
+        """
+        from mmvit_ext.cli.main import run
+        for verb in ('train', 'convert', 'models'):
+            assert run([verb, 'a', 'b', 'c']) == 2
+        assert run(['doctor']) in (0, 1)
+        """,
+        hidden=['torch', 'torchvision', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'cv2'],
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'mmvit train: error: mmengine is not installed: `mmvit doctor` says' in result.stderr
+    assert 'mmvit_ext.ViT' in result.stdout
+    assert 'mmvit convert: error: torch is not installed: `mmvit doctor` says' in result.stderr
+
+
 @pytest.mark.parametrize('library', ['mmseg', 'mmdet', 'mmpretrain'])
 def test_scoped_names_are_found_from_each_library_without_custom_imports(library):
     pytest.importorskip(library)

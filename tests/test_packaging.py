@@ -5,16 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from mmvit_ext.cli.main import main
 from mmvit_ext.reproduce import read_ledger, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
+INDEX = 'model-index.yml'
 
 
 @pytest.fixture(scope='module')
@@ -24,62 +27,108 @@ def checkout(tmp_path_factory):
     ignored = shutil.ignore_patterns('__pycache__', '.mim')
     for name in ('mmvit_ext', 'configs', 'tools', 'results'):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml'):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder / name)
-    (folder / 'README.md').touch()
+    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', INDEX):
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
-def build(checkout, hook, target):
-    target.mkdir()
-    program = f'import setuptools.build_meta as b; print("built", b.{hook}({str(target)!r}))'
-    done = subprocess.run([sys.executable, '-c', program], cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return target / done.stdout.split('built ')[-1].strip()
+@pytest.fixture(scope='module')
+def built(checkout, tmp_path_factory):
+    """The wheel, which is built from the sdist, and the sdist."""
+    folder = tmp_path_factory.mktemp('dist')
+    run('-m', 'build', '--no-isolation', '--outdir', folder, checkout)
+    (wheel,), (sdist,) = folder.glob('*.whl'), folder.glob('*.tar.gz')
+    return wheel, sdist
 
 
-def test_wheel_holds_configs_and_tools_where_mim_looks_for_them(checkout, tmp_path):
-    with zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path / 'wheel')) as wheel:
-        names = set(wheel.namelist())
-    configs = {f'mmvit_ext/.mim/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')}
-    assert configs
-    assert configs <= names
-    assert 'mmvit_ext/.mim/tools/setup_env.py' in names
-    assert 'mmvit_ext/registry.py' in names
-    assert 'mmvit_ext/interpret/report.html.j2' in names
-    assert not [name for name in names if name.startswith(('tests/', 'tools/')) or '__pycache__' in name]
+@pytest.fixture(scope='module')
+def unpacked(built, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('site')
+    shutil.unpack_archive(built[0], folder, 'zip')
+    return folder
 
 
-def test_an_installation_brings_the_command(checkout, tmp_path):
-    with zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path / 'wheel')) as wheel:
-        (name,) = [name for name in wheel.namelist() if name.endswith('entry_points.txt')]
-        lines = wheel.read(name).decode().split()
-    assert ' '.join(lines) == '[console_scripts] mmvit = mmvit_ext.cli.main:main'
+def run(*words, **options):
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_archives_pass_the_check_of_the_package_index(built):
+    assert run('-m', 'twine', 'check', '--strict', *built).count('PASSED') == 2
+
+
+def test_wheel_holds_the_package_and_what_mim_looks_for(unpacked):
+    names = files_of(unpacked)
+    found = {name.removeprefix('mmvit_ext/.mim/') for name in names if '/.mim/' in name}
+    folders = ('configs', 'tools', 'results')
+    beside = {f'{folder}/{path}' for folder in folders for path in files_of(ROOT / folder) if '.pyc' not in path}
+    assert {'configs/nest/metafile.yml', 'tools/setup_env.py'} < beside
+    assert found == {INDEX, *beside}
+    modules = {f'mmvit_ext/{name}' for name in files_of(ROOT / 'mmvit_ext') if name.endswith(('.py', '.j2'))}
+    modules = {name for name in modules if '/.mim/' not in name}
+    assert len(modules) > 100
+    rest = {name for name in names if '/.mim/' not in name and '.dist-info/' not in name}
+    assert rest == modules
+
+
+def test_sdist_holds_what_builds_the_wheel_and_no_data(built):
+    with tarfile.open(built[1]) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert {'LICENSE', 'README.md', 'pyproject.toml', 'setup.py', INDEX, 'configs/segvit/metafile.yml'} < names
+    suffixes = {'', '.cfg', '.egg-info', '.in', '.j2', '.json', '.md', '.py', '.sh', '.toml', '.txt', '.yml'}
+    assert {Path(name).suffix for name in names} <= suffixes
+    assert not [name for name in names if name.startswith('tests/')]
+
+
+def test_commands_run_from_the_unpacked_wheel(unpacked, tmp_path):
+    pytest.importorskip('mmseg')
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), dtype=np.uint8)
+    for kind, images in dict(images=pixels, masks=pixels[..., 0] // 128).items():
+        (tmp_path / 'photos' / kind).mkdir(parents=True)
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / 'photos' / kind / f'{number}.png')
+    program = """if True:
+        import mmvit_ext
+        from mmvit_ext.cli.main import run
+        print(mmvit_ext.__file__)
+        assert run(['train', 'photos', '--checkpoint', 'none', '--dry-run']) == 0
+        assert run(['reproduce', '--list', '--method', 'nest']) == 0"""
+    said = run('-c', program, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(unpacked)})
+    assert said.startswith(str(unpacked))
+    assert (tmp_path / 'work_dirs/photos/setup/sem-fpn_p2t-mini_photos.py').is_file()
+    assert 'nest-t_8xb128-300e_imagenet-224x224' in said
+
+
+def test_an_installation_brings_the_command(unpacked):
+    (path,) = unpacked.glob('*.dist-info/entry_points.txt')
+    assert ' '.join(path.read_text().split()) == '[console_scripts] mmvit = mmvit_ext.cli.main:main'
     assert callable(main)
 
 
-def test_an_installed_package_has_the_whole_ledger(checkout, tmp_path):
-    with zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path / 'wheel')) as wheel:
-        wheel.extractall(tmp_path / 'site')
-    installed = read_ledger(tmp_path / 'site' / 'mmvit_ext' / '.mim')
+def test_an_installed_package_has_the_whole_ledger(unpacked):
+    installed = read_ledger(unpacked / 'mmvit_ext' / '.mim')
     here = read_ledger(ROOT)
     assert [row.name for row in installed.rows] == [row.name for row in here.rows]
     assert read_records(installed) == read_records(here)
 
 
 def test_editable_installation_links_the_configs_of_the_checkout(checkout, tmp_path):
-    build(checkout, 'build_editable', tmp_path / 'editable')
+    program = f'import setuptools.build_meta as b; b.build_editable({str(tmp_path)!r})'
+    run('-c', program, cwd=checkout)
     link = checkout / 'mmvit_ext' / '.mim' / 'configs'
     assert link.is_symlink()
     assert not os.path.isabs(os.readlink(link))
     assert link.resolve() == (checkout / 'configs').resolve()
 
 
-def test_neither_family_of_libraries_is_a_hard_dependency(checkout, tmp_path):
-    with zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path / 'wheel')) as wheel:
-        (name,) = [name for name in wheel.namelist() if name.endswith('METADATA')]
-        needs = re.findall(r'^Requires-Dist: (.*)$', wheel.read(name).decode(), re.MULTILINE)
+def test_neither_family_of_libraries_is_a_hard_dependency(unpacked):
+    (path,) = unpacked.glob('*.dist-info/METADATA')
+    needs = re.findall(r'^Requires-Dist: (.*)$', path.read_text(), re.MULTILINE)
     hard = [need for need in needs if 'extra ==' not in need]
     assert hard
     assert not [need for need in hard if re.match(r'(onedl-|mm|torch)', need)]

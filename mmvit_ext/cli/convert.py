@@ -21,6 +21,7 @@ from mmvit_ext.checkpoints.report import style_hint
 from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.files import atomic_path, kept_files
+from mmvit_ext.machine import progress_bar
 from mmvit_ext.version import __version__
 
 
@@ -37,13 +38,15 @@ def run(args: Namespace) -> None:
     if args.safetensors != (destination.suffix == '.safetensors'):
         what = 'with --safetensors name' if args.safetensors else 'pass --safetensors, or do not name'
         raise UserError(f'{destination}: {what} a file that ends in .safetensors')
-    with kept_files([source], [destination], force=args.force):
+    with kept_files([source], [destination], force=args.force), progress_bar('converting') as bar:
+        task = bar.add_task('', total=3)
         content: Mapping[str, Any]
         if args.method == 'dinov2-onnx':
             content = state = convert.read_dinov2_onnx(source)
         else:
             content = read_checkpoint(source, 'source', trust=args.trust)
             state = extract_state_dict(content, source)
+        bar.advance(task)
         try:
             converted = convert.convert(state, args.method)
             description = convert.describe(state, args.method)
@@ -51,6 +54,7 @@ def run(args: Namespace) -> None:
             hint = style_hint(state)
             hint = '' if f'convert {args.method} ' in hint else hint
             raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}{hint}') from error
+        bar.advance(task)
         meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
         meta |= _class_names(content)
         if args.safetensors:
@@ -58,6 +62,7 @@ def run(args: Namespace) -> None:
         else:
             with atomic_path(destination) as file:
                 torch.save({'state_dict': converted, 'meta': meta}, file)
+        bar.advance(task)
     say(f'{destination}: {len(converted)} parameters from the {len(state)} of {source}')
     if description:
         say(f'It is a {description}.')

@@ -1,7 +1,9 @@
 """Check the installed libraries, and name what to do about each fault."""
 
+from argparse import Namespace
+
 from mmvit_ext import doctor
-from mmvit_ext.cli.arguments import Namespace, Parser
+from mmvit_ext.cli.command import Parser
 
 
 def add_arguments(parser: Parser) -> None:

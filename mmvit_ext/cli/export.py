@@ -21,6 +21,7 @@ from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.files import kept_files
 from mmvit_ext.inference.export import SUFFIXES, export_model, write_exported
+from mmvit_ext.machine import progress_bar
 from mmvit_ext.models.backbones.base import image_channels
 
 OUTPUTS = {
@@ -69,7 +70,12 @@ def run(args: Namespace) -> None:
     model.eval()
     small = str(Path(args.out).with_name(f'{Path(args.out).stem}_int8.onnx'))
     with kept_files([args.config, args.checkpoint], [args.out, *([small] if args.int8 else [])], force=args.force):
-        write_exported(export_model(model, (height, width), dynamic=args.dynamic), args.out, model)
+        with progress_bar('exporting') as bar:
+            task = bar.add_task('', total=2)
+            program = export_model(model, (height, width), dynamic=args.dynamic)
+            bar.advance(task)
+            write_exported(program, args.out, model)
+            bar.advance(task)
         images = ('B', 'H', 'W') if args.dynamic else (1, height, width)
         shape = f'({images[0]}, {image_channels(model)}, {images[1]}, {images[2]})'
         say(f'{args.out}: images {shape} to {OUTPUTS[scope]}')

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from mmvit_ext.cli.command import Parser, end_process, run_command
-from mmvit_ext.errors import EXIT_BAD_INPUT, say
+from mmvit_ext.errors import EXIT_BAD_INPUT, UserError, say
 from mmvit_ext.version import __version__
 
 __all__ = ['VERBS', 'main', 'run', 'run_tool', 'run_verb']
@@ -81,7 +81,14 @@ def run_verb(verb: str, argv: Sequence[str], name: str | None = None) -> int:
     script = SCRIPTS.get(verb, verb)
 
     def command(words: Sequence[str]) -> int | None:
-        module = importlib.import_module(f'mmvit_ext.cli.{verb}')
+        try:
+            module = importlib.import_module(f'mmvit_ext.cli.{verb}')
+        except ModuleNotFoundError as error:
+            library = (error.name or '').partition('.')[0]
+            if library == 'mmvit_ext':
+                raise
+            remedy = '`mmvit doctor` says what is missing and how it is installed'
+            raise UserError(f'{library} is not installed: {remedy}') from error
         description, _, details = (module.__doc__ or '').partition('\n\n')
         kind = argparse.RawDescriptionHelpFormatter
         parser = Parser(name or f'{script}.py', description=description, epilog=details, formatter_class=kind)

@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
     if not counting:
         del table.columns[2:4]
     console = Console()
-    console.print(table, width=None if console.is_terminal else 120)
+    (console if console.is_terminal else Console(width=120)).print(table)
     if not args.pattern:
         for head in HEADS:
             takes = [name for name in BACKBONES if head and HEADS[head].takes(BACKBONES[name])]

@@ -76,7 +76,12 @@ def _train_folder(args: Namespace, given: dict[str, Any]) -> None:
             )
     dry = given.pop('dry_run', False)
     prepared = prepare_training(
-        args.config, **given, work_dir=args.work_dir, seed=args.seed or 0, trust=args.trust, command=args.typed
+        args.config,
+        **given,
+        work_dir=args.work_dir,
+        seed=args.seed or 0,
+        trust=args.trust,
+        command=args.typed.replace(' --dry-run', ''),  # a dry run writes what the training after it writes
     )
     _tell(prepared.lines, prepared.doubts)
     say(f'config: {prepared.config}')

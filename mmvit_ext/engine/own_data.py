@@ -169,7 +169,7 @@ def _weights_of_file(path: str, trust: bool) -> Mapping[str, Any]:
 def _unreachable(tag: str) -> str:
     """Why timm's weights of this name cannot be had, empty where they can."""
     if importlib.util.find_spec('timm') is None:
-        return 'timm is not installed, which brings pretrained weights'
+        return 'timm is not installed, which brings pretrained weights (pip install timm)'
     import huggingface_hub
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 

@@ -13,6 +13,7 @@ from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
+from mmvit_ext.engine.hooks.progress import ProgressHook
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
 from mmvit_ext.engine.runner import build_runner, load_run, running
 from mmvit_ext.errors import UserError, same_on_every_process
@@ -73,8 +74,8 @@ def test(
             cfg.pop(key, None)
     # Not the work folder: a checkpoint may be tested while its training continues there.
     folders = {'--out': None if Path(out or '').suffix else out, '--show-dir': show_dir}
-    with running(launcher, folders):
-        hooks = [WeightsReportHook(allow_partial), MetricsHook()]
+    with running(launcher, folders), ProgressHook() as progress:
+        hooks = [WeightsReportHook(allow_partial), MetricsHook(), progress]
         runner = build_runner(cfg, hooks, notes, warnings, trust=trust)
         runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
         if out and out.endswith(PICKLES):

@@ -57,8 +57,11 @@ class Predictor:
         self.device = device or resolve_device(None)
         content: Mapping[str, Any] = {}
         if checkpoint is None:
-            self.model: nn.Module = build_model(cfg, pretrained=True)
-            self.model.init_weights()  # type: ignore[operator]
+            model: Any = build_model(cfg, pretrained=True)
+            model._dump_init_info = dict  # mmengine would log a few lines of each parameter
+            model.init_weights()
+            del model._dump_init_info
+            self.model: nn.Module = model
         else:
             content = read_checkpoint(checkpoint, trust=trust, expected_hash=metafile_hash(cfg.filename, checkpoint))
             state = extract_state_dict(content, checkpoint)

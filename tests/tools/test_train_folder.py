@@ -1,6 +1,7 @@
 """`mmvit train FOLDER`: from images and annotations to a config, a trained model and pictures of its predictions."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_a_dry_run_writes_a_config_that_trains_as_any_other(run_tool, tmp_path):
     assert (cfg.max_iters, cfg.val_interval, cfg.batch_size, cfg.edge) == (5, 1, 2, 64)
     assert cfg.model.decode_head.num_classes == 2
     assert 'Written by: mmvit train' in text or 'Written by: python tools/train.py' in text
+    assert '--dry-run' not in text  # the training after it writes the same config
     before = path.read_bytes()
     assert run_tool('train', *options, '--dry-run')[0] == 0  # with the same result, which stays
     code, output = run_tool('train', *options, '--dry-run', '--epochs', 3)
@@ -106,6 +108,26 @@ def test_a_dry_run_writes_a_config_that_trains_as_any_other(run_tool, tmp_path):
     assert path.read_bytes() == before
     assert run_tool('train', path, '--cfg-options', 'train_cfg.max_iters=1')[0] == 0
     assert list(tmp_path.glob('w/iter_1.pth'))
+
+
+def test_the_commands_of_the_page_run(run_tool, tmp_path):
+    draw(tmp_path / 'photos', 'masks')
+    page = (Path(__file__).parents[2] / 'docs/own_data.md').read_text()
+    blocks = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+    lines = [
+        words[1:] for block in blocks for line in block.splitlines() if (words := shlex.split(line, True))[0] == 'mmvit'
+    ]
+    assert [words[0] for words in lines] == ['train', 'predict', 'check', 'train', 'train', 'test']
+    assert run_tool(*lines[0], '--checkpoint', 'none', '--epochs', 2, '--size', 64, '--batch-size', 2)[0] == 0
+    work_dir = tmp_path / 'work_dirs/photos'
+    for words in lines[1:]:
+        files = {'DIR': 'work_dirs/photos', 'NAME': next(work_dir.glob('setup/*.py')).stem}
+        files['best_mIoU_iter_160'] = next(work_dir.glob('best_*.pth')).stem
+        for name, file in files.items():
+            words = [word.replace(name, file) for word in words]
+        code, output = run_tool(*words)
+        assert code == 0, output
+    assert len(list(work_dir.glob('pictures/overlays/*.png'))) == COUNT
 
 
 @pytest.mark.parametrize(('channels', 'load'), [(1, 'grayscale'), (4, 'unchanged')])
