@@ -1,16 +1,23 @@
 """The site is built without warnings, needs no network, and what its tutorials say is run."""
 
+import functools
 import html.parser
+import http.server
+import os
+import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TUTORIALS = sorted((ROOT / 'docs/tutorials').glob('*.md'))
+TUTORIALS = sorted((ROOT / 'docs/tutorials').glob('*_*.md'))
+NOTEBOOKS = sorted((ROOT / 'docs/tutorials').glob('*.ipynb'))
 
 
 @pytest.fixture(scope='module')
@@ -66,13 +73,78 @@ def test_reference_has_the_arguments_and_readable_formulas(site):
     assert ':class:' not in text
 
 
-def test_pages_open_in_a_browser(site):
+PROBE = """<iframe src="index.html?q=segvit"></iframe><script>
+setInterval(() => {
+  const found = document.querySelectorAll('iframe')[0].contentDocument.querySelectorAll('.md-search-result__link');
+  if (found.length) fetch('/found', {method: 'POST', body: [...found].map(link => link.href).join(' ')});
+}, 200);
+</script>"""
+
+
+class SiteServer(http.server.SimpleHTTPRequestHandler):
+    """Serves the site, allows it nothing from elsewhere, and keeps what the probe has found."""
+
+    found: queue.Queue = queue.Queue()
+
+    def end_headers(self):
+        self.send_header('Content-Security-Policy', "default-src 'self' 'unsafe-inline' data: blob:")
+        super().end_headers()
+
+    def do_POST(self):
+        self.found.put(self.rfile.read(int(self.headers['Content-Length'])).decode())
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def open_in_browser(folder, page, tmp_path):
+    """What the probe of a page has found in two minutes, and the errors on the browser's console."""
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
     if browser is None:
         pytest.skip('no Chromium is installed')
-    command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', (site / 'index.html').as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert 'Vision transformers for dense prediction' in dom
+    handler = type('Handler', (SiteServer,), {'found': queue.Queue()})
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = [
+        '--headless=new',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--enable-logging=stderr',
+        '--remote-debugging-port=0',
+    ]
+    command = [browser, *options, f'--user-data-dir={tmp_path / "profile"}']
+    with server, (tmp_path / 'log').open('w+') as log:
+        address = f'http://127.0.0.1:{server.server_address[1]}/{page}'
+        process = subprocess.Popen([*command, address], stdout=log, stderr=log, start_new_session=True)
+        try:
+            found = handler.found.get(timeout=120)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            server.shutdown()
+        log.seek(0)
+        return found, [line for line in log if 'CONSOLE' in line]
+
+
+def test_the_search_answers_in_a_browser_without_errors_and_without_other_hosts(site, tmp_path):
+    (site / 'probe.html').write_text(PROBE)
+    found, errors = open_in_browser(site, 'probe.html', tmp_path)
+    assert 'model_zoo.html' in found
+    assert errors == []
+
+
+def test_the_browser_would_tell_of_errors_and_of_other_hosts(tmp_path):
+    script = "fetch('/found', {method: 'POST', body: 'loaded'})"
+    image = '<img src="http://example.org/a.png">'
+    (tmp_path / 'page.html').write_text(
+        f'{image}<script>console.error("own"); setTimeout(() => {script}, 500)</script>'
+    )
+    found, errors = open_in_browser(tmp_path, 'page.html', tmp_path)
+    assert found == 'loaded'
+    assert any('own' in line for line in errors)
+    assert any('Content Security Policy' in line for line in errors)
 
 
 @pytest.mark.parametrize('page', TUTORIALS, ids=lambda page: page.stem)
@@ -89,3 +161,24 @@ def test_code_of_the_tutorials_runs(page, tmp_path, monkeypatch, capsys):
         assert len(blocks) == 1
         assert len(blocks[0].splitlines()) <= 150
         assert min(names['ious']) > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_and_show_pictures(path, tmp_path, monkeypatch):
+    for library in ('mmseg', 'nbclient', 'ipykernel'):
+        pytest.importorskip(library)
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(path, 4)
+    assert not any(cell.get('outputs') or cell.get('execution_count') for cell in notebook.cells), 'store no outputs'
+    monkeypatch.setenv('PATH', f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(tmp_path)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
+    said = ''.join(output.get('text', '') for output in outputs)
+    assert 'rror' not in said, said
+    assert said.count('mIoU') >= 1
+    assert sum('image/png' in output.get('data', {}) for output in outputs) >= 1
