@@ -82,7 +82,7 @@ def run(args: Namespace) -> None:
         if args.int8:
             from mmvit_ext.inference.quantise import compare, quantise  # needs onnxruntime
 
-            quantise(cfg, model, args.out, small)
+            quantise(args.out, small)
             for path, metrics in compare(cfg, model, [args.out, small], args.limit).items():
                 measured = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
                 say(f'{path}: {Path(path).stat().st_size / 2**20:.1f} MiB, {measured}')
