@@ -184,6 +184,15 @@ def test_chosen_python_replaces_another_one(machine, tmp_path):
     assert machine.kinds() == []
 
 
+def test_the_network_is_asked_only_for_what_the_cache_lacks(machine):
+    machine.run()
+    assert ' --offline' in next(call for call in machine.calls() if ' -r ' in call)
+    machine.fail('--offline', 'error: torch was not found in the cache, and the network is disabled')
+    machine.run('--rebuild-mmcv')
+    assert machine.kinds() == ['venv', 'uv', 'uv cache clean onedl-mmcv', 'pins', *FULL[2:]]
+    assert [' --offline' in call for call in machine.calls() if ' -r ' in call] == [True, False]
+
+
 def test_rebuilding_mmcv_drops_the_kept_one(machine):
     machine.run()
     machine.run('--rebuild-mmcv')

@@ -73,8 +73,8 @@ def environment(kind, python):
     return dict(env, FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='') if kind == 'cpu' else dict(env, FORCE_CUDA='1')
 
 
-def run(env, log, *command):
-    """Run a command, show the main lines of its output and log all of them; it never outlives this program."""
+def run(env, log, *command, needed=True):
+    """Run a command, show the main lines of its output and log all of them; returns whether it did what is needed."""
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     pipes['close_fds'] = False  # it inherits the lock, so that a second set-up waits for what outlives this one
     process = subprocess.Popen(command, env=env, cwd=str(ROOT), start_new_session=True, **pipes)  # type: ignore
@@ -87,10 +87,11 @@ def run(env, log, *command):
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    if process.wait():
+    if process.wait() and needed:
         text = log.read_text()[-3000:]
         remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, text.lower())), 'Remove the cause')
         sys.exit(f'{text}{" ".join(command)}\nThis failed (log: {log}). {remedy}, then run the same command again.')
+    return process.returncode == 0
 
 
 def build(venv, constraints, mmcv, python, rebuild):
@@ -118,7 +119,9 @@ def build(venv, constraints, mmcv, python, rebuild):
         if rebuild:
             run(env, log, install[0], 'cache', 'clean', mmcv)
         # mmcv's build ignores the setting 'for', but uv keeps one compiled mmcv for each value of it
-        run(env, log, *install, f'--config-settings-package={mmcv}:for={torch}-{kind}', '-r', str(constraints))
+        pins = [*install, f'--config-settings-package={mmcv}:for={torch}-{kind}', '-r', str(constraints)]
+        # A mirror that lets files expire has uv forget the mmcv compiled of them, unless it looks into its cache alone.
+        run(env, log, *pins, '--offline', needed=False) or run(env, log, *pins)
     run(env, log, *install, '--reinstall-package', 'mmvit_ext', '-e', str(ROOT))
     run(env, log, target, '-c', 'import mmcv.ops, mmseg.models, mmdet.models, mmpretrain.models, mmvit_ext.registry')
 

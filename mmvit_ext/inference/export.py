@@ -139,7 +139,8 @@ def _is_fixed(edge: int | torch.SymInt) -> bool:
 
 def _images(model: nn.Module, size: Sequence[int], dynamic: bool) -> list[Tensor]:
     """Images of the size that is exported, of a dynamic graph two at once, then such as no dynamic graph has seen."""
-    shapes = [(2, *size), (1, *size), (3, size[0] + 37, 2 * size[1] - 5)] if dynamic else [(1, *size)]
+    others = [(1, *size), (3, size[0] + 37, 2 * size[1] - 5), (1, size[0] + 32, 2 * size[1])]
+    shapes = [(2, *size), *others] if dynamic else [(1, *size)]
     generator, channels = torch.Generator().manual_seed(0), image_channels(model)
     like = next(model.parameters())
     return [torch.randn(n, channels, h, w, generator=generator).to(like) for n, h, w in shapes]
@@ -182,7 +183,7 @@ def write_exported(program: torch.export.ExportedProgram, target: str | Path, mo
 
     It is compared with the ``model`` before, if that is given; an ONNX graph as onnxruntime runs it, if that is there.
     """
-    target = Path(target)
+    target, dynamic = Path(target), not _is_fixed(_input_shape(program)[2])
     if target.suffix not in SUFFIXES:
         raise UserError(f'{target}: name a file that ends in .pt2 (torch.export) or .onnx')
     with atomic_path(target) as file:
@@ -190,12 +191,17 @@ def write_exported(program: torch.export.ExportedProgram, target: str | Path, mo
             with file.open('wb') as stream:
                 torch.export.save(program, stream)
         else:
-            _to_onnx(program).save(str(file))
+            try:
+                onnx = _to_onnx(program)
+            except torch.onnx.OnnxExporterError as error:
+                if not dynamic:
+                    raise
+                raise _of_one_size(error.__cause__ or error) from error
+            onnx.save(str(file))
         if model is not None:
             runs = target.suffix == '.onnx' and find_spec('onnxruntime')
             graph = OnnxGraph(file) if runs else program.module()
             _, _, *size = program.example_inputs[0][0].shape  # type: ignore[index]
-            dynamic = not _is_fixed(_input_shape(program)[2])
             _check(graph, as_graph(model), _images(model, size, dynamic))
 
 

@@ -38,6 +38,10 @@ FINE_GRAINED = {'flowers102-tnt_384': (102, 8, 4), 'pets-tnt_384': (37, 8, 4), '
 QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
 
 
+#: Small sets of photographs; tests/test_configs.py trains on each layout.
+PHOTOGRAPHS = ('camvid_288x384', 'camvid_392x518', 'drive_256x256')
+
+
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory):
     return make_mini_dataset(tmp_path_factory.mktemp('mini') / 'data', images=4, size=(60, 90))
@@ -67,7 +71,7 @@ def step(pipeline, kind):
 
 def test_every_base_config_is_listed_here():
     assert {path.stem for path in FOLDER.glob('*.py')} == {
-        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *FINE_GRAINED, *QUALITY, GENERATION)
+        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *FINE_GRAINED, *QUALITY, *PHOTOGRAPHS, GENERATION)
     }
 
 
