@@ -257,7 +257,7 @@ def wait_for(path):
 
 
 def test_killed_setup_does_not_make_the_folder_foreign(machine):
-    (machine.state / 'slow').write_text('2')
+    (machine.state / 'slow').write_text('6')
     process = machine.start()
     orphan = wait_for(machine.state / 'pid')
     process.kill()
