@@ -183,9 +183,10 @@ def write_exported(program: torch.export.ExportedProgram, target: str | Path, mo
 
     It is compared with the ``model`` before, if that is given; an ONNX graph as onnxruntime runs it, if that is there.
     """
-    target, dynamic = Path(target), not _is_fixed(_input_shape(program)[2])
+    target = Path(target)
     if target.suffix not in SUFFIXES:
         raise UserError(f'{target}: name a file that ends in .pt2 (torch.export) or .onnx')
+    dynamic = not _is_fixed(_input_shape(program)[2])
     with atomic_path(target) as file:
         if target.suffix == '.pt2':
             with file.open('wb') as stream:
