@@ -15,7 +15,7 @@ max_iters = 1000
 
 model = dict(
     # Statistics of the equalised retina, without the black around it. With those of ImageNet and without equalised
-    # contrast this network learns nothing in 800 iterations, a ResNet-18 does.
+    # contrast this network learns nothing in 200 iterations in which a ResNet-18 does.
     data_preprocessor=dict(size={{_base_.crop_size}}, mean=[162.0, 119.0, 89.0], std=[48.0, 36.0, 28.0]),
     backbone=dict(arch='tiny', init_cfg=None),
     neck=dict(in_channels=[48, 96, 240, 384], out_channels=64),

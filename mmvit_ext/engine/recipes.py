@@ -34,7 +34,7 @@ FEW_IMAGES = 300
 """Below, pretrained weights are kept as they are; above, they learn more slowly the earlier their block is."""
 
 LEARNING_RATES = {'scratch': 1e-3, 'frozen': 5e-4, 'tuned': 2e-4}
-"""For 16 images of a batch; they grow with the square root of it. Detectors take half."""
+"""For 16 images of a batch; they grow with the square root of it."""
 
 PADDING = -1.0
 """Value of pixels beyond an image, in standard deviations, where a network begins with random weights."""

@@ -195,9 +195,9 @@ def write_exported(program: torch.export.ExportedProgram, target: str | Path, mo
             try:
                 onnx = _to_onnx(program)
             except torch.onnx.OnnxExporterError as error:
-                if not dynamic:
-                    raise
-                raise _of_one_size(error.__cause__ or error) from error
+                reason = ' '.join(str(error.__cause__ or error).split())[:200]
+                remedy = 'name a file that ends in .pt2 instead'
+                raise UserError(f'torch cannot write this model as ONNX ({reason}): {remedy}') from error
             onnx.save(str(file))
         if model is not None:
             runs = target.suffix == '.onnx' and find_spec('onnxruntime')

@@ -39,8 +39,10 @@ EXPORTED = (
     'retinanet_p2t-mini',
     'mask-rcnn_dinov2-b16',
 )
-ONE_SIZE = ('segvit-shrunk_vit-ti16', 'segvit_beitv2-l16_8xb2-80k_coco', 'segvit_swin-t')
+ONE_SIZE = ('segvit-shrunk_vit-ti16', 'segvit_swin-t')
 """Kinds of which docs/export.md says that a graph holds for one size."""
+NO_ONNX = 'segvit_beitv2-l16_8xb2-80k_coco'
+"""A kind of which docs/export.md says that only a ``.pt2`` file can be written."""
 QUICK = ('mask-rcnn_dinov2-b16',)
 """Exported also where ``-m 'not slow'`` leaves the others out, beside a segmentor of four channels."""
 REFUSED = ('AdversarialModel', 'SuperpixelHead')
@@ -109,6 +111,17 @@ def test_a_kind_whose_graph_holds_for_one_size_is_refused_and_nothing_is_written
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_kind_that_onnx_cannot_express_is_refused_and_has_its_other_file(tmp_path):
+    model = small(NO_ONNX)
+    program = export_model(model, (EDGE, EDGE))
+    with pytest.raises(UserError, match=r'cannot write this model as ONNX .*ends in \.pt2 instead'):
+        write_exported(program, tmp_path / 'model.onnx', model)
+    assert not list(tmp_path.iterdir())
+    write_exported(program, tmp_path / 'model.pt2', model)
+    assert (tmp_path / 'model.pt2').is_file()
+
+
 @pytest.mark.parametrize(
     ('start', 'channels'), [('segvit_vit-ti16', 4), pytest.param('sem-fpn_p2t-mini', 1, marks=pytest.mark.slow)]
 )
@@ -132,7 +145,7 @@ def kinds(cfg: Config) -> set[str]:
 
 def test_every_config_consists_of_what_exports_or_is_refused_in_the_docs():
     page = (ROOT / 'docs' / 'export.md').read_text(encoding='utf-8')
-    exported = set(chain.from_iterable(kinds(load(config_named(start))) for start in (*EXPORTED, *ONE_SIZE)))
+    exported = set(chain.from_iterable(kinds(load(config_named(start))) for start in (*EXPORTED, *ONE_SIZE, NO_ONNX)))
     for path in CONFIGS:
         missing = kinds(load(path)) - exported
         missing = {kind.rpartition('.')[2] for kind in missing}
