@@ -24,6 +24,13 @@ class Layout(NamedTuple):
     train: int  # images for training
     test: int  # images that rows are evaluated on
     place: str  # what has to be where, below ``--data-root``, and where it comes from
+    val: int | None = None  # images of a validation split of its own; None where training is validated on ``test``
+
+    def images(self, split: str) -> int:
+        """Return how many images ``train``, ``val`` or ``test`` has."""
+        if split == 'val' and self.val is not None:
+            return self.val
+        return self.train if split == 'train' else self.test
 
 
 _ADE = '{images,annotations}/{training,validation}: ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu'
@@ -63,7 +70,7 @@ LAYOUTS: Mapping[str, Layout] = {
     'iNaturalist 2019': Layout(265_213, 3_030, _INATURALIST),
     'CIFAR-10': Layout(50_000, 10_000, _CIFAR.format('cifar-10-batches-py', 'cifar-10-python')),
     'CIFAR-100': Layout(50_000, 10_000, _CIFAR.format('cifar-100-python', 'cifar-100-python')),
-    'CamVid': Layout(367, 233, _CAMVID),
+    'CamVid': Layout(367, 233, _CAMVID, val=101),
     'DRIVE': Layout(20, 20, _VESSELS.format('drive.py')),
     'CHASE_DB1': Layout(20, 8, _VESSELS.format('chase_db1.py')),
     **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
@@ -103,7 +110,7 @@ def check_layout(
                 kind = dataset.config.get('type')
                 raise UserError(f'{dataset.key} is a {kind}, whose images cannot be counted: use a dataset of _base_')
             count = _count(dataset, split, sample)
-            expected = layout.train if 'train' in (split, tested_on) else layout.test
+            expected = layout.images('train' if tested_on == 'train' else split)
             if count.images != expected:
                 found = f'{count.images:,} images for {split} in {dataset.config.get("data_root")}'
                 remedy = 'get the missing ones or take out what does not belong there'

@@ -30,8 +30,8 @@ def test_a_row_finds_its_photographs_and_opens_them(row):
     if not root.is_dir():
         pytest.skip(f'{root} is not there')
     cfg, _ = load_row_config(LEDGER, row, str(root), None)
-    train, test = check_layout(cfg, row.dataset, ['train', 'test'], sample=3)
-    assert (train.opened, test.opened) == (3, 3)
+    counts = check_layout(cfg, row.dataset, ['train', 'val', 'test'], sample=3)  # what training and scoring look at
+    assert [count.opened for count in counts] == [3, 3, 3]
 
 
 def test_every_set_of_photographs_that_has_a_row_is_on_the_page():

@@ -215,6 +215,12 @@ def test_objects_of_coco_are_counted(mini_copy, monkeypatch):
     assert (count.images, count.annotations) == (VAL, len(annotations['annotations']))
     (count,) = check_layout(cfg, 'mini COCO', ['train'])
     assert count.images == TRAIN
+    monkeypatch.setattr(dataset_layout, 'LAYOUTS', {'mini COCO': Layout(TRAIN, VAL + 3, 'here', val=VAL)})
+    (count,) = check_layout(cfg, 'mini COCO', ['val'])
+    assert count.images == VAL
+    with pytest.raises(UserError, match='for test'):
+        check_layout(cfg, 'mini COCO', ['test'])
+    monkeypatch.setattr(dataset_layout, 'LAYOUTS', {'mini COCO': Layout(TRAIN, VAL, 'here')})
     next((mini_copy / 'coco/val2017').iterdir()).unlink()
     with pytest.raises(UserError, match='1 of 10'):
         check_layout(cfg, 'mini COCO', ['test'])
