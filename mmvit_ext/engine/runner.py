@@ -18,6 +18,7 @@ from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loadi
 from mmvit_ext.config.adjust import prepare_loaders, set_work_dir
 from mmvit_ext.config.labels import ignored_label
 from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.engine.hooks.precision import MixedPrecisionHook
 from mmvit_ext.engine.hooks.preemption import kept_signal_handlers
 from mmvit_ext.engine.hooks.reports import LabelRangeHook
 from mmvit_ext.engine.hooks.worker_timeout import WorkerTimeoutHook
@@ -85,7 +86,7 @@ def build_runner(
     """Build the runner of a config with these hooks, unless the config has one of their class; log the lines."""
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     install_safe_loading(trust=trust, config=cfg.filename)  # a hook of the config does not know what was passed here
-    hooks = [*hooks, SafeFilesHook(trust=trust), WorkerTimeoutHook()]
+    hooks = [*hooks, SafeFilesHook(trust=trust), WorkerTimeoutHook(), MixedPrecisionHook()]
     if cfg.default_scope == 'mmseg':
         # Elsewhere label maps and the dataset's classes need not count the same things, as in panoptic segmentation.
         hooks.append(LabelRangeHook(ignored_label(cfg)))

@@ -65,7 +65,8 @@ def test_p2t_trains_evaluates_and_predicts_through_the_commands(
     cfg = small_config(path, dict.fromkeys(('CocoDataset', 'ADE20KDataset'), data_root), tmp_path / 'run')
     config = tmp_path / f'{case}.py'
     cfg.dump(config)
-    code, output = run_tool('train', config, '--work-dir', 'run')
+    amp = ['--amp'] if case == 'mask-rcnn' else []  # mmcv's RoIAlign has no bfloat16 form
+    code, output = run_tool('train', config, '--work-dir', 'run', *amp)
     assert code == 0, output[-2000:]
     (checkpoint,) = Path('run').glob('best_*.pth')
     code, output = run_tool('test', config, checkpoint, '--out', 'metrics.json')
