@@ -224,3 +224,38 @@ def test_a_segmentor_predicts_every_pixel_in_both_modes(mode, size):
         (result,) = model.predict(torch.randn(1, 3, *size), [SegDataSample(metainfo=meta)])
     assert result.pred_sem_seg.data.shape == (1, *size)
     assert result.seg_logits.data.shape == (5, *size)
+
+
+def test_told_classes_give_the_losses_that_a_look_at_the_labels_gives(label):
+    head, maps = make(dropout_ratio=0.0), features((5, 7), (5, 7))
+    looked = head.loss(maps, samples(label), None)
+    told = samples(label)
+    for sample, classes in zip(told, ([0, 1, 2, 3], [0, 1, 2, 3]), strict=True):
+        sample.set_metainfo({'classes_present': classes})
+    assert head.loss(maps, told, None) == looked
+    told[1].set_metainfo({'classes_present': [0]})
+    assert head.loss(maps, told, None)['loss_dice'] != looked['loss_dice']
+    told[1].set_metainfo({'classes_present': [0, 7]})
+    with pytest.raises(ValueError, match=r'\[7\] are outside the 5 classes'):
+        head.loss(maps, told, None)
+
+
+def test_no_value_of_a_device_is_read_where_the_classes_are_told(label):
+    # Tensors on meta have no values: whoever asked for one would get an error.
+    head, maps = make().to('meta'), [x.to('meta') for x in features((5, 7), (5, 7))]
+    losses = head.loss_decode(head.decode(maps), label.to('meta'), classes=[[0, 1], [3]])
+    sum(value for key, value in losses.items() if key.startswith('loss')).backward()
+    with pytest.raises(NotImplementedError):
+        head.loss_decode(head.decode(maps), label.to('meta'))
+
+
+def test_head_and_loss_are_one_graph_with_the_same_numbers(label):
+    head, maps = make(dropout_ratio=0.0, num_layers=1), features((5, 7), (5, 7))
+
+    def losses(label):
+        return head.loss_decode(head.decode(maps), label)
+
+    torch._dynamo.reset()
+    traced = torch.compile(losses, fullgraph=True, backend='eager')(label)
+    for name, value in losses(label).items():
+        torch.testing.assert_close(traced[name], value, rtol=1e-5, atol=1e-6)

@@ -18,7 +18,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
-from mmvit_ext.models.layers.masks import fuse_masks
+from mmvit_ext.models.layers.masks import fuse_masks, is_traced
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -217,7 +217,7 @@ class ATMHead(BaseDecodeHead):
         label = self._stack_batch_gt(batch_data_samples)
         outputs = self.decode(inputs)
         if isinstance(self.loss_decode, ATMLoss):
-            return self.loss_decode(outputs, label.squeeze(1), self.ignore_index)
+            return self.loss_decode(outputs, label.squeeze(1), self.ignore_index, _told_classes(batch_data_samples))
         return self.loss_by_feat(self.fuse(outputs[-1], label.shape[-2:]), batch_data_samples)
 
     def predict(self, inputs: Sequence[Tensor], batch_img_metas: Sequence[dict], test_cfg: Any) -> Tensor:
@@ -226,6 +226,14 @@ class ATMHead(BaseDecodeHead):
         window = isinstance(meta['img_shape'], torch.Size)  # of mmseg's sliding inference
         size = None if window else meta.get('pad_shape')
         return self.fuse(self.decode(inputs)[-1], meta['img_shape'] if size is None else size)
+
+
+def _told_classes(samples: Sequence[Any]) -> list[Sequence[int]] | None:
+    """The classes of each image, if all samples tell them in ``classes_present``: the host need not ask the device."""
+    if is_traced():
+        return None
+    told = [sample.metainfo.get('classes_present') for sample in samples]
+    return None if None in told else told
 
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:

@@ -7,14 +7,15 @@ Shapes: B images, N classes = queries, S supervised stages, M matched masks, (h,
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
-from mmvit_ext.models.layers.masks import fused_accuracy, mask_losses
+from mmvit_ext.models.layers.masks import fused_accuracy, is_traced, mask_losses
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ATMLoss', 'StageOutput']
@@ -61,56 +62,112 @@ class ATMLoss(nn.Module):
         self.ce_weight, self.mask_weight, self.dice_weight = ce_weight, mask_weight, dice_weight
         self.no_object_weight, self.ignore_as_negative = no_object_weight, ignore_as_negative
 
-    def forward(self, stages: Sequence[StageOutput], label: Tensor, ignore_index: int = 255) -> dict[str, Tensor]:
+    def forward(
+        self,
+        stages: Sequence[StageOutput],
+        label: Tensor,
+        ignore_index: int = 255,
+        classes: Sequence[Sequence[int]] | None = None,
+    ) -> dict[str, Tensor]:
         """Losses of all stages, and ``acc_seg``, the pixel accuracy of the fused map in per cent.
 
         ``loss_ce``, ``loss_mask`` and ``loss_dice`` are of the last stage, and with suffixes of the others.
+        ``classes`` are those that occur in each image, where the host knows them; otherwise they are read from the
+        device, which makes the host wait for it, or, in a graph that is traced, all masks are computed and weighted.
         """
         last = stages[-1]
-        present = _classes_present(label, last.logits.shape[1], ignore_index)
-        image_index, class_index = present.nonzero(as_tuple=True)
+        B, N = last.logits.shape[:2]
+        if is_traced():
+            present = _class_table(label, N, ignore_index)[:, :N]
+            slots = torch.arange(B * N, device=label.device)
+            image_index, class_index = slots // N, slots % N
+            weights = present.flatten().to(torch.float32)
+        else:
+            classes = _classes_present(label, N, ignore_index) if classes is None else classes
+            image_index, class_index = _matches(classes, N, label.device)
+            present = torch.zeros(B, N, dtype=torch.bool, device=label.device)
+            present[image_index, class_index] = torch.ones_like(image_index, dtype=torch.bool)
+            weights = None
         num_masks, total_weight = self._counts(present)
         matched = _at_least_float32(torch.stack([stage.masks[image_index, class_index] for stage in stages]))
         ignored = None if self.ignore_as_negative else ignore_index
-        with torch.autocast(label.device.type, enabled=False):
-            focal, dice = mask_losses(matched, label, image_index, class_index, ignored)
+        with _full_precision(label.device):
+            focal, dice = mask_losses(matched, label, image_index, class_index, ignored, weights)
+        parts = {
+            'loss_ce': self._classification_losses(stages, present) * (self.ce_weight / total_weight),
+            'loss_mask': focal * (self.mask_weight / num_masks),
+            'loss_dice': dice * (self.dice_weight / num_masks),
+        }
         losses: dict[str, Tensor] = {}
-        for index, stage in enumerate(stages):
-            suffix = '' if stage is last else f'_{index}'
-            losses[f'loss_ce{suffix}'] = self.ce_weight * self._classification_loss(stage.logits, present, total_weight)
-            losses[f'loss_mask{suffix}'] = self.mask_weight * focal[index] / num_masks
-            losses[f'loss_dice{suffix}'] = self.dice_weight * dice[index] / num_masks
-        with torch.no_grad(), torch.autocast(label.device.type, enabled=False):
+        for index, values in enumerate(zip(*(part.unbind() for part in parts.values()), strict=True)):
+            suffix = '' if index == len(stages) - 1 else f'_{index}'
+            losses |= {f'{name}{suffix}': value for name, value in zip(parts, values, strict=True)}
+        with torch.no_grad(), _full_precision(label.device):
             probabilities = _at_least_float32(last.logits).softmax(-1)[..., :-1]
             losses['acc_seg'] = fused_accuracy(probabilities, _at_least_float32(last.masks), label, ignore_index)
         return losses
 
     def _counts(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Matched masks and summed weights of the queries: per process, averaged over all processes, above 0."""
-        counts = torch.stack([present.sum(), present.new_tensor(present.numel(), dtype=torch.int64)]).float()
+        num_masks = present.sum(dtype=torch.float32)
+        counts = torch.stack([num_masks, torch.full_like(num_masks, present.numel())])
         all_reduce(counts)
         num_masks, num_queries = counts
         total_weight = num_masks + self.no_object_weight * (num_queries - num_masks)
         # At least one in all processes, not in each: otherwise a single mask would count less with more of them.
         return num_masks.clamp(min=1) / get_world_size(), total_weight / get_world_size()
 
-    def _classification_loss(self, logits: Tensor, present: Tensor, total_weight: Tensor) -> Tensor:
-        N = logits.shape[1]
-        target = torch.arange(N, device=logits.device).expand_as(present).masked_fill(~present, N)
-        weight = logits.new_ones(N + 1)
+    def _classification_losses(self, stages: Sequence[StageOutput], present: Tensor) -> Tensor:
+        """Weighted cross entropy of the queries, summed over those of each stage ``(S,)``."""
+        B, N = present.shape
+        target = torch.arange(N, device=present.device).where(present, N)  # (B, N)
+        logits = torch.stack([stage.logits for stage in stages])  # (S, B, N, N + 1)
+        weight = torch.ones(N + 1, dtype=_at_least_float32(logits).dtype, device=logits.device)
         weight[-1] = self.no_object_weight
-        return F.cross_entropy(logits.transpose(1, 2), target, weight=weight, reduction='sum') / total_weight
+        # One row per query: with more dimensions CUDA has no deterministic form.
+        rows, targets = logits.flatten(0, 2), target.expand(len(stages), B, N).flatten()
+        return F.cross_entropy(rows, targets, weight=weight, reduction='none').view(len(stages), -1).sum(1)
 
 
-def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """The table ``(B, N)`` of the classes that occur in each image."""
-    classes = label.masked_fill(label == ignore_index, num_classes).flatten(1).long()
-    wrong = (classes < 0) | (classes > num_classes)
-    if wrong.any():
-        values = f'label values {classes[wrong].unique().tolist()[:5]} are outside the {num_classes} classes'
-        raise ValueError(f'{values} and are not {ignore_index=}; check num_classes and reduce_zero_label')
-    present = label.new_zeros(len(label), num_classes + 1, dtype=torch.bool)
-    return present.scatter_(1, classes, True)[:, :num_classes]
+def _class_table(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Which classes ``(B, N + 2)`` occur in each image, then whether ignored and whether impossible labels do."""
+    classes = label.flatten(1).long()
+    possible = (classes >= 0) & (classes < num_classes)
+    outside = torch.where(classes == ignore_index, num_classes, num_classes + 1)
+    # A class may be the ignored label.
+    classes = torch.where(possible & (classes != ignore_index), classes, outside)
+    table = torch.zeros(len(label), num_classes + 2, dtype=torch.bool, device=label.device)
+    return table.scatter(1, classes, True)
+
+
+def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> list[list[int]]:
+    """The classes that occur in each image; the host waits for a device once."""
+    table = _class_table(label, num_classes, ignore_index).tolist()
+    if any(row[-1] for row in table):
+        known = (label >= 0) & (label < num_classes) | (label == ignore_index)
+        _refuse(label[~known].unique().tolist(), num_classes, f' and are not {ignore_index=}')
+    return [[index for index, occurs in enumerate(row[:num_classes]) if occurs] for row in table]
+
+
+def _matches(classes: Sequence[Sequence[int]], num_classes: int, device: torch.device) -> Tensor:
+    """Image and class ``(2, M)`` of every mask that is supervised, without waiting for the device."""
+    pairs = [(image, index) for image, found in enumerate(classes) for index in found]
+    if wrong := sorted({index for _, index in pairs if not 0 <= index < num_classes}):
+        _refuse(wrong, num_classes)
+    table = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T.contiguous()
+    if device.type == 'cuda':
+        table = table.pin_memory()  # a copy from other memory waits for all that the device still has to do
+    return table.to(device, non_blocking=True)
+
+
+def _refuse(values: Sequence[int], num_classes: int, also: str = '') -> NoReturn:
+    text = f'label values {list(values)[:5]} are outside the {num_classes} classes{also}'
+    raise ValueError(f'{text}; check num_classes and reduce_zero_label')
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast; ``meta`` knows none."""
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
