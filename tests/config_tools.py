@@ -372,6 +372,8 @@ def shrink_timm(backbone: dict) -> list[int]:
     backbone.update(depth=depth, out_indices=tuple(range(depth)))
     if 'shrink_index' in backbone:
         backbone['shrink_index'] = 1
+    if 'frozen_stages' in backbone:
+        backbone['frozen_stages'] = depth - 1
     return [WIDTH] * depth
 
 

@@ -111,7 +111,7 @@ def test_the_switches_of_an_ablation_can_be_set_in_a_segmentor(path):
     assert shapes[0] == shapes[1]
 
 
-SPFORMER = [path for path in CONFIGS if path.parent.name == 'spformer' and 'mini' not in path.stem]
+SPFORMER = [path for path in CONFIGS if path.parent.name == 'spformer' and not re.search('mini|_1xb', path.stem)]
 SUPERPIXEL_SETR = [path for path in SPFORMER if path.stem.startswith('setr-superpixel')]
 SPFORMER_ABLATIONS = {
     'one-iteration': dict(sca_iterations=1),

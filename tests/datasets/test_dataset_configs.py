@@ -39,7 +39,15 @@ QUALITY = ('voc2012-quality_224', 'pascal-part-58-quality_224')
 
 
 #: Small sets of photographs; tests/test_configs.py trains on each layout.
-PHOTOGRAPHS = ('bccd_240x320', 'camvid_288x384', 'camvid_392x518', 'coco128_320x320', 'drive_256x256', 'nuclei_256x256')
+PHOTOGRAPHS = (
+    'bccd_240x320',
+    'camvid_280x378',
+    'camvid_288x384',
+    'camvid_392x518',
+    'coco128_320x320',
+    'drive_256x256',
+    'nuclei_256x256',
+)
 
 
 @pytest.fixture(scope='module')

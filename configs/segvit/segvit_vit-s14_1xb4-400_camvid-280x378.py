@@ -1,0 +1,26 @@
+"""SegViT on a pretrained ViT-S/14 for CamVid with 11 classes: the short budget that heads are compared at.
+
+No row of a paper: four heads on one backbone with one budget, see docs/real_photographs.md for data and weights.
+Recipe: one process x 4 images, crops of 280x378 pixels, 400 iterations, the first six blocks frozen.
+Command: mmvit train configs/segvit/segvit_vit-s14_1xb4-400_camvid-280x378.py --amp --cfg-options data_root=PATH
+"""
+
+_base_ = [
+    '../_base_/models/linear_vit-s14.py',
+    '../_base_/datasets/camvid_280x378.py',
+    '../_base_/schedules/camvid_400.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size={{_base_.crop_size}}),
+    backbone=dict(img_size={{_base_.crop_size}}, out_indices=(5, 8, 10)),
+    decode_head=dict(
+        _delete_=True,
+        type='mmvit_ext.ATMHead',
+        in_channels=[384, 384, 384],
+        in_index=[0, 1, 2],
+        channels=384,
+        num_heads=6,
+        num_classes={{_base_.num_classes}},
+    ),
+)
