@@ -416,7 +416,7 @@ def shrink_what_follows(model: dict, widths: Sequence[int]) -> None:
             head['in_channels'] = [WIDTH] * len(head['in_channels']) if necks else list(widths)
         else:
             head['in_channels'] = widths[-1]
-        head['channels'] = WIDTH // 2
+        head['channels'] = WIDTH if head.get('num_convs') == 0 else WIDTH // 2  # without a layer they stay as they are
         if 'mla_channels' in head:
             head.update(mla_channels=WIDTH // 4, channels=WIDTH)
         if 'num_heads' in head:
