@@ -19,7 +19,6 @@ from tests.zoo import BACKBONES
 
 NAMES = ['segvit_vit-b16', 'segvit-shrunk_vit-b16']
 needs_export = pytest.mark.skipif(TORCH < (2, 5), reason='torch.export and its ONNX exporter are younger')
-needs_open_export = pytest.mark.skipif(TORCH < (2, 6), reason='sizes that follow from a trace are younger')
 needs_compile = pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')
 
 
@@ -69,50 +68,6 @@ def test_full_size_vit_b_exports(name):
 
 def images(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def onnx_session(program, path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    write_exported(program, path)
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return lambda img: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: img.numpy()})[0])
-
-
-@needs_open_export
-def test_a_dynamic_graph_takes_any_number_of_images_of_any_size(tmp_path):
-    model = build(NAMES[0])
-    program = export_model(model, (48, 80), dynamic=True)
-    run = onnx_session(program, tmp_path / 'model.onnx')
-    for shape in ((1, 3, 48, 80), (3, 3, 71, 113), (2, 3, 512 // 8, 33)):
-        with torch.no_grad():
-            expected = ImageScores(model)(images(*shape))
-            torch.testing.assert_close(program.module()(images(*shape)), expected, atol=1e-4, rtol=0)
-        torch.testing.assert_close(run(images(*shape)), expected, atol=1e-4, rtol=0)
-
-
-CLASSIFIERS = {
-    'nest': dict(type='mmvit_ext.NesT', img_size=32, patch_size=2, block_size=4, out_indices=-1, in_channels=4,
-                 arch=dict(embed_dims=(8, 16), num_heads=(2, 2), depths=(1, 1))),
-    'tnt': dict(type='mmvit_ext.TNT', img_size=32, patch_size=8, inner_stride=2, out_indices=-1, in_channels=1,
-                arch=dict(embed_dims_outer=16, embed_dims_inner=6, num_layers=1, num_heads_outer=2, num_heads_inner=2)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('name', ['tnt', pytest.param('nest', marks=pytest.mark.slow)])
-@needs_open_export
-def test_dynamic_classifiers_give_their_logits_for_any_size_and_channels(name, tmp_path):
-    pytest.importorskip('mmpretrain')
-    init_default_scope('mmpretrain')
-    head = dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=16)
-    neck = dict(type='mmpretrain.GlobalAveragePooling')
-    torch.manual_seed(0)
-    backbone = CLASSIFIERS[name]
-    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=backbone, neck=neck, head=head)).eval()
-    run = onnx_session(export_model(model, (32, 32), dynamic=True), tmp_path / 'model.onnx')
-    for shape in ((1, 32, 32), (3, 45, 37), (2, 64, 90)):
-        img = images(shape[0], backbone['in_channels'], *shape[1:])
-        with torch.no_grad():
-            torch.testing.assert_close(run(img), model(img, mode='tensor'), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize('name', BACKBONES)
