@@ -9,8 +9,8 @@ import importlib.metadata
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = ['DISTRIBUTIONS', 'commit_of', 'describe_hardware', 'importable', 'library_versions', 'memory_limit']
-__all__ += ['open_files_limit', 'peak_bytes', 'progress_bar']
+__all__ += ['float32_products', 'open_files_limit', 'peak_bytes', 'progress_bar']
 
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
@@ -80,6 +80,24 @@ def memory_limit(device: torch.device) -> int:
     for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
         limits += [int(line) for line in _lines(path) if line.isdigit()]
     return min(limits, default=2**63)
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Let a GPU multiply float32 in TF32 (10 bits of the mantissa) within a block, or in full."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield
+        return
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision('high' if tf32 else 'highest')
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def open_files_limit() -> float:

@@ -10,6 +10,8 @@ env_cfg = dict(
 vis_backends = [dict(type='LocalVisBackend')]
 # An interrupted run goes on as if it had not been interrupted; SIGTERM and Ctrl-C save first.
 default_hooks = dict(
+    # Values of the log are read from a GPU when a line is due, not in each iteration.
+    runtime_info=dict(type='mmvit_ext.DeferredInfoHook'),
     exact_resume=dict(type='mmvit_ext.ExactResumeHook'),
     resumed_config=dict(type='mmvit_ext.ResumedConfigHook'),
     preemption=dict(type='mmvit_ext.PreemptionHook'),

@@ -20,7 +20,7 @@ model = dict(
     backbone=dict(img_size=crop_size, out_indices=11),
     decode_head=dict(
         _delete_=True,
-        type='SETRUPHead',
+        type='mmvit_ext.SETRUPHead',
         in_channels=768,
         channels=256,
         in_index=0,

@@ -10,13 +10,22 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from mmvit_ext.config.labels import ignored_label
 from mmvit_ext.config.walking import iter_dataset_cfgs, iter_heads, step_name
 from mmvit_ext.errors import UserError
 from mmvit_ext.files import writable_folder
 from mmvit_ext.machine import open_files_limit
 
-__all__ = ['WORKER_TIMEOUT', 'prepare_loaders', 'set_layer_decay', 'set_lr_scaling', 'set_precision', 'set_show_dir']
-__all__ += ['set_tolerance', 'set_tta', 'set_tta_pipeline', 'set_work_dir']
+__all__ = ['WORKER_TIMEOUT', 'prepare_loaders', 'reduced_precision', 'set_layer_decay', 'set_lr_scaling']
+__all__ += [
+    'set_optimizer',
+    'set_precision',
+    'set_show_dir',
+    'set_tolerance',
+    'set_tta',
+    'set_tta_pipeline',
+    'set_work_dir',
+]
 
 WORKER_TIMEOUT = 600  # seconds after which a data loader without a batch ends the run: its workers hang
 LEAST_OPEN_FILES = 256  # usual limits are 1024 and more; workers that reach theirs lose batches
@@ -31,14 +40,22 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 
 
 def prepare_loaders(cfg: Config) -> None:
-    """Let no data loader wait for ever, refuse workers that run out of files, and give mmpretrain's a collation."""
+    """Let no data loader wait for ever, refuse workers that run out of files, pin memory for a GPU, choose a collation.
+
+    Segmentation's lets the workers look for the classes in the labels, where nothing changes labels afterwards.
+    """
+    preprocessor = cfg.get('data_preprocessor') or (cfg.get('model') or {}).get('data_preprocessor') or {}
+    padding, kind = preprocessor.get('seg_pad_val', 255), step_name(preprocessor).rpartition('.')[2]
+    unchanged = kind == 'SegDataPreProcessor' and not preprocessor.get('batch_augments')
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if not isinstance(loader, dict):
             continue
         if cfg.default_scope == 'mmpretrain':
             loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
-            loader.setdefault('pin_memory', torch.cuda.is_available())
+        elif cfg.default_scope == 'mmseg' and unchanged and padding == ignored_label(cfg):
+            loader.setdefault('collate_fn', ConfigDict(type='mmvit_ext.collate_labels', ignore_index=padding))
+        loader.setdefault('pin_memory', torch.cuda.is_available())
         if loader.get('num_workers'):
             loader.setdefault('timeout', WORKER_TIMEOUT)
             if open_files_limit() < LEAST_OPEN_FILES:
@@ -79,8 +96,23 @@ def _is_ours(kind: Any) -> bool:
     return (kind if isinstance(kind, str) else getattr(kind, '__module__', '')).startswith('mmvit_ext.')
 
 
-def set_precision(cfg: Config, amp: bool) -> list[str]:
-    """Choose mixed precision if ``amp`` or the config asks for it, as the device supports it; returns lines to log."""
+def set_optimizer(cfg: Config) -> None:
+    """Let an optimizer have one group of parameters for each setting, unless the config says who builds it."""
+    if 'optimizer' in cfg.optim_wrapper:
+        cfg.optim_wrapper.setdefault('constructor', 'mmvit_ext.MergedGroupsConstructor')
+
+
+def reduced_precision(device: str) -> torch.dtype:
+    """The type of mixed precision: bfloat16 where it is computed as such, otherwise float16."""
+    fits = device != 'cuda' or torch.cuda.get_device_capability()[0] >= 8  # earlier GPUs only emulate bfloat16
+    return torch.bfloat16 if fits else torch.float16
+
+
+def set_precision(cfg: Config, amp: bool | None) -> list[str]:
+    """Choose mixed precision as ``amp`` and the config ask for it and the device supports it; returns lines to log.
+
+    On a GPU it is the default of configs with one optimizer that do not say anything else.
+    """
     wrapper = cfg.optim_wrapper
     kind = step_name({'type': 'OptimWrapper', **wrapper}).rpartition('.')[2]  # text, with its scope or not, or a class
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
@@ -91,9 +123,12 @@ def set_precision(cfg: Config, amp: bool) -> list[str]:
             f'--amp works with optim_wrapper.type OptimWrapper, not {kind}: set the precision in the config'
         )
     if torch.cuda.is_available():
-        if amp and kind == 'OptimWrapper':
-            wrapper.type = 'AmpOptimWrapper'
-            wrapper.setdefault('loss_scale', 'dynamic')
+        if amp is not False and kind == 'OptimWrapper' and 'optimizer' in wrapper:
+            name = str(reduced_precision('cuda')).removeprefix('torch.')
+            # bfloat16 has the range of float32; without a scaler there is one wait less in each iteration.
+            scale = ConfigDict(enabled=False) if name == 'bfloat16' else 'dynamic'
+            wrapper.update(type='AmpOptimWrapper', dtype=name, loss_scale=scale)
+            return [f'mixed precision: {name}, --no-amp trains in float32']
     elif (amp and kind == 'OptimWrapper') or kind == 'AmpOptimWrapper':
         wrapper.type = 'mmvit_ext.CPUAmpOptimWrapper'
         for name in ('loss_scale', 'dtype', 'use_fsdp'):

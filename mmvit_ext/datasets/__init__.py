@@ -9,6 +9,7 @@ from importlib.util import find_spec
 __all__: list[str] = []
 
 if find_spec('mmcv') is not None:
+    from .collate import collate_labels
     from .distortions import PasteOccluder, RotateImage
     from .list_dataset import ListSegDataset
     from .placement import LoadBoxes, TrackPlacement
@@ -17,4 +18,4 @@ if find_spec('mmcv') is not None:
     from .transforms import LoadImageFromFile
 
     __all__ += ['ListSegDataset', 'LoadBoxes', 'LoadImageFromFile', 'LoadSegAnnotations', 'PasteOccluder']
-    __all__ += ['RotateImage', 'SkipBadSamples', 'TrackPlacement']
+    __all__ += ['RotateImage', 'SkipBadSamples', 'TrackPlacement', 'collate_labels']

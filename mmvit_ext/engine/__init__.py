@@ -3,15 +3,24 @@
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook
 
 from .hooks.checkpoint import AtomicCheckpointHook
+from .hooks.deferred_info import DeferredInfoHook
 from .hooks.drawing import SampleHook, SuperpixelVisualizationHook
 from .hooks.exact_resume import ExactResumeHook
 from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
 from .hooks.reports import BatchSizeHook, LabelRangeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from .hooks.resumed_config import ResumedConfigHook
-from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MultiOptimWrapperConstructor
+from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MergedGroupsConstructor, MultiOptimWrapperConstructor
 
-__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'ExactResumeHook', 'LabelRangeHook']
-__all__ += ['LayerDecayConstructor', 'MetricsHook', 'MultiOptimWrapperConstructor', 'NonFiniteHook', 'PreemptionHook']
+__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'DeferredInfoHook', 'ExactResumeHook']
+__all__ += [
+    'LabelRangeHook',
+    'LayerDecayConstructor',
+    'MergedGroupsConstructor',
+    'MetricsHook',
+    'MultiOptimWrapperConstructor',
+    'NonFiniteHook',
+    'PreemptionHook',
+]
 __all__ += ['ResumedConfigHook', 'SafeFilesHook', 'SampleHook', 'SkippedSamplesHook', 'SuperpixelVisualizationHook']
 __all__ += ['WeightsReportHook']

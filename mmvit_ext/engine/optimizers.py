@@ -1,5 +1,6 @@
 """Optimizers beyond mmengine's: mixed precision on a CPU, one for each part of a model, rates by depth."""
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,13 +8,14 @@ from typing import Any
 
 import torch
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from mmvit_ext.engine.hooks.reports import bare_model
 from mmvit_ext.errors import UserError
 from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
-__all__ = ['CPUAmpOptimWrapper', 'LayerDecayConstructor', 'MultiOptimWrapperConstructor']
+__all__ = ['CPUAmpOptimWrapper', 'LayerDecayConstructor', 'MergedGroupsConstructor', 'MultiOptimWrapperConstructor']
 
 UNDECAYED = re.compile(r'bias$|(?:^|[._])(?:\w*token\w*|pos_embeds?(?:\.\d+)?|\w+_pos|\w*position\w*|rel_pos\w*)$')
 """Parameters without weight decay: biases, class tokens, registers, position embeddings and tables."""
@@ -30,6 +32,55 @@ class CPUAmpOptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
             yield
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's default constructor with one group of parameters for each setting instead of for each parameter.
+
+    mmengine makes a group of every parameter as soon as there is a ``paramwise_cfg``, 504 for SegViT-L, and optimizers
+    take their steps group by group. On a GPU the optimizer is ``fused=True`` where it can be and the config says
+    nothing else.
+    :class:`mmvit_ext.engine.ResumedConfigHook` resumes checkpoints with a group for each parameter, and the other way
+    round.
+
+    Args:
+        optim_wrapper_cfg: As mmengine's: the ``optim_wrapper`` of the config.
+        paramwise_cfg: As mmengine's.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        self.optimizer_cfg = with_fused(self.optimizer_cfg)
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
+        super().add_params(params, module, prefix=prefix, **kwargs)
+        if not prefix:
+            params[:] = merged_groups(params)
+
+
+def merged_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of parameters with those of equal options put together, in the order of their first parameters."""
+    merged: list[dict[str, Any]] = []
+    for group in groups:
+        options = {**group, 'params': None}
+        same = next((entry for entry in merged if {**entry, 'params': None} == options), None)
+        if same is None:
+            merged.append({**group, 'params': list(group['params'])})
+        else:
+            same['params'] += group['params']
+    return merged
+
+
+def with_fused(optimizer_cfg: dict[str, Any]) -> dict[str, Any]:
+    """The config of an optimizer, on a GPU with all parameters updated by one kernel if its class can do so."""
+    if not torch.cuda.is_available() or {'fused', 'foreach', 'differentiable'} & {*optimizer_cfg}:
+        return optimizer_cfg
+    kind = optimizer_cfg['type']
+    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+    fuses = kind is not None and 'fused' in inspect.signature(kind).parameters
+    return {**optimizer_cfg, 'fused': True} if fuses else optimizer_cfg
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -60,7 +111,9 @@ class MultiOptimWrapperConstructor:
         if unknown := [name for name in self.optim_wrapper_cfg if name not in parts]:
             known = f'{type(model).__name__}, which has {", ".join(parts)}'
             raise UserError(f'optim_wrapper.{unknown[0]} names no part of {known}: rename or remove it')
-        wrappers = {name: build_optim_wrapper(parts[name], dict(cfg)) for name, cfg in self.optim_wrapper_cfg.items()}
+        default = {'constructor': 'mmvit_ext.MergedGroupsConstructor'}
+        configs = {name: {**default, **cfg} for name, cfg in self.optim_wrapper_cfg.items()}
+        wrappers = {name: build_optim_wrapper(parts[name], cfg) for name, cfg in configs.items()}
         return OptimWrapperDict(**wrappers)
 
 
@@ -81,6 +134,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     Raises:
         UserError: There is no decay rate, or the backbone has another number of layers or does not know their depth.
     """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        self.optimizer_cfg = with_fused(self.optimizer_cfg)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         model = bare_model(module)

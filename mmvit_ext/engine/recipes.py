@@ -287,8 +287,26 @@ def _runtime(recipe: Recipe) -> dict[str, Any]:
         'mmpretrain': ('VisualizationHook', 'UniversalVisualizer'),
     }
     hook, visualizer = drawing[library]
-    own = ('ExactResume', 'ResumedConfig', 'Preemption', 'NonFinite', 'Metrics', 'SafeFiles', 'SkippedSamples')
-    names = ('exact_resume', 'resumed_config', 'preemption', 'nonfinite', 'metrics', 'safe_files', 'skipped_samples')
+    own = (
+        'DeferredInfo',
+        'ExactResume',
+        'ResumedConfig',
+        'Preemption',
+        'NonFinite',
+        'Metrics',
+        'SafeFiles',
+        'SkippedSamples',
+    )
+    names = (
+        'runtime_info',
+        'exact_resume',
+        'resumed_config',
+        'preemption',
+        'nonfinite',
+        'metrics',
+        'safe_files',
+        'skipped_samples',
+    )
     return dict(
         default_hooks=dict(
             timer=dict(type='IterTimerHook'),

@@ -1,23 +1,29 @@
 """Train an mmseg, mmdet or mmpretrain config: what can be wrong is looked for before anything is built or written."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
-from mmvit_ext.config.adjust import set_layer_decay, set_lr_scaling, set_precision, set_tolerance
+from mmvit_ext.config.adjust import set_layer_decay, set_lr_scaling, set_optimizer, set_precision, set_tolerance
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
 from mmvit_ext.engine.hooks.progress import ProgressHook
 from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from mmvit_ext.engine.hooks.resumed_config import ResumedConfigHook
 from mmvit_ext.engine.runner import build_runner, load_run, running
-from mmvit_ext.errors import same_on_every_process
+from mmvit_ext.errors import UserError, same_on_every_process
+from mmvit_ext.machine import float32_products
 
 __all__ = ['train']
+
+INFO_HOOK = 'mmvit_ext.DeferredInfoHook'
+NOT_DETERMINISTIC = ' does not have a deterministic implementation'
+"""What PyTorch says behind the name of an operation where it has to be deterministic and is not."""
 
 
 def train(
@@ -25,7 +31,8 @@ def train(
     *,
     work_dir: str | None = None,
     resume: str | None = None,
-    amp: bool = False,
+    amp: bool | None = None,
+    tf32: bool = True,
     auto_scale_lr: bool = False,
     compile: bool = False,
     seed: int | None = None,
@@ -42,7 +49,9 @@ def train(
         config: The config file.
         work_dir: Folder of logs and checkpoints; by default ``work_dirs/NAME_OF_THE_CONFIG``.
         resume: The checkpoint to continue from, ``'auto'`` for the newest one in the folder that can be loaded.
-        amp: Mixed precision: float16 on a GPU, bfloat16 on a CPU.
+        amp: Mixed precision: bfloat16, on GPUs without it float16 with a scaled loss. None: on a GPU, but not on a CPU.
+        tf32: Whether a GPU may multiply what stays in float32 with 10 bits of the mantissa, which is several times
+            quicker.
         auto_scale_lr: Scale the learning rate to the total batch size.
         compile: Compile the training step with ``torch.compile``.
         seed: Seed of every random generator.
@@ -61,6 +70,8 @@ def train(
         cfg = load_run(config, cfg_options, 'training', sections, work_dir, launcher)
         notes = _set_resume(cfg, resume)
         notes += [*set_precision(cfg, amp), *set_layer_decay(cfg)]
+        set_optimizer(cfg)
+        cfg.setdefault('default_hooks', ConfigDict()).setdefault('runtime_info', ConfigDict(type=INFO_HOOK))
         set_tolerance(cfg, skip_nonfinite, skip_bad_samples)
         if seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -74,8 +85,27 @@ def train(
     kinds = BatchSizeHook, NonFiniteHook, SkippedSamplesHook, MetricsHook, ResumedConfigHook
     hooks = [WeightsReportHook(allow_partial), *(kind() for kind in kinds)]
     folders = {'--work-dir': cfg.work_dir, 'default_hooks.checkpoint.out_dir': _checkpoint_folder(cfg)}
-    with running(launcher, folders), ProgressHook() as progress:
+    with running(launcher, folders), float32_products(tf32=tf32), _deterministic(cfg), ProgressHook() as progress:
         build_runner(cfg, [*hooks, progress], notes, warnings, trust=trust).train()
+
+
+@contextmanager
+def _deterministic(cfg: Config) -> Iterator[None]:
+    """Prepare a deterministic run on a GPU, and say in a sentence which operation has no such form."""
+    if not (cfg.get('randomness') or {}).get('deterministic'):
+        yield
+        return
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it PyTorch refuses products on a GPU
+    try:
+        yield
+    except RuntimeError as error:
+        if NOT_DETERMINISTIC not in str(error):
+            raise
+        operation = str(error).partition(NOT_DETERMINISTIC)[0].strip()
+        remedy = 'set randomness.deterministic=False, or train on a CPU'
+        raise UserError(
+            f'randomness.deterministic: {operation} has no deterministic form on a GPU: {remedy}'
+        ) from error
 
 
 def _checkpoint_folder(cfg: Config) -> str | None:

@@ -173,7 +173,7 @@ def _limited(device: torch.device) -> Iterator[None]:
 
 def _run_iterations(cfg: Config, batch: dict, device: torch.device, iterations: int, amp: bool) -> tuple[float, int]:
     model: Any = build_model(cfg, training=True).to(device).train()
-    set_precision(cfg, amp)
+    set_precision(cfg, amp or None)
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
 
     def step() -> float:

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -257,6 +258,50 @@ def test_overflows_without_end_are_counted(tmp_path: Path) -> None:
     wrapper = lambda line: ScaledWrapper(torch.optim.SGD(line.parameters(), lr=0.1), 2.0**16)  # noqa: E731
     with pytest.raises(NonFiniteError, match=f'iteration {MAX_OVERFLOWS} has gradients that overflowed in'):
         build(tmp_path, model=model, iters=MAX_OVERFLOWS + 5, wrapper=wrapper).train()
+
+
+FUSES = digit_version(torch.__version__) >= digit_version('2.4.0')
+
+
+@needs_cpu_scaler
+@pytest.mark.skipif(not FUSES, reason='this PyTorch fuses on a GPU only')
+@pytest.mark.parametrize('kind', [torch.optim.SGD, torch.optim.AdamW])
+def test_an_overflow_that_a_fused_optimizer_leaves_out_is_not_counted(kind: Any, tmp_path: Path) -> None:
+    """The scaler calls it all the same, with gradients that are infinite."""
+    runner = build(
+        tmp_path,
+        dict.fromkeys(range(8), 7.0),
+        wrapper=lambda model: ScaledWrapper(kind(model.parameters(), lr=1e-3, fused=True), 2.0**127),
+        hook=NonFiniteHook(max_skips=1),
+    )
+    runner.train()
+    assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
+    assert runner.message_hub.get_info('nonfinite_updates', 0) == 0
+    assert finite(runner.model)
+    assert runner.model.slope.item() != 1.0, 'it goes on where the scale is small enough'
+
+
+@needs_cpu_scaler
+@pytest.mark.skipif(not FUSES, reason='this PyTorch fuses on a GPU only')
+def test_overflows_of_a_fused_optimizer_without_end_are_counted(tmp_path: Path) -> None:
+    model = Line()
+    model.slope.register_hook(lambda gradient: gradient * NAN)
+    make = lambda line: ScaledWrapper(torch.optim.AdamW(line.parameters(), lr=0.1, fused=True), 2.0**16)  # noqa: E731
+    with pytest.raises(NonFiniteError, match=f'iteration {MAX_OVERFLOWS} has gradients that overflowed in'):
+        build(tmp_path, model=model, iters=MAX_OVERFLOWS + 5, wrapper=make).train()
+    assert finite(model)
+
+
+@needs_cpu_scaler
+@pytest.mark.skipif(not FUSES, reason='this PyTorch fuses on a GPU only')
+def test_a_fused_optimizer_without_a_scale_is_watched(tmp_path: Path) -> None:
+    def wrapper(model: nn.Module) -> OptimWrapper:
+        scaled = ScaledWrapper(torch.optim.AdamW(model.parameters(), lr=0.1, fused=True), 1.0)
+        scaled.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)  # as for bfloat16
+        return scaled
+
+    with pytest.raises(NonFiniteError, match='iteration 3 has losses that are not finite'):
+        build(tmp_path, {2: NAN}, wrapper=wrapper).train()
 
 
 @pytest.mark.parametrize('max_skips', [-1, 1.5, True, None])

@@ -22,7 +22,7 @@ model = dict(
         dict(type='FPN', in_channels=[384, 384, 384, 384], out_channels=256, num_outs=4),
     ],
     decode_head=dict(
-        type='FPNHead',
+        type='mmvit_ext.FPNHead',
         in_channels=[256, 256, 256, 256],
         in_index=[0, 1, 2, 3],
         feature_strides=[4, 8, 16, 32],

@@ -18,7 +18,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='pretrain/tnt_small.pth', prefix='backbone.'),
     ),
     decode_head=dict(
-        type='SETRUPHead',
+        type='mmvit_ext.SETRUPHead',
         in_channels=384,
         channels=256,
         in_index=0,

@@ -109,7 +109,7 @@ def _segvit_shrunk(row: BackboneRow, num_classes: int) -> Parts:
 
 def _sem_fpn(row: BackboneRow, num_classes: int) -> Parts:
     width, strides = row.head_width, [4, 8, 16, 32]
-    head = dict(type='FPNHead', in_channels=[width] * 4, in_index=[0, 1, 2, 3], feature_strides=strides)
+    head = dict(type='mmvit_ext.FPNHead', in_channels=[width] * 4, in_index=[0, 1, 2, 3], feature_strides=strides)
     return _segmentor(row, num_classes, {**head, 'channels': width // 2}, dropout=0.1, **_pyramid(row, num_outs=4))
 
 
@@ -124,7 +124,7 @@ def _upernet(row: BackboneRow, num_classes: int) -> Parts:
 
 
 def _setr(row: BackboneRow, num_classes: int, **convolutions: int) -> Parts:
-    head = dict(type='SETRUPHead', in_channels=row.widths[0], channels=256, in_index=0, **convolutions)
+    head = dict(type='mmvit_ext.SETRUPHead', in_channels=row.widths[0], channels=256, in_index=0, **convolutions)
     return _segmentor(row, num_classes, head)
 
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
-from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.registry import HOOKS
 
+from .checkpoint import AtomicCheckpointHook
+from .deferred_info import HostCopy, wrappers_by_name
 from .reports import bare_model
 
-__all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths', 'wrappers_by_name']
+__all__ = ['NonFiniteError', 'NonFiniteHook', 'image_paths']
 
 _SHOWN = 4
 _INFO = 'nonfinite_updates'
@@ -34,6 +35,24 @@ class _Step:
     names: list[str] = field(default_factory=list)
     norms: torch.Tensor | None = None  # of each gradient, on the device
     called: bool = False
+    scaled: bool = False  # whether a gradient scaler may leave the step out, as it does where gradients overflow
+    overflowed: torch.Tensor | None = None  # its verdict, on the device, where the optimizer itself obeys it
+
+    @property
+    def left_out(self) -> bool:
+        """Whether a gradient scaler has not even called the optimizer."""
+        return self.scaled and not self.called
+
+
+@dataclass
+class _Iteration:
+    """What is looked at of an iteration, whose verdict is on its way from the device."""
+
+    number: int
+    losses: list[tuple[str, torch.Tensor]]
+    steps: dict[str, _Step]
+    paths: list[str]
+    verdict: HostCopy  # whether something is not finite, and whether gradients overflowed, on any process
 
 
 def image_paths(data_batch: Any) -> list[str]:
@@ -54,11 +73,14 @@ class NonFiniteHook(Hook):
     With ``max_skips`` the update is left out instead: parameters and moments stay as they are. All processes decide
     alike. Steps that a gradient scaler leaves out because of overflows are not counted, unless they are 20 in a row.
 
+    A verdict is read an iteration later, so that the host does not wait for the device, but before anything is
+    validated or saved: no checkpoint holds a broken update. With ``max_skips`` the host waits before each update.
+
     Args:
         max_skips: Number of updates that are left out before the run stops, over resumes too, at least 0.
 
     Raises:
-        NonFiniteError: From ``after_train_iter``.
+        NonFiniteError: At the end of the iteration, or of the next one.
 
     Note:
         Running statistics of a batch norm that have become NaN cannot be restored, so they stop the run in any case.
@@ -75,6 +97,8 @@ class NonFiniteHook(Hook):
         self._handles: list[Any] = []
         self._paths: list[str] = []  # of the batches since the last update
         self._losses: list[tuple[str, torch.Tensor]] = []
+        self._waiting: _Iteration | None = None
+        self._late = True
 
     def before_train(self, runner: Runner) -> None:
         self._close()
@@ -88,8 +112,24 @@ class NonFiniteHook(Hook):
                 # A compiled train step would be traced into it, in vain: it asks for values.
                 watch = torch.compiler.disable(watch) if runner.cfg.get('compile') else watch
                 self._handles.append(optimizer.register_step_pre_hook(watch))
+        # Only ours tells all processes that it is going to save, and a verdict is theirs together.
+        saving = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        self._late = runner.world_size == 1 or all(isinstance(hook, AtomicCheckpointHook) for hook in saving)
+
+    def before_val(self, runner: Runner) -> None:
+        self._settle(runner)
+
+    def before_collective_save(self, runner: Runner) -> None:
+        self._settle(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        skipped = self._skipped
+        self._settle(runner)
+        if self._skipped != skipped:  # a checkpoint has the message hub's state already
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def after_train(self, runner: Runner) -> None:
+        self._settle(runner)
         if self._skipped:
             runner.logger.warning(f'non-finite: {self._skipped} updates were left out or had a loss that is not finite')
         self._close()
@@ -98,19 +138,24 @@ class NonFiniteHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles, self._steps, self._paths, self._losses, self._overflows = [], {}, [], [], 0
+        self._waiting = None
 
     def _before_step(
         self, key: str, names: Mapping[int, str], optimizer: torch.optim.Optimizer, args: Any, kwargs: Any
     ) -> None:
         step = self._steps[key]
         parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        norms = _gradient_norms([p.grad for p in parameters])
         step.called = True
+        found = getattr(optimizer, 'found_inf', None)
+        if found is not None:  # a scaler has looked at all gradients, and a fused optimizer leaves the step out itself
+            step.overflowed = found if step.overflowed is None else torch.maximum(step.overflowed, found)
+            return
+        norms = _gradient_norms([p.grad for p in parameters])
         step.names += [names.get(id(p), 'a parameter') for p in parameters]
         # An optimizer may step more than once in an iteration, as a discriminator's does.
         step.norms = norms if step.norms is None else step.norms if norms is None else torch.cat([step.norms, norms])
         # Only one process may have seen it where the gradients are sharded.
-        if self.max_skips and _any_nonfinite([norms], parameters):
+        if self.max_skips and _any_nonfinite(norms, parameters):
             for parameter in parameters:
                 parameter.grad = None
 
@@ -122,28 +167,42 @@ class NonFiniteHook(Hook):
         accumulates = not all(wrapper.should_update() for wrapper in wrappers.values())
         if accumulates and self.max_skips:
             return  # one update is one count, however many batches it is made of
+        for key, step in self._steps.items():
+            step.scaled = _scales(wrappers[key]) and wrappers[key].should_update()
         values = [torch.stack([value for _, value in self._losses])] if self._losses else []
-        found = _any_nonfinite([*values, *(step.norms for step in self._steps.values())], runner.model.parameters())
-        for key, step in self._steps.items():  # a gradient scaler leaves out the steps that overflowed
-            if hasattr(wrappers[key], 'loss_scaler') and wrappers[key].should_update():
-                self._overflows = 0 if step.called else self._overflows + 1
-        if found or self._overflows >= MAX_OVERFLOWS:
-            self._report(runner, wrappers)
-        self._losses.clear()
+        values += [step.norms for step in self._steps.values() if step.norms is not None]
+        overflows = [step.overflowed for step in self._steps.values() if step.overflowed is not None]
+        verdict = HostCopy(_verdict(values, overflows, runner.model.parameters()))
+        self._settle(runner)
+        self._waiting = _Iteration(runner.iter + 1, self._losses, self._steps, list(self._paths), verdict)
+        self._losses, self._steps = [], {key: _Step() for key in self._steps}
         if not accumulates:
             self._paths.clear()
-        self._steps = {key: _Step() for key in self._steps}
+        if not self._late:
+            self._settle(runner)
 
-    def _report(self, runner: Runner, wrappers: Mapping[str, Any]) -> None:
-        losses = {name: float(value) for name, value in self._losses if not bool(torch.isfinite(value))}
-        steps = [(step.names, step.norms) for step in self._steps.values() if step.norms is not None]
+    def _settle(self, runner: Runner) -> None:
+        """Read the verdict that is on its way, if there is one."""
+        if self._waiting is None:
+            return
+        iteration, self._waiting = self._waiting, None
+        found, overflowed = iteration.verdict.read()
+        if any(step.scaled for step in iteration.steps.values()):
+            left_out = overflowed or any(step.left_out for step in iteration.steps.values())
+            self._overflows = self._overflows + 1 if left_out else 0
+        if found or self._overflows >= MAX_OVERFLOWS:
+            self._report(runner, iteration)
+
+    def _report(self, runner: Runner, iteration: _Iteration) -> None:
+        losses = {name: float(value) for name, value in iteration.losses if not bool(torch.isfinite(value))}
+        steps = [(step.names, step.norms) for step in iteration.steps.values() if step.norms is not None]
         norms = [pair for names, norm in steps for pair in zip(names, norm.isfinite().tolist(), strict=True)]
         gradients = [name for name, finite in norms if not finite]
         floating = {name: x for name, x in bare_model(runner.model).named_buffers() if x.is_floating_point()}
         buffers = [name for name, buffer in floating.items() if not torch.isfinite(buffer).all()]
         # PyTorch 2.1 compiles a train step without the hooks of the optimizer in it.
-        unseen = any(not step.called and not hasattr(wrappers[key], 'loss_scaler') for key, step in self._steps.items())
-        everywhere: list[Any] = all_gather_object((losses, gradients, list(self._paths), bool(buffers or unseen)))
+        unseen = any(not step.called and not step.scaled for step in iteration.steps.values())
+        everywhere: list[Any] = all_gather_object((losses, gradients, iteration.paths, bool(buffers or unseen)))
         losses = {name: value for entry in everywhere for name, value in entry[0].items()}
         gradients = list(dict.fromkeys(name for entry in everywhere for name in entry[1]))
         paths = [path for entry in [entry for entry in everywhere if entry[0]] or everywhere for path in entry[2]]
@@ -155,7 +214,7 @@ class NonFiniteHook(Hook):
         overflowed = self._overflows >= MAX_OVERFLOWS
         if overflowed and not parts:
             parts = [f'gradients that overflowed in {self._overflows} steps one after another, whatever the loss scale']
-        message = f'iteration {runner.iter + 1} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
+        message = f'iteration {iteration.number} has {" and ".join(parts)}, with the images {_some(paths) or "unnamed"}'
         self._skipped += 1
         if self.max_skips and not overflowed and not any(entry[3] for entry in everywhere):
             runner.message_hub.update_info(_INFO, self._skipped)
@@ -176,9 +235,10 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
 
 
-def wrappers_by_name(optim_wrapper: Any) -> dict[str, Any]:
-    """The optimizers of a run by their names, a single one without a name."""
-    return dict(optim_wrapper.items()) if isinstance(optim_wrapper, OptimWrapperDict) else {'': optim_wrapper}
+def _scales(wrapper: Any) -> bool:
+    """Whether an optimizer's loss is scaled, of which bfloat16 has no need."""
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    return scaler is not None and bool(scaler.is_enabled())
 
 
 def _gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -193,10 +253,21 @@ def _gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack([norm.to(norms[0].device) for norm in norms])
 
 
-def _any_nonfinite(values: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> bool:
-    """Whether some value is not finite on any process."""
+def _verdict(
+    values: Sequence[torch.Tensor], overflows: Sequence[torch.Tensor], parameters: Iterable[torch.Tensor]
+) -> torch.Tensor:
+    """Two numbers on the device: whether some value is not finite, and whether some overflow was found, anywhere."""
     device = next((parameter.device for parameter in parameters), torch.device('cpu'))
-    flags = [~torch.isfinite(part).all().to(device) for part in values if part is not None]
-    verdict = torch.stack(flags).any().float() if flags else torch.zeros((), device=device)
-    all_reduce(verdict, op='max')
-    return bool(verdict)
+    flags = torch.zeros(2, device=device)
+    if values:
+        flags[0] = torch.stack([~torch.isfinite(part).all().to(device) for part in values]).any()
+    if overflows:
+        flags[1] = torch.stack([found.reshape(()).to(device) for found in overflows]).amax()
+    all_reduce(flags, op='max')
+    return flags
+
+
+def _any_nonfinite(norms: torch.Tensor | None, parameters: Iterable[torch.Tensor]) -> bool:
+    """Whether some norm is not finite on any process, for which the host waits."""
+    found, _ = _verdict([] if norms is None else [norms], [], parameters).tolist()
+    return bool(found)

@@ -70,8 +70,11 @@ class PreemptionHook(Hook):
         steps, rest = divmod(runner.iter + 1, accumulated_iterations(runner))
         if rest or (runner.world_size > 1 and steps % self.interval):
             return
-        told = torch.tensor(int(self._received is not None))
-        all_reduce(told, op='max')
+        told = self._received is not None
+        if runner.world_size > 1:
+            flag = torch.tensor(int(told))
+            all_reduce(flag, op='max')
+            told = bool(flag)
         if told and runner.iter + 1 < runner.max_iters:
             self._end(runner, runner.iter + 1)
 

@@ -166,7 +166,9 @@ def _count_skipped(dataset: Any) -> int:
 class LabelRangeHook(Hook):
     """Stops a segmentation run at the first label outside the classes, whatever transform loaded it.
 
-    Without it the loss fails with an error that names no file, and the metric leaves the pixels out without a word.
+    Without it the loss fails with an error that names no file, and the metric leaves the pixels out without a word. It
+    looks at what :func:`mmvit_ext.datasets.collate_labels` has found in the data loader's workers, and at all pixels
+    where nothing has.
 
     Args:
         ignore_index: Value of pixels without a label.
@@ -184,8 +186,11 @@ class LabelRangeHook(Hook):
             labels = getattr(sample, 'gt_sem_seg', None)
             if labels is None:  # one level deeper with test-time augmentation, or no labels at all
                 continue
+            info = sample.metainfo
+            counted = info.get('classes_present')
+            if counted is not None and all(value < len(classes) for value in counted):
+                continue
             if wrong := labels_outside(labels.data, len(classes), self.ignore_index):
-                info = sample.metainfo
                 where = info.get('seg_map_path') or f'of {info.get("img_path", "an unnamed image")}'
                 expected = f'0 to {len(classes) - 1} after loading, {self.ignore_index} = ignored'
                 remedy = "correct the file, the dataset's classes or its reduce_zero_label"

@@ -4,7 +4,7 @@ import ast
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from mmengine.config import Config
@@ -13,10 +13,11 @@ from mmengine.runner import Runner
 
 from mmvit_ext.checks.before_run import batch_size_of
 from mmvit_ext.config.walking import walk
+from mmvit_ext.engine.optimizers import merged_groups
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.registry import HOOKS
 
-from .nonfinite import wrappers_by_name
+from .deferred_info import wrappers_by_name
 from .reports import bare_model
 
 __all__ = ['ResumedConfigHook', 'config_differences', 'read_config_text']
@@ -34,7 +35,10 @@ class ResumedConfigHook(Hook):
 
     Every difference is logged before the first iteration. Where options of the optimizer or schedules differ, those of
     the config hold: rates continue at the resumed iteration as if the run had had these schedules from its beginning.
-    Another type of optimizer or training loop, other parameter groups and a changed ``ReduceOnPlateauLR`` are refused.
+    A checkpoint with a group for each parameter, as mmengine makes them, continues with one for each setting, as
+    :class:`mmvit_ext.MergedGroupsConstructor` makes them, and the other way round. Whether a step is fused is decided
+    by the machine at hand. Another type of optimizer or training loop, other parameter groups and a changed
+    ``ReduceOnPlateauLR`` are refused.
 
     Raises:
         UserError: The checkpoint cannot be continued with this config.
@@ -77,13 +81,14 @@ def _compare(runner: Runner, checkpoint: dict[str, Any]) -> bool:
     """Report differences and let the checkpoint follow the config; whether schedules have to be brought forward."""
     old = read_config_text((checkpoint.get('meta') or {}).get('cfg'))
     processes = len((checkpoint.get('exact_resume') or {}).get('generators') or '1')
-    relevant = old is None or processes != runner.world_size
+    regrouped = _regroup(runner, checkpoint)
+    relevant = regrouped or old is None or processes != runner.world_size
     if old is not None:
         new = read_config_text(runner.cfg.pretty_text) or {}
         differences = config_differences(*({key: cfg.get(key) for key in _SECTIONS} for cfg in (old, new)))
         _report(runner, old, new, differences, processes)
         relevant |= any(re.match('optim_wrapper|param_scheduler|auto_scale_lr|train_', key) for key in differences)
-    return relevant and _use_config(runner, checkpoint)
+    return relevant and _use_config(runner, checkpoint, regrouped)
 
 
 def _refuse(runner: Runner, reason: str) -> NoReturn:
@@ -116,7 +121,49 @@ def _report(
         runner.logger.warning(f'{change}: iterations count other images')
 
 
-def _use_config(runner: Runner, checkpoint: dict[str, Any]) -> bool:
+def _regroup(runner: Runner, checkpoint: dict[str, Any]) -> bool:
+    """Bring the checkpoint's optimizers to this run's groups of parameters, put together or not; whether so."""
+    changed = False
+    for name, wrapper in wrappers_by_name(runner.optim_wrapper).items():
+        state = (checkpoint['optimizer'] or {}).get(name) if name else checkpoint['optimizer']
+        if not isinstance(state, dict) or 'param_groups' not in state:
+            continue
+        if state.get('loss_scaler') == {}:  # of a run in bfloat16, which PyTorch's scaler refuses to load
+            del state['loss_scaler']
+        groups = [group['params'] for group in wrapper.optimizer.param_groups]
+        saved = _saved_order(bare_model(runner.model), wrapper.optimizer.param_groups, state['param_groups'])
+        if saved is not None:
+            stored = [index for group in state['param_groups'] for index in group['params']]
+            index_of = {id(parameter): index for parameter, index in zip(saved, stored, strict=True)}
+            order = [index_of[id(parameter)] for parameters in groups for parameter in parameters]
+            state['state'] = {new: state['state'][old] for new, old in enumerate(order) if old in state['state']}
+            places = iter(range(len(order)))
+            state['param_groups'] = [{'params': [next(places) for _ in parameters]} for parameters in groups]
+            base = wrapper.base_param_settings
+            state.pop('base_param_settings', None)
+            if base is not None:
+                state['base_param_settings'] = copy.deepcopy(base)
+            changed = True
+        for entry, group in zip(state['param_groups'], wrapper.optimizer.param_groups, strict=False):
+            entry.update({option: group[option] for option in ('fused', 'foreach') if option in group})
+    return changed
+
+
+def _saved_order(model: Any, groups: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[str, Any]]) -> Any:
+    """The parameters of this run's optimizer in the order in which a checkpoint with other groups has them, or None."""
+    was, now = ([len(group['params']) for group in side] for side in (stored, groups))
+    if was == now or sum(was) != sum(now):
+        return None
+    if set(was) == {1}:
+        ours = {id(parameter) for group in groups for parameter in group['params']}
+        return [parameter for parameter in model.parameters() if id(parameter) in ours]
+    merged = merged_groups([dict(group) for group in groups])
+    if set(now) == {1} and [len(group['params']) for group in merged] == was:
+        return [parameter for group in merged for parameter in group['params']]
+    return None
+
+
+def _use_config(runner: Runner, checkpoint: dict[str, Any], changed: bool = False) -> bool:
     """Replace options in the checkpoint's optimizer by the config's if these or the schedules differ; whether so."""
     wrappers = wrappers_by_name(runner.optim_wrapper)
     states, plans, saved_plans = (
@@ -124,7 +171,6 @@ def _use_config(runner: Runner, checkpoint: dict[str, Any]) -> bool:
         for entry in (checkpoint['optimizer'], runner.param_schedulers, checkpoint.get('param_schedulers'))
     )
     pairs: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
-    changed = False
     for name, wrapper in wrappers.items():
         state = states[name] or {'param_groups': []}
         stored = [*state['param_groups'], *filter(None, [state.get('base_param_settings')])]  # as in param_groups

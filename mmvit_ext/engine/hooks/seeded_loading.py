@@ -23,10 +23,10 @@ KEPT_OPTIONS += ['prefetch_factor', 'persistent_workers', 'pin_memory_device']
 
 
 def capture_state(gpu: bool = True) -> dict[str, Any]:
-    """The states of this process's generators, if wanted its GPU's too, in values that ``weights_only=True`` loads."""
+    """The states of this process's generators, if wanted of its GPUs too, as ``weights_only=True`` loads them."""
     numpy_state: Any = np.random.get_state()  # noqa: NPY002
     name, keys, *rest = numpy_state
-    cuda = torch.cuda.get_rng_state() if gpu and torch.cuda.is_available() else None
+    cuda = torch.cuda.get_rng_state_all() if gpu and torch.cuda.is_available() else None
     words = (name, keys.tolist(), *rest)
     return {'python': random.getstate(), 'numpy': words, 'torch': torch.get_rng_state(), 'cuda': cuda}
 
@@ -37,7 +37,11 @@ def restore_state(state: dict[str, Any]) -> None:
     np.random.set_state(state['numpy'])  # noqa: NPY002
     torch.set_rng_state(state['torch'].cpu())
     if state['cuda'] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'].cpu())
+        if torch.is_tensor(state['cuda']):  # as older checkpoints have it: the current device's alone
+            torch.cuda.set_rng_state(state['cuda'].cpu())
+            return
+        for device, saved in enumerate(state['cuda'][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(saved.cpu(), device)
 
 
 class PlacedIndex(int):

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
 from mmvit_ext.models.layers.masks import fuse_masks, is_traced
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
@@ -88,7 +88,7 @@ class ATMStage(nn.Module):
 
 
 @MODELS.register_module()
-class ATMHead(BaseDecodeHead):
+class ATMHead(PixelLossHead):
     r"""Attention-to-Mask decode head (arXiv 2210.05844, section 3.2).
 
     Stage i, counted from the backbone's last map to its first, gives the similarity of its last decoder layer, and
@@ -197,6 +197,8 @@ class ATMHead(BaseDecodeHead):
         for stage, memory, size in zip(stages, tokens, sizes, strict=True):
             queries, wanted = stage(queries, memory, self.deep_supervision == 'layer')
             for layer_queries, similarity in wanted:
+                # Under autocast they would be added up, and later compared, with 8 bits.
+                similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
                 mask = _resize(similarity.unflatten(2, size), sizes[-1])
                 if outputs and self.deep_supervision == 'stage':
                     mask = mask + outputs[-1].masks

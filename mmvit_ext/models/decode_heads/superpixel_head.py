@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
 from mmvit_ext.models.layers.attention import check_choices
 from mmvit_ext.models.superpixels.grid import fine_association, superpixel_to_pixel
 from mmvit_ext.registry import MODELS
@@ -38,7 +38,7 @@ def merged_association(
 
 
 @MODELS.register_module()
-class SuperpixelHead(BaseDecodeHead):
+class SuperpixelHead(PixelLossHead):
     r"""Superpixel logits lifted to pixels (arXiv 2401.02931, section 4.3.3).
 
     With superpixel features S and the association A of the last superpixel cross attention, merged over its heads,

@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ['PackedAttention', 'SelfAttention', 'SplitAttention', 'check_choices', 'check_heads', 'multihead_attention']
 
+MAX_SEQUENCES = 65_535
+"""Of one call of attention on a GPU: the most that the second and third dimension of a kernel's grid can have."""
+
 
 def check_heads(embed_dims: int, num_heads: int) -> None:
     """Raise ``ValueError`` unless ``num_heads`` is positive and divides ``embed_dims``."""
@@ -41,8 +44,21 @@ def multihead_attention(
         # The CPU has no fused kernel with dropout; its weights (B, h, N, L) are computed again rather than kept.
         out = checkpoint(_dropped_attention, q, k, v, dropout, use_reentrant=False)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
+        out = _fused_attention(q, k, v, mask, dropout)
     return out.transpose(1, 2).flatten(2)
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """PyTorch's attention, on a GPU of no more sequences at a time than the grid of its kernels has room for."""
+    if q.device.type == 'cpu' or len(q) <= MAX_SEQUENCES:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
+    masks = None if mask is None else mask.expand(len(q), -1, -1, -1)
+    out = []
+    for start in range(0, len(q), MAX_SEQUENCES):
+        part = slice(start, start + MAX_SEQUENCES)
+        piece = None if masks is None else masks[part]
+        out.append(F.scaled_dot_product_attention(q[part], k[part], v[part], piece, dropout_p=dropout))
+    return torch.cat(out)
 
 
 def _dropped_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
