@@ -44,7 +44,7 @@ def train(folder: Path, constructor: str, iterations: int, **options: Any) -> di
     Runner(
         ToyModel(),
         train_dataloader={
-            'batch_size': 4,
+            'batch_size': 5,
             'num_workers': 0,
             'dataset': ToyDataset(),
             'sampler': {'type': 'DefaultSampler', 'shuffle': True},
