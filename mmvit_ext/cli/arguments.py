@@ -10,8 +10,19 @@ from mmengine.config import DictAction
 from mmvit_ext.cli.command import Parser
 from mmvit_ext.errors import UserError
 
-__all__ = ['MODEL_ARGUMENTS', 'RUN_ARGUMENTS', 'ConfigOptions', 'Namespace', 'Parser', 'add_shared', 'keywords']
+__all__ = [
+    'MODEL_ARGUMENTS',
+    'RUN_ARGUMENTS',
+    'SPEED_ARGUMENTS',
+    'ConfigOptions',
+    'Namespace',
+    'Parser',
+    'add_shared',
+    'keywords',
+]
 
+SPEED_ARGUMENTS = ('--amp', '--compile', '--no-tf32')
+"""How quickly and how precisely a trained model is run."""
 MODEL_ARGUMENTS = ('--device', '--cfg-options', '--allow-partial-weights', '--trust', '--traceback')
 """How a trained model is read and run."""
 RUN_ARGUMENTS = ('--work-dir', '--cfg-options', '--launcher', '--allow-partial-weights', '--trust', '--traceback')
@@ -44,7 +55,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     '--cfg-options': dict(nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help=OVERRIDES),
     '--launcher': dict(choices=LAUNCHERS, default='none', help='how distributed processes were started'),
     '--allow-partial-weights': dict(dest='allow_partial', action='store_true', help=PARTIAL),
-    '--amp': dict(action='store_true', help='mixed precision (float16 on a GPU, bfloat16 on a CPU)'),
+    '--amp': dict(action='store_true', help='backbone and neck in mixed precision (bfloat16, or float16 without it)'),
+    '--compile': dict(action='store_true', help='compile the backbone with torch.compile'),
+    '--no-tf32': dict(
+        dest='tf32', action='store_false', help='on a GPU multiply float32 with all of its bits, several times slower'
+    ),
     '--seed': dict(type=int, help='seed of every random generator'),
     '--tta': dict(action='store_true', help="test-time augmentation, as the config's tta_pipeline says"),
     '--trust': dict(

@@ -10,7 +10,7 @@ masks with names and scores, where a small image is enlarged first. Classificati
 library draws. An image that cannot be read is reported at the end; the others are done, the exit code is 2.
 """
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, SPEED_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.inference.predict import predict_images
@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('--save-mask', action='store_true', help='write label maps, too')
     least = 'least score of the objects drawn, 0 to 1 (default: 0.3)'
     parser.add_argument('--score-threshold', type=float, default=0.3, help=least)
-    add_shared(parser, '--force', *MODEL_ARGUMENTS)
+    add_shared(parser, '--force', *SPEED_ARGUMENTS, *MODEL_ARGUMENTS)
 
 
 def run(args: Namespace) -> int:

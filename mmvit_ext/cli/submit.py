@@ -11,7 +11,7 @@ when it is complete, and is checked then. The exit code is 0 for an archive with
 
 from pathlib import Path
 
-from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, Namespace, Parser, add_shared, keywords
+from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, SPEED_ARGUMENTS, Namespace, Parser, add_shared, keywords
 from mmvit_ext.errors import EXIT_BAD_INPUT, say
 from mmvit_ext.inference.images import report_failures
 from mmvit_ext.submission.check import check_archive
@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
             listed = 'image list of the split (default: every image of the folder, with the id that is its name)'
             task.add_argument('--annotations', metavar='FILE.json', help=listed)
             task.add_argument('--type', dest='kind', choices=KINDS, help='only this test type (default: all)')
-        add_shared(task, *MODEL_ARGUMENTS)
+        add_shared(task, *SPEED_ARGUMENTS, *MODEL_ARGUMENTS)
     check = tasks.add_parser('check', help='check an archive', description='Open an archive as its server would.')
     check.add_argument('archive', metavar='FILE.zip', help='the archive')
     known = check.add_mutually_exclusive_group()

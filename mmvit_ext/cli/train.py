@@ -13,6 +13,7 @@ checkpoints, and logs which of the pretrained weights reached the model and whet
 batch size.
 """
 
+import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resumed)
     rule = 'scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size'
     parser.add_argument('--auto-scale-lr', action='store_true', help=rule)
-    parser.add_argument('--compile', action='store_true', help='compile the training step with torch.compile')
+    add_shared(parser, '--compile', help='compile the training step with torch.compile')
+    add_shared(parser, '--no-tf32')
     updates = 'leave out up to N updates with losses or gradients that are not finite; otherwise the first is an error'
     parser.add_argument('--skip-nonfinite', type=int, metavar='N', help=updates)
     samples = 'leave out up to N samples that cannot be read (below 1: a fraction); otherwise the first is an error'
     parser.add_argument('--skip-bad-samples', type=float, metavar='N', help=samples)
-    add_shared(parser, '--amp', '--seed', *RUN_ARGUMENTS)
+    precision = 'mixed precision: bfloat16, on a GPU without it float16 (default: on a GPU)'
+    add_shared(parser, '--amp', action=argparse.BooleanOptionalAction, default=None, help=precision)
+    add_shared(parser, '--seed', *RUN_ARGUMENTS)
 
 
 def run(args: Namespace) -> None:

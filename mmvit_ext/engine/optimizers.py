@@ -51,7 +51,7 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        self.optimizer_cfg = with_fused(self.optimizer_cfg)
+        self.optimizer_cfg: dict[str, Any] = with_fused(optim_wrapper_cfg['optimizer'])
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
@@ -137,7 +137,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        self.optimizer_cfg = with_fused(self.optimizer_cfg)
+        self.optimizer_cfg: dict[str, Any] = with_fused(optim_wrapper_cfg['optimizer'])
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         model = bare_model(module)

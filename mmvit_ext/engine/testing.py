@@ -14,10 +14,12 @@ from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
 from mmvit_ext.engine.hooks.progress import ProgressHook
-from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
+from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook, bare_model
 from mmvit_ext.engine.runner import build_runner, load_run, running
 from mmvit_ext.errors import UserError, same_on_every_process
 from mmvit_ext.files import atomic_path, writable_folder
+from mmvit_ext.inference.speed import speed_up
+from mmvit_ext.machine import float32_products
 
 __all__ = ['test']
 
@@ -36,6 +38,9 @@ def test(
     out: str | None = None,
     show_dir: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    amp: bool = False,
+    compile: bool = False,
+    tf32: bool = True,
     launcher: str = 'none',
     allow_partial: bool = False,
     trust: bool = False,
@@ -50,6 +55,9 @@ def test(
         out: ``FILE.json`` for the metrics, ``FILE.pkl`` for the predictions, with mmseg a folder for label maps.
         show_dir: Folder for pictures with the predictions drawn in.
         cfg_options: Overrides of the config by dotted key.
+        amp: Mixed precision for backbone and neck: bfloat16, on GPUs without it float16.
+        compile: Compile the backbone with ``torch.compile``.
+        tf32: Whether a GPU may multiply what stays in float32 with 10 bits of the mantissa.
         launcher: How distributed processes were started: 'none', 'pytorch', 'slurm' or 'mpi'.
         allow_partial: Only report when the checkpoint does not fit the model.
         trust: Read a checkpoint that holds more than tensors and plain values, which runs code from it.
@@ -74,9 +82,11 @@ def test(
             cfg.pop(key, None)
     # Not the work folder: a checkpoint may be tested while its training continues there.
     folders = {'--out': None if Path(out or '').suffix else out, '--show-dir': show_dir}
-    with running(launcher, folders), ProgressHook() as progress:
+    with running(launcher, folders), float32_products(tf32=tf32), ProgressHook() as progress:
         hooks = [WeightsReportHook(allow_partial), MetricsHook(), progress]
         runner = build_runner(cfg, hooks, notes, warnings, trust=trust)
+        model = bare_model(runner.model)
+        speed_up(model, next(model.parameters()).device, amp=amp, compile=compile)
         runner.hooks[:] = [hook for hook in runner.hooks if not _is_for_training(hook)]
         if out and out.endswith(PICKLES):
             dumper = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'

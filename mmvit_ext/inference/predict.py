@@ -11,6 +11,8 @@ from mmvit_ext.files import kept_files, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import write_picture
+from mmvit_ext.inference.speed import speed_up
+from mmvit_ext.machine import float32_products
 
 __all__ = ['predict_images']
 
@@ -25,6 +27,9 @@ def predict_images(
     legend: bool = True,
     save_mask: bool = False,
     score_threshold: float = 0.3,
+    amp: bool = False,
+    compile: bool = False,
+    tf32: bool = True,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
@@ -43,6 +48,7 @@ def predict_images(
     if save_mask and (scope := cfg.get('default_scope')) != 'mmseg':
         raise UserError(f'--save-mask is for segmentation, {config} is of scope {scope}: leave it out')
     predictor = Predictor(cfg, checkpoint, resolve_device(device), allow_partial=allow_partial, trust=trust)
+    speed_up(predictor.model, predictor.device, amp=amp, compile=compile)
 
     def work(path: Path, name: str) -> Path:
         picture, labels = predictor.draw(path, opacity, legend, score_threshold)
@@ -50,5 +56,5 @@ def predict_images(
             write_picture(labels, folder / 'labels' / f'{name}.png')
         return write_picture(picture, folder / 'overlays' / f'{name}.png')
 
-    with kept_files([*paths, config, checkpoint], force=force):
+    with kept_files([*paths, config, checkpoint], force=force), float32_products(tf32=tf32):
         return process_images(paths, work, 'predicting', folder, progress=progress)

@@ -28,6 +28,8 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, fit_name, kept_files, open_image, sha256_of, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor, TTAPredictor
+from mmvit_ext.inference.speed import speed_up
+from mmvit_ext.machine import float32_products
 
 __all__ = ['ADE20K', 'COCO', 'KINDS', 'Benchmark', 'CocoSplit', 'FinishedImages', 'image_folder', 'image_size']
 __all__ += ['predict_missing', 'read_coco_split', 'split_of_images', 'write_archive']
@@ -170,6 +172,9 @@ class Benchmark(ABC):
         out: str | Path,
         *,
         tta: bool = False,
+        amp: bool = False,
+        compile: bool = False,
+        tf32: bool = True,
         device: str | None = None,
         cfg_options: Mapping[str, Any] | None = None,
         progress: bool = True,
@@ -193,9 +198,12 @@ class Benchmark(ABC):
             if archive.exists():
                 raise UserError(f'--out {archive} exists already: move it away, or choose another name')
         predictor = (TTAPredictor if tta else Predictor)(cfg, checkpoint, resolve_device(device), **options)
+        speed_up(getattr(predictor.model, 'module', predictor.model), predictor.device, amp=amp, compile=compile)
         write = self.writer(predictor)
-        finished = FinishedImages(target, self.suffix, cfg, checkpoint, {'benchmark': self.name, '--tta': tta})
-        outcome = predict_missing(paths, finished, write, progress=progress)
+        how = {'benchmark': self.name, '--tta': tta, **({'--amp': amp} if amp else {})}
+        finished = FinishedImages(target, self.suffix, cfg, checkpoint, how)
+        with float32_products(tf32=tf32):
+            outcome = predict_missing(paths, finished, write, progress=progress)
         if not outcome.failed:
             for content, archive in archives.items():
                 write_archive(archive, self.members(content, archive, outcome.written))

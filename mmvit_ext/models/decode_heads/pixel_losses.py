@@ -38,7 +38,8 @@ class PixelLossHead(BaseDecodeHead):
         losses: dict[str, Tensor] = {}
         for part in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
             value = part(logits, label, weight=weight, ignore_index=self.ignore_index)
-            losses[part.loss_name] = losses[part.loss_name] + value if part.loss_name in losses else value
+            name = str(part.loss_name)
+            losses[name] = losses[name] + value if name in losses else value
         with torch.no_grad():
             losses['acc_seg'] = pixel_accuracy(logits, label, self.ignore_index)
         return losses
