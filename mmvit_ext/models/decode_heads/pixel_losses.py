@@ -47,9 +47,23 @@ class PixelLossHead(BaseDecodeHead):
 
 @MODELS.register_module()
 class FPNHead(PixelLossHead, MMSegFPNHead):
-    """mmseg's head of Semantic FPN, with its arguments and parameters."""
+    """mmseg's head of Semantic FPN (arXiv 1901.02446), with its arguments and parameters.
+
+    Args:
+        feature_strides: Strides of the maps in pixels, the smallest first.
+        **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``in_channels``, ``channels``, ``num_classes``, ...).
+    """
 
 
 @MODELS.register_module()
 class SETRUPHead(PixelLossHead, MMSegSETRUPHead):
-    """mmseg's naive and PUP head of SETR, with its arguments and parameters."""
+    """mmseg's naive and PUP head of SETR (arXiv 2012.15840), with its arguments and parameters.
+
+    Args:
+        norm_layer: Config of the norm of the tokens.
+        num_convs: Number of convolutions.
+        up_scale: Factor by which the map grows behind each convolution.
+        kernel_size: Edge of the convolutions, 1 or 3.
+        init_cfg: Initialisation, mmengine style.
+        **kwargs: Passed to mmseg's ``BaseDecodeHead`` (``in_channels``, ``channels``, ``num_classes``, ...).
+    """
