@@ -6,16 +6,19 @@ from .hooks.checkpoint import AtomicCheckpointHook
 from .hooks.deferred_info import DeferredInfoHook
 from .hooks.drawing import SampleHook, SuperpixelVisualizationHook
 from .hooks.exact_resume import ExactResumeHook
+from .hooks.mask_annealing import MaskAnnealingHook
 from .hooks.nonfinite import NonFiniteHook
 from .hooks.preemption import PreemptionHook
 from .hooks.reports import BatchSizeHook, LabelRangeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
 from .hooks.resumed_config import ResumedConfigHook
 from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MergedGroupsConstructor, MultiOptimWrapperConstructor
+from .schedulers import TwoStagePolyLR
 
 __all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'DeferredInfoHook', 'ExactResumeHook']
 __all__ += [
     'LabelRangeHook',
     'LayerDecayConstructor',
+    'MaskAnnealingHook',
     'MergedGroupsConstructor',
     'MetricsHook',
     'MultiOptimWrapperConstructor',
@@ -23,4 +26,4 @@ __all__ += [
     'PreemptionHook',
 ]
 __all__ += ['ResumedConfigHook', 'SafeFilesHook', 'SampleHook', 'SkippedSamplesHook', 'SuperpixelVisualizationHook']
-__all__ += ['WeightsReportHook']
+__all__ += ['TwoStagePolyLR', 'WeightsReportHook']

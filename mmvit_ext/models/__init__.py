@@ -1,4 +1,4 @@
-"""All registered models. Decode heads extend mmseg's base class and exist only where mmseg is installed."""
+"""All registered models. Heads, segmentors and detectors that extend a library exist only where it is installed."""
 
 from mmvit_ext.machine import importable
 
@@ -12,3 +12,7 @@ from .superpixel_extractor import *  # noqa: F403
 if importable('mmseg.models'):
     from .decode_heads import *  # noqa: F403
     from .segmentors import *  # noqa: F403
+if importable('mmdet.models'):
+    from .eomt import *  # noqa: F403
+if importable('mmdet.models') and importable('mmseg.models'):
+    from .eomt_segmentor import *  # noqa: F403

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from .dinov2_onnx import read_dinov2_onnx
+from .eomt import convert_eomt, convert_eomt_detector
 from .nest import convert_nest, describe_nest
 from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
@@ -18,6 +19,8 @@ Converter = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 METHODS: dict[str, Converter] = {
     'deit': convert_deit,
     'dinov2-onnx': lambda state_dict: state_dict,
+    'eomt': convert_eomt,
+    'eomt-detector': convert_eomt_detector,
     'nest': convert_nest,
     'p2t': convert_p2t,
     'segvit': convert_segvit,
@@ -26,7 +29,8 @@ METHODS: dict[str, Converter] = {
     'weights': lambda state_dict: state_dict,
 }
 """Converters by name; ``vit`` and ``deit`` take the same files, for ViT and as a start for SPFormer, and ``weights``
-keeps the names: the weights of a training checkpoint alone. What ``dinov2-onnx`` reads has transformers' names."""
+keeps the names: the weights of a training checkpoint alone. What ``dinov2-onnx`` reads has transformers' names. The
+same networks are ``eomt`` for semantic segmentation and ``eomt-detector`` for objects and panoptic segmentation."""
 
 _LEARNED = ('weight', 'bias', 'token', 'pos_embed')
 _DESCRIBERS = {'deit': describe_deit, 'nest': describe_nest, 'p2t': describe_p2t, 'tnt': describe_tnt}

@@ -242,6 +242,25 @@ class Backbone(BaseModule):
         """Run the network on ``(B, in_channels, H, W)`` up to the last of the named maps, and give each of these."""
         raise NotImplementedError
 
+    def tokens_before(self, img: Tensor, block: int) -> Tokens:
+        """Run ``block`` blocks and give the tokens that the next one takes, without the last norm.
+
+        Together with :meth:`run_block` and :meth:`normalise` this lets a model join tokens of its own to a plain
+        network's: behind the class token, where they count as tokens without a place in the image.
+
+        Raises:
+            ValueError: The network's blocks take no further tokens, or there are fewer of them.
+        """
+        raise ValueError(f'{type(self).__name__} takes no further tokens: expected a ViT or a TimmViT')
+
+    def run_block(self, block: int, tokens: Tokens, mask: Tensor | None = None) -> Tokens:
+        """Run one block; ``mask`` ``(B, 1, N, N)`` says which tokens attend to which."""
+        raise NotImplementedError
+
+    def normalise(self, tokens: Tokens) -> Tokens:
+        """Apply the network's last norm."""
+        raise NotImplementedError
+
     def run_stages(self, stages: nn.ModuleList, x: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """The maps of all blocks in the stages that the named maps need; a stage gives a list of its blocks' maps."""
         found: dict[str, Tensor] = {}

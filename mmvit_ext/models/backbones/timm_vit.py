@@ -21,7 +21,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_from_local, load_s
 from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed
 from mmvit_ext.models.layers.open_sizes import is_open
 from mmvit_ext.models.layers.position_embedding import track_position
 from mmvit_ext.registry import MODELS
@@ -323,7 +323,8 @@ class TimmViT(Backbone):
                     state_dict[f'{prefix}net.{name}'] = value
         super()._fit_state_dict(state_dict, prefix)
 
-    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
+    def _prepare(self, img: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The image, padded to whole patches, and the grid of its tokens; blocks that need the grid are told it."""
         pads = [-edge % patch for edge, patch in zip(img.shape[-2:], self.net.patch_embed.patch_size, strict=True)]
         if is_open(*img.shape[-2:]) or any(pads):  # padding by nothing would copy the images
             img = F.pad(img, (0, pads[1], 0, pads[0]))
@@ -336,6 +337,14 @@ class TimmViT(Backbone):
             from mmvit_ext.models.backbones.timm_shrunk import tell_tokens
 
             tell_tokens(self.net, size, img.device)
+        return img, size
+
+    def _grid(self, size: tuple[int, int], block: int) -> tuple[int, int]:
+        """The grid after a block of what was ``size`` at the input."""
+        return ((size[0] + 1) // 2, (size[1] + 1) // 2) if block >= self.shrink_index else size
+
+    def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
+        img, size = self._prepare(img)
         indices = sorted(self.block_names.index(name) for name in names)
         options: dict[str, Any] = {'norm': self.final_norm == 'all', 'stop_early': True, 'intermediates_only': True}
         if self.last_norm == 'norm':  # SAM has maps only
@@ -344,12 +353,40 @@ class TimmViT(Backbone):
         for index, out in zip(indices, self.net.forward_intermediates(img, indices, **options), strict=True):
             tokens, prefix = out if isinstance(out, tuple) else (out, None)
             if tokens.ndim == 3:
-                grid = ((size[0] + 1) // 2, (size[1] + 1) // 2) if index >= self.shrink_index else size
-                tokens = Tokens(tokens, grid).to_map()
+                tokens = Tokens(tokens, self._grid(size, index)).to_map()
             found[self.block_names[index]] = tokens if prefix is None else (tokens, prefix)
         if self.final_norm == 'last' and self.block_names[-1] in found:
             found[self.block_names[-1]] = self._normalise(found[self.block_names[-1]])
         return found
+
+    def tokens_before(self, img: Tensor, block: int) -> Tokens:
+        from timm.models.eva import EvaBlock
+        from timm.models.vision_transformer import Block
+
+        depth = len(self.net.blocks)
+        plain = all(type(module) in (Block, EvaBlock) for module in self.net.blocks[block:])
+        if not 0 < block < depth or not plain or getattr(self.net, 'rope_mixed', False):
+            model = f'{self.settings["model"]} before block {block} of {depth}'
+            raise ValueError(f"further tokens join timm's standard blocks, those of DINOv2 or DINOv3, got {model}")
+        img, size = self._prepare(img)
+        options = {'stop_early': True, 'intermediates_only': True, 'output_fmt': 'NLC', 'return_prefix_tokens': True}
+        out = self.net.forward_intermediates(img, [block - 1], norm=False, **options)[0]
+        patches, prefix = out if isinstance(out, tuple | list) else (out, out[:, :0])
+        return Tokens(torch.cat([prefix, patches], dim=1), self._grid(size, block - 1), prefix.shape[1])
+
+    def run_block(self, block: int, tokens: Tokens, mask: Tensor | None = None) -> Tokens:
+        arguments = [tokens.x] if mask is None else [tokens.x, mask]
+        if (rope := getattr(self.net, 'rope', None)) is not None:
+            angles = rope.get_embed(shape=tokens.size)
+            # Tokens between the network's own and the patches have no place: an angle of 0, sine and cosine of it.
+            placeless = angles.new_zeros(tokens.num_prefix_tokens - self.num_prefix_tokens, angles.shape[-1])
+            placeless[:, angles.shape[-1] // 2 :] = 1
+            arguments.insert(1, torch.cat([placeless, angles]))
+        x = checkpointed(self.net.blocks[block], *arguments, with_cp=self.with_cp)
+        return tokens._replace(x=x)
+
+    def normalise(self, tokens: Tokens) -> Tokens:
+        return tokens._replace(x=getattr(self.net, self.last_norm)(tokens.x))
 
     def _normalise(self, found: Any) -> Any:
         """The last norm on a map ``(B, C, h, w)``, or on a map and its prefix tokens."""

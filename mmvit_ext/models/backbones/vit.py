@@ -41,8 +41,8 @@ class ViTAttention(nn.Module):
         self.attn = PackedAttention(embed_dims, num_heads, bias=bias, dropout=attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        return self.proj_drop(self.attn(x, memory))
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return self.proj_drop(self.attn(x, memory, mask))
 
 
 class ViTFeedForward(nn.Module):
@@ -94,9 +94,9 @@ class ViTLayer(BaseModule):
     norm1 = property(lambda self: getattr(self, self.norm_names[0]))
     norm2 = property(lambda self: getattr(self, self.norm_names[1]))
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None, mask: Tensor | None = None) -> Tensor:
         """``(B, N, C)`` to the same; the grid of the tokens matters to layers that change it."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x), mask=mask))
         return x + self.drop_path(self.ffn(self.norm2(x)))
 
 
@@ -287,16 +287,35 @@ class ViT(Backbone):
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:
         x, size = self.embed(img)
-        prefix = int(self.with_cls_token)
-        found = {'patch_embed': Tokens(x, size, prefix)}
-        for index, layer in enumerate(self.layers[: self.num_blocks_run(names)]):
-            x = checkpointed(layer, x, size, with_cp=self.with_cp)
+        tokens = Tokens(x, size, int(self.with_cls_token))
+        found = {'patch_embed': tokens}
+        for index, name in enumerate(self.block_names[: self.num_blocks_run(names)]):
+            tokens = self.run_block(index, tokens)
             if self.norm_name and index == self.num_layers - 1:
-                x = getattr(self, self.norm_name)(x)
-            if self.block_names[index] in names:
-                factor = self.layer_stride(index) // self.patch_size
-                found[self.block_names[index]] = Tokens(x, (-(-size[0] // factor), -(-size[1] // factor)), prefix)
+                tokens = self.normalise(tokens)
+            if name in names:
+                found[name] = tokens
         return found
+
+    def tokens_before(self, img: Tensor, block: int) -> Tokens:
+        if not 0 < block < self.num_layers or not self.norm_name:
+            given = f'block={block} of {self.num_layers} and final_norm={bool(self.norm_name)}'
+            raise ValueError(
+                f'further tokens join a ViT with final_norm=True before one of its later layers, got {given}'
+            )
+        return self.collect(img, self.block_names[block - 1 : block])[self.block_names[block - 1]]
+
+    def run_block(self, block: int, tokens: Tokens, mask: Tensor | None = None) -> Tokens:
+        x = checkpointed(
+            self.layers[block], tokens.x, tokens.size, *([] if mask is None else [mask]), with_cp=self.with_cp
+        )
+        size = tokens.size
+        if self.layer_stride(block) > self.layer_stride(block - 1):
+            size = (-(-size[0] // 2), -(-size[1] // 2))
+        return tokens._replace(x=x, size=size)
+
+    def normalise(self, tokens: Tokens) -> Tokens:
+        return tokens._replace(x=getattr(self, str(self.norm_name))(tokens.x))
 
     def to_output(self, found: Tokens) -> Tensor | list[Tensor]:  # type: ignore[override]
         """An output, with the class token beside it if wanted."""

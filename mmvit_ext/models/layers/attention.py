@@ -36,7 +36,8 @@ def multihead_attention(
 ) -> Tensor:
     r"""Attention :math:`\mathrm{softmax}(q k^\top / \sqrt{C/h}) v` of all heads; queries and result ``(B, N, C)``.
 
-    Keys and values of the width of one head are shared by all of them. A ``mask`` ``(B, 1, 1, L)`` says which exist.
+    Keys and values of the width of one head are shared by all of them. A ``mask`` says which keys exist
+    ``(B, 1, 1, L)``, or which of them each query attends to ``(B, 1, N, L)``.
     """
     width = q.shape[-1] // num_heads
     q, k, v = (x.unflatten(-1, (-1, width)).transpose(1, 2).expand(-1, num_heads, -1, -1) for x in (q, k, v))
@@ -112,7 +113,7 @@ class PackedAttention(nn.Module):
         self.out_proj = nn.Linear(embed_dims, embed_dims, bias=bias)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, query: Tensor, memory: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend from ``(B, N, C)`` to ``memory`` ``(B, L, C)``, or to itself when there is none."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if memory is None:
@@ -121,7 +122,8 @@ class PackedAttention(nn.Module):
             C = query.shape[-1]
             q_bias, kv_bias = (None, None) if bias is None else (bias[:C], bias[C:])
             q, (k, v) = F.linear(query, weight[:C], q_bias), F.linear(memory, weight[C:], kv_bias).chunk(2, dim=-1)
-        return self.out_proj(multihead_attention(q, k, v, self.num_heads, self.dropout if self.training else 0.0))
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(multihead_attention(q, k, v, self.num_heads, dropout, mask))
 
 
 class SplitAttention(nn.Module):

@@ -1,0 +1,290 @@
+r"""Encoder-only mask transformer: a plain ViT that segments, with queries among the tokens of its last blocks.
+
+Paper: Your ViT is Secretly an Image Segmentation Model, Kerssies et al., CVPR 2025, arXiv 2503.19108, section 3 and
+figures 1 and 2. Queries join the tokens before the last L2 blocks. A linear layer gives their classes, and the product
+of an MLP of theirs with the upscaled patch tokens their masks. In training every one of these blocks is preceded by
+such a prediction, whose mask the block's queries attend within, with a probability that is annealed to zero.
+
+Deviations: queries stand behind the class token and registers, not in front, which changes no output; while a block is
+being annealed, a network in evaluation rounds its probability, so that its output does not depend on chance.
+
+Shapes: B batch, Q queries, K classes, C width, N tokens, (h, w) grid of tokens, (H, W) image size in pixels, s the
+scale of the masks over the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.dense_heads.mask2former_head import Mask2FormerHead
+from mmdet.models.detectors.maskformer import MaskFormer
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.registry import TASK_UTILS
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmvit_ext.models.backbones.base import Tokens
+from mmvit_ext.models.layers.masks import fuse_masks
+from mmvit_ext.models.losses.atm_loss import StageOutput
+from mmvit_ext.registry import MODELS
+
+__all__ = ['EoMTDetector', 'EoMTHead', 'Predictions', 'predict_with_queries']
+
+
+class Predictions(NamedTuple):
+    """Classes and masks before each of the last blocks that was asked for and behind them, of an image size."""
+
+    stages: list[StageOutput]
+    size: tuple[int, int]  # (H, W)
+    padded: tuple[int, int]  # the pixels that the tokens cover
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map ``(B, C, h, w)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class UpscaleBlock(nn.Sequential):
+    """Twice the size: transposed convolution, GELU, depthwise convolution and norm (section 3.1)."""
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(embed_dims, embed_dims, 2, stride=2),
+            nn.GELU(),
+            nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims, bias=False),
+            ChannelNorm(embed_dims, eps=1e-6),
+        )
+
+
+@MODELS.register_module()
+class EoMTHead(Mask2FormerHead):
+    r"""Queries, classes, masks and losses of an encoder-only mask transformer (arXiv 2503.19108, section 3).
+
+    With query tokens :math:`q_i` and patch tokens :math:`X` behind the network's last norm,
+
+    .. math:: c_i = \mathrm{Linear}(q_i), \qquad m_i = \mathrm{MLP}(q_i)^\top \mathrm{Upscale}(X)
+
+    The losses are Mask2Former's (arXiv 2112.01527), on sampled points after Hungarian matching, by mmdetection.
+
+    Args:
+        in_channels: Width C of the backbone.
+        num_classes: Number of classes of a semantic segmentation or of objects; what follows replaces it.
+        num_things_classes: Number of classes of objects, which come first.
+        num_stuff_classes: Number of classes without objects.
+        num_queries: Number of queries Q.
+        num_blocks: Number L2 of the backbone's last blocks that see the queries.
+        num_upscale_blocks: Number of times that the grid is doubled for the masks.
+        loss_weights: Weights of the losses of classes, masks and dice, and of their costs in the matching.
+        no_object_weight: Weight of queries without an object in the loss of classes.
+        num_points: Points that a mask is compared on.
+        oversample_ratio: How many times the points are drawn from which the uncertain ones are taken.
+        importance_sample_ratio: Share of the points that are chosen for being uncertain.
+        ignore_index: Label of pixels that belong to no mask.
+        train_cfg: Unused, for the sake of mmdetection's detector.
+        test_cfg: Unused, for the sake of mmdetection's detector.
+        init_cfg: Initialisation, mmengine style.
+
+    Shape:
+        Input: :class:`Predictions`; :meth:`forward` gives class logits ``(B, Q, K + 1)`` (the last class is "no
+        object") and mask logits ``(B, Q, s*h, s*w)``, a list each.
+
+    Raises:
+        ValueError: There are no classes, or numbers that contradict each other.
+    """
+
+    align_corners = False
+    attn_mask_probs: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int | None = None,
+        num_things_classes: int | None = None,
+        num_stuff_classes: int = 0,
+        num_queries: int = 100,
+        num_blocks: int = 4,
+        num_upscale_blocks: int = 2,
+        loss_weights: Sequence[float] = (2.0, 5.0, 5.0),
+        no_object_weight: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+        ignore_index: int = 255,
+        train_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        BaseDenseHead.__init__(self, init_cfg=init_cfg)
+        things = num_classes if num_things_classes is None else num_things_classes
+        if not things or things < 0 or num_stuff_classes < 0 or num_blocks < 1 or num_queries < 1:
+            given = f'{num_classes=}, {num_things_classes=}, {num_stuff_classes=}, {num_queries=}, {num_blocks=}'
+            raise ValueError(f'at least one class, query and block are needed, got {given}')
+        self.num_things_classes, self.num_stuff_classes = things, num_stuff_classes
+        self.num_classes = self.out_channels = things + num_stuff_classes
+        self.in_channels, self.num_queries, self.num_blocks = in_channels, num_queries, num_blocks
+        self.ignore_index, self.threshold = ignore_index, None
+        self.query = nn.Embedding(num_queries, in_channels)
+        self.class_embed = nn.Linear(in_channels, self.num_classes + 1)
+        layers = [layer for _ in range(3) for layer in (nn.Linear(in_channels, in_channels), nn.GELU())]
+        self.mask_embed = nn.Sequential(*layers[:-1])
+        self.upscale = nn.Sequential(*(UpscaleBlock(in_channels) for _ in range(num_upscale_blocks)))
+        self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
+        self.set_mask_probabilities([1.0] * num_blocks)
+        self.register_load_state_dict_post_hook(_read_back)
+
+        weights = dict(zip(('cls', 'mask', 'dice'), loss_weights, strict=True))
+        self.class_weight = [1.0] * self.num_classes + [no_object_weight]
+        entropy = {'type': 'mmdet.CrossEntropyLoss', 'reduction': 'mean'}
+        dice = {'type': 'mmdet.DiceLoss', 'use_sigmoid': True, 'activate': True, 'naive_dice': True, 'eps': 1.0}
+        self.loss_cls = MMDET_MODELS.build(
+            {**entropy, 'loss_weight': weights['cls'], 'class_weight': self.class_weight}
+        )
+        self.loss_mask = MMDET_MODELS.build({**entropy, 'use_sigmoid': True, 'loss_weight': weights['mask']})
+        self.loss_dice = MMDET_MODELS.build({**dice, 'loss_weight': weights['dice']})
+        costs = [
+            {'type': 'mmdet.ClassificationCost', 'weight': weights['cls']},
+            {'type': 'mmdet.CrossEntropyLossCost', 'weight': weights['mask'], 'use_sigmoid': True},
+            {'type': 'mmdet.DiceCost', 'weight': weights['dice'], 'pred_act': True, 'eps': 1.0},
+        ]
+        self.assigner = TASK_UTILS.build({'type': 'mmdet.HungarianAssigner', 'match_costs': costs})
+        self.sampler = TASK_UTILS.build({'type': 'mmdet.MaskPseudoSampler'})
+        self.num_points, self.oversample_ratio = num_points, oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+
+    def init_weights(self) -> None:
+        """Keep PyTorch's first values, as published, unless ``init_cfg`` says otherwise."""
+        BaseModule.init_weights(self)
+
+    def set_mask_probabilities(self, probabilities: Sequence[float]) -> None:
+        """State with which probability the queries of each of the last blocks attend within their masks."""
+        if len(probabilities) != self.num_blocks or not all(0 <= value <= 1 for value in probabilities):
+            raise ValueError(f'{self.num_blocks} probabilities are needed, got {list(probabilities)}')
+        if getattr(self, 'mask_probabilities', None) != tuple(probabilities):
+            self.mask_probabilities = tuple(float(value) for value in probabilities)
+            self.attn_mask_probs.copy_(torch.tensor(self.mask_probabilities))
+
+    def join(self, tokens: Tokens) -> Tokens:
+        """Put the queries behind the tokens that have no place in the image."""
+        B, P = tokens.x.shape[0], tokens.num_prefix_tokens
+        queries = self.query(torch.arange(self.num_queries, device=tokens.x.device)).expand(B, -1, -1)
+        x = torch.cat([tokens.x[:, :P], queries.to(tokens.x.dtype), tokens.x[:, P:]], dim=1)
+        return tokens._replace(x=x, num_prefix_tokens=P + self.num_queries)
+
+    def predict_stage(self, tokens: Tokens) -> StageOutput:
+        """Class logits ``(B, Q, K + 1)`` and mask logits ``(B, Q, s*h, s*w)`` of normalised tokens."""
+        last = tokens.num_prefix_tokens
+        queries = tokens.x[:, last - self.num_queries : last]
+        pixels = self.upscale(tokens.to_map())
+        masks = torch.matmul(self.mask_embed(queries), pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
+        return StageOutput(self.class_embed(queries), masks)
+
+    def masks_attention(self, block: int) -> bool:
+        """Whether the queries of one of the last blocks are kept within their masks, at least in part."""
+        probability = self.mask_probabilities[block]
+        return probability > 0 if self.training else round(probability) == 1
+
+    @torch.no_grad()
+    def attention_mask(self, block: int, masks: Tensor, tokens: Tokens) -> Tensor:
+        """Which tokens attend to which ``(B, 1, N, N)``: queries to the patches in their mask, else all to all."""
+        inside = F.interpolate(masks, size=tokens.size, mode='bilinear', align_corners=False).flatten(2) > 0
+        if self.training and (probability := self.mask_probabilities[block]) < 1:
+            inside |= torch.rand(inside.shape[:2], device=inside.device)[..., None] > probability
+        B, N, last = *tokens.x.shape[:2], tokens.num_prefix_tokens
+        allowed = inside.new_ones(B, N, N)
+        allowed[:, last - self.num_queries : last, last:] = inside
+        return allowed[:, None]
+
+    def forward(self, x: Predictions, batch_data_samples: Any = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Class logits and mask logits of every stage."""
+        return [stage.logits for stage in x.stages], [stage.masks for stage in x.stages]
+
+    def loss(self, x: Predictions, batch_data_samples: Sequence[Any], train_cfg: Any = None) -> dict[str, Tensor]:
+        """Losses of all stages against the objects or, for semantic segmentation, the classes of each image."""
+        if all('gt_instances' in sample for sample in batch_data_samples):
+            regions = self.preprocess_gt(
+                [sample.gt_instances for sample in batch_data_samples],
+                [sample.get('gt_sem_seg') for sample in batch_data_samples],
+            )
+        else:
+            regions = [self._classes(sample.gt_sem_seg.data[0]) for sample in batch_data_samples]
+        H, W = x.size
+        for region in regions:
+            region.masks = F.pad(region.masks, (0, x.padded[1] - W, 0, x.padded[0] - H))
+        return self.loss_by_feat(*self(x), regions, [sample.metainfo for sample in batch_data_samples])
+
+    def _classes(self, label: Tensor) -> InstanceData:
+        """The classes of a label map ``(H, W)`` as regions."""
+        classes = torch.unique(label)
+        classes = classes[classes != self.ignore_index].long()
+        return InstanceData(labels=classes, masks=(label == classes[:, None, None]).long())
+
+    def full_size(self, x: Predictions) -> tuple[Tensor, Tensor]:
+        """Last class logits and mask logits ``(B, Q, H, W)``."""
+        logits, masks = x.stages[-1]
+        masks = F.interpolate(masks, size=x.padded, mode='bilinear', align_corners=False)
+        return logits, masks[..., : x.size[0], : x.size[1]]
+
+    def scores(self, x: Predictions) -> Tensor:
+        """Semantic scores ``(B, K, H, W)``: class probabilities without "no object" times the masks' sigmoids."""
+        logits, masks = x.stages[-1]
+        fused = fuse_masks(logits.softmax(-1)[..., :-1], masks, x.padded)
+        return fused if x.size == x.padded else fused[..., : x.size[0], : x.size[1]]
+
+    def predict(self, x: Predictions, *_: Any) -> Any:
+        """What mmdetection's fusion head takes; see :meth:`scores` for semantic segmentation."""
+        return self.full_size(x)
+
+
+def _read_back(head: EoMTHead, _: Any) -> None:
+    """After a load: the state that was stored in a buffer."""
+    if not head.attn_mask_probs.is_meta:
+        head.mask_probabilities = tuple(head.attn_mask_probs.tolist())
+
+
+def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor) -> Predictions:
+    """Run a backbone on images ``(B, 3, H, W)`` with the queries of a head among the tokens of its last blocks.
+
+    Stages are predicted before each of these blocks in training, and otherwise where a block needs the masks.
+    """
+    depth, last = len(backbone.block_names), backbone.map_info[backbone.block_names[-1]]
+    if depth <= head.num_blocks or head.in_channels != last.channels:
+        wanted = f'more than num_blocks={head.num_blocks} blocks of width in_channels={head.in_channels}'
+        raise ValueError(f'the head needs {wanted}, the backbone has {depth} of {last.channels}')
+    first, stages = depth - head.num_blocks, []
+    tokens = head.join(backbone.tokens_before(img, first))
+    for block in range(head.num_blocks):
+        mask = None
+        if head.training or head.masks_attention(block):
+            stages.append(head.predict_stage(backbone.normalise(tokens)))
+            if head.masks_attention(block):
+                mask = head.attention_mask(block, stages[-1].masks, tokens)
+        tokens = backbone.run_block(first + block, tokens, mask)
+    stages.append(head.predict_stage(backbone.normalise(tokens)))
+    padded = (tokens.size[0] * last.stride, tokens.size[1] * last.stride)
+    return Predictions(stages, (img.shape[-2], img.shape[-1]), padded)
+
+
+@MODELS.register_module()
+class EoMTDetector(MaskFormer):
+    """Instance and panoptic segmentation by an encoder-only mask transformer (arXiv 2503.19108).
+
+    mmdetection's ``MaskFormer`` with :class:`EoMTHead` as its ``panoptic_head``; its ``panoptic_fusion_head`` makes
+    objects or a panoptic map of classes and masks.
+
+    Args:
+        backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
+        panoptic_head: An ``EoMTHead``.
+        panoptic_fusion_head: mmdetection's ``MaskFormerFusionHead``.
+        **kwargs: The other arguments of mmdetection's ``MaskFormer``.
+    """
+
+    def extract_feat(self, batch_inputs: Tensor) -> Predictions:
+        return predict_with_queries(self.backbone, self.panoptic_head, batch_inputs)
