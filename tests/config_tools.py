@@ -40,8 +40,6 @@ BOX_PROPOSALS, MASK_PROPOSALS = 1000, 100
 """Proposals for which the heads of a two-stage detector are counted: all of the first stage, and a tenth of them."""
 LEAST_BATCH = 2
 """Images of a training step."""
-BEST = {'mmseg': 'best_mIoU', 'mmdet': 'best_coco_bbox_mAP', 'mmpretrain': 'best_accuracy_top1'}
-"""How the name of the best checkpoint begins, by scope; see :func:`best_of` for generators."""
 
 
 def config_named(start: str) -> Path:
@@ -82,7 +80,7 @@ def _options(node: dict, place: str) -> Iterator[str]:
 
 def best_of(cfg: Config) -> str:
     """How the name of the best checkpoint of a config begins."""
-    return 'best_FID' if 'generator' in cfg.model else BEST[cfg.default_scope]
+    return f'best_{cfg.default_hooks.checkpoint.save_best}'.replace('/', '_')
 
 
 def write_cifar(root: Path, images: int = 4) -> dict[str, Path]:
@@ -136,6 +134,13 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
                 Image.fromarray(pixels).save(root / name / 'images' / split / f'{number}.jpg')
                 labels = rng.integers(0, classes, (72, 96), dtype=np.uint8)
                 Image.fromarray(labels).save(root / name / 'annotations' / split / f'{number}{end}')
+    for split in ('train', 'val'):
+        for number in range(images):
+            for folder, end in (('leftImg8bit', 'leftImg8bit'), ('gtFine', 'gtFine_labelTrainIds')):
+                (root / 'CityscapesDataset' / folder / split / 'city').mkdir(parents=True, exist_ok=True)
+                path = root / 'CityscapesDataset' / folder / split / 'city' / f'city_{number}_{end}.png'
+                shape, most = ((72, 96, 3), 256) if folder == 'leftImg8bit' else ((72, 96), 19)
+                Image.fromarray(rng.integers(0, most, shape, dtype=np.uint8)).save(path)
     objects = {
         'bccd': (('RBC', 'WBC', 'Platelets'), {'train': 'images', 'val': 'images', 'test': 'images'}),
         'nuclei': (('nucleus',), {'train': 'images', 'val': 'images'}),
@@ -146,7 +151,7 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
         for split, folder in splits.items():
             (root / name / folder).mkdir(exist_ok=True)
             write_objects(root / name, split, folder, classes, images)
-    return {name: root / name for name in (*layouts, *objects)}
+    return {name: root / name for name in (*layouts, *objects, 'CityscapesDataset')}
 
 
 def write_objects(root: Path, split: str, folder: str, classes: Sequence[str], images: int) -> None:
@@ -305,7 +310,9 @@ def shrink_model(model: dict) -> None:
         if 'norm_cfg' in model['decode_head']:
             model['decode_head']['norm_cfg'] = dict(type='BN')  # the synchronised one needs a GPU
     backbone = model['backbone']
-    if backbone['type'] == 'mmvit_ext.P2T':
+    if 'EoMT' in model['type']:
+        shrink_queries(model)
+    elif backbone['type'] == 'mmvit_ext.P2T':
         backbone['arch'] = dict(PYRAMID)
         shrink_what_follows(model, PYRAMID['embed_dims'])
     elif backbone['type'] == 'mmvit_ext.NesT':
@@ -322,6 +329,16 @@ def shrink_model(model: dict) -> None:
     else:
         shrink_plain_model(model)
     shrink_sliding_windows(model)
+
+
+def shrink_queries(model: dict) -> None:
+    """An encoder-only mask transformer: one block more than those that see the queries."""
+    head, backbone = model['panoptic_head' if 'panoptic_head' in model else 'decode_head'], model['backbone']
+    head.update(in_channels=WIDTH, num_queries=8, num_points=64)
+    shrink_timm(backbone) if 'model' in backbone else backbone.update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS)
+    backbone.update({'depth' if 'model' in backbone else 'num_layers': head['num_blocks'] + 1}, out_indices=-1)
+    if 'panoptic_head' in model:
+        model['data_preprocessor']['pad_size_divisor'] = 32
 
 
 def shrink_generator(cfg: Config, extractor: tuple[Path, Path]) -> None:
@@ -367,10 +384,11 @@ def shrink_tnt(backbone: dict) -> list[int]:
 
 def shrink_timm(backbone: dict) -> list[int]:
     """Narrow layers in the blocks that are decoded and no others; returns the widths of the maps."""
-    depth = len(backbone.get('out_indices', [-1]))
+    indices = backbone.get('out_indices', -1)
+    depth = 1 if isinstance(indices, int) else len(indices)
     backbone.update(checkpoint=None, img_size=EDGE, embed_dim=WIDTH, num_heads=HEADS, mlp_ratio=2)
     backbone.update(depth=depth, out_indices=tuple(range(depth)))
-    if 'shrink_index' in backbone:
+    if 'shrink_index' in backbone and depth > 1:
         backbone['shrink_index'] = 1
     if 'frozen_stages' in backbone:
         backbone['frozen_stages'] = depth - 1
@@ -489,6 +507,8 @@ def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
     cfg.train_dataloader.batch_size = LEAST_BATCH
     cfg.train_cfg.update({'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters': 1}, val_interval=1)
     cfg.default_hooks.checkpoint.update(interval=1)
+    if isinstance(cfg.param_scheduler, dict) and 'warmup' in cfg.param_scheduler:
+        cfg.param_scheduler.warmup = (0, 1)  # otherwise the backbone stands still at first
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=0)
     cfg.experiment_name = path.stem.replace('.', '_') + f'_{id(cfg)}'

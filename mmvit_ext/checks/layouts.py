@@ -35,6 +35,11 @@ class Layout(NamedTuple):
 
 _ADE = '{images,annotations}/{training,validation}: ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu'
 _COCO = '{train2017,val2017}/*.jpg and annotations/instances_{train2017,val2017}.json: https://cocodataset.org'
+_PANOPTIC = '{train2017,val2017}/*.jpg and annotations/panoptic_{train2017,val2017} with .json: https://cocodataset.org'
+_CITYSCAPES = (
+    '{leftImg8bit,gtFine}/{train,val}/*/*.png: https://www.cityscapes-dataset.com, with label maps made by '
+    "mmseg's tools/dataset_converters/cityscapes.py"
+)
 _STUFF = (
     '{images,annotations}/{train2014,test2014}: cocostuff-10k-v1.1.zip of https://github.com/nightrome/cocostuff10k, '
     "converted with mmseg's tools/dataset_converters/coco_stuff10k.py"
@@ -65,6 +70,8 @@ _MINI = 'what `python tools/make_mini_dataset.py data/mini` draws'
 LAYOUTS: Mapping[str, Layout] = {
     'ADE20K': Layout(20_210, 2_000, _ADE),
     'COCO 2017': Layout(118_287, 5_000, _COCO),
+    'COCO panoptic': Layout(118_287, 5_000, _PANOPTIC),
+    'Cityscapes': Layout(2_975, 500, _CITYSCAPES),
     'COCO-Stuff-10K': Layout(9_000, 1_000, _STUFF),
     'PASCAL-Context (59 classes)': Layout(4_996, 5_104, _CONTEXT),
     'PASCAL-Context (60 classes)': Layout(4_996, 5_104, _CONTEXT),

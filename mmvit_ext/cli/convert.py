@@ -2,6 +2,7 @@
 
     mmvit convert segvit SOURCE.pth CONVERTED.pth
     mmvit convert dinov2-onnx vit_s_focus.onnx VIT_S14.pth
+    mmvit convert eomt pytorch_model.bin EOMT.pth --base DINOV3.safetensors
     mmvit convert weights work_dirs/RUN/iter_160000.pth MODEL.safetensors --safetensors
 
 Every parameter of the source is used or named in an error. The source is read without running code from it. The method
@@ -29,6 +30,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('method', choices=sorted(convert.METHODS), help='whose checkpoint it is')
     parser.add_argument('source', help='the released checkpoint')
     parser.add_argument('destination', help='the file to write (.pth, or .safetensors with --safetensors)')
+    base = 'weights that a checkpoint was published as the difference to (eomt, eomt-detector)'
+    parser.add_argument('--base', metavar='FILE', help=base)
     parser.add_argument('--safetensors', action='store_true', help='write the safetensors format')
     add_shared(parser, '--force', '--trust', '--traceback')
 
@@ -38,7 +41,10 @@ def run(args: Namespace) -> None:
     if args.safetensors != (destination.suffix == '.safetensors'):
         what = 'with --safetensors name' if args.safetensors else 'pass --safetensors, or do not name'
         raise UserError(f'{destination}: {what} a file that ends in .safetensors')
-    with kept_files([source], [destination], force=args.force), progress_bar('converting') as bar:
+    if args.base and not args.method.startswith('eomt'):
+        raise UserError(f'--base goes with eomt and eomt-detector, not with {args.method}')
+    sources = [source, *([Path(args.base)] if args.base else [])]
+    with kept_files(sources, [destination], force=args.force), progress_bar('converting') as bar:
         task = bar.add_task('', total=3)
         content: Mapping[str, Any]
         if args.method == 'dinov2-onnx':
@@ -49,6 +55,9 @@ def run(args: Namespace) -> None:
         bar.advance(task)
         try:
             converted = convert.convert(state, args.method)
+            if args.base:
+                base = extract_state_dict(read_checkpoint(Path(args.base), '--base', trust=args.trust), Path(args.base))
+                converted = convert.add_base(converted, base)
             description = convert.describe(state, args.method)
         except ValueError as error:
             hint = style_hint(state)

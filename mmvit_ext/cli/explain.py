@@ -43,7 +43,7 @@ METHODS = {
     'superpixels': ('superpixels.explain_superpixels', 'the superpixels that an SPFormer sees', ('--montage-only',)),
     'atm': (
         'atm_masks.explain_masks',
-        'the masks of each stage of an Attention-to-Mask head',
+        'the masks of each stage of an Attention-to-Mask head, or of the queries of an EoMT',
         ('--classes', '--top', '--save-masks', '--opacity'),
     ),
 }

@@ -219,13 +219,13 @@ def _model(recipe: Recipe, data: FolderData) -> dict[str, Any]:
         model['backbone']['drop_path_rate'] = 0.0
         # Where a patch is all zeros, as padding is, a first norm without biases multiplies gradients by a thousand.
         preprocessor['pad_val' if recipe.task == 'seg' else 'pad_value'] = PADDING
-        if LIBRARIES[recipe.task] == 'mmdet':  # without norms a detector hardly begins to learn
+        if 'neck' in model and LIBRARIES[recipe.task] == 'mmdet':  # without norms a detector hardly begins to learn
             norm = dict(type='GN', num_groups=32)
             necks = model['neck'] if isinstance(model['neck'], list) else [model['neck']]
             for part in (necks[-1], model.get('bbox_head'), model.get('roi_head', {}).get('mask_head')):
                 if part is not None:
                     part['norm_cfg'] = norm
-    if LIBRARIES[recipe.task] == 'mmdet':
+    if LIBRARIES[recipe.task] == 'mmdet' and 'panoptic_head' not in model:
         _fit_detector(model, recipe, data)
     if recipe.mode == 'frozen':
         model['backbone'].update(frozen_stages=entry_of(recipe.model).row.depth, drop_path_rate=0.0)
@@ -287,6 +287,7 @@ def _runtime(recipe: Recipe) -> dict[str, Any]:
         'mmpretrain': ('VisualizationHook', 'UniversalVisualizer'),
     }
     hook, visualizer = drawing[library]
+    annealed = entry_of(recipe.model).head.startswith('eomt')
     own = (
         'DeferredInfo',
         'ExactResume',
@@ -308,6 +309,7 @@ def _runtime(recipe: Recipe) -> dict[str, Any]:
         'skipped_samples',
     )
     return dict(
+        **(dict(custom_hooks=[dict(type='mmvit_ext.MaskAnnealingHook')]) if annealed else {}),
         default_hooks=dict(
             timer=dict(type='IterTimerHook'),
             logger=dict(type='LoggerHook', interval=min(max(recipe.max_iters // 40, 1), 50), log_metric_by_epoch=False),

@@ -67,6 +67,9 @@ def as_graph(model: nn.Module) -> nn.Module:
     """What is exported of a segmentor or classifier (:class:`ImageScores`) or of a detector of mmdet."""
     if hasattr(model, 'generator'):
         raise UserError(f'a {type(model).__name__} cannot be exported: it makes images from noise and takes none')
+    if hasattr(model, 'panoptic_head'):
+        remedy = 'a segmentor mmvit_ext.EoMT can be'
+        raise UserError(f'a {type(model).__name__} cannot be exported: what follows its masks has no graph; {remedy}')
     if not hasattr(model, 'bbox_head') and not hasattr(model, 'rpn_head'):
         return ImageScores(model).eval()
     from .detections import Detections  # needs mmdet, and a torch that exports

@@ -189,7 +189,7 @@ class TTAPredictor(Predictor):
 
 
 def _class_count(model: nn.Module) -> int | None:
-    for name in ('decode_head', 'bbox_head', 'head', 'roi_head'):
+    for name in ('decode_head', 'bbox_head', 'head', 'roi_head', 'panoptic_head'):
         head = getattr(model, name, None)
         head = getattr(head, 'bbox_head', head)
         head = head[-1] if isinstance(head, nn.ModuleList) else head

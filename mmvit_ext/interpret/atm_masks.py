@@ -1,6 +1,8 @@
-"""Pictures of the masks of an Attention-to-Mask decoder: one row per class, one column per supervised stage.
+"""Pictures of the masks of class queries: one row per class, one column per supervised stage.
 
-Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844; its figure 1 shows such masks. A mask is treated as the
+Paper: SegViT, Zhang et al., NeurIPS 2022, arXiv 2210.05844; its figure 1 shows such masks. EoMT
+(arXiv 2503.19108) has queries of no fixed class: the mask of a class is that of the query that is most sure of it, at
+each stage its own. A mask is treated as the
 model treats it on the way to its prediction: resized to the network's input, sigmoid, mean over the windows where
 inference slides, padding cut off, resized to the image.
 
@@ -27,6 +29,7 @@ from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge, write_picture
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
+from mmvit_ext.models.losses.atm_loss import StageOutput
 
 from .explain import Explainer, check_cell, choose_shown
 from .inputs import OpenedImage
@@ -56,9 +59,12 @@ class ClassMasks:
     probabilities: np.ndarray  # of the class by its query (S, K), the highest of a sliding inference's windows
 
 
-def stage_names(model: nn.Module) -> list[str]:
-    """Headings of the supervised stages of an ATM head: the layer each one looks at, from 1, or its ``in_index``."""
+def stage_names(model: Any) -> list[str]:
+    """Headings of the supervised stages of a head: the layer each one looks at, from 1, or its ``in_index``."""
     head: Any = model.decode_head
+    if not isinstance(head, ATMHead):
+        depth = len(model.backbone.block_names)
+        return [f'behind block {depth - head.num_blocks + index}' for index in range(head.num_blocks + 1)]
     sources = [_map_name(model, index) for index in head.in_index]
     if head.deep_supervision == 'layer':
         whole = ' + '.join(sources)
@@ -82,10 +88,13 @@ def _map_name(model: Any, index: int) -> str:
     return f'layer {sorted(layer % len(backbone.layers) for layer in backbone.out_indices)[index] + 1}'
 
 
-def _windows(size: tuple[int, int], test_cfg: Mapping[str, Any]) -> list[Box]:
-    """Top, left, bottom and right of the windows that mmseg's inference takes of an input."""
+def _windows(model: Any, size: tuple[int, int]) -> list[Box]:
+    """Top, left, bottom and right of the windows that a model's inference takes of an input."""
+    test_cfg: Mapping[str, Any] = model.test_cfg
     if test_cfg['mode'] == 'whole':
         return [(0, 0, *size)]
+    if hasattr(model, 'windows'):
+        return [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in model.windows(size)]
     spans = []
     for length, crop, stride in zip(size, test_cfg['crop_size'], test_cfg['stride'], strict=True):
         count = max(length - crop + stride - 1, 0) // stride + 1
@@ -105,17 +114,33 @@ def _mean(pieces: Iterable[Tensor], boxes: Sequence[Box], size: tuple[int, int])
     return total.div_(count.to(total))
 
 
+def _decode(model: Any, img: Tensor) -> tuple[Tensor, list[StageOutput]]:
+    """Scores ``(1, N, H, W)``, and the classes and masks of all stages with one query for each class."""
+    head = model.decode_head
+    if isinstance(head, ATMHead):
+        outputs = head.decode(model.extract_feat(img))
+        return head.fuse(outputs[-1], img.shape[-2:]), outputs
+    from mmvit_ext.models.eomt import predict_with_queries  # needs mmdet
+
+    found = predict_with_queries(model.backbone, head, img, every_stage=True)
+    ordered = []
+    for logits, masks in found.stages:
+        query = logits.softmax(-1)[0, :, :-1].argmax(0)  # (N)
+        full = F.interpolate(masks[:, query], size=found.padded, mode='bilinear', align_corners=False)
+        ordered.append(StageOutput(logits[:, query], full[..., : img.shape[-2], : img.shape[-1]]))
+    return head(found), ordered
+
+
 @torch.no_grad()
 def class_masks(opened: OpenedImage, classes: Sequence[int] | None = None, *, top: int = TOP) -> ClassMasks:
     """Predict an image and keep the masks of some classes, by default of the ``top`` largest predicted areas."""
     model: Any = opened.predictor.model
-    head: ATMHead = model.decode_head
     inputs, samples = opened.inputs, opened.samples
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
-    boxes = _windows(size, model.test_cfg)
-    decoded = [head.decode(model.extract_feat(inputs[..., t:b, l:r])) for t, l, b, r in boxes]
+    boxes = _windows(model, size)
+    pieces, decoded = zip(*(_decode(model, inputs[..., t:b, l:r]) for t, l, b, r in boxes), strict=True)
     edges = [(bottom - top, right - left) for top, left, bottom, right in boxes]
-    scores = _mean((head.fuse(outputs[-1], edge) for outputs, edge in zip(decoded, edges, strict=True)), boxes, size)
+    scores = _mean(pieces, boxes, size)
     predicted = model.postprocess_result(scores, copy.deepcopy(samples))[0].pred_sem_seg.data[0]
     labels = predicted.cpu().numpy().astype(np.int64)
     if classes is None:
@@ -184,8 +209,8 @@ def explain_masks(
         raise UserError(f'--opacity must be 0 to 1, got {opacity}')
     check_cell(edge)
     head = getattr(predictor.model, 'decode_head', predictor.model)
-    if not isinstance(head, ATMHead):
-        wanted = 'expected a decode_head ATMHead or ShrunkATMHead, as in configs/segvit'
+    if not isinstance(head, ATMHead) and not hasattr(head, 'set_mask_probabilities'):
+        wanted = 'expected a decode_head ATMHead, ShrunkATMHead or EoMTHead, as in configs/segvit and configs/eomt'
         raise UserError(f'{source} has a {type(head).__name__} and no masks of classes to show: {wanted}')
     chosen, count = choose_shown(classes, top, predictor.classes, 'largest', TOP, numbers=False)
     stages = stage_names(predictor.model)

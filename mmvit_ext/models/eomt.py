@@ -33,7 +33,7 @@ from mmvit_ext.models.layers.masks import fuse_masks
 from mmvit_ext.models.losses.atm_loss import StageOutput
 from mmvit_ext.registry import MODELS
 
-__all__ = ['EoMTDetector', 'EoMTHead', 'Predictions', 'predict_with_queries']
+__all__ = ['EoMTDetector', 'EoMTHead', 'EoMTPanopticHead', 'Predictions', 'predict_with_queries']
 
 
 class Predictions(NamedTuple):
@@ -75,9 +75,7 @@ class EoMTHead(Mask2FormerHead):
 
     Args:
         in_channels: Width C of the backbone.
-        num_classes: Number of classes of a semantic segmentation or of objects; what follows replaces it.
-        num_things_classes: Number of classes of objects, which come first.
-        num_stuff_classes: Number of classes without objects.
+        num_classes: Number of classes K.
         num_queries: Number of queries Q.
         num_blocks: Number L2 of the backbone's last blocks that see the queries.
         num_upscale_blocks: Number of times that the grid is doubled for the masks.
@@ -92,8 +90,7 @@ class EoMTHead(Mask2FormerHead):
         init_cfg: Initialisation, mmengine style.
 
     Shape:
-        Input: :class:`Predictions`; :meth:`forward` gives class logits ``(B, Q, K + 1)`` (the last class is "no
-        object") and mask logits ``(B, Q, s*h, s*w)``, a list each.
+        Input: :class:`Predictions`; :meth:`forward` gives scores ``(B, K, H, W)``, not logits.
 
     Raises:
         ValueError: There are no classes, or numbers that contradict each other.
@@ -106,9 +103,7 @@ class EoMTHead(Mask2FormerHead):
         self,
         in_channels: int,
         *,
-        num_classes: int | None = None,
-        num_things_classes: int | None = None,
-        num_stuff_classes: int = 0,
+        num_classes: int,
         num_queries: int = 100,
         num_blocks: int = 4,
         num_upscale_blocks: int = 2,
@@ -123,12 +118,10 @@ class EoMTHead(Mask2FormerHead):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         BaseDenseHead.__init__(self, init_cfg=init_cfg)
-        things = num_classes if num_things_classes is None else num_things_classes
-        if not things or things < 0 or num_stuff_classes < 0 or num_blocks < 1 or num_queries < 1:
-            given = f'{num_classes=}, {num_things_classes=}, {num_stuff_classes=}, {num_queries=}, {num_blocks=}'
+        if num_classes < 1 or num_blocks < 1 or num_queries < 1:
+            given = f'{num_classes=}, {num_queries=}, {num_blocks=}'
             raise ValueError(f'at least one class, query and block are needed, got {given}')
-        self.num_things_classes, self.num_stuff_classes = things, num_stuff_classes
-        self.num_classes = self.out_channels = things + num_stuff_classes
+        self.num_classes = self.out_channels = num_classes
         self.in_channels, self.num_queries, self.num_blocks = in_channels, num_queries, num_blocks
         self.ignore_index, self.threshold = ignore_index, None
         self.query = nn.Embedding(num_queries, in_channels)
@@ -136,8 +129,8 @@ class EoMTHead(Mask2FormerHead):
         layers = [layer for _ in range(3) for layer in (nn.Linear(in_channels, in_channels), nn.GELU())]
         self.mask_embed = nn.Sequential(*layers[:-1])
         self.upscale = nn.Sequential(*(UpscaleBlock(in_channels) for _ in range(num_upscale_blocks)))
-        self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
-        self.set_mask_probabilities([1.0] * num_blocks)
+        self.register_buffer('attn_mask_probs', torch.zeros(num_blocks))
+        self.mask_probabilities = (0.0,) * num_blocks  # the buffer's values, known without asking a device
         self.register_load_state_dict_post_hook(_read_back)
 
         weights = dict(zip(('cls', 'mask', 'dice'), loss_weights, strict=True))
@@ -164,10 +157,10 @@ class EoMTHead(Mask2FormerHead):
         BaseModule.init_weights(self)
 
     def set_mask_probabilities(self, probabilities: Sequence[float]) -> None:
-        """State with which probability the queries of each of the last blocks attend within their masks."""
+        """State with which probability the queries of each of the last blocks attend within their masks; at first 0."""
         if len(probabilities) != self.num_blocks or not all(0 <= value <= 1 for value in probabilities):
             raise ValueError(f'{self.num_blocks} probabilities are needed, got {list(probabilities)}')
-        if getattr(self, 'mask_probabilities', None) != tuple(probabilities):
+        if self.mask_probabilities != tuple(probabilities):
             self.mask_probabilities = tuple(float(value) for value in probabilities)
             self.attn_mask_probs.copy_(torch.tensor(self.mask_probabilities))
 
@@ -202,45 +195,64 @@ class EoMTHead(Mask2FormerHead):
         allowed[:, last - self.num_queries : last, last:] = inside
         return allowed[:, None]
 
-    def forward(self, x: Predictions, batch_data_samples: Any = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Class logits and mask logits of every stage."""
-        return [stage.logits for stage in x.stages], [stage.masks for stage in x.stages]
-
-    def loss(self, x: Predictions, batch_data_samples: Sequence[Any], train_cfg: Any = None) -> dict[str, Tensor]:
-        """Losses of all stages against the objects or, for semantic segmentation, the classes of each image."""
-        if all('gt_instances' in sample for sample in batch_data_samples):
-            regions = self.preprocess_gt(
-                [sample.gt_instances for sample in batch_data_samples],
-                [sample.get('gt_sem_seg') for sample in batch_data_samples],
-            )
-        else:
-            regions = [self._classes(sample.gt_sem_seg.data[0]) for sample in batch_data_samples]
-        H, W = x.size
-        for region in regions:
-            region.masks = F.pad(region.masks, (0, x.padded[1] - W, 0, x.padded[0] - H))
-        return self.loss_by_feat(*self(x), regions, [sample.metainfo for sample in batch_data_samples])
-
-    def _classes(self, label: Tensor) -> InstanceData:
-        """The classes of a label map ``(H, W)`` as regions."""
-        classes = torch.unique(label)
-        classes = classes[classes != self.ignore_index].long()
-        return InstanceData(labels=classes, masks=(label == classes[:, None, None]).long())
-
-    def full_size(self, x: Predictions) -> tuple[Tensor, Tensor]:
-        """Last class logits and mask logits ``(B, Q, H, W)``."""
-        logits, masks = x.stages[-1]
-        masks = F.interpolate(masks, size=x.padded, mode='bilinear', align_corners=False)
-        return logits, masks[..., : x.size[0], : x.size[1]]
-
-    def scores(self, x: Predictions) -> Tensor:
+    def forward(self, x: Predictions) -> Tensor:
         """Semantic scores ``(B, K, H, W)``: class probabilities without "no object" times the masks' sigmoids."""
         logits, masks = x.stages[-1]
         fused = fuse_masks(logits.softmax(-1)[..., :-1], masks, x.padded)
         return fused if x.size == x.padded else fused[..., : x.size[0], : x.size[1]]
 
     def predict(self, x: Predictions, *_: Any) -> Any:
-        """What mmdetection's fusion head takes; see :meth:`scores` for semantic segmentation."""
-        return self.full_size(x)
+        """What :meth:`forward` gives; mmsegmentation passes what it knows of the images, and its settings."""
+        return self(x)
+
+    def regions(self, sample: Any) -> InstanceData:
+        """The classes of a label map as ``labels`` and ``masks``."""
+        label = sample.gt_sem_seg.data[0]
+        classes = torch.unique(label)
+        classes = classes[classes != self.ignore_index].long()
+        return InstanceData(labels=classes, masks=(label == classes[:, None, None]).long())
+
+    def loss(self, x: Predictions, batch_data_samples: Sequence[Any], train_cfg: Any = None) -> dict[str, Tensor]:
+        """Losses of all stages against the regions of each image."""
+        H, W = x.size
+        regions = [self.regions(sample) for sample in batch_data_samples]
+        for region in regions:
+            region.masks = F.pad(region.masks, (0, x.padded[1] - W, 0, x.padded[0] - H))
+        logits, masks = zip(*x.stages, strict=True)
+        return self.loss_by_feat(logits, masks, regions, [sample.metainfo for sample in batch_data_samples])
+
+
+@MODELS.register_module()
+class EoMTPanopticHead(EoMTHead):
+    """The head of :class:`EoMTDetector`: as :class:`EoMTHead`, for objects and, in panoptic segmentation, stuff.
+
+    Args:
+        in_channels: Width C of the backbone.
+        num_things_classes: Number of classes of objects, which come first.
+        num_stuff_classes: Number of classes without objects.
+        **kwargs: The other arguments of ``EoMTHead``, but ``num_classes``.
+
+    Shape:
+        Input: :class:`Predictions`; :meth:`forward` gives class logits ``(B, Q, K + 1)`` and mask logits
+        ``(B, Q, s*h, s*w)`` of every stage, :meth:`predict` the last ones, the masks ``(B, Q, H, W)``.
+    """
+
+    def __init__(self, in_channels: int, *, num_things_classes: int, num_stuff_classes: int = 0, **kwargs: Any) -> None:
+        super().__init__(in_channels, num_classes=num_things_classes + num_stuff_classes, **kwargs)
+        self.num_things_classes, self.num_stuff_classes = num_things_classes, num_stuff_classes
+
+    def forward(self, x: Predictions, *_: Any) -> Any:
+        return [stage.logits for stage in x.stages], [stage.masks for stage in x.stages]
+
+    def predict(self, x: Predictions, *_: Any) -> tuple[Tensor, Tensor]:
+        logits, masks = x.stages[-1]
+        masks = F.interpolate(masks, size=x.padded, mode='bilinear', align_corners=False)
+        return logits, masks[..., : x.size[0], : x.size[1]]
+
+    def regions(self, sample: Any) -> InstanceData:
+        """Objects and, where a label map has them, stuff, by mmdetection."""
+        (found,) = self.preprocess_gt([sample.gt_instances], [sample.get('gt_sem_seg')])
+        return found
 
 
 def _read_back(head: EoMTHead, _: Any) -> None:
@@ -249,10 +261,11 @@ def _read_back(head: EoMTHead, _: Any) -> None:
         head.mask_probabilities = tuple(head.attn_mask_probs.tolist())
 
 
-def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor) -> Predictions:
+def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor, *, every_stage: bool = False) -> Predictions:
     """Run a backbone on images ``(B, 3, H, W)`` with the queries of a head among the tokens of its last blocks.
 
-    Stages are predicted before each of these blocks in training, and otherwise where a block needs the masks.
+    Stages are predicted before each of these blocks in training or if ``every_stage`` is wanted, and otherwise where a
+    block needs the masks.
     """
     depth, last = len(backbone.block_names), backbone.map_info[backbone.block_names[-1]]
     if depth <= head.num_blocks or head.in_channels != last.channels:
@@ -262,7 +275,7 @@ def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor) -> Predicti
     tokens = head.join(backbone.tokens_before(img, first))
     for block in range(head.num_blocks):
         mask = None
-        if head.training or head.masks_attention(block):
+        if head.training or every_stage or head.masks_attention(block):
             stages.append(head.predict_stage(backbone.normalise(tokens)))
             if head.masks_attention(block):
                 mask = head.attention_mask(block, stages[-1].masks, tokens)
@@ -276,12 +289,12 @@ def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor) -> Predicti
 class EoMTDetector(MaskFormer):
     """Instance and panoptic segmentation by an encoder-only mask transformer (arXiv 2503.19108).
 
-    mmdetection's ``MaskFormer`` with :class:`EoMTHead` as its ``panoptic_head``; its ``panoptic_fusion_head`` makes
-    objects or a panoptic map of classes and masks.
+    mmdetection's ``MaskFormer`` with :class:`EoMTPanopticHead` as its ``panoptic_head``. Its ``panoptic_fusion_head``
+    makes objects or a panoptic map of classes and masks.
 
     Args:
         backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
-        panoptic_head: An ``EoMTHead``.
+        panoptic_head: An ``EoMTPanopticHead``.
         panoptic_fusion_head: mmdetection's ``MaskFormerFusionHead``.
         **kwargs: The other arguments of mmdetection's ``MaskFormer``.
     """

@@ -6,7 +6,6 @@ Shapes: B batch, K classes, (H, W) image size in pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
@@ -39,13 +38,6 @@ class EoMT(EncoderDecoder):
 
     def extract_feat(self, inputs: Tensor) -> Predictions:
         return predict_with_queries(self.backbone, self.decode_head, inputs)
-
-    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Class scores ``(B, K, H, W)``."""
-        return self.decode_head.scores(self.extract_feat(inputs))
-
-    def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        return self.encode_decode(inputs, [])
 
     def windows(self, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of the windows of a sliding inference on an image of a size ``(H, W)``."""

@@ -47,6 +47,7 @@ METRICS: Mapping[str, Metric] = {
     **{f'Top {k} Accuracy': Metric(f'accuracy/top{k}') for k in (1, 5)},
     **{f'box AP{end[1:]}': Metric(f'coco/bbox_mAP{end}', 100) for end in ('', '_50', '_75', '_s', '_m', '_l')},
     **{f'mask AP{end[1:]}': Metric(f'coco/segm_mAP{end}', 100) for end in ('', '_50')},
+    'PQ': Metric('coco_panoptic/PQ'),
     'FID': Metric('FID', lower_is_better=True),
 }
 PHOTOGRAPHS = ('CamVid', 'DRIVE', 'CHASE_DB1', 'BCCD', 'nuclei', 'COCO128')
@@ -58,6 +59,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     'Image Classification': ('Top 1 Accuracy',),
     'Object Detection': ('box AP',),
     'Instance Segmentation': ('box AP', 'mask AP'),
+    'Panoptic Segmentation': ('PQ',),
     'Image Generation': ('FID',),
 }
 """What is measured of a row by task, whether it is published or not."""

@@ -36,8 +36,9 @@ def name_of(path):
     return name if name in list_models() else None
 
 
-OTHERS = ('384x384', '-ti16_1xb8', '-mini', '_1xb4-', 'setr-naive_vit-b16')
-"""Recipes with another network: fine-tuned, of the demo, for photographs, or an ablation without a class token."""
+OTHERS = ('384x384', '-ti16_1xb8', '-mini', '_1xb4-', 'setr-naive_vit-b16', 'eomt-instance')
+"""Recipes with another network: fine-tuned, of the demo, for photographs, an ablation without a class token, or padded to
+a square."""
 
 SHIPPED = {path: name for path in CONFIGS if (name := name_of(path)) and not any(part in path.name for part in OTHERS)}
 
@@ -70,7 +71,7 @@ def comparable(model):
 
 def test_names_of_shipped_configs_are_compared_with_the_zoo():
     assert len(SHIPPED) > 50
-    assert {entry_of(name).head for name in SHIPPED.values()} >= set(HEADS) - {'upernet', 'linear'}
+    assert {entry_of(name).head for name in SHIPPED.values()} >= set(HEADS) - {'upernet', 'linear', 'eomt-instance'}
 
 
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
@@ -101,6 +102,8 @@ def run_on_meta(name, **options):
         assert model.encode_decode(img, [{'img_shape': size}] * 2).shape == (2, 5, *size)
     elif entry.task == 'cls':
         assert model.head(model.extract_feat(img)).shape == (2, 5)
+    elif entry.head == 'eomt-instance':
+        assert model.extract_feat(img).size == size
     else:
         maps = model.extract_feat(torch.empty(2, 3, 128, 192, device='meta'))
         strides = (8, 16, 32) if entry.head == 'retinanet' else (4, 8, 16, 32)

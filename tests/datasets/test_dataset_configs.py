@@ -44,10 +44,13 @@ PHOTOGRAPHS = (
     'camvid_280x378',
     'camvid_288x384',
     'camvid_392x518',
+    'cityscapes_1024x1024',
     'coco128_320x320',
     'drive_256x256',
     'nuclei_256x256',
 )
+#: What needs panopticapi, and the mini dataset does not have.
+PANOPTIC = ('coco_panoptic',)
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +82,18 @@ def step(pipeline, kind):
 
 def test_every_base_config_is_listed_here():
     assert {path.stem for path in FOLDER.glob('*.py')} == {
-        *(*RECIPES, *DETECTION, *CLASSIFICATION, *CIFAR, *TRANSFER, *FINE_GRAINED, *QUALITY, *PHOTOGRAPHS, GENERATION)
+        *(
+            *RECIPES,
+            *DETECTION,
+            *CLASSIFICATION,
+            *CIFAR,
+            *TRANSFER,
+            *FINE_GRAINED,
+            *QUALITY,
+            *PHOTOGRAPHS,
+            *PANOPTIC,
+            GENERATION,
+        )
     }
 
 

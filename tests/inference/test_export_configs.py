@@ -38,6 +38,9 @@ EXPORTED = (
     'spformer-mini',
     'retinanet_p2t-mini',
     'mask-rcnn_dinov2-b16',
+    'eomt_vit-mini',
+    'eomt_dinov2-reg-l16_8xb2-40k',
+    'linear_vit-s14',
 )
 ONE_SIZE = ('segvit-shrunk_vit-ti16', 'segvit_swin-t')
 """Kinds of which docs/export.md says that a graph holds for one size."""

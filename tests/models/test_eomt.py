@@ -16,7 +16,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from mmvit_ext.checkpoints.convert import convert
+from mmvit_ext.checkpoints.convert import add_base, convert
 from mmvit_ext.engine import LayerDecayConstructor, MaskAnnealingHook, TwoStagePolyLR
 from mmvit_ext.errors import UserError
 from mmvit_ext.registry import MODELS
@@ -53,7 +53,7 @@ def segmentor(backbone=VIT, mode='whole', **head):
 
 
 def detector(backbone=VIT, *, stuff=2, **test_cfg):
-    head = {**HEAD, 'num_things_classes': 3, 'num_stuff_classes': stuff}
+    head = {**HEAD, 'type': 'mmvit_ext.EoMTPanopticHead', 'num_things_classes': 3, 'num_stuff_classes': stuff}
     fusion = {'type': 'mmdet.MaskFormerFusionHead', 'num_things_classes': 3, 'num_stuff_classes': stuff}
     model = {'type': 'mmvit_ext.EoMTDetector', 'backbone': backbone, 'panoptic_head': head, 'test_cfg': test_cfg}
     model |= {'panoptic_fusion_head': {**fusion, 'init_cfg': None, 'loss_panoptic': None}}
@@ -179,6 +179,8 @@ def test_masks_are_left_to_chance_for_each_query_in_training():
 
 def test_evaluation_runs_without_predictions_before_the_blocks_once_masks_are_gone():
     model, img = segmentor(), torch.randn(1, 3, 64, 64)
+    assert len(model.extract_feat(img).stages) == 1
+    model.decode_head.set_mask_probabilities((1.0, 1.0))
     assert len(model.extract_feat(img).stages) == 3
     model.decode_head.set_mask_probabilities((0.4, 0.0))
     assert len(model.extract_feat(img).stages) == 1
@@ -219,7 +221,7 @@ def test_a_semantic_loss_reaches_every_parameter():
 
 def test_a_label_map_becomes_a_region_for_each_class():
     label = torch.tensor([[0, 2, 255], [2, 2, 0]])
-    found = segmentor().decode_head._classes(label)
+    found = segmentor().decode_head.regions(SegDataSample(gt_sem_seg=PixelData(data=label[None])))
     assert found.labels.tolist() == [0, 2]
     assert found.masks.tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 1, 0]]]
 
@@ -262,7 +264,7 @@ def test_backbones_that_take_no_queries_are_refused():
     with pytest.raises(ValueError, match='in_channels=48'):
         segmentor(in_channels=48)(torch.randn(1, 3, 64, 64))
     with pytest.raises(ValueError, match='at least one class'):
-        segmentor(num_classes=None)
+        segmentor(num_classes=0)
 
 
 def test_masks_are_annealed_block_by_block():
@@ -312,3 +314,79 @@ def test_learning_rates_of_heads_and_backbone_warm_up_one_after_the_other():
     assert backbone[20] == pytest.approx(1 / 10)
     with pytest.raises(ValueError, match='above both warm-ups'):
         TwoStagePolyLR(wrapper.optimizer, end=10, warmup=(4, 6))
+
+
+def authors_names(state_dict):
+    """Our names as the authors of EoMT have them."""
+    parts = {'query': 'q', 'class_embed': 'class_head', 'mask_embed': 'mask_head'}
+    parts |= {
+        f'upscale.{i}.{at}': f'upscale.{i}.{name}'
+        for i in (0, 1)
+        for at, name in ((0, 'conv1'), (2, 'conv2'), (3, 'norm'))
+    }
+    renamed = {}
+    for name, value in state_dict.items():
+        name = name.replace('backbone.net.', 'network.encoder.backbone.').replace('decode_head.', 'network.')
+        for ours, theirs in parts.items():
+            name = name.replace(f'network.{ours}.', f'network.{theirs}.')
+        renamed[name] = value
+    return renamed | {'network.encoder.pixel_mean': torch.zeros(1, 3, 1, 1), 'criterion.empty_weight': torch.ones(5)}
+
+
+@pytest.mark.parametrize('backbone', [DINOV2, DINOV3], ids=['dinov2', 'dinov3'])
+def test_names_of_the_authors_are_converted(backbone):
+    state = segmentor(backbone).state_dict()
+    converted = convert(authors_names(state), 'eomt')
+    assert converted.keys() == state.keys()
+    assert all(torch.equal(converted[name], value) for name, value in state.items())
+    assert 'panoptic_head.query.weight' in convert(authors_names(state), 'eomt-detector')
+
+
+def test_a_checkpoint_of_another_method_is_refused():
+    state = authors_names(segmentor(DINOV2).state_dict())
+    with pytest.raises(ValueError, match=r'unknown keys network\.decoder\.weight'):
+        convert(state | {'network.decoder.weight': torch.zeros(1)}, 'eomt')
+    del state['network.class_head.weight']
+    with pytest.raises(ValueError, match=r'missing decode_head\.class_embed\.weight'):
+        convert(state, 'eomt')
+
+
+@pytest.mark.parametrize('style', ['timm', 'transformers'])
+def test_differences_are_added_to_the_weights_of_dinov3(style):
+    state = segmentor(DINOV3).state_dict()
+    base = {name.removeprefix('backbone.net.'): torch.randn_like(v) for name, v in state.items() if 'backbone.' in name}
+    stored = {f'backbone.net.{name}': state[f'backbone.net.{name}'] - value for name, value in base.items()}
+    if style == 'transformers':
+        base = transformers_names(base) | {'embeddings.mask_token': torch.zeros(1, 1, 32)}
+    total = add_base(state | stored, base)
+    assert total.keys() == state.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(total[name], value)
+    with pytest.raises(ValueError, match=r'missing norm\.bias'):
+        add_base(state, {name: value for name, value in base.items() if name != 'norm.bias'})
+    with pytest.raises(ValueError, match='another network'):
+        add_base(state, base | {'norm.bias': torch.zeros(3)})
+
+
+def transformers_names(state_dict):
+    """Names of timm as transformers' DINOv3 has them."""
+    renamed = {}
+    for name, value in state_dict.items():
+        block, _, part = name.removeprefix('blocks.').partition('.')
+        front = f'model.layer.{block}.'
+        if not name.startswith('blocks.'):
+            name = name.replace('patch_embed.proj', 'patch_embeddings').replace('reg_token', 'register_tokens')
+            renamed[name if name.startswith('norm.') else f'embeddings.{name}'] = value
+        elif part == 'attn.qkv.weight':
+            renamed |= {
+                f'{front}attention.{one}_proj.weight': piece for one, piece in zip('qkv', value.chunk(3), strict=True)
+            }
+        else:
+            for ours, theirs in (
+                ('attn.q_bias', 'attention.q_proj.bias'), ('attn.v_bias', 'attention.v_proj.bias'),
+                ('attn.proj', 'attention.o_proj'), ('mlp.fc1', 'mlp.up_proj'), ('mlp.fc2', 'mlp.down_proj'),
+                ('gamma_1', 'layer_scale1.lambda1'), ('gamma_2', 'layer_scale2.lambda1'),
+            ):  # fmt: skip
+                part = part.replace(ours, theirs)
+            renamed[front + part] = value
+    return renamed

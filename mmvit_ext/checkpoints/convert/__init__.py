@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from .dinov2_onnx import read_dinov2_onnx
-from .eomt import convert_eomt, convert_eomt_detector
+from .eomt import add_base, convert_eomt, convert_eomt_detector
 from .nest import convert_nest, describe_nest
 from .p2t import convert_p2t, describe_p2t
 from .segvit import convert_segvit
 from .tnt import convert_tnt, describe_tnt
 from .vit import convert_deit, convert_vit, describe_deit
 
-__all__ = ['METHODS', 'convert', 'describe', 'read_dinov2_onnx']
+__all__ = ['METHODS', 'add_base', 'convert', 'describe', 'read_dinov2_onnx']
 
 Converter = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 

@@ -25,21 +25,23 @@ _TIMM = (
     r'|(?:patch_embed\.proj|norm)\.(?:weight|bias))'
 )
 
+_EMBED, _LAYER = r'(?:embeddings|patch_embed)', r'(?:(?:model\.)?layers?|blocks)\.(\d+)'
 _TRANSFORMERS: tuple[Rule, ...] = (
-    (r'embeddings\.(cls_token|mask_token)', r'\1'),
-    (r'embeddings\.register_tokens', 'reg_token'),
-    (r'embeddings\.position_embeddings(?:\.weight)?', 'pos_embed'),
-    (r'embeddings\.patch_embeddings\.(?:projection\.)?(weight|bias)', r'patch_embed.proj.\1'),
+    (rf'{_EMBED}\.cls_token', 'cls_token'),
+    (rf'{_EMBED}\.mask_token', None),
+    (rf'{_EMBED}\.register_tokens', 'reg_token'),
+    (rf'{_EMBED}\.position_embeddings(?:\.weight)?', 'pos_embed'),
+    (rf'{_EMBED}\.patch_embeddings\.(?:projection\.)?(weight|bias)', r'patch_embed.proj.\1'),
     (r'(?:layernorm|norm)\.(weight|bias)', r'norm.\1'),
-    (r'(?:model\.)?layers?\.(\d+)\.(norm[12])\.(weight|bias)', r'blocks.\1.\2.\3'),
-    (r'(?:model\.)?layers?\.(\d+)\.attention\.([qkv]_proj)\.(weight|bias)', r'blocks.\1.attn.\2.\3'),
-    (r'(?:model\.)?layers?\.(\d+)\.attention\.(?:out|o)_proj\.(weight|bias)', r'blocks.\1.attn.proj.\2'),
-    (r'(?:model\.)?layers?\.(\d+)\.layer_scale([12])\.lambda1', r'blocks.\1.ls\2.gamma'),
-    (r'(?:model\.)?layers?\.(\d+)\.mlp\.(?:fc1|weights_in|up_proj)\.(weight|bias)', r'blocks.\1.mlp.fc1.\2'),
-    (r'(?:model\.)?layers?\.(\d+)\.mlp\.gate_proj\.(weight|bias)', r'blocks.\1.mlp.fc1_g.\2'),
-    (r'(?:model\.)?layers?\.(\d+)\.mlp\.(?:fc2|weights_out|down_proj)\.(weight|bias)', r'blocks.\1.mlp.fc2.\2'),
+    (rf'{_LAYER}\.(norm[12])\.(weight|bias)', r'blocks.\1.\2.\3'),
+    (rf'{_LAYER}\.attention\.([qkv]_proj)\.(weight|bias)', r'blocks.\1.attn.\2.\3'),
+    (rf'{_LAYER}\.attention\.(?:out|o)_proj\.(weight|bias)', r'blocks.\1.attn.proj.\2'),
+    (rf'{_LAYER}\.layer_scale([12])\.lambda1', r'blocks.\1.ls\2.gamma'),
+    (rf'{_LAYER}\.mlp\.(?:fc1|weights_in|up_proj)\.(weight|bias)', r'blocks.\1.mlp.fc1.\2'),
+    (rf'{_LAYER}\.mlp\.gate_proj\.(weight|bias)', r'blocks.\1.mlp.fc1_g.\2'),
+    (rf'{_LAYER}\.mlp\.(?:fc2|weights_out|down_proj)\.(weight|bias)', r'blocks.\1.mlp.fc2.\2'),
 )
-"""Names of transformers' DINOv2 and DINOv3, in EoMT and alone, to those of timm."""
+"""Names of transformers' DINOv2 and DINOv3, in EoMT and alone, to those of timm; the authors call some others."""
 
 
 def convert_eomt(state_dict: Mapping[str, Tensor], prefix: str = 'decode_head.') -> dict[str, Tensor]:
@@ -63,9 +65,12 @@ def convert_eomt(state_dict: Mapping[str, Tensor], prefix: str = 'decode_head.')
     ]
     if style == 'authors':
         rules += [(rf'network\.encoder\.backbone\.({_TIMM})', r'backbone.net.\1')]
+        rules += [
+            (rf'network\.encoder\.backbone\.{pattern}', new and f'backbone.net.{new}') for pattern, new in _TRANSFORMERS
+        ]
         rules += [(r'network\.encoder\.pixel_(?:mean|std)', None)]
     else:
-        rules += [(pattern, f'backbone.net.{new}') for pattern, new in _TRANSFORMERS if new is not None]
+        rules += [(pattern, new and f'backbone.net.{new}') for pattern, new in _TRANSFORMERS]
     converted = _fit_to_timm(apply_rules(state_dict, rules, METHOD), 'backbone.net.')
     learned = [f'{name}.weight' for name in ('query', 'class_embed', 'mask_embed.0', 'mask_embed.2', 'mask_embed.4')]
     wanted = [f'{prefix}{name}' for name in learned]

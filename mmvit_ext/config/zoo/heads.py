@@ -154,6 +154,30 @@ def _linear(row: BackboneRow, num_classes: int) -> Parts:
     return _segmentor(row, num_classes, head)
 
 
+def _queries(row: BackboneRow, **classes: int) -> Parts:
+    return dict(in_channels=row.widths[0], **classes, num_blocks=3 if row.depth == 12 else 4)
+
+
+def _eomt(row: BackboneRow, num_classes: int) -> Parts:
+    normed = dict(final_norm=True) if row.type == 'ViT' else {}
+    head = dict(type='mmvit_ext.EoMTHead', **_queries(row, num_classes=num_classes), num_queries=100)
+    tests = dict(train_cfg={}, test_cfg=dict(mode='whole'))
+    return dict(type='mmvit_ext.EoMT', backbone=normed, decode_head=head, **tests)
+
+
+def _eomt_instance(row: BackboneRow, num_classes: int) -> Parts:
+    normed = dict(final_norm=True) if row.type == 'ViT' else {}
+    numbers = dict(num_things_classes=num_classes, num_stuff_classes=0)
+    return dict(
+        type='mmvit_ext.EoMTDetector',
+        backbone=normed,
+        panoptic_head=dict(type='mmvit_ext.EoMTPanopticHead', **_queries(row, **numbers), num_queries=200),
+        panoptic_fusion_head=dict(type='MaskFormerFusionHead', **numbers, loss_panoptic=None, init_cfg=None),
+        train_cfg={},
+        test_cfg=dict(panoptic_on=False, instance_on=True, max_per_image=100),
+    )
+
+
 def _retinanet(row: BackboneRow, num_classes: int) -> Parts:
     anchors = dict(octave_base_scale=4, scales_per_octave=3, ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128])
     head = dict(
@@ -290,6 +314,7 @@ def _plain(row: BackboneRow) -> bool:
 
 
 def _shrinkable(row: BackboneRow) -> bool:
+    """Whether the blocks are those of a ViT or timm's standard ones, in which tokens can go and come."""
     return row.type == 'ViT' or (row.type == 'TimmViT' and not row.arch.startswith(('beit', 'samvit')))
 
 
@@ -303,8 +328,10 @@ HEADS = {
     'setr-mla': Head('seg', _plain, _setr_mla),
     'setr-superpixel': Head('seg', lambda row: row.type == 'SPFormer', _setr_superpixel),
     'linear': Head('seg', _plain, _linear),
+    'eomt': Head('seg', _shrinkable, _eomt),
     'retinanet': Head('det', _all, _retinanet),
     'faster-rcnn': Head('det', _all, _faster_rcnn),
     'mask-rcnn': Head('inst', _all, _mask_rcnn),
+    'eomt-instance': Head('inst', _shrinkable, _eomt_instance),
     '': Head('cls', lambda row: True, _classifier),
 }
