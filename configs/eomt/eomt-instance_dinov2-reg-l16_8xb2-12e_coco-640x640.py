@@ -13,7 +13,7 @@ _base_ = [
 ]
 
 max_iters = 88692
-image_size = {{_base_.image_size}}
+image_size = (640, 640)
 
 model = dict(
     data_preprocessor=dict(pad_seg=False),

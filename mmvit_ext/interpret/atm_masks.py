@@ -62,7 +62,7 @@ class ClassMasks:
 def stage_names(model: Any) -> list[str]:
     """Headings of the supervised stages of a head: the layer each one looks at, from 1, or its ``in_index``."""
     head: Any = model.decode_head
-    if not isinstance(head, ATMHead):
+    if hasattr(head, 'set_mask_probabilities'):
         depth = len(model.backbone.block_names)
         return [f'behind block {depth - head.num_blocks + index}' for index in range(head.num_blocks + 1)]
     sources = [_map_name(model, index) for index in head.in_index]

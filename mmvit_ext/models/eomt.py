@@ -198,8 +198,7 @@ class EoMTHead(Mask2FormerHead):
     def forward(self, x: Predictions) -> Tensor:
         """Semantic scores ``(B, K, H, W)``: class probabilities without "no object" times the masks' sigmoids."""
         logits, masks = x.stages[-1]
-        fused = fuse_masks(logits.softmax(-1)[..., :-1], masks, x.padded)
-        return fused if x.size == x.padded else fused[..., : x.size[0], : x.size[1]]
+        return fuse_masks(logits.softmax(-1)[..., :-1], masks, x.padded)[..., : x.size[0], : x.size[1]]
 
     def predict(self, x: Predictions, *_: Any) -> Any:
         """What :meth:`forward` gives; mmsegmentation passes what it knows of the images, and its settings."""
@@ -296,7 +295,11 @@ class EoMTDetector(MaskFormer):
         backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
         panoptic_head: An ``EoMTPanopticHead``.
         panoptic_fusion_head: mmdetection's ``MaskFormerFusionHead``.
-        **kwargs: The other arguments of mmdetection's ``MaskFormer``.
+        neck: Must be left out: the queries join the backbone's own tokens.
+        train_cfg: Unused.
+        test_cfg: Settings of the fusion head, such as ``panoptic_on`` and ``instance_on``.
+        data_preprocessor: mmdetection's ``DetDataPreprocessor``.
+        init_cfg: Initialisation, mmengine style.
     """
 
     def extract_feat(self, batch_inputs: Tensor) -> Predictions:

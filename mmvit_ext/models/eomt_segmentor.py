@@ -30,7 +30,13 @@ class EoMT(EncoderDecoder):
     Args:
         backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
         decode_head: An ``EoMTHead``.
-        **kwargs: The other arguments of mmsegmentation's ``EncoderDecoder``.
+        neck: Must be left out: the queries join the backbone's own tokens.
+        auxiliary_head: Must be left out.
+        train_cfg: Unused.
+        test_cfg: ``mode``, ``'whole'`` or ``'slide'`` with a ``crop_size``, whose ``stride`` is not looked at.
+        data_preprocessor: mmsegmentation's ``SegDataPreProcessor``.
+        pretrained: Must be left out: weights are the backbone's ``checkpoint`` or ``init_cfg``.
+        init_cfg: Initialisation, mmengine style.
 
     Shape:
         Input ``(B, 3, H, W)``, any H and W; scores ``(B, K, H, W)``, not logits.

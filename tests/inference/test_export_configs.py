@@ -38,7 +38,6 @@ EXPORTED = (
     'spformer-mini',
     'retinanet_p2t-mini',
     'mask-rcnn_dinov2-b16',
-    'eomt_vit-mini',
     'eomt_dinov2-reg-l16_8xb2-40k',
     'linear_vit-s14',
 )
@@ -58,7 +57,9 @@ def small(start: str, **backbone: object) -> torch.nn.Module:
     init_default_scope(scope_of(cfg))
     shrink_model(cfg.model)
     part = cfg.model.backbone
-    if part.type in ('mmvit_ext.ViT', 'mmvit_ext.ShrunkViT', 'mmvit_ext.TNT'):  # each layer takes its time to export
+    if (
+        part.type in ('mmvit_ext.ViT', 'mmvit_ext.ShrunkViT', 'mmvit_ext.TNT') and cfg.model.type != 'mmvit_ext.EoMT'
+    ):  # each layer takes its time to export
         count = 1 if isinstance(part.get('out_indices', -1), int) else len(part.out_indices)
         part.update(out_indices=tuple(range(count)))
         (part.arch if part.type == 'mmvit_ext.TNT' else part).update(num_layers=count)

@@ -246,13 +246,13 @@ def test_a_checkpoint_of_the_ledger_has_a_hash_or_says_that_it_is_unknown(copy):
 
 
 def test_every_released_checkpoint_is_known_with_its_licence():
-    """Seven of SegViT, sixteen of P2T, of which twelve lie in folders, two of TNT and three of NesT."""
+    """Seven of SegViT, sixteen of P2T, of which twelve lie in folders, two of TNT, three of NesT and two of EoMT."""
     known = {}
     for entry in LEDGER.rows:
         if entry.weights or entry.folder:
             known.setdefault(entry.collection.name, []).append(entry)
             assert entry.collection.licence not in ('none', NOT_IN_SOURCES)
-    assert {name: len(rows) for name, rows in known.items()} == {'SegViT': 7, 'P2T': 16, 'TNT': 2, 'NesT': 3}
+    assert {name: len(rows) for name, rows in known.items()} == {'SegViT': 7, 'P2T': 16, 'TNT': 2, 'NesT': 3, 'EoMT': 2}
     by_hand = [entry for entry in known['P2T'] if entry.folder]
     assert len(by_hand) == 12
     assert all(entry.file and entry.weights is None for entry in by_hand)
@@ -288,7 +288,7 @@ def test_the_list_shows_source_certainty_checkpoint_and_licence():
 
 def test_every_metric_has_a_name_that_an_evaluator_gives():
     """Names of the libraries' own metrics, typed from their documentation, and of mmvit_ext.FID."""
-    known = {'mIoU', 'aAcc', 'mAcc', 'accuracy/top1', 'accuracy/top5', 'FID'}
+    known = {'mIoU', 'aAcc', 'mAcc', 'accuracy/top1', 'accuracy/top5', 'FID', 'coco_panoptic/PQ'}
     known |= {f'coco/{kind}_mAP{end}' for kind in ('bbox', 'segm') for end in ('', '_50', '_75', '_s', '_m', '_l')}
     assert {metric.key for metric in METRICS.values()} <= known
 

@@ -2,7 +2,6 @@
 
 num_things = 80
 num_stuff = 53
-image_size = (640, 640)
 
 model = dict(
     type='mmvit_ext.EoMTDetector',
@@ -21,7 +20,7 @@ model = dict(
         model='vit_large_patch14_reg4_dinov2.lvd142m',
         checkpoint='timm',
         patch_size=16,
-        img_size=image_size,
+        img_size=(640, 640),
     ),
     panoptic_head=dict(
         type='mmvit_ext.EoMTPanopticHead',
