@@ -20,7 +20,7 @@ model = dict(
     ],
     decode_head=dict(
         _delete_=True,
-        type='FPNHead',
+        type='mmvit_ext.FPNHead',
         in_channels=[256, 256, 256, 256],
         in_index=[0, 1, 2, 3],
         feature_strides=[4, 8, 16, 32],

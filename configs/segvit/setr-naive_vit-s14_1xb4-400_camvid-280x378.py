@@ -16,7 +16,7 @@ model = dict(
     backbone=dict(img_size={{_base_.crop_size}}),
     decode_head=dict(
         _delete_=True,
-        type='SETRUPHead',
+        type='mmvit_ext.SETRUPHead',
         in_channels=384,
         channels=256,
         in_index=0,

@@ -9,6 +9,7 @@ A row is named by its config. Without --checkpoint, the newest checkpoint in wor
 whose address the ledger has. The exit code is 1 when the measured value misses the published one.
 """
 
+import argparse
 from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
@@ -61,7 +62,8 @@ def add_arguments(parser: Parser) -> None:
     add_shared(evaluation, '--trust')
     training = parser.add_argument_group('--train and --estimate')
     training.add_argument('--images-per-gpu', type=int, metavar='N', help="per iteration (default: the recipe's)")
-    add_shared(training, '--amp', help='train in mixed precision (default on a GPU)')
+    precision = dict(action=argparse.BooleanOptionalAction, default=None, help='mixed precision (default: on a GPU)')
+    add_shared(training, '--amp', **precision)
     add_shared(training, '--seed', help='seed of every random generator (--train)')
     timed, machines = 'timed by --estimate (default: %(default)s)', 'numbers of machines to estimate for'
     training.add_argument('--iterations', type=int, default=ITERATIONS, metavar='N', help=timed)

@@ -17,7 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
 
 from mmvit_ext.checks.layouts import LAYOUTS
-from mmvit_ext.config.adjust import set_precision
+from mmvit_ext.config.adjust import set_optimizer, set_precision
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors.user_error import UserError
@@ -89,7 +89,7 @@ def estimate_row(
     gpus: int | None = None,
     images_per_gpu: int | None = None,
     iterations: int = ITERATIONS,
-    amp: bool = False,
+    amp: bool | None = None,
     device: str | None = None,
     cfg_options: dict[str, Any] | None = None,
 ) -> Estimate:
@@ -126,7 +126,9 @@ def image_size(cfg: Config) -> tuple[int, int]:
     return (height, width) if 'crop_size' in cfg else (min(height, width), max(height, width))
 
 
-def _measure(cfg: Config, images: int, device: torch.device, iterations: int, amp: bool) -> tuple[float, int] | None:
+def _measure(
+    cfg: Config, images: int, device: torch.device, iterations: int, amp: bool | None
+) -> tuple[float, int] | None:
     """Median seconds of an iteration and bytes at its peak; ``None`` where it needs more memory than there is."""
     # This also imports what the model needs: an import that runs out of memory names other reasons.
     count = sum(parameter.numel() for parameter in build_model(cfg, device='meta').parameters())
@@ -171,9 +173,12 @@ def _limited(device: torch.device) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _run_iterations(cfg: Config, batch: dict, device: torch.device, iterations: int, amp: bool) -> tuple[float, int]:
+def _run_iterations(
+    cfg: Config, batch: dict, device: torch.device, iterations: int, amp: bool | None
+) -> tuple[float, int]:
     model: Any = build_model(cfg, training=True).to(device).train()
-    set_precision(cfg, amp or None)
+    set_optimizer(cfg)
+    set_precision(cfg, amp)
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
 
     def step() -> float:

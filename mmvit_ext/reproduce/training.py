@@ -145,7 +145,7 @@ def train_row(
     work_dir: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
-    amp: bool = False,
+    amp: bool | None = None,
 ) -> int:
     """Check the dataset, say what is scaled, train or resume in ``work_dir``, and return the exit code."""
     folder = work_folder(row, work_dir)
@@ -156,7 +156,8 @@ def train_row(
     print(f'{plan.where} x {plan.per_process} images, recipe: {row.metadata.get("Training Resources")}')
     for change in plan.changes:
         print(f'  {change}')
-    arguments = ['--work-dir', str(folder), '--resume', '--auto-scale-lr', *(['--amp'] if amp else [])]
+    arguments = ['--work-dir', str(folder), '--resume', '--auto-scale-lr']
+    arguments += [] if amp is None else ['--amp' if amp else '--no-amp']
     arguments += [] if seed is None else ['--seed', str(seed)]
     config = str(ledger.root / str(row.config))
     return run_tool(ledger, 'train', [config], plan.processes, arguments, {**plan.options, **options})

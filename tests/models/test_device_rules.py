@@ -135,6 +135,22 @@ def test_heads_and_losses_compute_on_a_gpu(name: str, precision: str, monkeypatc
             assert head.eval().predict(maps, [{'img_shape': SIZE}] * 2, None).device.type == 'cuda'
 
 
+@needs_fake_gpu
+def test_a_neck_and_the_networks_of_the_generator_compute_on_a_gpu() -> None:
+    from mmvit_ext.models.generators.sagan import ConvDiscriminator, ConvGenerator
+    from mmvit_ext.models.necks import PlainPyramid
+
+    neck = PlainPyramid([20, 20], scales=[4, 0.5], out_channels=6, num_outs=3)
+    generator = ConvGenerator((16, 8), noise_dims=6, attention_level=0)
+    discriminator = ConvDiscriminator((8, 16), attention_level=0)
+    with on_a_gpu(torch.bfloat16):
+        for network in (neck, generator, discriminator):
+            put_on_gpu(network)
+        assert len(neck([torch.empty(2, 20, 5, 7, device='cuda')] * 2)) == 3
+        images = generator(torch.empty(2, 6, device='cuda'))
+        assert discriminator(images).device.type == 'cuda'
+
+
 @pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
 def test_heads_train_in_half_precision(precision: str) -> None:
     """On a CPU, with numbers: losses close to those in float32, and finite gradients of every parameter."""
