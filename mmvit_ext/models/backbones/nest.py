@@ -17,12 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks.drop import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed, token_grid
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
+from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.open_sizes import PatchEmbed, is_open
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -35,6 +35,8 @@ MLP_RATIO = 4
 
 class NesTLayer(nn.Module):
     """Pre-norm layer on a map ``(B, H, W, C)``: ``x + Attn(LN(x))`` inside blocks, then ``x + MLP(LN(x))``."""
+
+    compiled_for_fixed_sizes = True
 
     def __init__(
         self,

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
-from mmcv.cnn.bricks.drop import DropPath
 from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed
 from mmvit_ext.models.layers.attention import check_choices, check_heads, multihead_attention
+from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.open_sizes import is_open, pool_windows
 from mmvit_ext.registry import MODELS
@@ -145,6 +145,8 @@ FFNS: Mapping[str, Callable[..., nn.Module]] = {'irb': InvertedResidualFFN, 'mlp
 
 class P2TBlock(nn.Module):
     """Pre-norm block on tokens ``(B, H*W, C)``: ``x + P-MHSA(LN(x))``, then ``x + FFN(LN(x))``."""
+
+    compiled_for_fixed_sizes = True
 
     def __init__(
         self, embed_dims: int, attn: nn.Module, ffn: nn.Module, *, norm_cfg: Mapping[str, Any], drop_path: float

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks.drop import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, resolve_indices, token_grid
 from mmvit_ext.models.layers.attention import SelfAttention, check_choices
+from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.open_sizes import pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
@@ -311,7 +311,7 @@ class TNT(Backbone):
         grid = (img.shape[2] // self.patch_size, img.shape[3] // self.patch_size)
         words = self.word_embed(img)
         if self.word_pos is not None:
-            words = words + self.word_pos
+            words = self.word_pos + words  # contiguous like the first operand; the convolution leaves channels first
         tokens = self.patch_embed(words).view(B, grid[0] * grid[1], -1)  # (B, n, C)
         if self.cls_token is not None:
             tokens = torch.cat((self.cls_token.to(tokens.dtype).expand(B, -1, -1), tokens), dim=1)

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
-from mmcv.cnn.bricks.drop import DropPath
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.open_sizes import PatchEmbed
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
@@ -282,7 +282,8 @@ class ViT(Backbone):
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         mode = self.interpolate_mode
         position = resize_position_embedding(self.pos_embed, self.grid, size, num_prefix_tokens=1, mode=mode)
-        x = self.drop_after_pos(x + position[:, 1 - self.with_cls_token :])
+        # The first operand decides the layout: without a class token the patches lie channel by channel in memory.
+        x = self.drop_after_pos(position[:, 1 - self.with_cls_token :] + x)
         return (getattr(self, self.pre_norm_name)(x) if self.pre_norm_name else x), size
 
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Tokens]:

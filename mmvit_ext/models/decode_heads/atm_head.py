@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
-from mmvit_ext.models.layers.masks import fuse_masks, is_traced
+from mmvit_ext.models.layers.masks import fuse_masks
+from mmvit_ext.models.layers.open_sizes import is_traced
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
 from mmvit_ext.registry import MODELS
 
@@ -31,6 +32,7 @@ LOSSES = {'atm': 'mmvit_ext.ATMLoss', 'ce': 'mmseg.CrossEntropyLoss'}
 class ATMDecoderLayer(nn.Module):
     """Post-norm decoder layer: self-attention over the queries, cross-attention to the tokens, FFN."""
 
+    compiled_alone = True
     cross_attention: type[nn.Module] = SplitAttention
 
     def __init__(self, embed_dims: int, num_heads: int, dropout: float) -> None:
@@ -40,7 +42,7 @@ class ATMDecoderLayer(nn.Module):
         self.cross_attn = self.cross_attention(embed_dims, num_heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(embed_dims)
         widen, narrow = nn.Linear(embed_dims, FFN_RATIO * embed_dims), nn.Linear(FFN_RATIO * embed_dims, embed_dims)
-        self.ffn = nn.Sequential(widen, nn.ReLU(inplace=True), nn.Dropout(dropout), narrow)
+        self.ffn = nn.Sequential(widen, nn.ReLU(), nn.Dropout(dropout), narrow)
         self.norm3 = nn.LayerNorm(embed_dims)
         self.dropout = nn.Dropout(dropout)
 

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'is_traced', 'mask_losses']
+from mmvit_ext.models.layers.open_sizes import is_traced
+
+__all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
 
 FOCAL_ALPHA = 0.25  # weight of positive pixels in the focal loss (arXiv 1708.02002, section 3.2)
 ACCURACY_POINTS = 128  # rows or columns of a label, above which the accuracy is estimated on a regular grid
@@ -38,7 +40,7 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
     """
     H, W = size
     B, Q, h, w = masks.shape
-    if torch.is_grad_enabled() or is_traced():
+    if torch.is_grad_enabled() or is_traced():  # strips would unroll
         full = F.interpolate(masks, size=size, mode='bilinear', align_corners=False).sigmoid()
         return torch.matmul(probabilities.transpose(1, 2), full.flatten(2)).unflatten(2, size)
     rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
@@ -56,11 +58,6 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
             piece = torch.mm(strip, wide[image, first:last].flatten(1)).sigmoid_()  # (r, W Q)
             out[image, start:stop] = F.linear(piece.view(stop - start, W, Q), weights[image])
     return out.permute(0, 3, 1, 2)
-
-
-def is_traced() -> bool:
-    """Whether a graph is being traced, in which strips would unroll; torch 2.1 knows only the private name."""
-    return bool(getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)())
 
 
 def fused_accuracy(probabilities: Tensor, masks: Tensor, label: Tensor, ignore_index: int) -> Tensor:

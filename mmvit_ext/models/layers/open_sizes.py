@@ -9,12 +9,17 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import PatchEmbed as MMCVPatchEmbed
 from torch import Tensor
 
-__all__ = ['PatchEmbed', 'is_open', 'pad_to_multiple', 'pool_windows']
+__all__ = ['PatchEmbed', 'is_open', 'is_traced', 'pad_to_multiple', 'pool_windows']
 
 
 def is_open(*edges: int | torch.SymInt) -> bool:
     """Whether one of the edges is left open by the graph that is being exported."""
     return any(isinstance(edge, torch.SymInt) for edge in edges)
+
+
+def is_traced() -> bool:
+    """Whether a graph is being traced; torch 2.1 knows only the private name."""
+    return bool(getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)())
 
 
 def pad_to_multiple(x: Tensor, edge: int) -> Tensor:

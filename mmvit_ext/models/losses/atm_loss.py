@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
-from mmvit_ext.models.layers.masks import fused_accuracy, is_traced, mask_losses
+from mmvit_ext.models.layers.masks import fused_accuracy, mask_losses
+from mmvit_ext.models.layers.open_sizes import is_traced
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ATMLoss', 'StageOutput']

@@ -74,6 +74,8 @@ class Projection(nn.Module):
 class SCAIteration(nn.Module):
     """One iteration; ``grids`` are ``(h, w)`` of pixels and superpixels at training size, for learnable positions."""
 
+    compiled_alone = compiled_for_fixed_sizes = True
+
     def __init__(
         self,
         embed_dims: int,
