@@ -43,6 +43,8 @@ class ConfigOptions(DictAction):
 
 OVERRIDES = """override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in every
     dataset that uses it; a list is written key=a,b or key="[a,b]" """
+BLOCKS = """compile each repeated block of the model with torch.compile: on a GPU (auto), anywhere (on), as CUDA graphs
+    for crops of one size (graphs), or not (off)"""
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 PARTIAL = 'go on when a checkpoint does not fit the model; only report'
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -60,6 +62,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     '--no-tf32': dict(
         dest='tf32', action='store_false', help='on a GPU multiply float32 with all of its bits, several times slower'
     ),
+    '--compile-blocks': dict(choices=('auto', 'on', 'graphs', 'off'), default='auto', help=BLOCKS),
     '--seed': dict(type=int, help='seed of every random generator'),
     '--tta': dict(action='store_true', help="test-time augmentation, as the config's tta_pipeline says"),
     '--trust': dict(

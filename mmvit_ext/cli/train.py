@@ -44,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     rule = 'scale the learning rate by (processes x batch size) / auto_scale_lr.base_batch_size'
     parser.add_argument('--auto-scale-lr', action='store_true', help=rule)
     add_shared(parser, '--compile', help='compile the training step with torch.compile')
-    add_shared(parser, '--no-tf32')
+    add_shared(parser, '--compile-blocks', '--no-tf32')
     updates = 'leave out up to N updates with losses or gradients that are not finite; otherwise the first is an error'
     parser.add_argument('--skip-nonfinite', type=int, metavar='N', help=updates)
     samples = 'leave out up to N samples that cannot be read (below 1: a fraction); otherwise the first is an error'

@@ -3,6 +3,7 @@
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook
 
 from .hooks.checkpoint import AtomicCheckpointHook
+from .hooks.compiled_blocks import CompiledBlocksHook
 from .hooks.deferred_info import DeferredInfoHook
 from .hooks.drawing import SampleHook, SuperpixelVisualizationHook
 from .hooks.exact_resume import ExactResumeHook
@@ -14,8 +15,10 @@ from .hooks.resumed_config import ResumedConfigHook
 from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MergedGroupsConstructor, MultiOptimWrapperConstructor
 from .schedulers import TwoStagePolyLR
 
-__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'DeferredInfoHook', 'ExactResumeHook']
+__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'CompiledBlocksHook']
 __all__ += [
+    'DeferredInfoHook',
+    'ExactResumeHook',
     'LabelRangeHook',
     'LayerDecayConstructor',
     'MaskAnnealingHook',

@@ -11,6 +11,7 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_layer_decay, set_lr_scaling, set_optimizer, set_precision, set_tolerance
+from mmvit_ext.engine.hooks.compiled_blocks import CompiledBlocksHook
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteHook
 from mmvit_ext.engine.hooks.progress import ProgressHook
 from mmvit_ext.engine.hooks.reports import BatchSizeHook, MetricsHook, SkippedSamplesHook, WeightsReportHook
@@ -35,6 +36,7 @@ def train(
     tf32: bool = True,
     auto_scale_lr: bool = False,
     compile: bool = False,
+    compile_blocks: str = 'auto',
     seed: int | None = None,
     skip_nonfinite: int | None = None,
     skip_bad_samples: float | None = None,
@@ -54,6 +56,8 @@ def train(
             quicker.
         auto_scale_lr: Scale the learning rate to the total batch size.
         compile: Compile the training step with ``torch.compile``.
+        compile_blocks: Compile each repeated block of the model: ``'auto'`` on a GPU, ``'on'``, ``'graphs'`` with CUDA
+            graphs, for crops of one size, or ``'off'``.
         seed: Seed of every random generator.
         skip_nonfinite: How many updates with losses or gradients that are not finite are left out before it stops.
         skip_bad_samples: How many samples that cannot be read are left out before it stops; below 1 a fraction.
@@ -83,7 +87,7 @@ def train(
         notes += check_before_run(cfg, cfg.default_scope, splits)
         warnings = check_normalisation(cfg, cfg.default_scope, 'train')
     kinds = BatchSizeHook, NonFiniteHook, SkippedSamplesHook, MetricsHook, ResumedConfigHook
-    hooks = [WeightsReportHook(allow_partial), *(kind() for kind in kinds)]
+    hooks = [WeightsReportHook(allow_partial), CompiledBlocksHook(compile_blocks), *(kind() for kind in kinds)]
     folders = {'--work-dir': cfg.work_dir, 'default_hooks.checkpoint.out_dir': _checkpoint_folder(cfg)}
     with running(launcher, folders), float32_products(tf32=tf32), _deterministic(cfg), ProgressHook() as progress:
         build_runner(cfg, [*hooks, progress], notes, warnings, trust=trust).train()

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from mmvit_ext.config.adjust import reduced_precision
 from mmvit_ext.errors import UserError
+from mmvit_ext.models.compiled import compile_blocks, repeated_blocks
 
 __all__ = ['speed_up']
 
 
 def speed_up(model: nn.Module, device: torch.device, *, amp: bool = False, compile: bool = False) -> None:
-    """Let a model's backbone be compiled, and its backbone and neck compute in mixed precision, in place.
+    """Let a model's blocks, or else its backbone, be compiled, and its backbone and neck compute in mixed precision, in place.
 
     Heads and all that follows them stay in float32: they are a small part of the work, and what is done with their
     results, from the choice of boxes to NumPy, does not know every type.
@@ -23,7 +24,9 @@ def speed_up(model: nn.Module, device: torch.device, *, amp: bool = False, compi
     if (amp or compile) and 'backbone' not in parts:
         option = '--amp' if amp else '--compile'
         raise UserError(f'{option} is for models with a backbone, {type(model).__name__} has none: leave it out')
-    if compile:
+    if compile and repeated_blocks(model):
+        compile_blocks(model)
+    elif compile:
         parts['backbone'].forward = torch.compile(parts['backbone'].forward)  # type: ignore[method-assign]
     for part in parts.values() if amp else ():
         part.forward = _reduced(part.forward, device)  # type: ignore[method-assign]

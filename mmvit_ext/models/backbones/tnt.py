@@ -24,10 +24,11 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, resolve_indices, token_grid
+from mmvit_ext.models.kernels import are_plain, may_fuse
 from mmvit_ext.models.layers.attention import SelfAttention, check_choices
 from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP, init_linears
-from mmvit_ext.models.layers.open_sizes import pad_to_multiple
+from mmvit_ext.models.layers.open_sizes import is_traced, pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
@@ -119,8 +120,32 @@ class TNTLayer(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        if may_fuse(x) and not is_traced() and self.is_fusable(x):
+            from mmvit_ext.models.kernels.words import fused_layer
+
+            return fused_layer(x, self.attn.num_heads, (self.norm1.eps, self.norm2.eps), *self.kernel_parameters())
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.se(self.ffn(self.norm2(x))))
+
+    def is_fusable(self, x: Tensor) -> bool:
+        """Whether one kernel can do what the children do: few small words, plain modules, nothing dropped."""
+        attn, act = self.attn, self.ffn.act
+        rates = (attn.attn_drop, attn.proj_drop.p, self.ffn.drop.p, self.drop_path.drop_prob)
+        small = max(x.shape[1:]) <= FUSED_WORDS
+        return small and are_plain(self, *PLAIN) and act.approximate == 'none' and not (self.training and any(rates))
+
+    def kernel_parameters(self) -> list[Tensor]:
+        """Weights and biases in the order in which a fused kernel takes them."""
+        layers = (self.norm1, self.attn.qkv, self.attn.proj, self.norm2, self.ffn.fc1, self.ffn.fc2)
+        return [
+            part
+            for layer in layers
+            for part in (layer.weight, layer.weight[:, 0] * 0 if layer.bias is None else layer.bias)
+        ]
+
+
+PLAIN = (TNTLayer, SelfAttention, MLP, nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout, nn.Identity, DropPath)
+FUSED_WORDS = 64  # most words and channels that fit into a program's registers
 
 
 class TNTBlock(nn.Module):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvit_ext.models.kernels import may_fuse
 from mmvit_ext.models.layers.open_sizes import is_traced
 
 __all__ = ['bilinear_matrix', 'fuse_masks', 'fused_accuracy', 'mask_losses']
@@ -103,6 +104,10 @@ def mask_losses(
     ``(S,)`` are sums over the masks, with ``weights`` ``(M,)`` weighted ones. Value and gradient come from the same
     pass over the upsampled masks.
     """
+    if may_fuse(masks) and masks.dtype == torch.float32 and not is_traced():
+        from mmvit_ext.models.kernels.mask_losses import fused_mask_losses
+
+        return fused_mask_losses(masks, label, image_index, class_index, ignore_index, weights)
     with_grad = masks.requires_grad and torch.is_grad_enabled()
     return _MaskLosses.apply(masks, label, image_index, class_index, ignore_index, weights, with_grad)[:2]
 

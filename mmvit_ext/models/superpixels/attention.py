@@ -22,7 +22,9 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from mmvit_ext.models.kernels import may_fuse
 from mmvit_ext.models.layers.attention import check_heads
+from mmvit_ext.models.layers.open_sizes import is_traced
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.grid import cell_similarity, cell_size, pool_cells, superpixel_to_pixel, to_cells
 
@@ -119,9 +121,14 @@ class SCAIteration(nn.Module):
         k_p, v_p, q_p = cells[0], cells[1 % len(cells)], cells[2 % len(cells)]
         q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))  # (B, C, sh, sw) each
 
-        similarity = cell_similarity(k_p, self.heads(q_s), cell)  # (B, heads, 9, h, w)
-        pooled = pool_cells(similarity, v_p).flatten(1, 2)  # (B, C, sh, sw)
-        superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled
+        if may_fuse(k_p) and not is_traced():
+            from mmvit_ext.models.kernels.cells import fused_cells
+
+            similarity, pooled = fused_cells(k_p, v_p, self.heads(q_s), cell)
+        else:
+            similarity = cell_similarity(k_p, self.heads(q_s), cell)  # (B, heads, 9, h, w)
+            pooled = pool_cells(similarity, v_p)  # (B, heads, d, sh, sw)
+        superpixels = superpixels + self.superpixel_scale[:, None, None] * pooled.flatten(1, 2)
         if self.pixel_scale is not None:
             association = cell_similarity(q_p, self.heads(kv_s[0]), cell).softmax(2)  # (B, heads, 9, h, w)
             pixels = pixels + superpixel_to_pixel(self.pixel_scale[:, None, None] * kv_s[1], association)

@@ -1,0 +1,80 @@
+"""Triton kernels: equal to their plain forms, compilable for a GPU, and taken only where they may be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmvit_ext.models.backbones import tnt
+from mmvit_ext.models.kernels import are_plain, may_fuse
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(script, **environment):
+    pytest.importorskip('triton')
+    if not hasattr(torch.compiler, 'is_compiling'):
+        pytest.skip('the kernels are written for the Triton of newer versions of PyTorch')
+    command = [sys.executable, '-m', f'tests.models.kernels.{script}']
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **environment}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split('\n')[:-1]
+
+
+def test_values_and_gradients_are_those_of_the_plain_forms():
+    assert run('interpreted', TRITON_INTERPRET='1') == ['masks equal', 'words equal', 'cells equal']
+
+
+def test_every_kernel_compiles_for_a_gpu(tmp_path):
+    names = run('compiled_only', TRITON_CACHE_DIR=str(tmp_path))
+    assert names == [f'{name} compiled' for name in ('_sums', '_gradient', '_layer', '_cells', '_merge')]
+
+
+def test_no_kernel_is_taken_on_a_cpu_or_without_being_asked_for(monkeypatch):
+    class OnGPU:
+        is_cuda = True
+
+    assert not may_fuse(OnGPU())
+    monkeypatch.setenv('MMVIT_UNMEASURED_KERNELS', '1')
+    assert not may_fuse(torch.ones(1))
+    assert may_fuse(OnGPU()) == bool(pytest.importorskip('triton'))
+
+
+def make_layer(**replaced):
+    rates = {'drop_rate': 0.0, 'attn_drop_rate': 0.0, 'drop_path_rate': 0.0}
+    kinds = {'norm_cfg': {'type': 'LN'}, 'act_cfg': {'type': 'GELU'}}
+    return tnt.TNTLayer(6, 2, **{'mlp_ratio': 2, 'qkv_bias': False, **rates, **kinds, **replaced})
+
+
+def test_hooks_wrappers_parametrisations_and_dropout_keep_a_kernel_away():
+    x = torch.ones(1, 4, 6)
+    assert make_layer().is_fusable(x)
+    assert not make_layer().is_fusable(torch.ones(1, 65, 6))
+    assert not make_layer(drop_path_rate=0.1).is_fusable(x)
+    assert make_layer(drop_path_rate=0.1).eval().is_fusable(x)
+    assert not make_layer(act_cfg={'type': 'ReLU'}).is_fusable(x)
+    assert not make_layer(with_se=True).is_fusable(x)
+
+    class Adapter(nn.Linear):
+        pass
+
+    wrapped, hooked, changed = make_layer(), make_layer(), make_layer()
+    wrapped.ffn.fc1 = Adapter(6, 12)
+    hooked.attn.qkv.register_forward_hook(lambda *_: None)
+    nn.utils.parametrize.register_parametrization(changed.attn.proj, 'weight', nn.Identity())
+    assert not any(layer.is_fusable(x) for layer in (wrapped, hooked, changed))
+    assert not are_plain(nn.Sequential(nn.Linear(2, 2)), nn.Linear)
+
+
+def test_the_kernel_of_a_layer_gets_its_parameters_in_their_order(monkeypatch):
+    words = pytest.importorskip('mmvit_ext.models.kernels.words')
+    layer, x = make_layer(), torch.randn(3, 4, 6)
+    expected = layer(x)
+    monkeypatch.setattr(tnt, 'may_fuse', lambda x: True)
+    monkeypatch.setattr(words, 'fused_layer', words.plain_layer)
+    torch.testing.assert_close(layer(x), expected)
