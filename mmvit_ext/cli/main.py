@@ -27,6 +27,7 @@ VERBS = {
     'submit': 'predict a test set into the archive of its test server, or check such an archive',
     'robustness': 'measure a model on turned or partly covered images',
     'superpixels': 'measure how well superpixels follow label maps',
+    'bench': 'measure the networks on a GPU',
     'models': 'list the models that have a name',
     'doctor': 'check the installed libraries and name what to do about faults',
 }
