@@ -15,7 +15,9 @@ __all__ = ['speed_up']
 
 
 def speed_up(model: nn.Module, device: torch.device, *, amp: bool = False, compile: bool = False) -> None:
-    """Let a model's blocks, or else its backbone, be compiled, and its backbone and neck compute in mixed precision, in place.
+    """Let a model be compiled, and its backbone and neck compute in mixed precision, in place.
+
+    Compiled are its repeated blocks, or the whole backbone where these are not ours.
 
     Heads and all that follows them stay in float32: they are a small part of the work, and what is done with their
     results, from the choice of boxes to NumPy, does not know every type.
