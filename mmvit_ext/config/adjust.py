@@ -17,15 +17,8 @@ from mmvit_ext.files import writable_folder
 from mmvit_ext.machine import open_files_limit
 
 __all__ = ['WORKER_TIMEOUT', 'prepare_loaders', 'reduced_precision', 'set_layer_decay', 'set_lr_scaling']
-__all__ += [
-    'set_optimizer',
-    'set_precision',
-    'set_show_dir',
-    'set_tolerance',
-    'set_tta',
-    'set_tta_pipeline',
-    'set_work_dir',
-]
+__all__ += ['set_optimizer', 'set_precision', 'set_show_dir', 'set_tolerance', 'set_tta', 'set_tta_pipeline']
+__all__ += ['set_work_dir']
 
 WORKER_TIMEOUT = 600  # seconds after which a data loader without a batch ends the run: its workers hang
 LEAST_OPEN_FILES = 256  # usual limits are 1024 and more; workers that reach theirs lose batches

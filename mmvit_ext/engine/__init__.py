@@ -15,18 +15,8 @@ from .hooks.resumed_config import ResumedConfigHook
 from .optimizers import CPUAmpOptimWrapper, LayerDecayConstructor, MergedGroupsConstructor, MultiOptimWrapperConstructor
 from .schedulers import TwoStagePolyLR
 
-__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'CompiledBlocksHook']
-__all__ += [
-    'DeferredInfoHook',
-    'ExactResumeHook',
-    'LabelRangeHook',
-    'LayerDecayConstructor',
-    'MaskAnnealingHook',
-    'MergedGroupsConstructor',
-    'MetricsHook',
-    'MultiOptimWrapperConstructor',
-    'NonFiniteHook',
-    'PreemptionHook',
-]
-__all__ += ['ResumedConfigHook', 'SafeFilesHook', 'SampleHook', 'SkippedSamplesHook', 'SuperpixelVisualizationHook']
-__all__ += ['TwoStagePolyLR', 'WeightsReportHook']
+__all__ = ['AtomicCheckpointHook', 'BatchSizeHook', 'CPUAmpOptimWrapper', 'CompiledBlocksHook', 'DeferredInfoHook']
+__all__ += ['ExactResumeHook', 'LabelRangeHook', 'LayerDecayConstructor', 'MaskAnnealingHook']
+__all__ += ['MergedGroupsConstructor', 'MetricsHook', 'MultiOptimWrapperConstructor', 'NonFiniteHook']
+__all__ += ['PreemptionHook', 'ResumedConfigHook', 'SafeFilesHook', 'SampleHook', 'SkippedSamplesHook']
+__all__ += ['SuperpixelVisualizationHook', 'TwoStagePolyLR', 'WeightsReportHook']

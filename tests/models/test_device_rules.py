@@ -136,6 +136,19 @@ def test_heads_and_losses_compute_on_a_gpu(name: str, precision: str, monkeypatc
 
 
 @needs_fake_gpu
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_eomt_computes_on_a_gpu(precision: str) -> None:
+    pytest.importorskip('mmseg')
+    pytest.importorskip('mmdet')
+    from tests.models.test_eomt import segmentor
+
+    model = segmentor()
+    with on_a_gpu(PRECISIONS[precision]):
+        found = put_on_gpu(model)(torch.empty(2, 3, 48, 64, device='cuda'), mode='tensor')
+        assert {x.device.type for x in tensors(found)} == {'cuda'}
+
+
+@needs_fake_gpu
 def test_a_neck_and_the_networks_of_the_generator_compute_on_a_gpu() -> None:
     from mmvit_ext.models.generators.sagan import ConvDiscriminator, ConvGenerator
     from mmvit_ext.models.necks import PlainPyramid
