@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -40,7 +42,7 @@ class CompiledBlocksHook(Hook):
     def before_test(self, runner: Runner) -> None:
         self._compile(runner)
 
-    def before_train_iter(self, runner: Runner, *_: object) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if self.mode == 'graphs' and hasattr(torch.compiler, 'cudagraph_mark_step_begin'):
             torch.compiler.cudagraph_mark_step_begin()  # results of the last iteration may be overwritten
 
