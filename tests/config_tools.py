@@ -491,6 +491,8 @@ def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
     """A config that trains one iteration on two mini images and evaluates two."""
     cfg = load(path)
     scope_of(cfg)
+    if 'Panoptic' in cfg.train_dataloader.dataset.type:
+        pytest.importorskip('panopticapi')
     if 'generator' in cfg.model:
         shrink_generator(cfg, write_extractor(data, work_dir))
     else:
@@ -502,6 +504,8 @@ def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
         loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, LEAST_BATCH))
         loader.dataset.update(data_root=root, indices=2)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if 'seg_prefix' in evaluator:
+            evaluator.seg_prefix = f'{root}/{cfg.val_dataloader.dataset.data_prefix.seg}'
         if 'ann_file' in evaluator:
             evaluator.ann_file = f'{root}/{cfg.val_dataloader.dataset.ann_file}'
     cfg.train_dataloader.batch_size = LEAST_BATCH

@@ -49,6 +49,7 @@ DATASETS = {
     'PascalContextDataset': 'pascal_context',
     'PascalContextDataset59': 'pascal_context',
     'CocoDataset': 'coco',
+    'CocoPanopticDataset': 'coco',
     'ImageNet': 'imagenet',
 }
 #: Parameters of the released classification models, one by one.
@@ -188,6 +189,8 @@ TRAINED = [
     'eomt_dinov2-reg-l16_8xb2-40k_ade20k-512x512',
     'eomt_dinov2-reg-l16_8xb2-20k_cityscapes-1024x1024',
     'eomt-instance_dinov2-reg-l16_8xb2-12e_coco-640x640',
+    'eomt-panoptic_dinov2-reg-l16_8xb2-12e_coco-640x640',
+    'eomt-panoptic_vit-mini_1xb8-20e_mini-coco',
     'mask-rcnn_dinov2-b16_1x_coco',
     'segvit-shrunk_dinov2-s16_8xb2-160k_ade20k-512x512',
     'segvit_dinov2-b16_8xb2-160k_ade20k-512x512',

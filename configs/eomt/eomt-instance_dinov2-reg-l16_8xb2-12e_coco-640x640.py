@@ -1,7 +1,7 @@
 """EoMT-L, COCO instances, 640x640.
 
-Source: arXiv 2503.19108 and the authors' model zoo (DINOv2), mask AP 45.2. Recipe: that of the panoptic row, with 80
-classes of objects. Not trained here.
+Source: arXiv 2503.19108 and the authors' model zoo (DINOv2), mask AP 45.2. Recipe: 8 GPUs x 2 images, otherwise that of
+the panoptic row, with 80 classes of objects. Not trained here.
 Command: tools/dist_train.sh configs/eomt/eomt-instance_dinov2-reg-l16_8xb2-12e_coco-640x640.py 8 --amp
 """
 

@@ -1,7 +1,7 @@
 """EoMT for objects with a small plain ViT, from scratch, on the mini dataset in COCO's layout.
 
-No row of a paper. Data: tools/make_mini_dataset.py data/mini. Recipe: one process x 8 images about as large as they are,
-20 epochs, a few minutes on two CPU cores; 20 queries join the last two of five layers.
+No row of a paper. Data: tools/make_mini_dataset.py data/mini. Recipe: one process x 8 images about as large as they
+are, 20 epochs, a few minutes on two CPU cores; 20 queries join the last two of five layers.
 Command: python tools/train.py configs/eomt/eomt-instance_vit-mini_1xb8-20e_mini-coco.py
 """
 

@@ -1,7 +1,7 @@
 """EoMT-L, Cityscapes, 1024x1024.
 
-Source: arXiv 2503.19108 and the authors' model zoo (DINOv2), mIoU 84.2. Recipe: that of ADE20K; its number of iterations
-is not in our sources, 20000 are 107 times through the images. Not trained here.
+Source: arXiv 2503.19108 and the authors' model zoo (DINOv2), mIoU 84.2. Recipe: that of ADE20K, 8 GPUs x 2 images; its
+number of iterations is not in our sources, 20000 are 107 times through the images. Not trained here.
 Command: tools/dist_train.sh configs/eomt/eomt_dinov2-reg-l16_8xb2-20k_cityscapes-1024x1024.py 8 --amp
 """
 

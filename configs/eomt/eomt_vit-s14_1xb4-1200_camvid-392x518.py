@@ -1,8 +1,8 @@
 """EoMT on a pretrained ViT-S/14 for CamVid with 11 classes.
 
 No row of a paper. Weights, images, rates by depth and the number of iterations are those of
-configs/segvit/segvit_vit-s14_1xb4-1200_camvid-392x518.py, for a comparison with it; 50 queries join the last three blocks.
-Recipe: one process x 4 images, crops of 392x518 pixels, 1200 iterations.
+configs/segvit/segvit_vit-s14_1xb4-1200_camvid-392x518.py, for a comparison with it; 50 queries join the last three
+blocks. Recipe: one process x 4 images, crops of 392x518 pixels, 1200 iterations.
 Command: mmvit train configs/eomt/eomt_vit-s14_1xb4-1200_camvid-392x518.py --amp --cfg-options data_root=PATH
 """
 

@@ -217,8 +217,9 @@ class EoMTHead(Mask2FormerHead):
         regions = [self.regions(sample) for sample in batch_data_samples]
         for region in regions:
             region.masks = F.pad(region.masks, (0, x.padded[1] - W, 0, x.padded[0] - H))
-        logits, masks = zip(*x.stages, strict=True)
-        return self.loss_by_feat(logits, masks, regions, [sample.metainfo for sample in batch_data_samples])
+        logits, masks = ([part.float() for part in parts] for parts in zip(*x.stages, strict=True))
+        with torch.autocast(masks[0].device.type, enabled=False):  # costs of half precision cannot be matched
+            return self.loss_by_feat(logits, masks, regions, [sample.metainfo for sample in batch_data_samples])
 
 
 @MODELS.register_module()

@@ -49,7 +49,7 @@ PHOTOGRAPHS = (
     'drive_256x256',
     'nuclei_256x256',
 )
-#: What needs panopticapi, and the mini dataset does not have.
+#: What needs panopticapi; tests/test_configs.py trains on it.
 PANOPTIC = ('coco_panoptic',)
 
 

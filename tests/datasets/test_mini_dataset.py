@@ -81,7 +81,7 @@ def test_pictures_do_not_change_when_there_are_more_of_them(tmp_path):
     few = digests(make_mini_dataset(tmp_path / 'few', **SMALL))
     many = digests(make_mini_dataset(tmp_path / 'many', **{**SMALL, 'images': 7}))
     pictures = [name for name in few if name.endswith(('.jpg', '.JPEG', '.png'))]
-    assert len(pictures) == 5 * 8 + 3 * 8
+    assert len(pictures) == 5 * 8 + 4 * 8
     assert all(many[name] == few[name] for name in pictures)
 
 

@@ -19,6 +19,7 @@ from mmseg.structures import SegDataSample
 from mmvit_ext.checkpoints.convert import add_base, convert
 from mmvit_ext.engine import LayerDecayConstructor, MaskAnnealingHook, TwoStagePolyLR
 from mmvit_ext.errors import UserError
+from mmvit_ext.interpret.atm_masks import _decode, stage_names
 from mmvit_ext.registry import MODELS
 
 VIT = {
@@ -217,6 +218,29 @@ def test_a_semantic_loss_reaches_every_parameter():
     assert {'decode.loss_cls', 'decode.d0.loss_mask', 'decode.d1.loss_dice'} <= set(losses)
     sum(losses.values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_training_and_scores_in_half_precision():
+    model, img = segmentor().train(), torch.randn(2, 3, 64, 64)
+    model.decode_head.set_mask_probabilities((1.0, 0.5))
+    label = torch.zeros(1, 64, 64, dtype=torch.long)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = model.loss(img, [SegDataSample(gt_sem_seg=PixelData(data=label))] * 2)
+        scores = model.eval()(img)
+    assert torch.isfinite(sum(losses.values()))
+    assert torch.isfinite(scores).all()
+
+
+def test_a_class_is_explained_by_the_query_that_is_most_sure_of_it():
+    model, img = segmentor(), torch.randn(1, 3, 41, 67)
+    scores, stages = _decode(model, img)
+    torch.testing.assert_close(scores, model(img))
+    assert stage_names(model) == ['behind block 2', 'behind block 3', 'behind block 4']
+    logits, masks = model.extract_feat(img).stages[-1]
+    best = logits[0].softmax(-1)[:, 2].argmax()
+    full = nn.functional.interpolate(masks[:, best, None], size=(48, 72), mode='bilinear')[0, :, :41, :67]
+    torch.testing.assert_close(stages[-1].masks[0, 2], full[0])
+    torch.testing.assert_close(stages[-1].logits[0, 2], logits[0, best])
 
 
 def test_a_label_map_becomes_a_region_for_each_class():

@@ -12,7 +12,15 @@ from PIL import Image
 
 from mmvit_ext.errors.user_error import UserError
 
-__all__ = ['COCO_CATEGORIES', 'MINI_CLASSES', 'MiniClass', 'MiniDatasetError', 'load_photos']
+__all__ = [
+    'COCO_CATEGORIES',
+    'COCO_STUFF',
+    'MINI_CLASSES',
+    'PANOPTIC_STUFF',
+    'MiniClass',
+    'MiniDatasetError',
+    'load_photos',
+]
 
 
 class MiniDatasetError(UserError):
@@ -81,6 +89,22 @@ COCO_CATEGORIES: tuple[tuple[int, str, str], ...] = tuple(
     }.items()
     for number, name in (member.split(':') for member in members.split())
 )
+
+_STUFF = (
+    '92:banner 93:blanket 95:bridge 100:cardboard 107:counter 109:curtain 112:door-stuff 118:floor-wood 119:flower '
+    '122:fruit 125:gravel 128:house 130:light 133:mirror-stuff 138:net 141:pillow 144:platform 145:playingfield '
+    '147:railroad 148:river 149:road 151:roof 154:sand 155:sea 156:shelf 159:snow 161:stairs 166:tent 168:towel '
+    '171:wall-brick 175:wall-stone 176:wall-tile 177:wall-wood 178:water-other 180:window-blind 181:window-other '
+    '184:tree-merged 185:fence-merged 186:ceiling-merged 187:sky-other-merged 188:cabinet-merged 189:table-merged '
+    '190:floor-other-merged 191:pavement-merged 192:mountain-merged 193:grass-merged 194:dirt-merged '
+    '195:paper-merged 196:food-other-merged 197:building-other-merged 198:rock-merged 199:wall-other-merged '
+    '200:rug-merged'
+)
+#: The 53 classes of stuff of COCO's panoptic annotations by category id, in their order.
+COCO_STUFF: Mapping[int, str] = {int(number): name for number, name in (part.split(':') for part in _STUFF.split())}
+
+#: Category ids of the mini dataset's stuff, by its index.
+PANOPTIC_STUFF: Mapping[int, int] = {1: 187, 2: 171, 3: 193, 4: 125}
 
 
 def load_photos() -> dict[str, Image.Image]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .catalog import COCO_CATEGORIES, MINI_CLASSES, MiniDatasetError, load_photos
+from .catalog import COCO_CATEGORIES, COCO_STUFF, MINI_CLASSES, PANOPTIC_STUFF, MiniDatasetError, load_photos
 from .masks import bounding_box, encode_mask
 from .scene import Scene, draw_portrait, draw_scene
 
@@ -58,7 +58,7 @@ def _encode(pixels: np.ndarray, kind: str) -> bytes:
 def _write_scenes(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
     """Write the scenes of a split in every layout but ImageNet's."""
     ade_part, stuff_part, year, first_id = OF_SPLITS[split]
-    lines, images, annotations = [], [], []
+    lines, images, annotations, panoptic = [], [], [], []
     for number, scene in enumerate(scenes, 1):
         image_id, jpeg = first_id + number, _encode(scene.image, 'JPEG')
         ade, context = f'{ade_part}/ADE_{split}_{number:08d}', f'{year}_{number:06d}'
@@ -76,16 +76,44 @@ def _write_scenes(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
         name, (height, width) = f'{image_id:012d}.jpg', scene.labels.shape
         _write(folder / DATA_ROOTS['coco'] / f'{split}2017/{name}', jpeg)
         images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
+        segments, colours = _segments(scene, image_id)
+        segmented = folder / DATA_ROOTS['coco'] / f'annotations/panoptic_{split}2017/{image_id:012d}.png'
+        _write(segmented, _encode(colours, 'PNG'))
+        panoptic.append({'image_id': image_id, 'file_name': f'{image_id:012d}.png', 'segments_info': segments})
         for position, (cls, mask) in enumerate(scene.instances):
             left, top, right, bottom = bounding_box(mask)
             numbers = {'id': image_id * 100 + position, 'image_id': image_id, 'category_id': cls.coco}
             size = {'area': int(mask.sum()), 'bbox': [left, top, right - left, bottom - top]}
             annotations.append({**numbers, 'segmentation': encode_mask(mask), **size, 'iscrowd': 0})
     _write(folder / DATA_ROOTS['pascal_context'] / f'ImageSets/SegmentationContext/{split}.txt', ''.join(lines))
-    categories = [{'id': number, 'name': name, 'supercategory': group} for number, name, group in COCO_CATEGORIES]
+    categories: list[dict[str, Any]] = [
+        {'id': number, 'name': name, 'supercategory': group} for number, name, group in COCO_CATEGORIES
+    ]
     info = {'description': 'Mini dataset of mmvit_ext: drawn scenes, not COCO'}
-    content = {'info': info, 'images': images, 'annotations': annotations, 'categories': categories}
+    content: dict[str, Any] = {'info': info, 'images': images, 'annotations': annotations, 'categories': categories}
     _write(folder / DATA_ROOTS['coco'] / f'annotations/instances_{split}2017.json', content)
+    other: list[dict[str, Any]] = [
+        {'id': i, 'name': name, 'supercategory': 'stuff', 'isthing': 0} for i, name in COCO_STUFF.items()
+    ]
+    content |= {'annotations': panoptic, 'categories': [{**entry, 'isthing': 1} for entry in categories] + other}
+    _write(folder / DATA_ROOTS['coco'] / f'annotations/panoptic_{split}2017.json', content)
+
+
+def _segments(scene: Scene, image_id: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The things and kinds of stuff of a scene as COCO's panoptic annotations have them, and their ids in colours."""
+    regions: list[tuple[int | None, np.ndarray]] = [(cls.coco, mask) for cls, mask in scene.instances]
+    regions += [(number, scene.labels == index) for index, number in PANOPTIC_STUFF.items()]
+    found, ids = [], np.zeros(scene.labels.shape, dtype=np.uint32)
+    for position, (category, mask) in enumerate(regions):
+        if not mask.any():
+            continue
+        number = image_id * 100 + position
+        ids[mask] = number
+        left, top, right, bottom = bounding_box(mask)
+        size = {'area': int(mask.sum()), 'bbox': [left, top, right - left, bottom - top]}
+        found.append({'id': number, 'category_id': category, **size, 'iscrowd': 0})
+    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    return found, colours
 
 
 def _write_portraits(folder: Path, portraits: Mapping[str, Iterable[Scene]]) -> None:
