@@ -28,6 +28,7 @@ from mmseg.structures import SegDataSample
 
 from mmvit_ext.datasets.collate import PinnableSamples, collate_labels
 from mmvit_ext.engine.hooks.checkpoint import AtomicCheckpointHook
+from mmvit_ext.engine.hooks.compiled_blocks import CompiledBlocksHook
 from mmvit_ext.engine.hooks.deferred_info import DeferredInfoHook, HostCopy, prepare_copies
 from mmvit_ext.engine.hooks.exact_resume import ExactResumeHook
 from mmvit_ext.engine.hooks.nonfinite import NonFiniteError, NonFiniteHook
@@ -156,13 +157,11 @@ MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
-def build(
-    tmp_path: Path, task: str, model: Any, *, iterations: int = 7, info: Any = None, hooks: Any = (), **train: Any
-) -> Runner:
+def build(tmp_path: Path, task: str, model: Any, *, iterations: int = 7, info: Any = None, **train: Any) -> Runner:
     for kind in (MessageHub, MMLogger):
         kind._instance_dict.clear()
     torch.manual_seed(0)
-    ours: list[Any] = [NonFiniteHook(), ExactResumeHook(), PreemptionHook(), *hooks]
+    ours: list[Any] = [NonFiniteHook(), ExactResumeHook(), PreemptionHook(), CompiledBlocksHook('off')]
     return Runner(
         model,
         work_dir=str(tmp_path),
@@ -319,6 +318,9 @@ def test_channels_are_turned_as_the_library_does() -> None:
     prepare_copies(ours)
     for inputs in (images, torch.stack(images)):
         assert torch.equal(ours({'inputs': inputs})['inputs'], theirs({'inputs': inputs})['inputs'])
+    assert not ours._non_blocking
+    ours._device = torch.device('cuda')
+    prepare_copies(ours)
     assert ours._non_blocking
 
 

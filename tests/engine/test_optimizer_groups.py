@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import Runner
 
 from mmvit_ext.config import adjust
-from mmvit_ext.engine import ExactResumeHook, ResumedConfigHook
+from mmvit_ext.engine import AtomicCheckpointHook, DeferredInfoHook, ExactResumeHook, NonFiniteHook, ResumedConfigHook
 from mmvit_ext.engine.hooks.resumed_config import _regroup
 from mmvit_ext.engine.optimizers import merged_groups, with_fused
 from tests.engine.toy_run import ToyDataset, ToyModel
@@ -50,8 +50,11 @@ def train(folder: Path, constructor: str, iterations: int, **options: Any) -> di
             'sampler': {'type': 'DefaultSampler', 'shuffle': True},
             'collate_fn': {'type': 'default_collate'},
         },
-        default_hooks={'checkpoint': {'type': 'CheckpointHook', 'interval': 4, 'by_epoch': False}},
-        custom_hooks=[ExactResumeHook(), ResumedConfigHook()],
+        default_hooks={
+            'runtime_info': DeferredInfoHook(),
+            'checkpoint': AtomicCheckpointHook(interval=4, by_epoch=False),
+        },
+        custom_hooks=[ExactResumeHook(), ResumedConfigHook(), NonFiniteHook()],
         cfg=Config(config),
         **config,
     ).train()
@@ -82,6 +85,9 @@ def test_a_checkpoint_with_other_groups_is_resumed_in_every_bit(tmp_path: Path, 
     whole = train(tmp_path / 'whole', second, 8)
     train(tmp_path / 'halves', first, 4)
     halves = train(tmp_path / 'halves', second, 8, resume=True)
+    logged = [saved['message_hub']['log_scalars']['train/loss'].data[0].tolist() for saved in (whole, halves)]
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == 8
     assert len(whole['optimizer']['param_groups']) == (3 if second == MERGED else 6)
     for key, value in whole['state_dict'].items():
         assert torch.equal(value, halves['state_dict'][key]), key

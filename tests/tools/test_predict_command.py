@@ -53,6 +53,21 @@ def test_a_folder_gives_a_picture_and_a_label_map_per_image(
     assert '6 images predicted' in output
 
 
+def test_mixed_precision_gives_the_label_maps_of_the_test_command_with_it(
+    files: tuple[str, str], trained: Path, run_tool: Run
+) -> None:
+    images = trained / 'data' / 'images'
+    assert run_tool('test', *files, '--amp', '--no-tf32', '--out', 'tested')[0] == 0
+    for name, options in {'half': ['--amp'], 'full': []}.items():
+        assert run_tool('predict', *files, images, '--out', name, '--save-mask', *options)[0] == 0
+    maps = {
+        name: np.stack([np.array(Image.open(f'{name}/image_{index}.png')) for index in range(3)])
+        for name in ('tested', 'half/labels', 'full/labels')
+    }
+    assert np.array_equal(maps['tested'], maps['half/labels'])
+    assert (maps['half/labels'] == maps['full/labels']).mean() > 0.9
+
+
 def test_label_maps_equal_those_of_the_test_command(files: tuple[str, str], trained: Path, run_tool: Run) -> None:
     assert run_tool('test', *files, '--out', 'tested')[0] == 0
     assert run_tool('predict', *files, trained / 'data' / 'images', '--out', 'out', '--save-mask')[0] == 0

@@ -24,7 +24,7 @@ class HostCopy:
     """A few numbers on their way from the device to the host, which waits for them only when they are read."""
 
     def __init__(self, values: torch.Tensor) -> None:
-        self._values = values.to('cpu', non_blocking=True)
+        self._values = values.to('cpu', non_blocking=values.is_cuda)  # elsewhere nothing tells when it is there
         self._event = torch.cuda.Event() if values.is_cuda else None
         if self._event is not None:
             self._event.record()
@@ -142,7 +142,7 @@ def prepare_copies(preprocessor: Any) -> None:
     """Let a data preprocessor copy while a GPU works, and turn channels without an index that the host copies first."""
     if not isinstance(preprocessor, BaseDataPreprocessor):
         return
-    preprocessor._non_blocking = True  # no argument of mmseg's class
+    preprocessor._non_blocking = preprocessor.device.type == 'cuda'  # no argument of mmseg's class
     if isinstance(preprocessor, ImgDataPreprocessor) and preprocessor._channel_conversion:
         preprocessor._channel_conversion = False
         preprocessor.register_forward_pre_hook(_turn_channels)
