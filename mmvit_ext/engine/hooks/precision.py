@@ -21,7 +21,8 @@ def _float32(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.float() if value.dtype == torch.bfloat16 else value
     if isinstance(value, Sequence) and not isinstance(value, str) and not hasattr(value, '_fields'):
-        return type(value)(_float32(item) for item in value)
+        kind: Any = type(value)
+        return kind(_float32(item) for item in value)
     return value
 
 
