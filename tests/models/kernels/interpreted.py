@@ -1,4 +1,10 @@
 """Kernels in Triton's interpreter against their plain forms; run by ``test_kernels.py`` in a process of its own."""
+# ruff: noqa: E402
+
+import sys
+
+for library in ('mmseg', 'mmdet', 'mmpretrain'):
+    sys.modules[library] = None  # not needed, and their import takes longer than all that is computed here
 
 import torch
 import torch.nn.functional as F
