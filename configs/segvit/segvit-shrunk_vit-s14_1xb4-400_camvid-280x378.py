@@ -1,0 +1,29 @@
+"""SegViT with the Shrunk structure on a pretrained ViT-S/14 for CamVid with 11 classes: the grid is halved at block 6.
+
+No row of a paper: heads on one backbone with one budget, see docs/real_photographs.md for data and weights.
+Recipe: one process x 4 images, crops of 280x378 pixels, 400 iterations, the first six blocks frozen.
+Command: mmvit train configs/segvit/segvit-shrunk_vit-s14_1xb4-400_camvid-280x378.py --amp --cfg-options data_root=PATH
+"""
+
+_base_ = [
+    '../_base_/models/linear_vit-s14.py',
+    '../_base_/datasets/camvid_280x378.py',
+    '../_base_/schedules/camvid_400.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size={{_base_.crop_size}}),
+    backbone=dict(img_size={{_base_.crop_size}}, shrink_index=6, out_indices=(5, 11)),
+    decode_head=dict(
+        _delete_=True,
+        type='mmvit_ext.ShrunkATMHead',
+        in_channels=[384, 384],
+        in_index=[0, 1],
+        channels=384,
+        num_heads=6,
+        img_size={{_base_.crop_size}},
+        query_start='tokens',
+        query_stride=14,
+        num_classes={{_base_.num_classes}},
+    ),
+)
