@@ -49,9 +49,11 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: As mmengine's.
     """
 
-    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        self.optimizer_cfg: dict[str, Any] = with_fused(optim_wrapper_cfg['optimizer'])
+    optimizer_cfg: dict[str, Any]
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        self.optimizer_cfg = with_fused(self.optimizer_cfg, model)
+        return super().__call__(model)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
@@ -72,9 +74,10 @@ def merged_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return merged
 
 
-def with_fused(optimizer_cfg: dict[str, Any]) -> dict[str, Any]:
-    """The config of an optimizer, on a GPU with all parameters updated by one kernel if its class can do so."""
-    if not torch.cuda.is_available() or {'fused', 'foreach', 'differentiable'} & {*optimizer_cfg}:
+def with_fused(optimizer_cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The config of a model's optimizer, on a GPU with all parameters updated by one kernel if its class can do so."""
+    on_gpu = all(parameter.is_cuda for parameter in model.parameters())
+    if not on_gpu or {'fused', 'foreach', 'differentiable'} & {*optimizer_cfg}:
         return optimizer_cfg
     kind = optimizer_cfg['type']
     with OPTIMIZERS.switch_scope_and_registry(None) as registry:
@@ -135,9 +138,11 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         UserError: There is no decay rate, or the backbone has another number of layers or does not know their depth.
     """
 
-    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        self.optimizer_cfg: dict[str, Any] = with_fused(optim_wrapper_cfg['optimizer'])
+    optimizer_cfg: dict[str, Any]
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        self.optimizer_cfg = with_fused(self.optimizer_cfg, model)
+        return super().__call__(model)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         model = bare_model(module)

@@ -1,6 +1,7 @@
 """One group of parameters for each setting trains as a group for each parameter does, also after a resume."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,9 +155,11 @@ def test_rates_by_depth_keep_their_groups() -> None:
 def test_a_step_is_fused_on_a_gpu_unless_the_config_says_how(
     given: dict[str, Any], fused: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert with_fused(given) == given
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    assert with_fused(given).get('fused') is fused
+    assert with_fused(given, PROBE) == given
+    monkeypatch.setattr(PROBE, 'parameters', lambda: [SimpleNamespace(is_cuda=True)])
+    assert with_fused(given, PROBE).get('fused') is fused
+    monkeypatch.setattr(PROBE, 'parameters', lambda: [SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)])
+    assert with_fused(given, PROBE) == given, 'a part of the model is on the CPU'
 
 
 def test_how_a_step_is_computed_is_not_resumed() -> None:
