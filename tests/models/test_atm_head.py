@@ -249,6 +249,9 @@ def test_no_value_of_a_device_is_read_where_the_classes_are_told(label):
         head.loss_decode(head.decode(maps), label.to('meta'))
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 5), reason='older dynamo does not trace the head whole'
+)
 def test_head_and_loss_are_one_graph_with_the_same_numbers(label):
     head, maps = make(dropout_ratio=0.0, num_layers=1), features((5, 7), (5, 7))
 

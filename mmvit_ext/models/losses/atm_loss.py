@@ -121,7 +121,7 @@ class ATMLoss(nn.Module):
     def _classification_losses(self, stages: Sequence[StageOutput], present: Tensor) -> Tensor:
         """Weighted cross entropy of the queries, summed over those of each stage ``(S,)``."""
         B, N = present.shape
-        target = torch.arange(N, device=present.device).where(present, N)  # (B, N)
+        target = torch.where(present, torch.arange(N, device=present.device), N)  # (B, N)
         logits = torch.stack([stage.logits for stage in stages])  # (S, B, N, N + 1)
         weight = torch.ones(N + 1, dtype=_at_least_float32(logits).dtype, device=logits.device)
         weight[-1] = self.no_object_weight
