@@ -82,9 +82,11 @@ def flops_of(build: Build, size: int) -> int:
 class Classifier(nn.Module):
     """A backbone, the mean of its last map and a linear layer."""
 
-    def __init__(self, backbone: nn.Module, width: int, run: Callable[[nn.Module, Tensor], Any] | None = None) -> None:
+    run: Callable[[nn.Module, Tensor], Any] | None = None  # the backbone, where it does not run itself
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
         super().__init__()
-        self.backbone, self.fc, self.run = backbone, nn.Linear(width, 1000), run
+        self.backbone, self.fc = backbone, nn.Linear(width, 1000)
 
     def forward(self, img: Tensor) -> Tensor:
         out = self.backbone(img) if self.run is None else self.run(self.backbone, img)
@@ -92,9 +94,13 @@ class Classifier(nn.Module):
         return self.fc(out.mean((2, 3)) if out.ndim == 4 else out)
 
 
-def classifier(build: Callable[[bool], Classifier], device: torch.device, toy: bool) -> Runs:
+def classifier(
+    build: Callable[..., Classifier], device: torch.device, toy: bool, run: Callable[..., Any] | None = None
+) -> Runs:
+    """A classifier and a batch; ``run`` is a plain reference that computes on its weights."""
     size, batch = (64, 2) if toy else (224, 128)
     model = on_device(partial(build, toy), device)
+    model.run = run
     img, label = torch.randn(batch, 3, size, size, device=device), torch.randint(0, 1000, (batch,), device=device)
 
     def loss_of(img: Tensor, label: Tensor) -> Tensor:
@@ -110,7 +116,7 @@ def classifiers(name: str, ours: Callable[..., Classifier], plain: Any, peer: st
     build = partial(classifier, ours)
     found = [Case(name, 'ours', mode, build, WAYS) for mode in ('train', 'infer')]
     if plain is not None:
-        found.append(Case(name, 'plain', 'train', partial(classifier, partial(ours, run=plain))))
+        found.append(Case(name, 'plain', 'train', partial(classifier, ours, run=plain)))
     if peer is not None and find_spec('timm') is not None:
         build = partial(classifier, partial(of_timm, peer))
         found += [Case(name, f'timm {peer}', mode, build) for mode in ('train', 'infer')]
@@ -124,24 +130,24 @@ def of_timm(name: str, toy: bool) -> Classifier:
     return Classifier(model, model.num_features)
 
 
-def make_tnt(toy: bool, run: Any = None) -> Classifier:
+def make_tnt(toy: bool) -> Classifier:
     model = TNT('tiny' if toy else 'small', img_size=64 if toy else 224, out_type='featmap')
-    return Classifier(model, model.out_channels[-1], run)
+    return Classifier(model, model.out_channels[-1])
 
 
-def make_nest(toy: bool, run: Any = None) -> Classifier:
+def make_nest(toy: bool) -> Classifier:
     model = NesT('tiny', img_size=64 if toy else 224, out_indices=-1)
-    return Classifier(model, model.out_channels[-1], run)
+    return Classifier(model, model.out_channels[-1])
 
 
-def make_spformer(toy: bool, run: Any = None) -> Classifier:
+def make_spformer(toy: bool) -> Classifier:
     model = SPFormer('tiny' if toy else 'small', img_size=64 if toy else 224, out_type='avg_featmap')
-    return Classifier(model, model.out_channels[-1], run)
+    return Classifier(model, model.out_channels[-1])
 
 
-def make_p2t(toy: bool, run: Any = None) -> Classifier:
+def make_p2t(toy: bool) -> Classifier:
     model = P2T('tiny' if toy else 'small', out_indices=3)
-    return Classifier(model, model.out_channels[-1], run)
+    return Classifier(model, model.out_channels[-1])
 
 
 def tnt() -> list[Case]:
