@@ -227,6 +227,9 @@ def _model(recipe: Recipe, data: FolderData) -> dict[str, Any]:
                     part['norm_cfg'] = norm
     if LIBRARIES[recipe.task] == 'mmdet' and 'panoptic_head' not in model:
         _fit_detector(model, recipe, data)
+    if entry_of(recipe.model).head.startswith('eomt'):  # not more points than a mask has pixels
+        points = min((recipe.edge // 4) ** 2, 12544)
+        model['decode_head' if recipe.task == 'seg' else 'panoptic_head']['num_points'] = points
     if recipe.mode == 'frozen':
         model['backbone'].update(frozen_stages=entry_of(recipe.model).row.depth, drop_path_rate=0.0)
     model['backbone'].update(recipe.weights)

@@ -243,6 +243,27 @@ def test_a_class_is_explained_by_the_query_that_is_most_sure_of_it():
     torch.testing.assert_close(stages[-1].logits[0, 2], logits[0, best])
 
 
+@pytest.mark.parametrize('backbone', [VIT, DINOV2, DINOV3], ids=['vit', 'dinov2', 'dinov3'])
+@pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
+def test_every_module_with_parameters_is_called(backbone, training):
+    model, called = segmentor(backbone).train(training), set()
+    leaves = [name for name, module in model.named_modules() if not any(module.children()) and [*module.parameters()]]
+    for name in leaves:
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
+    model(torch.randn(1, 3, 64, 64))
+    assert [name for name in leaves if name not in called] == []
+
+
+def test_activations_are_computed_again_with_the_same_gradients():
+    img, grads = torch.randn(1, 3, 64, 64), []
+    for with_cp in (False, True):
+        model = segmentor(DINOV2 | {'with_cp': with_cp}).train()
+        model.decode_head.set_mask_probabilities((1.0, 1.0))
+        model(img).sum().backward()
+        grads.append(model.backbone.net.blocks[3].attn.qkv.weight.grad)
+    torch.testing.assert_close(*grads)
+
+
 def test_a_label_map_becomes_a_region_for_each_class():
     label = torch.tensor([[0, 2, 255], [2, 2, 0]])
     found = segmentor().decode_head.regions(SegDataSample(gt_sem_seg=PixelData(data=label[None])))
