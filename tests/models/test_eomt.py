@@ -207,6 +207,19 @@ def test_windows_lie_evenly_along_the_long_side_and_their_scores_are_averaged():
     torch.testing.assert_close(found, total / count)
 
 
+@pytest.mark.parametrize('size', [(64, 160), (64, 129), (200, 64), (64, 64), (64, 333)])
+def test_windows_are_those_of_transformers(size):
+    transformers = pytest.importorskip('transformers', reason='compared with transformers, which is not installed')
+    edges = {'shortest_edge': 64, 'longest_edge': None}
+    processor = transformers.EomtImageProcessor(size=edges, do_split_image=True, do_pad=False)
+    found = processor(images=np.zeros((*size, 3), dtype=np.uint8), return_tensors='pt')['patch_offsets']
+    model = segmentor(mode='slide')
+    model.test_cfg.crop_size = (64, 64)
+    along = 0 if size[0] > size[1] else 1
+    windows = [window[along] for window in model.windows(size)]
+    assert [[span.start, span.stop] for span in windows] == [[int(edge) for edge in entry[1:]] for entry in found]
+
+
 def test_a_semantic_loss_reaches_every_parameter():
     model = segmentor().train()
     img, samples = torch.randn(2, 3, 41, 67), []
