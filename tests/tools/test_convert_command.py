@@ -65,3 +65,23 @@ def test_a_source_without_parameters_is_named(source: Path, run_tool: Run) -> No
     code, output = run_tool('convert_checkpoint', 'renaming', source, 'result.pth')
     assert code == 2
     assert 'no parameters (its keys: epoch)' in output
+
+
+def test_differences_are_added_to_a_base(source: Path, run_tool: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a method that was published so; the keys have tests of their own."""
+    methods = {**checkpoints.METHODS, 'eomt': lambda state: {'backbone.net.norm.bias': state['old.weight']}}
+    monkeypatch.setattr(checkpoints, 'METHODS', methods)
+    torch.save({'norm.bias': torch.ones(3)}, 'base.pth')
+    assert run_tool('convert_checkpoint', 'eomt', source, 'result.pth', '--base', 'base.pth')[0] == 0
+    content = torch.load('result.pth', weights_only=True)
+    assert torch.equal(content['state_dict']['backbone.net.norm.bias'], torch.arange(3.0) + 1)
+    code, output = run_tool('convert_checkpoint', 'eomt', source, 'other.pth', '--base', 'absent.pth')
+    assert code == 2
+    assert 'absent.pth' in output
+    torch.save({'norm.bias': torch.ones(4)}, 'base.pth')
+    code, output = run_tool('convert_checkpoint', 'eomt', source, 'other.pth', '--base', 'base.pth')
+    assert code == 2
+    assert 'the base is another network' in output
+    code, output = run_tool('convert_checkpoint', 'renaming', source, 'other.pth', '--base', 'base.pth')
+    assert code == 2
+    assert '--base goes with eomt and eomt-detector' in output
