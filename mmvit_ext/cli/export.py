@@ -21,6 +21,7 @@ from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import UserError, say
 from mmvit_ext.files import kept_files
 from mmvit_ext.inference.export import SUFFIXES, export_model, write_exported
+from mmvit_ext.inference.quantise import check_installed, compare, quantise
 from mmvit_ext.machine import progress_bar
 from mmvit_ext.models.backbones.base import image_channels
 
@@ -55,6 +56,8 @@ def run(args: Namespace) -> None:
     check_types(cfg, scope)
     if args.int8 and scope == 'mmdet':
         raise UserError('--int8 measures segmentors and classifiers only: leave it out for a detector')
+    if args.int8:
+        check_installed()
     trained = cfg.get('crop_size') or cfg.model.get('backbone', {}).get('img_size') or 0
     if scope == 'mmdet' and args.dynamic:
         trained = 256  # any would do, and checks of a small one are quick
@@ -80,8 +83,6 @@ def run(args: Namespace) -> None:
         shape = f'({images[0]}, {image_channels(model)}, {images[1]}, {images[2]})'
         say(f'{args.out}: images {shape} to {OUTPUTS[scope]}')
         if args.int8:
-            from mmvit_ext.inference.quantise import compare, quantise  # needs onnxruntime
-
             quantise(args.out, small)
             for path, metrics in compare(cfg, model, [args.out, small], args.limit).items():
                 measured = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path
 from mmvit_ext.models.backbones.base import image_channels
+
+from .graph_forms import with_graph_forms
 
 __all__ = [
     'SAME_DETECTIONS',
@@ -106,13 +106,13 @@ def export_model(model: nn.Module, size: tuple[int, int], *, dynamic: bool = Fal
     needed = (2, 6) if dynamic else (2, 5)
     if needed > TORCH:
         raise UserError(f'exporting needs torch {needed[0]}.{needed[1]} or later, and this is {torch.__version__}')
-    network, (img, *_) = as_graph(model), _images(model, size, dynamic)
+    network, (img, *_) = with_graph_forms(as_graph(model)), _images(model, size, dynamic)
     with torch.no_grad():
         if not dynamic:
             return torch.export.export(network, (img,))
         dims = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
         try:
-            program = torch.export.export(_with_open_upsampling(network), (img,), dynamic_shapes=(dims,))
+            program = torch.export.export(network, (img,), dynamic_shapes=(dims,))
         except Exception as error:  # a constraint or an operator that has no form for open sizes
             raise _of_one_size(error) from error
     batch, _, height, width = _input_shape(program)
@@ -164,21 +164,6 @@ def _check(graph: Callable[[Tensor], Any], network: nn.Module, images: Sequence[
             raise UserError(
                 f'the graph differs from the model by {difference:.1e} at {shape}, and {allowed}: report it'
             )
-
-
-def _with_open_upsampling(network: nn.Module) -> nn.Module:
-    """A copy in which mmseg's ``Upsample`` multiplies whole numbers: it would turn an open size into a fixed one."""
-
-    def upsampled(module: Any, x: Tensor) -> Tensor:
-        size = [edge * int(module.scale_factor) for edge in x.shape[2:]]
-        return F.interpolate(x, size, mode=module.mode, align_corners=module.align_corners)
-
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        factor = getattr(module, 'scale_factor', None)
-        if type(module).__module__.startswith('mmseg.') and isinstance(factor, float) and factor.is_integer():
-            module.forward = upsampled.__get__(module)
-    return network
 
 
 def write_exported(program: torch.export.ExportedProgram, target: str | Path, model: nn.Module | None = None) -> None:

@@ -15,14 +15,14 @@ from tests import folder_exports  # noqa: F401
 from tests.folder_layouts import LAYOUTS, SIZE, blocks, mask, photo
 
 
-def load(data: FolderData, out: Path, split: str = 'train') -> dict[str, Any]:
+def load(data: FolderData, out: Path, split: str = 'train', size: tuple[int, int] = SIZE) -> dict[str, Any]:
     """The first sample of the dataset that is written for a split; for segmentation, with its labels."""
     scope = {'seg': 'mmvit_ext', 'cls': 'mmpretrain'}.get(data.task, 'mmdet')
     dataset = DATASETS.build({**write_datasets(data, out)[split], 'pipeline': [], '_scope_': scope})
     assert len(dataset) == len(data.splits[split])
     sample = dataset[0]
     if data.load_annotations:
-        sample = TRANSFORMS.build(data.load_annotations)({**sample, 'ori_shape': SIZE})
+        sample = TRANSFORMS.build(data.load_annotations)({**sample, 'ori_shape': size})
     return sample
 
 

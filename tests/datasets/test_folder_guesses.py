@@ -12,7 +12,7 @@ from mmvit_ext.errors.user_error import UserError
 from tests import folder_exports  # noqa: F401
 from tests.datasets.test_folder import counts, load
 from tests.datasets.test_folder_mistakes import doubt, masks
-from tests.folder_layouts import BOXES, LAYOUTS, SIZE, blocks, mask, photo, voc_xml, write
+from tests.folder_layouts import BOXES, LAYOUTS, SIZE, VOC_PALETTE, blocks, mask, photo, voc_xml, write
 
 
 def test_masks_that_number_objects_are_no_classes(tmp_path: Path) -> None:
@@ -124,3 +124,48 @@ def test_names_of_the_folder_count_more_than_those_of_a_known_dataset(tmp_path: 
     doubt(understand(tmp_path), 'those of PASCAL VOC, so the classes are')
     write(tmp_path / 'class_names.txt', '_background_\ncat\ncar\ndog\n')
     assert understand(tmp_path).classes == ('_background_', 'cat', 'car', 'dog')
+
+
+def test_objects_of_voc_take_their_classes_from_the_masks_of_classes(tmp_path: Path) -> None:
+    LAYOUTS['voc_segmentation'](tmp_path)
+    base = tmp_path / 'VOCdevkit/VOC2012'
+    for index in range(6):
+        voc_xml(base / f'Annotations/2007_{index:06}.xml', f'2007_{index:06}.jpg', BOXES)
+    data = understand(tmp_path, task='inst')
+    assert (data.task, len(data.classes), counts(data)) == ('inst', 20, (4, 2, 0))
+    objects = data.splits['val'][0].objects
+    assert [(data.classes[item.label], item.box, item.area) for item in objects] == [
+        ('aeroplane', (8, 0, 8, 24), 192),
+        ('bird', (16, 0, 8, 24), 192),
+    ]
+    doubt(data, r'there are boxes, too \(XML files for 6 images with boxes\): pass --task det')
+    mask(base / 'SegmentationClass/2007_000000.png', [0, 1, 255, 255], palette=VOC_PALETTE)
+    data = understand(tmp_path, task='inst')
+    doubt(data, r'2007_000000.png \(1 objects without a class in .*SegmentationClass/2007_000000.png\)')
+    for path in (base / 'SegmentationObject').iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r'no masks of its objects .* pass --task det'):
+        understand(tmp_path, task='inst')
+
+
+FOREIGN = {
+    'Label Studio': ('tasks.json', '[{"id": 1, "file_upload": "0.jpg", "annotations": [{"result": [{"value": '
+                     '{"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["cat"]}}]}]}]'),
+    'KITTI': ('label_2/0.txt', 'Car 0.00 0 -1.58 1.0 2.0 14.0 20.0 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n'),
+    'WIDER FACE': ('wider_face_train_bbx_gt.txt', '0.jpg\n1\n4 1 12 14 2 0 0 0 0 0 \n'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', FOREIGN)
+def test_formats_that_are_not_read_are_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    path, text = FOREIGN[name]
+    for index in range(6):
+        photo(tmp_path / f'images/{"ab"[index % 2]}/{index}.jpg')
+    write(tmp_path / path, text)
+    with pytest.raises(UserError, match=rf'{path} is (an export )?of {name}.*which is not read: (export|write)'):
+        understand(tmp_path)
+    for index in range(6):
+        mask(tmp_path / f'masks/{"ab"[index % 2]}/{index}.png', [0, 1, 2])
+    data = understand(tmp_path)
+    assert data.task == 'seg'
+    doubt(data, f'of {name}')

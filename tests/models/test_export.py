@@ -27,8 +27,9 @@ def build(name, small=True):
     init_default_scope('mmseg')
     if small:
         shrink_model(cfg.model)
-        few = dict(shrink_index=1, out_indices=(0, 2)) if 'shrunk' in name else dict(out_indices=(0, 1, 2))
-        cfg.model.backbone.update(num_layers=3, **few)
+        few = dict(shrink_index=1) if 'shrunk' in name else {}
+        cfg.model.backbone.update(num_layers=2, out_indices=(0, 1), **few)
+        cfg.model.decode_head.update(num_layers=1, in_channels=cfg.model.decode_head.in_channels[:2], in_index=[0, 1])
     cfg.model.backbone.init_cfg = None
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)

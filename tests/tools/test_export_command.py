@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +100,13 @@ def test_a_detector_is_not_quantised(run_tool: Run) -> None:
     code, output = run_tool('export', config, 'none.pth', 'model.onnx', '--dynamic', '--int8')
     assert code == 2
     assert '--int8 measures segmentors and classifiers only' in output
+
+
+def test_int8_without_its_package_is_refused_before_anything_is_exported(
+    files: tuple[str, str], run_tool: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    code, output = run_tool('export', *files, 'model.onnx', '--dynamic', '--int8')
+    assert code == 2
+    assert '--int8 needs onnxruntime: pip install onnxruntime, or leave --int8 out' in output
+    assert not list(Path().glob('*.onnx'))

@@ -24,6 +24,7 @@ class Found:
     splits: dict[str, str] = field(default_factory=dict)  # of images, where the annotation file says it
     masks: bool = False
     json_files: dict[str, tuple[str, str]] = field(default_factory=dict)  # by split: COCO files that serve as they are
+    lists: str = 'main'  # of several sets of lists, the folder of the one to use
     empty_without: bool = False  # whether an image without annotation is one without objects
 
     def settle_masks(self, report: Report) -> None:

@@ -11,13 +11,14 @@ from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import open_image
 
 from ..label_values import pack_colours
+from ..seg_transforms import LoadSegAnnotations
 from .data import Object, Report, Sample, shown
 from .index import Index, in_threads
 from .objects import Found
 from .values import MaskClasses, voc_colour
 from .words import is_known
 
-__all__ = ['class_names_of', 'merge_parts', 'merged_classes', 'objects_of_masks']
+__all__ = ['ClassMaps', 'class_names_of', 'merge_parts', 'merged_classes', 'objects_of_masks']
 
 Several = Mapping[str, Sequence[str]]
 """The masks of each photograph."""
@@ -91,10 +92,31 @@ def merge_parts(root: Path, sample: Sample) -> np.ndarray:
     return labels
 
 
-def objects_of_masks(index: Index, several: Several, report: Report, *, numbered: bool) -> Found:
+class ClassMaps:
+    """Masks of classes beside masks that number objects: PASCAL VOC's SegmentationClass and SegmentationObject."""
+
+    def __init__(self, root: Path, masks: Mapping[str, str], found: MaskClasses) -> None:
+        self.root, self.masks = root, masks
+        self.labels = [number for number in range(len(found.names)) if number != found.background]
+        self.classes = tuple(found.names[number] for number in self.labels)
+        self.loader = LoadSegAnnotations(**{name: value for name, value in found.step.items() if name != 'type'})
+
+    def labels_of(self, photo: str, areas: Sequence[np.ndarray]) -> list[int | None]:
+        """The class that most of an object's pixels have; None where none has one."""
+        labels = self.loader.to_classes(self.loader.decode(str(self.root / self.masks[photo])), {})
+        found: list[int | None] = []
+        for area in areas:
+            counts = np.bincount(labels[area], minlength=256)[self.labels] if labels.shape == area.shape else [0]
+            found.append(int(np.argmax(counts)) if max(counts) else None)
+        return found
+
+
+def objects_of_masks(
+    index: Index, several: Several, report: Report, *, numbered: bool, kinds: ClassMaps | None = None
+) -> Found:
     """Objects with run lengths from a mask for each of them, or ``numbered`` by the values of one mask."""
     names = {} if numbered else class_names_of(several, always=True) or {}
-    classes = tuple(sorted(set(names.values()))) or (_OBJECT,)
+    classes = kinds.classes if kinds else tuple(sorted(set(names.values()))) or (_OBJECT,)
     broken: list[str] = []
 
     def read(photo: str) -> list[Object]:
@@ -106,7 +128,13 @@ def objects_of_masks(index: Index, several: Several, report: Report, *, numbered
                 broken.append(f'{mask} ({header.problem or "not of the size of its image"})')
                 continue
             areas = _numbered(index.root / mask) if numbered else [_area(index.root / mask)]
-            objects += [_object(label, area) for area in areas if area.any()]
+            areas = [area for area in areas if area.any()]
+            labels = kinds.labels_of(photo, areas) if kinds else [label] * len(areas)
+            if None in labels:
+                broken.append(
+                    f'{mask} ({labels.count(None)} objects without a class in {kinds and kinds.masks[photo]})'
+                )
+            objects += [_object(kind, area) for kind, area in zip(labels, areas, strict=True) if kind is not None]
         return objects
 
     index.headers([path for photo, masks in several.items() for path in (photo, *masks)])
@@ -115,7 +143,8 @@ def objects_of_masks(index: Index, several: Several, report: Report, *, numbered
     how = 'each value of a mask but 0' if numbered else 'each mask'
     report.doubts.append(f'{how} is taken as one object; classes: {shown(classes)}')
     layout = f'photographs with {"masks that number objects" if numbered else "a mask for each object"}'
-    return Found(layout, classes, found, masks=True)
+    layout += ' and masks of their classes' if kinds else ''
+    return Found(layout, classes, found, masks=True, lists='segmentation' if kinds else 'main')
 
 
 def _numbered(path: Path) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ __all__ = [
     'cluster',
     'count_pixels',
     'is_lossy',
+    'scatter',
     'solid_share',
 ]
 __all__ += ['total_pixels']
@@ -29,6 +30,9 @@ RARE = 0.002
 
 _NEAR = 48
 """How far the values of a JPEG lie from what was saved."""
+
+_TIGHT, _TOGETHER = 16, 0.8
+"""How far from a few colours so large a share of the pixels lies where a JPEG's noise scatters them."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,20 @@ def cluster(pixels: Mapping[int, int], channels: int) -> list[int]:
         return often
     # The edges of areas are smeared far in colour.
     return [c for n, c in enumerate(often) if merged[c] > 0.05 * total or not _between(c, often[:n], _NEAR)]
+
+
+def scatter(pixels: Mapping[int, int], colours: Sequence[int]) -> bool:
+    """Whether colours scatter around a few, as in pictures that were JPEG files before they were saved as others."""
+    exact = sum(pixels[value] for value in colours)
+    if exact == sum(pixels.values()):
+        return False
+    centres = cluster(pixels, 3)
+    if not 1 < len(centres) <= len(pixels) / 4:
+        return False
+    values, counts = np.array(list(pixels)), np.array(list(pixels.values()))
+    apart = [np.max([abs((values >> s & 255) - (c >> s & 255)) for s in (16, 8, 0)], axis=0) for c in centres]
+    near = counts[np.min(apart, axis=0) <= _TIGHT].sum()
+    return len(colours) > len(centres) and near >= _TOGETHER * counts.sum() and exact < near
 
 
 def _distance(one: int, other: int, channels: int) -> int:

@@ -4,10 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import numpy as np
-
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import open_image
 
 from .class_names import ClassNames
 from .data import Object, Report, Sample, shown, size_text
@@ -109,7 +106,7 @@ def segmentation(index: Index, places: Places, masks: Labelled, names: ClassName
     if masks.several:
         found, parts = merged_classes(several, report)
     else:
-        found = find_classes(index, list(pairs.values()), names, report, known=_known(index, list(pairs.values())))
+        found = find_classes(index, list(pairs.values()), names, report)
         parts = {}
     bad = set(found.bad)
     pairs = {image: mask for image, mask in pairs.items() if mask not in bad}
@@ -122,22 +119,6 @@ def segmentation(index: Index, places: Places, masks: Labelled, names: ClassName
     where = [mask for paths in several.values() for mask in paths]
     layout = masks.layout or f'photographs in {_folders(pairs)} and {kind} in {_folders(where)}'
     return Understood('seg', layout, found.names, samples, masks=found)
-
-
-def _known(index: Index, masks: Sequence[str]) -> str | None:
-    """The public dataset whose numbers the masks hold, as far as their names tell."""
-    text = f'{index.root.name}/{masks[0]}'.lower()
-    if 'gtfine' in text or 'gtcoarse' in text:
-        kinds = {'trainids': 'Cityscapes (training ids)', 'labelids': 'Cityscapes (19 classes)'}
-        return next((name for word, name in kinds.items() if word in text), None)
-    if 'adechallenge' in text:
-        return 'ADE20K'
-    if 'segmentationclass' in text:
-        with open_image(index.root / masks[0]) as image:
-            colours = np.array((image.getpalette() or []) + [0] * 9)[:9].tolist()
-        if colours == [0, 0, 0, 128, 0, 0, 0, 128, 0]:
-            return 'PASCAL VOC'
-    return None
 
 
 def detection(index: Index, places: Places, found: Found, report: Report, task: str | None) -> Understood:
@@ -161,7 +142,7 @@ def detection(index: Index, places: Places, found: Found, report: Report, task: 
         report.doubts.append(f'left out {len(without)} of {len(photos)} images without annotation: {shown(without)}')
     if not any(found.objects.values()):
         raise UserError(f'the {found.layout} of {index.root} hold no object: add annotations')
-    splits = _splits(index, places, list(headers), report, prefer='main') | found.splits
+    splits = _splits(index, places, list(headers), report, prefer=found.lists) | found.splits
     samples = []
     for path, header in headers.items():
         items = [

@@ -12,15 +12,16 @@ from mmvit_ext.files import open_image
 from .class_names import ClassNames, read_class_names
 from .coco import read_coco
 from .data import LEFT_OUT, FolderData, Report, Sample, shown, size_text
+from .foreign import set_foreign_aside
 from .index import Index, sample_of
 from .labels import Labelled, are_classes, read_class_folders, read_table
 from .objects import Found
 from .pairing import pair_masks
-from .parts import class_names_of, objects_of_masks
+from .parts import ClassMaps, class_names_of, objects_of_masks
 from .samples import MOST_HEADERS, Understood, detection, labelled, segmentation
 from .shapes import read_box_tables, read_json, read_xml
 from .splits import split_samples
-from .values import MaskClasses
+from .values import MaskClasses, find_classes
 from .words import Places
 from .yolo import read_yolo
 
@@ -55,16 +56,20 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
         raise UserError(f'val_share is {val_share}: expected a part of the images above 0 and below 1')
     root = Path(folder).expanduser().absolute()
     index = Index(root)
+    foreign = set_foreign_aside(index)
     places, names = Places([*index.pictures, *index.texts]), read_class_names(index)
     objects, masks, labels, report = _evidence(index, places, names, task)
     if masks is not None:
         known = segmentation(index, places, masks, names, report)
     elif objects is not None:
         known = detection(index, places, objects, report, task)
+    elif foreign and task != 'cls':
+        raise UserError(foreign)
     elif labels is not None:
         known = labelled(index, places, labels, names, report)
     else:
         raise _nothing(index, places, task)
+    report.doubts += [foreign] * bool(foreign)
     return _finish(index, known, report, seed, val_share)
 
 
@@ -111,12 +116,13 @@ def _evidence(index: Index, places: Places, names: ClassNames, task: str | None)
                 masks, reports['objects'] = None, reports['masks']
         except UserError as error:
             failures.append(error)
-    if found is None and task in ('det', 'inst') and not failures:
-        masks = pair_masks(index, places, reports['objects'], objects=True)
-        if masks is not None:
-            several = masks.several or {photo: [mask] for photo, mask in masks.masks.items()}
-            found = objects_of_masks(index, several, reports['objects'], numbered=not masks.several)
-            masks = None
+    boxes_only = task == 'inst' and found is not None and not found.masks
+    if boxes_only or (found is None and task in ('det', 'inst') and not failures):
+        report = Report()
+        if numbered := _objects_of_masks(index, places, names, report, with_classes=boxes_only):
+            if found is not None:
+                report.doubts.append(f'there are boxes, too ({found.layout}): pass --task det to train on them')
+            found, reports['objects'] = numbered, report
     if found is not None and masks is not None:
         if len(masks.masks) >= (1 - LEFT_OUT) * len(found.objects):
             reports['masks'].doubts.append(f'there are boxes, too ({found.layout}): pass --task det to train on them')
@@ -133,6 +139,31 @@ def _evidence(index: Index, places: Places, names: ClassNames, task: str | None)
     if failures:
         raise failures[0]
     return None, None, _labels(index, places, table, reports['table'], task), reports['table']
+
+
+def _objects_of_masks(
+    index: Index, places: Places, names: ClassNames, report: Report, *, with_classes: bool
+) -> Found | None:
+    """Objects of masks that number them or stand for one each, with their classes where other masks say them."""
+    said = Report()
+    masks = pair_masks(index, places, said, objects=True)
+    if masks is None:
+        return None
+    several = masks.several or {photo: [mask] for photo, mask in masks.masks.items()}
+    kinds = None
+    try:
+        beside = None if masks.several else pair_masks(index, places, Report())
+    except UserError:  # all of them number objects
+        beside = None
+    pairs = {photo: mask for photo, mask in (beside.masks if beside else {}).items() if mask not in several[photo]}
+    if pairs:
+        kinds = ClassMaps(index.root, pairs, find_classes(index, list(pairs.values()), names, report))
+        several = {photo: paths for photo, paths in several.items() if photo in pairs}
+    elif with_classes:
+        return None
+    else:
+        report.doubts += said.doubts
+    return objects_of_masks(index, several, report, numbered=not masks.several, kinds=kinds)
 
 
 def _labels(index: Index, places: Places, table: Labelled | None, report: Report, task: str | None) -> Labelled | None:

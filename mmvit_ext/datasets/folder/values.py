@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.files import open_image
 
 from ..label_values import pack_colours, unpack_colour
 from .class_names import KNOWN, ClassNames, is_no_label
@@ -22,6 +23,7 @@ from .pixels import (
     cluster,
     count_pixels,
     is_lossy,
+    scatter,
     total_pixels,
 )
 
@@ -51,7 +53,7 @@ class MaskClasses:
 
 
 def find_classes(
-    index: Index, masks: Sequence[str], names: ClassNames, report: Report, *, known: str | None = None, seed: int = 0
+    index: Index, masks: Sequence[str], names: ClassNames, report: Report, *, seed: int = 0
 ) -> MaskClasses:
     """Find the classes of masks.
 
@@ -60,7 +62,6 @@ def find_classes(
         masks: All masks, readable.
         names: What files say about the classes.
         report: Told what was understood.
-        known: A dataset of :data:`KNOWN` whose ids these are.
         seed: Of the sample that is read of many masks.
 
     Raises:
@@ -82,6 +83,7 @@ def find_classes(
             f'classes were looked for in {len(sample)} of {len(masks)} masks: another value in the others ends the '
             'training with the name of the file; name all classes in a file classes.txt if there are more'
         )
+    known = _known_dataset(index, masks)
     if known and names.by_id:  # what the folder says of itself counts
         known = None
     elif known == 'PASCAL VOC':
@@ -102,6 +104,22 @@ def find_classes(
     return found
 
 
+def _known_dataset(index: Index, masks: Sequence[str]) -> str | None:
+    """The public dataset whose numbers the masks hold, as far as their names tell."""
+    text = f'{index.root.name}/{masks[0]}'.lower()
+    if 'gtfine' in text or 'gtcoarse' in text:
+        kinds = {'trainids': 'Cityscapes (training ids)', 'labelids': 'Cityscapes (19 classes)'}
+        return next((name for word, name in kinds.items() if word in text), None)
+    if 'adechallenge' in text:
+        return 'ADE20K'
+    if 'segmentationclass' in text:
+        with open_image(index.root / masks[0]) as image:
+            colours = np.array((image.getpalette() or []) + [0] * 9)[:9].tolist()
+        if colours == [0, 0, 0, 128, 0, 0, 0, 128, 0]:
+            return 'PASCAL VOC'
+    return None
+
+
 def _try_to_count(path: str, index: Index) -> Counted | None:
     try:
         return count_pixels(path, index.root)
@@ -111,8 +129,11 @@ def _try_to_count(path: str, index: Index) -> Counted | None:
 
 def _colour_classes(counted: Sequence[Counted], names: ClassNames, report: Report) -> MaskClasses:
     pixels, solid = total_pixels(counted)
-    total, lossy = sum(pixels.values()), is_lossy([item.path for item in counted])
-    colours = cluster(pixels, 3) if lossy else area_colours(pixels, solid)
+    total, stored_with_loss = sum(pixels.values()), is_lossy([item.path for item in counted])
+    colours = cluster(pixels, 3) if stored_with_loss else area_colours(pixels, solid)
+    lossy = stored_with_loss or scatter(pixels, colours)
+    if lossy and not stored_with_loss:
+        colours = cluster(pixels, 3)
     named = {colour: name for colour, name in names.colours.items() if not is_no_label(name)}
     void = set(names.colours) - set(named)
     if named:
@@ -155,7 +176,12 @@ def _colour_classes(counted: Sequence[Counted], names: ClassNames, report: Repor
     step: dict[str, Any] = {'values': [_hex(value) for value in colours]}
     if lossy:
         step['tolerance'] = 64
-        report.doubts.append('the masks are JPEG files, whose colours are noisy: pixels take the nearest class')
+        what = 'the masks are JPEG files, whose colours are noisy'
+        if not stored_with_loss:
+            what = f'the colours of the masks scatter around {len(colours)}, as those of JPEG files do'
+        report.doubts.append(
+            f'{what}: pixels take the nearest class, those between two classes none; save masks as PNG from the start'
+        )
     order = {value: number for number, value in enumerate(colours)}
     found = {item.path: {order[value] for value in item.pixels if value in order} for item in counted}
     report.notes.append(f'masks: {len(colours)} colours are the classes')

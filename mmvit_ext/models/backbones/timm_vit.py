@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
 from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed
-from mmvit_ext.models.layers.open_sizes import is_open
+from mmvit_ext.models.layers.open_sizes import cover, is_open
 from mmvit_ext.models.layers.position_embedding import track_position
 from mmvit_ext.registry import MODELS
 
@@ -325,7 +325,10 @@ class TimmViT(Backbone):
 
     def _prepare(self, img: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The image, padded to whole patches, and the grid of its tokens; blocks that need the grid are told it."""
-        pads = [-edge % patch for edge, patch in zip(img.shape[-2:], self.net.patch_embed.patch_size, strict=True)]
+        pads = [
+            cover(edge, patch) * patch - edge
+            for edge, patch in zip(img.shape[-2:], self.net.patch_embed.patch_size, strict=True)
+        ]
         if is_open(*img.shape[-2:]) or any(pads):  # padding by nothing would copy the images
             img = F.pad(img, (0, pads[1], 0, pads[0]))
         if hasattr(self.net, 'rel_pos_bias'):

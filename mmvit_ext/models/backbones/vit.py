@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, token_grid
 from mmvit_ext.models.layers.attention import PackedAttention
 from mmvit_ext.models.layers.drop import DropPath
-from mmvit_ext.models.layers.open_sizes import PatchEmbed
+from mmvit_ext.models.layers.open_sizes import PatchEmbed, cover
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
@@ -312,7 +312,7 @@ class ViT(Backbone):
         )
         size = tokens.size
         if self.layer_stride(block) > self.layer_stride(block - 1):
-            size = (-(-size[0] // 2), -(-size[1] // 2))
+            size = (cover(size[0], 2), cover(size[1], 2))
         return tokens._replace(x=x, size=size)
 
     def normalise(self, tokens: Tokens) -> Tokens:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
 from mmvit_ext.models.layers.attention import check_choices
-from mmvit_ext.models.superpixels.grid import fine_association, superpixel_to_pixel
+from mmvit_ext.models.superpixels.grid import fine_association, grid_of, superpixel_to_pixel
 from mmvit_ext.registry import MODELS
 
 __all__ = ['SuperpixelHead', 'merged_association']
@@ -105,7 +105,7 @@ class SuperpixelHead(PixelLossHead):
             found = f'output {self.association_index} of the backbone must be the similarity (B, heads, 9, h, w)'
             raise ValueError(f'{found}, got {tuple(similarity.shape)}; {remedy}')
         superpixels = self._transform_inputs(inputs)
-        expected = tuple(-(-edge // self.cell_size) for edge in similarity.shape[-2:])
+        expected = grid_of(similarity, self.cell_size)
         if superpixels.ndim != 4 or superpixels.shape[-2:] != expected:
             h, w = similarity.shape[-2:]
             wanted = f'{h}x{w} with cell_size={self.cell_size} goes with {expected[0]}x{expected[1]} superpixels'

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import PatchEmbed as MMCVPatchEmbed
 from torch import Tensor
 
-__all__ = ['PatchEmbed', 'is_open', 'is_traced', 'pad_to_multiple', 'pool_windows']
+__all__ = ['PatchEmbed', 'cover', 'is_open', 'is_traced', 'pad_to_multiple', 'pool_windows']
 
 
 def is_open(*edges: int | torch.SymInt) -> bool:
@@ -22,9 +22,14 @@ def is_traced() -> bool:
     return bool(getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)())
 
 
+def cover(edge: int, unit: int) -> int:
+    """How many units cover an edge. Never divides a negative number, whose quotient ONNX rounds the other way."""
+    return (edge + unit - 1) // unit
+
+
 def pad_to_multiple(x: Tensor, edge: int) -> Tensor:
     """A map ``(..., H, W)`` with zeros below and on the right up to whole multiples of ``edge``."""
-    down, right = -x.shape[-2] % edge, -x.shape[-1] % edge
+    down, right = (cover(length, edge) * edge - length for length in x.shape[-2:])
     return F.pad(x, (0, right, 0, down)) if is_open(down, right) or down or right else x
 
 

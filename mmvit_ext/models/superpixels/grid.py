@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvit_ext.models.layers.open_sizes import cover
+
 __all__ = ['fine_association', 'grid_of', 'hard_superpixels', 'neighbour_ids', 'superpixel_to_pixel']
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  # offset in cells of neighbour n
@@ -167,7 +169,7 @@ def with_merged_head(similarity: Tensor) -> Tensor:
 def grid_of(similarity: Tensor, cell_size: int) -> tuple[int, int]:
     """Rows and columns of the superpixels of a similarity ``(..., h, w)``, whose last cells may be cut."""
     h, w = similarity.shape[-2:]
-    return -(-h // cell_size), -(-w // cell_size)
+    return cover(h, cell_size), cover(w, cell_size)
 
 
 def fine_association(similarity: Tensor, cell_size: int, factor: int = 1) -> Tensor:
