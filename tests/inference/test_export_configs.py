@@ -90,7 +90,7 @@ def leave_few_operations(model: Config) -> None:
     elif part.type == 'mmvit_ext.P2T':
         part.pool_ratios = ((12, 16), (6, 8), (3, 4), (1, 2))
     elif part.type == 'mmvit_ext.SPFormer':
-        part.update(depths=(1, 1))
+        part.update(depths=(1,), sca_iterations=1)
     elif part.type == 'SwinTransformer':  # the second block of a stage shifts its windows
         part.update(depths=(2, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
         head.in_channels = [part.embed_dims, 2 * part.embed_dims]

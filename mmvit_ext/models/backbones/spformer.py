@@ -28,7 +28,7 @@ from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, channe
 from mmvit_ext.models.backbones.vit import ViTLayer
 from mmvit_ext.models.layers.attention import check_choices
 from mmvit_ext.models.layers.mlp import init_linears
-from mmvit_ext.models.layers.open_sizes import cover, pad_to_multiple
+from mmvit_ext.models.layers.open_sizes import cover, cut_to, pad_to_multiple
 from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
 from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
@@ -241,7 +241,9 @@ class SPFormer(Backbone):
         """What the named blocks (by default the outputs) give, and each SCA module's similarity of every iteration."""
         found, history = self._run(img, names)
         h, w = (cover(edge, self.pixel_stride) for edge in img.shape[-2:])
-        return found, tuple(tuple(similarity[..., :h, :w] for similarity in similarities) for similarities in history)
+        return found, tuple(
+            tuple(cut_to(similarity, (h, w)) for similarity in similarities) for similarities in history
+        )
 
     def _run(self, img: Tensor, names: Collection[str] | None) -> tuple[dict[str, Tokens], list[tuple[Tensor, ...]]]:
         """:meth:`run`, with the similarities of the padding."""

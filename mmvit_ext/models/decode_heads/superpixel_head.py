@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
 from mmvit_ext.models.layers.attention import check_choices
+from mmvit_ext.models.layers.open_sizes import cut_to, is_open
 from mmvit_ext.models.superpixels.grid import fine_association, grid_of, superpixel_to_pixel
 from mmvit_ext.registry import MODELS
 
@@ -106,7 +107,7 @@ class SuperpixelHead(PixelLossHead):
             raise ValueError(f'{found}, got {tuple(similarity.shape)}; {remedy}')
         superpixels = self._transform_inputs(inputs)
         expected = grid_of(similarity, self.cell_size)
-        if superpixels.ndim != 4 or superpixels.shape[-2:] != expected:
+        if superpixels.ndim != 4 or (not is_open(*expected) and superpixels.shape[-2:] != expected):
             h, w = similarity.shape[-2:]
             wanted = f'{h}x{w} with cell_size={self.cell_size} goes with {expected[0]}x{expected[1]} superpixels'
             found = f'output {self.in_index} of the backbone is {tuple(superpixels.shape)}: use its cell_size'
@@ -122,8 +123,8 @@ class SuperpixelHead(PixelLossHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Backbone outputs to logits at ``lift_stride``; see the class."""
         superpixels, similarity = self._select(inputs)
-        grid = (int(superpixels.shape[2]), int(superpixels.shape[3]))
+        grid = (superpixels.shape[2], superpixels.shape[3])
         association = merged_association(similarity, grid, self.cell_size, merge=self.merge, factor=self.lift_factor)
         logits = superpixel_to_pixel(self.classify(superpixels), association)
         h, w = (edge * self.lift_factor for edge in similarity.shape[-2:])
-        return logits[..., :h, :w]
+        return cut_to(logits, (h, w))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import PatchEmbed as MMCVPatchEmbed
 from torch import Tensor
 
-__all__ = ['PatchEmbed', 'cover', 'is_open', 'is_traced', 'pad_to_multiple', 'pool_windows']
+__all__ = ['PatchEmbed', 'cover', 'cut_to', 'is_open', 'is_traced', 'pad_to_multiple', 'pool_windows']
 
 
 def is_open(*edges: int | torch.SymInt) -> bool:
@@ -25,6 +25,15 @@ def is_traced() -> bool:
 def cover(edge: int, unit: int) -> int:
     """How many units cover an edge. Never divides a negative number, whose quotient ONNX rounds the other way."""
     return (edge + unit - 1) // unit
+
+
+def cut_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The first rows and columns of a map ``(..., H, W)``; of an open size a copy, as a view may be the whole map."""
+    if not is_open(*size):
+        return x[..., : size[0], : size[1]]
+    for axis, edge in zip((-2, -1), size, strict=True):
+        x = x.index_select(axis, torch.arange(edge, device=x.device))
+    return x
 
 
 def pad_to_multiple(x: Tensor, edge: int) -> Tensor:
