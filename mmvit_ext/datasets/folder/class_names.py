@@ -120,20 +120,16 @@ def _structured(content: Any, path: str) -> ClassNames | None:
         numbers = {int(item.get('id', number)): str(item[key]) for number, item in enumerate(content)}
         return ClassNames(numbers, colours, source=path)
     if isinstance(content, dict) and content:
-        if all(str(key).isdigit() and isinstance(value, str) for key, value in content.items()):
-            return ClassNames({int(key): value for key, value in sorted(content.items(), key=_number)}, source=path)
-        if all(isinstance(value, int) for value in content.values()):
-            turned = sorted((value, str(key)) for key, value in content.items())
-            return ClassNames(dict(turned), source=path)
-        if all(isinstance(value, list) and len(value) == 3 for value in content.values()):
-            return ClassNames(colours={_packed(value): str(key) for key, value in content.items()}, source=path)
-        if all(isinstance(value, str) for value in content.values()):
-            return ClassNames(by_word={str(key): value for key, value in content.items()}, source=path)
+        values, items = content.values(), content.items()
+        if all(isinstance(value, str) for value in values):
+            if all(str(key).isdigit() for key in content):
+                return ClassNames(dict(sorted((int(key), value) for key, value in items)), source=path)
+            return ClassNames(by_word={str(key): value for key, value in items}, source=path)
+        if all(isinstance(value, int) for value in values):
+            return ClassNames(dict(sorted((value, str(key)) for key, value in items)), source=path)
+        if all(isinstance(value, list) and len(value) == 3 for value in values):
+            return ClassNames(colours={_packed(value): str(key) for key, value in items}, source=path)
     return None
-
-
-def _number(item: tuple[Any, Any]) -> int:
-    return int(item[0])
 
 
 def _packed(colour: Sequence[Any]) -> int:
@@ -141,14 +137,19 @@ def _packed(colour: Sequence[Any]) -> int:
     return red << 16 | green << 8 | blue
 
 
-_COLOUR_LINES: Sequence[tuple[str, Callable[[re.Match[str]], tuple[int, str]]]] = (
+_LINES: Sequence[tuple[str, str, Callable[[re.Match[str]], tuple[Any, str]]]] = (
     # CamVid's "64 128 64 Animal", and "Animal: 64, 128, 64", which CVAT and class_dict.csv have in their ways.
-    (r'(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\S.*)', lambda m: (_packed(m.groups()[:3]), m[4])),
+    ('colours', r'(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\S.*)', lambda m: (_packed(m.groups()[:3]), m[4])),
     (
+        'colours',
         r'"?([^\d\s,;:][^,;:]*?)"?[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)(?:[\s,;:]+.*|:.*)?',
         lambda m: (_packed(m.groups()[1:4]), m[1]),
     ),
+    ('by_id', r'(\d+)\s*[:,;\s]\s*(\S.*)', lambda m: (int(m[1]), m[2].strip())),
+    ('by_id', r'(.*[^\d\s,;:])\s*[,;:]\s*(\d+)', lambda m: (int(m[2]), m[1])),
+    ('by_word', r'(n\d{8}|/m/\w+)[\s,]+(\S.*)', lambda m: (m[1], m[2].split(',')[0].strip())),
 )
+"""What lines with a name say beside it, their form, and the key and the name in one."""
 
 
 def _lines(text: str, path: str) -> ClassNames | None:
@@ -156,19 +157,11 @@ def _lines(text: str, path: str) -> ClassNames | None:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(('#', '//'))]
     if not lines or '\0' in text:
         return None
-    for form, read in _COLOUR_LINES:
-        found = [re.fullmatch(form, line) for line in lines]
-        if sum(match is not None for match in found) >= max(1, len(lines) - 1):
-            return ClassNames(colours=dict(read(match) for match in found if match), source=path)
-    numbered = [re.fullmatch(r'(\d+)\s*[:,;\s]\s*(\S.*)', line) for line in lines]
-    if all(numbered):
-        return ClassNames({int(match[1]): match[2].strip() for match in numbered if match}, source=path)
-    reverse = [re.fullmatch(r'(.*[^\d\s,;:])\s*[,;:]\s*(\d+)', line) for line in lines]
-    if all(reverse):
-        return ClassNames({int(match[2]): match[1] for match in reverse if match}, source=path)
-    words = [re.fullmatch(r'(n\d{8}|/m/\w+)[\s,]+(\S.*)', line) for line in lines]
-    if all(words):
-        return ClassNames(by_word={m[1]: m[2].split(',')[0].strip() for m in words if m}, source=path)
+    for what, form, read in _LINES:
+        found = [match for line in lines if (match := re.fullmatch(form, line))]
+        # Tables of colours may have a heading.
+        if len(found) >= (max(1, len(lines) - 1) if what == 'colours' else len(lines)):
+            return ClassNames(**{what: dict(map(read, found))}, source=path)  # type: ignore[arg-type]
     if len(lines) <= 5000 and all(len(line) <= 80 for line in lines):
         return ClassNames(dict(enumerate(line.strip('",') for line in lines)), source=path)
     return None
@@ -190,18 +183,14 @@ def _table(text: str, path: str) -> ClassNames | None:
     name = next((fields[key] for key in ('name', 'class', 'label', 'class_name', 'label_name') if key in fields), None)
     if name is None or not rows:
         return None
-    colour = [
-        next((fields[key] for key in keys if key in fields), None)
-        for keys in (('r', 'red'), ('g', 'green'), ('b', 'blue'))
-    ]
+    colour = [fields.get(short) or fields.get(long) for short, long in (('r', 'red'), ('g', 'green'), ('b', 'blue'))]
     number = next((fields[key] for key in _NUMBERS if key in fields), None)
     try:
         if all(colour):
-            return ClassNames(
-                colours={_packed([row[key] for key in colour]): row[name].strip() for row in rows}, source=path
-            )
+            colours = {_packed([row[key] for key in colour]): row[name].strip() for row in rows}
+            return ClassNames(colours=colours, source=path)
         if number is not None:
             return ClassNames({int(row[number]): row[name].split(';')[0].strip() for row in rows}, source=path)
     except (TypeError, ValueError, KeyError):
-        return None
+        pass
     return None

@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -44,17 +43,9 @@ def read_coco(index: Index, report: Report) -> Found | None:
         split = _split(path)
         found.objects |= {picture: [] for picture in images.values()}
         found.splits |= {picture: split for picture in images.values() if split}
-        before = len(objects.wrong)
-        _read_objects(
-            index, path, content, images, {number: order[name] for number, name in names.items()}, found, objects
-        )
-        if split and len(objects.wrong) == before and _serves(index, content, images, names):
-            found.json_files[split] = (path, _image_folder(content['images'], images) or '')
+        labels = {number: order[name] for number, name in names.items()}
+        _read_objects(index, path, content, images, labels, found, objects)
     found.classes = tuple(order)
-    # A detector takes the names in the order of each file.
-    whole = all(tuple(_categories(files[path]).values()) == found.classes for path in used)
-    if not whole or len(found.json_files) < len(used):
-        found.json_files.clear()
     found.layout = f'COCO annotation file{"s" * (len(used) > 1)} {shown(used)}'
     objects.tell(report)
     found.settle_masks(report)
@@ -134,22 +125,3 @@ def _read_objects(
                 area=entry.get('area'),
                 crowd=bool(entry.get('iscrowd')),
             )
-
-
-def _serves(index: Index, content: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str]) -> bool:
-    """Whether a file can be used where it is: all images exist below one folder, in the sizes that it says."""
-    entries = content['images']
-    if len(set(images.values())) < len(entries) or _image_folder(entries, images) is None:
-        return False
-    headers = index.headers(list(images.values()))
-    sizes = [(entry.get('height'), entry.get('width')) == headers[images[entry['id']]].size for entry in entries]
-    return all(sizes) and len(names) == len(content['categories'])
-
-
-def _image_folder(entries: Sequence[Mapping[str, Any]], images: Mapping[Any, str]) -> str | None:
-    """What stands before all file names of a COCO file, relative to the root, if it is one and the same."""
-    starts: dict[str | None, int] = defaultdict(int)
-    for entry in entries:
-        picture, name = images.get(entry.get('id'), ''), str(entry.get('file_name'))
-        starts[picture[: -len(name)] if picture.endswith(name) else None] += 1
-    return next(iter(starts)) if len(starts) == 1 else None

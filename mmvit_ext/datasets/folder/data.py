@@ -56,7 +56,6 @@ class FolderData:
     load_annotations: dict[str, Any] | None = None  # the step that turns masks into class indices
     notes: tuple[str, ...] = ()  # what was understood
     doubts: tuple[str, ...] = ()  # what was guessed or left out, and how to say it otherwise
-    json_files: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # COCO files and image folders used as is
 
 
 def shown(items: Sequence[Any], most: int = _SHOWN) -> str:
@@ -78,11 +77,7 @@ class Report:
     doubts: list[str] = field(default_factory=list)
 
     def leave_out(self, files: Sequence[str], total: int, reason: str, remedy: str) -> None:
-        """Say which files are left out and why.
-
-        Raises:
-            UserError: They are too many of the ``total``.
-        """
+        """Say which files are left out and why, or refuse the folder where they are too many of the ``total``."""
         if not files:
             return
         text = f'{len(files)} of {total} {reason}: {shown(files)}'

@@ -49,11 +49,7 @@ def in_threads(call: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
 
 
 class Index:
-    """The pictures and texts below a folder, their paths relative to it.
-
-    Raises:
-        UserError: There is no such folder, or no picture in it.
-    """
+    """The pictures and texts below a folder, their paths relative to it; a folder without pictures is refused."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():

@@ -23,7 +23,6 @@ class Found:
     objects: dict[str, list[Object]]
     splits: dict[str, str] = field(default_factory=dict)  # of images, where the annotation file says it
     masks: bool = False
-    json_files: dict[str, tuple[str, str]] = field(default_factory=dict)  # by split: COCO files that serve as they are
     lists: str = 'main'  # of several sets of lists, the folder of the one to use
     empty_without: bool = False  # whether an image without annotation is one without objects
 
@@ -37,7 +36,6 @@ class Found:
                 f'left out {without} of {total} objects without mask: pass --task det to train on all boxes'
             )
             self.objects = {image: [item for item in items if item.mask] for image, items in self.objects.items()}
-            self.json_files.clear()
         elif not self.masks and without < total:
             report.doubts.append(f'{without} of {total} objects are boxes and the others polygons: all are boxes then')
 

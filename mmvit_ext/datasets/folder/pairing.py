@@ -30,17 +30,7 @@ _MASK, _PHOTO = 0.8, 0.3
 
 
 def pair_masks(index: Index, places: Places, report: Report, *, objects: bool = False) -> Labelled | None:
-    """Find the mask of each photograph, or its several masks that belong together.
-
-    Args:
-        index: The folder.
-        places: Reads its paths.
-        report: Told which masks are not used.
-        objects: Whether masks that number objects are better than others.
-
-    Raises:
-        UserError: All masks number objects, which are not asked for.
-    """
+    """Find the mask, or masks, of each photograph; with ``objects`` those that number objects come first."""
     read = [places.read(path) for path in index.pictures]
     photos, masks = [place for place in read if not place.is_mask], [place for place in read if place.is_mask]
     if not masks or not photos:
@@ -103,14 +93,12 @@ def _match(photos: Sequence[Place], masks: Sequence[Place]) -> dict[str, list[Pl
                 found[photo.path] = table[tie(photo)]
         if len(found) * 2 > min(len(photos), len(masks)):
             return found
-    names = sorted(((mask.key[-1], mask) for mask in masks), key=lambda item: item[0])
+    names = sorted(masks, key=lambda mask: mask.key[-1])
     for photo in photos:  # "a.jpg" with "a_road.png" and "a_car.png"
         begin = f'{photo.key[-1]}_'
-        longer = names[
-            bisect(names, begin, key=lambda item: item[0]) : bisect(names, begin + '~', key=lambda item: item[0])
-        ]
-        of_split = [mask for _, mask in longer if mask.split == photo.split]
-        found.setdefault(photo.path, of_split or [mask for _, mask in longer])
+        first, last = (bisect(names, end, key=lambda mask: mask.key[-1]) for end in (begin, begin + '~'))
+        longer = names[first:last]
+        found.setdefault(photo.path, [mask for mask in longer if mask.split == photo.split] or longer)
     return {photo: masks for photo, masks in found.items() if masks}
 
 
@@ -131,14 +119,16 @@ def _without_affixes(group: Sequence[Place]) -> list[str]:
     stems = [PurePosixPath(place.path).stem for place in group]
     if len(stems) < 2:
         return stems
-    low, high = min(stems), max(stems)
-    start = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    start = len(low[:start].rstrip('0123456789'))
-    ends = [stem[start:][::-1] for stem in stems]
-    low, high = min(ends), max(ends)
-    end = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    end = len(low[:end].rstrip('0123456789'))
+    start = _shared(stems)
+    end = _shared([stem[start:][::-1] for stem in stems])
     return [stem[start : len(stem) - end] for stem in stems]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """How many characters all names begin with, up to the last whole number."""
+    low, high = min(names), max(names)
+    start = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return len(low[:start].rstrip('0123456789'))
 
 
 def _choose_kind(candidates: Mapping[str, Sequence[Place]], report: Report, objects: bool) -> dict[str, list[str]]:

@@ -52,11 +52,7 @@ def _words(path: str) -> list[str]:
 
 
 def _area(path: Path) -> np.ndarray:
-    """Where a mask (H, W) is bright.
-
-    Raises:
-        UserError: It has more than two values.
-    """
+    """Where a mask (H, W) is bright; one of more than two values is refused."""
     with open_image(path, 'mask') as image:
         values = np.array(image.convert('L')).astype(float)
     top = max(values.max(), 1)

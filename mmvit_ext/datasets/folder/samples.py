@@ -1,7 +1,7 @@
 """The samples of a folder for each task, without what is broken or does not fit."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mmvit_ext.errors.user_error import UserError
@@ -31,7 +31,6 @@ class Understood:
     classes: tuple[str, ...]
     samples: list[Sample]
     masks: MaskClasses | None = None
-    json_files: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def _usable(index: Index, paths: Sequence[str], report: Report, role: str) -> dict[str, Header]:
@@ -149,9 +148,7 @@ def detection(index: Index, places: Places, found: Found, report: Report, task: 
             Object(o.label, o.box, None, None, o.crowd) if kind == 'det' else o for o in found.objects.get(path, ())
         ]
         samples.append(Sample(path, header.size, splits.get(path), objects=tuple(items)))
-    whole = len(headers) == len(found.objects)
-    json_files = found.json_files if whole and set(splits) == set(headers) else {}
-    return Understood(kind, found.layout, found.classes, samples, json_files=json_files)
+    return Understood(kind, found.layout, found.classes, samples)
 
 
 def labelled(index: Index, places: Places, found: Labelled, names: ClassNames, report: Report) -> Understood:

@@ -238,7 +238,6 @@ def _finish(index: Index, known: Understood, report: Report, seed: int, val_shar
         load_annotations=masks.step if masks else None,
         notes=tuple(notes),
         doubts=tuple(report.doubts),
-        json_files=known.json_files if set(known.json_files) == set(splits) else {},
     )
 
 

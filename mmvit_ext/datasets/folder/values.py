@@ -52,24 +52,11 @@ class MaskClasses:
     bad: list[str] = field(default_factory=list)  # masks with values that are no class
 
 
-def find_classes(
-    index: Index, masks: Sequence[str], names: ClassNames, report: Report, *, seed: int = 0
-) -> MaskClasses:
-    """Find the classes of masks.
-
-    Args:
-        index: The folder.
-        masks: All masks, readable.
-        names: What files say about the classes.
-        report: Told what was understood.
-        seed: Of the sample that is read of many masks.
-
-    Raises:
-        UserError: The masks are no label maps, or hold values that do not fit.
-    """
+def find_classes(index: Index, masks: Sequence[str], names: ClassNames, report: Report) -> MaskClasses:
+    """Find the classes of masks that can be read, of many by a sample; refuses what is no label map."""
     headers = index.headers(masks)
     area = float(np.mean([np.prod(headers[path].size) for path in masks]))
-    sample = sample_of(masks, max(LEAST_MASKS, int(MOST_PIXELS / area)), seed)
+    sample = sample_of(masks, max(LEAST_MASKS, int(MOST_PIXELS / area)), 0)
     counted: list[Counted] = []
     broken: list[str] = []
     for path, item in zip(sample, in_threads(lambda path: _try_to_count(path, index), sample), strict=True):

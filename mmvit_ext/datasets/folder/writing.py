@@ -21,7 +21,7 @@ def write_datasets(data: FolderData, out_dir: Path) -> dict[str, dict[str, Any]]
 
     Args:
         data: What :func:`understand` returned.
-        out_dir: Where the files are written. A COCO file of the folder that serves as it is, is used where it is.
+        out_dir: Where the files are written.
     """
     out_dir, datasets = Path(out_dir).absolute(), {}
     for split, samples in data.splits.items():
@@ -29,11 +29,9 @@ def write_datasets(data: FolderData, out_dir: Path) -> dict[str, dict[str, Any]]
         if data.palette:
             common['metainfo']['palette'] = [list(colour) for colour in data.palette]
         if data.task in ('det', 'inst'):
-            given = data.json_files.get(split)
-            path, images = (str(data.root / given[0]), given[1]) if given else (str(out_dir / f'{split}.json'), '')
-            if not given:
-                _write_coco(data, samples, Path(path))
-            datasets[split] = dict(type='CocoDataset', **common, ann_file=path, data_prefix={'img': images})
+            path = str(out_dir / f'{split}.json')
+            _write_coco(data, samples, Path(path))
+            datasets[split] = dict(type='CocoDataset', **common, ann_file=path, data_prefix={'img': ''})
         elif data.task == 'seg':
             path = str(out_dir / f'{split}.csv')
             rows = [('image', 'mask'), *((item.image, _mask_of(data, item, out_dir)) for item in samples)]
