@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmvit_ext.errors.user_error import UserError
 
 from .data import Report, shown
 from .index import Index
-from .objects import ANY_SIZE, Found, Objects
+from .objects import Found, Shape, found_shapes
 from .words import split_of
 
 __all__ = ['read_coco']
@@ -24,32 +25,31 @@ def read_coco(index: Index, report: Report) -> Found | None:
     files = {path: content for path in index.texts_of('.json') if (content := _content(index, path))}
     if not files:
         return None
-    found = Found('', (), {})
-    objects, order, used = Objects(), {}, []  # type: ignore[var-annotated]
+    shapes: dict[str, list[Shape]] = {}
+    splits: dict[str, str] = {}
+    order: dict[str, None] = {}
+    used: list[str] = []
     for path in sorted(files, key=lambda path: ('instance' not in path.lower(), 'keypoint' in path.lower(), path)):
         content = files[path]
         images = _images(index, path, content, report)
-        shared = [picture for picture in images.values() if picture in found.objects]
+        shared = [picture for picture in images.values() if picture in shapes]
         if len(shared) > _MOST_SHARED * len(images):
             report.doubts.append(f'{path} is not used, {used[0]} annotates the same images: move that away to use it')
             continue
         if shared:
             report.doubts.append(f'{path} lists images of other files again, which are left out: {shown(shared)}')
-            images = {number: picture for number, picture in images.items() if picture not in found.objects}
+            images = {number: picture for number, picture in images.items() if picture not in shapes}
         used.append(path)
         names = _categories(content)
-        for name in names.values():
-            order.setdefault(name, len(order))
+        order |= dict.fromkeys(names.values())
         split = _split(path)
-        found.objects |= {picture: [] for picture in images.values()}
-        found.splits |= {picture: split for picture in images.values() if split}
-        labels = {number: order[name] for number, name in names.items()}
-        _read_objects(index, path, content, images, labels, found, objects)
-    found.classes = tuple(order)
-    found.layout = f'COCO annotation file{"s" * (len(used) > 1)} {shown(used)}'
-    objects.tell(report)
-    found.settle_masks(report)
-    return found
+        shapes |= {picture: [] for picture in images.values()}
+        splits |= {picture: split for picture in images.values() if split}
+        for picture, shape in _shapes(path, content, images, names):
+            shapes[picture].append(shape)
+    layout = f'COCO annotation file{"s" * (len(used) > 1)} {shown(used)}'
+    found = found_shapes(index, layout, shapes, report, tuple(order))
+    return found and replace(found, splits=splits)
 
 
 def _content(index: Index, path: str) -> dict[str, Any] | None:
@@ -95,33 +95,21 @@ def _categories(content: Mapping[str, Any]) -> dict[Any, str]:
     return {entry.get('id'): str(entry.get('name')) for entry in kept}
 
 
-def _read_objects(
-    index: Index,
-    path: str,
-    content: Mapping[str, Any],
-    images: Mapping[Any, str],
-    labels: Mapping[Any, int],
-    found: Found,
-    objects: Objects,
-) -> None:
-    headers = index.headers(list(images.values()))
+def _shapes(
+    path: str, content: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str]
+) -> Iterator[tuple[str, Shape]]:
+    """The picture and the shape of each annotation of an image that exists."""
     for entry in content['annotations']:
-        where = f'{path}: annotation {entry.get("id")}'
-        picture, label, box = images.get(entry.get('image_id')), labels.get(entry.get('category_id')), entry.get('bbox')
-        if picture is None:
-            continue
-        if label is None:
-            objects.refuse(f'{where} (unknown category {entry.get("category_id")})')
+        picture, name, box = images.get(entry.get('image_id')), names.get(entry.get('category_id')), entry.get('bbox')
+        where, points = f'{path}: annotation {entry.get("id")}', []
+        if name is None:
+            where += f' (unknown category {entry.get("category_id")})'
         elif not (isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)):
-            objects.refuse(f'{where} (no box)')
-        else:
-            mask = entry.get('segmentation')
-            found.objects[picture] += objects.take(
-                label,
-                (box[0], box[1], box[0] + box[2], box[1] + box[3]),
-                ANY_SIZE if headers[picture].problem else headers[picture].size,
-                where,
-                mask=mask if mask and mask != [[]] else None,
-                area=entry.get('area'),
-                crowd=bool(entry.get('iscrowd')),
-            )
+            where += ' (no box)'
+        elif box[2] > 0 and box[3] > 0:
+            points = [(box[0], box[1]), (box[0] + box[2], box[1] + box[3])]
+        mask = entry.get('segmentation')
+        mask = mask if mask and mask != [[]] else None
+        if picture is not None:
+            crowd = bool(entry.get('iscrowd'))
+            yield picture, Shape(name or '', points, where, crowd, mask=mask, area=entry.get('area'))

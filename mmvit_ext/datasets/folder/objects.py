@@ -8,7 +8,7 @@ from typing import Any
 from .data import LEFT_OUT, Object, Report
 from .index import Index
 
-__all__ = ['ANY_SIZE', 'Found', 'Objects', 'Shape', 'found_shapes']
+__all__ = ['Found', 'Shape', 'found_shapes']
 
 ANY_SIZE = (10**6, 10**6)
 """Of an image that cannot be opened and is left out later."""
@@ -40,34 +40,6 @@ class Found:
             report.doubts.append(f'{without} of {total} objects are boxes and the others polygons: all are boxes then')
 
 
-class Objects:
-    """Takes objects whose boxes have an area in their image, and remembers where the others are."""
-
-    def __init__(self) -> None:
-        self.wrong: list[str] = []
-        self.total = 0
-
-    def refuse(self, where: str) -> None:
-        """Remember the place of an object that cannot be used."""
-        self.total += 1
-        self.wrong.append(where)
-
-    def take(self, label: int, edges: Sequence[float], size: tuple[int, int], where: str, **more: Any) -> list[Object]:
-        """The object with its box cut at the image's edges, in a list; an empty list for one without area."""
-        if all(math.isfinite(edge) and abs(edge) < 1e9 for edge in edges):
-            left, right = (min(max(float(edge), 0.0), float(size[1])) for edge in edges[::2])
-            top, bottom = (min(max(float(edge), 0.0), float(size[0])) for edge in edges[1::2])
-            if right > left and bottom > top:
-                self.total += 1
-                return [Object(label, (left, top, right - left, bottom - top), **more)]
-        self.refuse(where)
-        return []
-
-    def tell(self, report: Report) -> None:
-        """Say which objects are left out."""
-        report.leave_out(self.wrong, self.total, 'objects that are no box in their image', 'correct these entries')
-
-
 @dataclass(frozen=True)
 class Shape:
     """The corners of a polygon, or two of a box."""
@@ -77,6 +49,8 @@ class Shape:
     where: str
     hard: bool = False
     shares: bool = False  # whether the points are parts of the image's width and height
+    mask: Any = None  # of the COCO format, beside the corners of a box
+    area: float | None = None
 
 
 def found_shapes(
@@ -87,23 +61,35 @@ def found_shapes(
         return None
     shapes = {picture: list(items) for picture, items in shapes.items()}
     classes = tuple(classes or sorted({shape.name for items in shapes.values() for shape in items}))
-    headers, taken = index.headers(list(shapes)), Objects()
+    headers, order, wrong = index.headers(list(shapes)), {name: label for label, name in enumerate(classes)}, []
     found = Found(layout, classes, {picture: [] for picture in shapes})
     for picture, items in shapes.items():
         size = ANY_SIZE if headers[picture].problem else headers[picture].size
         for shape in items:
-            if not shape.points:
-                taken.refuse(shape.where)
-                continue
             width, height = (size[1], size[0]) if shape.shares else (1, 1)
             points = [(x * width, y * height) for x, y in shape.points]
-            xs, ys = zip(*points, strict=True)
-            mask = [[value for point in points for value in point]] if len(points) > 2 else None
-            edges, label = (min(xs), min(ys), max(xs), max(ys)), classes.index(shape.name)
-            found.objects[picture] += taken.take(label, edges, size, shape.where, mask=mask, crowd=shape.hard)
-    taken.tell(report)
+            if box := _box_within(points, size):
+                mask = [[value for point in points for value in point]] if len(points) > 2 else shape.mask
+                found.objects[picture].append(Object(order[shape.name], box, mask, shape.area, shape.hard))
+            else:
+                wrong.append(shape.where)
+    total = sum(map(len, shapes.values()))
+    report.leave_out(wrong, total, 'objects that are no box in their image', 'correct these entries')
     found.settle_masks(report)
     hard = sum(shape.hard for items in shapes.values() for shape in items)
     if hard:
-        report.notes.append(f'{hard} objects marked as difficult are neither trained nor scored on')
+        report.notes.append(f'{hard} objects marked as difficult or as crowds are neither trained nor scored on')
     return replace(found, layout=f'{layout} with {"polygons" if found.masks else "boxes"}')
+
+
+def _box_within(
+    points: Sequence[tuple[float, float]], size: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """Left, top, width and height around points, cut at the image's edges; None for what has no area there."""
+    if not points or not all(math.isfinite(edge) and abs(edge) < 1e9 for point in points for edge in point):
+        return None
+    (left, right), (top, bottom) = (
+        [min(max(float(edge), 0.0), float(length)) for edge in (min(along), max(along))]
+        for along, length in zip(zip(*points, strict=True), size[::-1], strict=True)
+    )
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else None

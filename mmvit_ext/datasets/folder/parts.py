@@ -126,10 +126,8 @@ def objects_of_masks(
             areas = _numbered(index.root / mask) if numbered else [_area(index.root / mask)]
             areas = [area for area in areas if area.any()]
             labels = kinds.labels_of(photo, areas) if kinds else [label] * len(areas)
-            if None in labels:
-                broken.append(
-                    f'{mask} ({labels.count(None)} objects without a class in {kinds and kinds.masks[photo]})'
-                )
+            if lost := sum(kind is None for kind in labels):
+                broken.append(f'{mask} ({lost} objects without a class in {kinds and kinds.masks[photo]})')
             objects += [_object(kind, area) for kind, area in zip(labels, areas, strict=True) if kind is not None]
         return objects
 
