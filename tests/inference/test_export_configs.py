@@ -98,14 +98,13 @@ def leave_few_operations(model: Config) -> None:
         head.num_layers = 1
     if head.get('type') == 'SETRMLAHead':
         head.channels = 2 * head.mla_channels
-    if 'rpn_head' in model:
-        model.neck.update(scales=(4, 2), num_outs=2)
-        model.rpn_head.anchor_generator.strides = [4, 8]
+    if 'rpn_head' in model or 'bbox_head' in model:  # two levels
+        levels, strides = (dict(scales=(4, 2)), [4, 8]) if 'scales' in model.neck else (dict(start_level=2), [16, 32])
+        model.neck.update(levels, num_outs=2)
+        model['rpn_head' if 'rpn_head' in model else 'bbox_head'].anchor_generator.strides = strides
         for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
-            model.roi_head[name].featmap_strides = [4, 8]
-    elif 'bbox_head' in model:
-        model.neck.update(start_level=2, num_outs=2)
-        model.bbox_head.anchor_generator.strides = [16, 32]
+            if 'roi_head' in model:
+                model.roi_head[name].featmap_strides = strides
 
 
 def images(model: torch.nn.Module, *shape: int) -> torch.Tensor:
