@@ -59,11 +59,11 @@ def found_shapes(
     """The objects of images; classes that are not given are those of the shapes, sorted."""
     if not shapes:
         return None
-    shapes = {picture: list(items) for picture, items in shapes.items()}
-    classes = tuple(classes or sorted({shape.name for items in shapes.values() for shape in items}))
-    headers, order, wrong = index.headers(list(shapes)), {name: label for label, name in enumerate(classes)}, []
-    found = Found(layout, classes, {picture: [] for picture in shapes})
-    for picture, items in shapes.items():
+    listed = {picture: list(items) for picture, items in shapes.items()}
+    classes = tuple(classes or sorted({shape.name for items in listed.values() for shape in items}))
+    headers, order, wrong = index.headers(list(listed)), {name: label for label, name in enumerate(classes)}, []
+    found = Found(layout, classes, {picture: [] for picture in listed})
+    for picture, items in listed.items():
         size = ANY_SIZE if headers[picture].problem else headers[picture].size
         for shape in items:
             width, height = (size[1], size[0]) if shape.shares else (1, 1)
@@ -73,10 +73,10 @@ def found_shapes(
                 found.objects[picture].append(Object(order[shape.name], box, mask, shape.area, shape.hard))
             else:
                 wrong.append(shape.where)
-    total = sum(map(len, shapes.values()))
+    total = sum(map(len, listed.values()))
     report.leave_out(wrong, total, 'objects that are no box in their image', 'correct these entries')
     found.settle_masks(report)
-    hard = sum(shape.hard for items in shapes.values() for shape in items)
+    hard = sum(shape.hard for items in listed.values() for shape in items)
     if hard:
         report.notes.append(f'{hard} objects marked as difficult or as crowds are neither trained nor scored on')
     return replace(found, layout=f'{layout} with {"polygons" if found.masks else "boxes"}')
