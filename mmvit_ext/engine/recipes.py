@@ -160,7 +160,9 @@ def _pipelines(recipe: Recipe, data: FolderData) -> tuple[list[Any], list[Any]]:
         labels = data.load_annotations or dict(type='mmvit_ext.LoadSegAnnotations')
         scale = Name('(4 * edge, edge)')
         crop = dict(type='RandomCrop', crop_size=Name('(edge, edge)'), cat_max_ratio=0.75)
-        colours = [dict(type='PhotoMetricDistortion')] if data.channels == 3 and data.bits == 8 else []
+        # From scratch on few images a network learns colours first, and what changes them costs more than it brings.
+        distorts = recipe.mode != 'scratch' and data.channels == 3 and data.bits == 8
+        colours = [dict(type='PhotoMetricDistortion')] if distorts else []
         grow = dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True)
         pack = dict(type='PackSegInputs')
         fit = dict(type='Resize', scale=scale, keep_ratio=True)

@@ -22,6 +22,7 @@ from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.config.writing import Name, config_text
 from mmvit_ext.engine import own_data
+from tests.folder_layouts import BOXES, LAYOUTS, voc_xml
 
 COUNT = 6
 NAMES = ('ground', 'square')
@@ -225,3 +226,19 @@ def test_a_detector_from_scratch_fits_the_objects_and_survives_padding(padding, 
     projection = model.backbone.stages[0].patch_embed.projection
     ratio = projection.bias.grad.norm() / projection.weight.grad.norm()
     assert share[0] < ratio < share[1]
+
+
+def test_numbered_objects_of_voc_train_with_the_classes_of_their_masks(run_tool, tmp_path):
+    LAYOUTS['voc_segmentation'](tmp_path / 'voc')
+    for number in range(6):
+        name = f'2007_{number:06}'
+        voc_xml(tmp_path / f'voc/VOCdevkit/VOC2012/Annotations/{name}.xml', f'{name}.jpg', BOXES)
+    code, output = run_tool('train', 'voc', '--task', 'inst', '--checkpoint', 'none', '--dry-run')
+    assert code == 0
+    assert 'task: instance segmentation' in output
+    assert 'masks that number objects and masks of their classes' in output
+    cfg = Config.fromfile(next((tmp_path / 'work_dirs/voc/setup').glob('*.py')))
+    assert cfg.model.roi_head.mask_head.num_classes == 20
+    objects = json.loads(Path(cfg.train_dataloader.dataset.ann_file).read_text())
+    names = {entry['id']: entry['name'] for entry in objects['categories']}
+    assert [names[entry['category_id']] for entry in objects['annotations']] == ['aeroplane', 'bird'] * 4

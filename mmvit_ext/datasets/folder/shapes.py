@@ -190,16 +190,15 @@ def read_box_tables(index: Index, report: Report) -> Found | None:
             found = _box_rows(index, path, rows, *columns)
             shapes = {picture: shapes.get(picture, []) + found.get(picture, []) for picture in {**shapes, **found}}
             used += [path] * bool(found)
-    points = [value for items in shapes.values() for shape in items for point in shape.points for value in point]
-    if points and max(points) <= 1:
+    edges = [value for items in shapes.values() for shape in items for point in shape.points for value in point]
+    if shares := bool(edges) and max(edges) <= 1:
         report.doubts.append(f'the boxes of {", ".join(used)} are at most 1: they are taken as parts of the image size')
-        shapes = {picture: [replace(shape, shares=True) for shape in items] for picture, items in shapes.items()}
     if any(not shape.name for items in shapes.values() for shape in items):
         report.doubts.append(f'{", ".join(used)} names no classes: all boxes are of one class, object')
-        shapes = {
-            picture: [replace(shape, name=shape.name or 'object') for shape in items]
-            for picture, items in shapes.items()
-        }
+    shapes = {
+        picture: [replace(shape, name=shape.name or 'object', shares=shares) for shape in items]
+        for picture, items in shapes.items()
+    }
     return found_shapes(index, f'tables {", ".join(used)}', shapes, report)
 
 

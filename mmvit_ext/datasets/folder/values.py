@@ -116,10 +116,9 @@ def _try_to_count(path: str, index: Index) -> Counted | None:
 
 def _colour_classes(counted: Sequence[Counted], names: ClassNames, report: Report) -> MaskClasses:
     pixels, solid = total_pixels(counted)
-    total, stored_with_loss = sum(pixels.values()), is_lossy([item.path for item in counted])
-    colours = cluster(pixels, 3) if stored_with_loss else area_colours(pixels, solid)
-    lossy = stored_with_loss or scatter(pixels, colours)
-    if lossy and not stored_with_loss:
+    total, colours = sum(pixels.values()), area_colours(pixels, solid)
+    is_jpeg = is_lossy([item.path for item in counted])
+    if lossy := is_jpeg or scatter(pixels, colours):
         colours = cluster(pixels, 3)
     named = {colour: name for colour, name in names.colours.items() if not is_no_label(name)}
     void = set(names.colours) - set(named)
@@ -163,9 +162,8 @@ def _colour_classes(counted: Sequence[Counted], names: ClassNames, report: Repor
     step: dict[str, Any] = {'values': [_hex(value) for value in colours]}
     if lossy:
         step['tolerance'] = 64
-        what = 'the masks are JPEG files, whose colours are noisy'
-        if not stored_with_loss:
-            what = f'the colours of the masks scatter around {len(colours)}, as those of JPEG files do'
+        scattered = f'the colours of the masks scatter around {len(colours)}, as those of JPEG files do'
+        what = 'the masks are JPEG files, whose colours are noisy' if is_jpeg else scattered
         report.doubts.append(
             f'{what}: pixels take the nearest class, those between two classes none; save masks as PNG from the start'
         )
