@@ -91,6 +91,9 @@ def leave_few_operations(model: Config) -> None:
             part.shrink_index = 1
     elif part.type == 'mmvit_ext.P2T':
         part.pool_ratios = ((12, 16), (6, 8), (3, 4), (1, 2))
+    elif part.type == 'mmvit_ext.NesT':
+        part.arch = {name: values[:2] for name, values in part.arch.items()}
+        model.head.in_channels = part.arch['embed_dims'][-1]
     elif part.type == 'mmvit_ext.SPFormer':
         part.update(depths=(1,), sca_iterations=1)
     elif part.type == 'SwinTransformer':  # the second block of a stage shifts its windows
