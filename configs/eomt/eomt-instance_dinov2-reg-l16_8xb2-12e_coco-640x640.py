@@ -13,7 +13,7 @@ _base_ = [
 ]
 
 max_iters = 88692
-image_size = (640, 640)
+crop_size = (640, 640)
 
 model = dict(
     data_preprocessor=dict(pad_seg=False),
@@ -23,11 +23,11 @@ model = dict(
 )
 train_pipeline = _base_.train_pipeline
 train_pipeline[2:3] = [
-    dict(type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=image_size, recompute_bbox=True, allow_negative_crop=True),
+    dict(type='RandomResize', scale=crop_size, ratio_range=(0.1, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, recompute_bbox=True, allow_negative_crop=True),
 ]
 test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale=image_size)
+test_pipeline[1].update(scale=crop_size)
 train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True), batch_sampler=None, dataset=dict(pipeline=train_pipeline)
 )

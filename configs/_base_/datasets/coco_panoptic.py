@@ -6,19 +6,19 @@
 """
 
 data_root = 'data/coco'
-image_size = (640, 640)
+crop_size = (640, 640)
 
 train_pipeline = [
     dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
     dict(type='LoadPanopticAnnotations', with_bbox=True, with_mask=True, with_seg=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), resize_type='Resize', keep_ratio=True),
-    dict(type='RandomCrop', crop_size=image_size, crop_type='absolute', recompute_bbox=True, allow_negative_crop=True),
+    dict(type='RandomResize', scale=crop_size, ratio_range=(0.1, 2.0), resize_type='Resize', keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, crop_type='absolute', recompute_bbox=True, allow_negative_crop=True),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', _scope_='mmvit_ext'),
-    dict(type='Resize', scale=image_size, keep_ratio=True),
+    dict(type='Resize', scale=crop_size, keep_ratio=True),
     dict(type='LoadPanopticAnnotations', with_bbox=True, with_mask=True, with_seg=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
