@@ -471,16 +471,17 @@ TIMM_RATES = {'dinov2': (1e-4, 0.8), 'eva02': (4e-5, 0.9), 'beitv2': (3e-5, 0.9)
 @pytest.mark.parametrize('path', TIMM, ids=lambda path: path.stem)
 def test_a_network_of_timm_gets_the_images_and_the_rates_that_its_weights_are_made_for(path):
     cfg, backbone = load(path), built(path).backbone
-    family, size = re.search(r'_(dinov[23]|eva02|beitv2)-([sbl])16_', path.stem).groups()
+    family, registers, size = re.search(r'_(dinov[23]|eva02|beitv2)(-reg)?-([sbl])16_', path.stem).groups()
     name = {'s': 'small', 'b': 'base', 'l': 'large'}[size]
-    assert re.match(f'({family}_{name}|vit_{name}_patch1[46]_{family})', cfg.model.backbone.model)
+    form = f'patch1[46]_{"reg4_" if registers else ""}{family}'
+    assert re.match(f'({family}_{name}|vit_{name}_{form})', cfg.model.backbone.model)
     images = cfg.model.data_preprocessor
     assert tuple(images.mean) == pytest.approx(backbone.mean, abs=1e-3)
     assert tuple(images.std) == pytest.approx(backbone.std, abs=1e-3)
     assert images.bgr_to_rgb
     assert {edge % backbone.net.patch_embed.patch_size[0] for edge in cfg.model.backbone.img_size} == {0}
     wrapper = cfg.optim_wrapper
-    if cfg.default_scope == 'mmdet':
+    if cfg.default_scope == 'mmdet' and path.parent.name != 'eomt':
         rates = (1e-4, 0.7)
         assert wrapper.optimizer.weight_decay == 0.1
     else:

@@ -24,4 +24,5 @@ model = dict(
         num_blocks=3,
     ),
 )
+tta_model = dict(type='mmvit_ext.ScoreTTAModel')
 custom_hooks = [dict(type='mmvit_ext.MaskAnnealingHook')]

@@ -27,3 +27,4 @@ model = dict(
         num_classes={{_base_.num_classes}},
     ),
 )
+tta_model = dict(type='mmvit_ext.ScoreTTAModel')

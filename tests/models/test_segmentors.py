@@ -30,5 +30,6 @@ def test_every_config_averages_scores_or_logits_as_its_head_gives_them(path):
     cfg = load(path)
     if cfg.default_scope != 'mmseg':
         return
-    scores = cfg.model.decode_head.type in ('mmvit_ext.ATMHead', 'mmvit_ext.ShrunkATMHead')
+    heads = ('mmvit_ext.ATMHead', 'mmvit_ext.EoMTHead', 'mmvit_ext.ShrunkATMHead')
+    scores = cfg.model.decode_head.type in heads
     assert cfg.tta_model.type == ('mmvit_ext.ScoreTTAModel' if scores else 'SegTTAModel')

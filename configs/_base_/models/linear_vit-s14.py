@@ -35,4 +35,4 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
 )
-tta_model = dict(type='mmvit_ext.ScoreTTAModel')
+tta_model = dict(type='SegTTAModel')
