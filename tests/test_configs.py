@@ -170,7 +170,7 @@ TRAINED = [
     'sem-fpn_p2t-mini_1xb8-400_mini-ade20k-192x192',
     'sem-fpn_p2t-ti_8xb2-80k_ade20k-512x512',
     'mask-rcnn_p2t-ti_fpn_1xb4-10e_nuclei-256x256',
-    'mask-rcnn_r18_fpn_1xb4-10e_nuclei-256x256',
+    'mask-rcnn_r18_fpn_1xb4-14e_nuclei-256x256',
     'retinanet_p2t-ti_fpn_1xb4-10e_bccd-240x320',
     'retinanet_r18_fpn_1xb4-19e_bccd-240x320',
     'sem-fpn_p2t-ti_1xb4-1000_chase-db1-256x256',
