@@ -9,6 +9,8 @@ from torch import nn
 from benchmarks import gpu
 from benchmarks.kernels import count_kernels
 from mmvit_ext.cli.main import run
+from mmvit_ext.models.decode_heads import atm_head
+from mmvit_ext.models.layers import masks
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +94,12 @@ def test_kernels_are_counted_as_a_gpu_runs_them():
     assert sum(in_half.values()) == 6
 
 
-@pytest.mark.parametrize(('autocast', 'most'), [(None, 1670), (torch.bfloat16, 2650)], ids=['float32', 'bfloat16'])
-def test_a_training_step_of_segvit_l_launches_no_more_kernels_than_it_did(autocast, most):
+COUNTS = [(False, None, 1662), (False, torch.bfloat16, 2642), (True, None, 1563), (True, torch.bfloat16, 2453)]
+"""Whether the kernels that are off are taken, the type of autocast, kernels of a step; those of docs/gpu.md."""
+
+
+@pytest.mark.parametrize(('unmeasured', 'autocast', 'most'), COUNTS)
+def test_a_training_step_of_segvit_l_launches_no_more_kernels_than_it_did(unmeasured, autocast, most, monkeypatch):
     pytest.importorskip('mmseg')
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
@@ -105,7 +111,14 @@ def test_a_training_step_of_segvit_l_launches_no_more_kernels_than_it_did(autoca
     with torch.device('meta'):
         model = MODELS.build(config).train()
         img, label = torch.empty(2, 3, 640, 640), torch.empty(2, 640, 640, dtype=torch.long)
-    kept = {}
+    kept, launched = {}, []
+    if unmeasured:
+        kernels = pytest.importorskip('mmvit_ext.models.kernels.mask_losses')
+        for module in (atm_head, masks):
+            monkeypatch.setattr(module, 'may_fuse', lambda x: True)
+        for name in ('_sums', '_gradient'):
+            launch = {'__getitem__': lambda self, grid: lambda *arguments: launched.append(grid)}
+            monkeypatch.setattr(kernels, name, type('Kernel', (), launch)())
 
     def forward():
         kept['stages'] = model.decode_head.decode(model.backbone(img))
@@ -119,5 +132,5 @@ def test_a_training_step_of_segvit_l_launches_no_more_kernels_than_it_did(autoca
         kept['loss'].backward()
 
     steps = ((forward, autocast), (loss, None), (backward, None))
-    kernels = sum(sum(count_kernels(step, dtype).values()) for step, dtype in steps)
-    assert 1000 < kernels + 1 <= most  # and one for a fused optimizer
+    found = sum(sum(count_kernels(step, dtype).values()) for step, dtype in steps) + len(launched)
+    assert 1000 < found + 1 <= most  # and one for a fused optimizer

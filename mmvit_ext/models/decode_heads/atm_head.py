@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
+from mmvit_ext.models.kernels import are_plain, may_fuse
+from mmvit_ext.models.kernels.keys_values import keys_values
 from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
 from mmvit_ext.models.layers.masks import fuse_masks
 from mmvit_ext.models.layers.open_sizes import is_traced
@@ -25,6 +27,7 @@ from mmvit_ext.registry import MODELS
 
 __all__ = ['ATMDecoderLayer', 'ATMHead', 'ATMStage']
 
+Memory = Tensor | tuple[Tensor, Tensor]  # tokens (B, L, D), or their keys and values
 FFN_RATIO = 4  # hidden width of the decoder's FFN over D, fixed by the published models
 LOSSES = {'atm': 'mmvit_ext.ATMLoss', 'ce': 'mmseg.CrossEntropyLoss'}
 
@@ -46,16 +49,19 @@ class ATMDecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(embed_dims)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, queries: Tensor, tokens: Tensor, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, queries: Tensor, tokens: Memory, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
         """Queries ``(B, N, D)`` and tokens ``(B, L, D)`` to queries and, if wanted, similarity ``(B, N, L)``."""
         queries = self.norm1(queries + self.dropout(self.self_attn(queries)))
         attended, similarity = self.attend(queries, tokens, need_similarity)
         queries = self.norm2(queries + self.dropout(attended))
         return self.norm3(queries + self.dropout(self.ffn(queries))), similarity
 
-    def attend(self, queries: Tensor, tokens: Tensor, need_similarity: bool) -> tuple[Tensor, Tensor | None]:
+    def attend(self, queries: Tensor, tokens: Any, need_similarity: bool) -> tuple[Tensor, Tensor | None]:
         """What the queries collect from the tokens ``(B, N, D)`` and, if wanted and known, the similarity."""
         return self.cross_attn(queries, tokens, need_similarity)
+
+
+PLAIN = (nn.ModuleList, nn.Sequential, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Dropout, PackedAttention, SplitAttention)
 
 
 class ATMStage(nn.Module):
@@ -77,13 +83,19 @@ class ATMStage(nn.Module):
         """``(B, C, h, w)`` to ``(B, h*w, D)``."""
         return self.norm(self.proj(feature.flatten(2).transpose(1, 2).contiguous()))
 
+    def memories(self, tokens: Tensor) -> Sequence[Memory]:
+        """What each layer attends to: the tokens, or its keys and values where those of all layers are one product."""
+        if may_fuse(tokens) and not is_traced() and are_plain(self.layers, ATMDecoderLayer, *PLAIN):
+            return keys_values([layer.cross_attn for layer in self.layers], tokens)  # type: ignore[misc]
+        return [tokens] * len(self.layers)
+
     def forward(
         self, queries: Tensor, tokens: Tensor, every_layer: bool = False
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Last queries ``(B, N, D)``, and pairs of queries and similarity ``(B, N, L)`` of the last or every layer."""
-        wanted = []
-        for index, layer in enumerate(self.layers, 1):
-            queries, similarity = layer(queries, tokens, every_layer or index == len(self.layers))
+        wanted, memories = [], self.memories(tokens)
+        for index, (layer, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
+            queries, similarity = layer(queries, memory, every_layer or index == len(self.layers))
             if similarity is not None:
                 wanted.append((queries, similarity))
         return queries, wanted

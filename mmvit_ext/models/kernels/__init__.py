@@ -1,4 +1,4 @@
-"""Fused kernels in Triton, each beside the plain form that defines it.
+"""Fused forms, most of them kernels in Triton, each beside the plain form that defines it.
 
 No GPU has measured them yet, so that they are off: ``MMVIT_UNMEASURED_KERNELS=1`` in the environment takes them, on a
 GPU and where :func:`are_plain` holds of the modules whose work they do. Their backward passes but that of the mask
@@ -24,8 +24,11 @@ def may_fuse(x: Tensor) -> bool:
 
 
 def are_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a module and all inside are exactly of these types, without hooks and parametrisations."""
+    """Whether a module and all inside are exactly of these types, uncompiled, without hooks and parametrisations."""
     return all(
-        type(part) in kinds and not any(getattr(part, name) for name in HOOKS) and not hasattr(part, 'parametrizations')
+        type(part) in kinds
+        and part._compiled_call_impl is None
+        and not any(getattr(part, name) for name in HOOKS)
+        and not hasattr(part, 'parametrizations')
         for part in module.modules()
     )

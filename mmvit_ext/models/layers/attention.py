@@ -144,9 +144,15 @@ class SplitAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.similarity_scale = 1.0 / (num_heads * (embed_dims / num_heads) ** 0.5)
 
-    def forward(self, query: Tensor, memory: Tensor, need_similarity: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Attend from ``(B, N, C)`` to ``(B, L, C)``, and give the similarity ``(B, N, L)`` if it is wanted."""
-        q, k, v = self.q(query), self.k(memory), self.v(memory)
+    def forward(
+        self, query: Tensor, memory: Tensor | tuple[Tensor, Tensor], need_similarity: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from ``(B, N, C)`` to ``(B, L, C)``, and give the similarity ``(B, N, L)`` if it is wanted.
+
+        In the place of the memory may stand its keys and values.
+        """
+        q = self.q(query)
+        k, v = memory if isinstance(memory, tuple) else (self.k(memory), self.v(memory))
         out = self.proj(multihead_attention(q, k, v, self.num_heads, self.dropout if self.training else 0.0))
         similarity = torch.matmul(q * self.similarity_scale, k.transpose(1, 2)) if need_similarity else None
         return out, similarity

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmvit_ext.models.backbones import tnt
+from mmvit_ext.models.decode_heads import atm_head
 from mmvit_ext.models.kernels import are_plain, may_fuse
 
 ROOT = Path(__file__).parents[3]
@@ -100,3 +101,26 @@ def test_the_kernel_of_a_layer_gets_its_parameters_in_their_order(monkeypatch):
     monkeypatch.setattr(tnt, 'may_fuse', lambda x: True)
     monkeypatch.setattr(words, 'fused_layer', words.plain_layer)
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_keys_and_values_of_a_stage_are_those_of_its_layers_unless_somebody_listens(monkeypatch):
+    stage, queries, tokens = atm_head.ATMStage(6, 8, 2, 3, 0.0), torch.randn(2, 5, 8), torch.randn(2, 7, 8)
+
+    def run():
+        stage.zero_grad()
+        known = tokens.clone().requires_grad_()
+        out, wanted = stage(queries, known)
+        (out.sin().sum() + wanted[-1][1].sin().sum()).backward()
+        return out, wanted[-1][1], known.grad, *(parameter.grad for parameter in stage.layers.parameters())
+
+    expected = run()
+    monkeypatch.setattr(atm_head, 'may_fuse', lambda x: True)
+    assert all(isinstance(memory, tuple) for memory in stage.memories(tokens))
+    torch.testing.assert_close(run(), expected)
+    seen = []
+    stage.layers[1].cross_attn.v.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(run(), expected)
+    assert seen == [1]
+    compiled = atm_head.ATMStage(6, 8, 2, 1, 0.0)
+    compiled.layers[0].compile(backend='eager')
+    assert compiled.memories(tokens) == [tokens]
