@@ -19,7 +19,9 @@ from mmseg.structures import SegDataSample
 from mmvit_ext.checkpoints.convert import add_base, convert
 from mmvit_ext.engine import LayerDecayConstructor, MaskAnnealingHook, TwoStagePolyLR
 from mmvit_ext.errors import UserError
+from mmvit_ext.inference.export import TORCH
 from mmvit_ext.interpret.atm_masks import _decode, stage_names
+from mmvit_ext.models.eomt import predict_with_queries
 from mmvit_ext.registry import MODELS
 
 VIT = {
@@ -242,6 +244,19 @@ def test_training_and_scores_in_half_precision():
         scores = model.eval()(img)
     assert torch.isfinite(sum(losses.values()))
     assert torch.isfinite(scores).all()
+
+
+@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')
+@pytest.mark.parametrize('backbone', [VIT, DINOV2], ids=['vit', 'dinov2'])
+def test_predictions_are_one_graph_with_the_masks_of_attention(backbone):
+    torch._dynamo.reset()
+    model, img = segmentor(backbone).train(), torch.randn(2, 3, 48, 64)
+    model.decode_head.set_mask_probabilities((1.0, 1.0))
+
+    def predict(img):
+        return [tuple(stage) for stage in predict_with_queries(model.backbone, model.decode_head, img).stages]
+
+    torch.testing.assert_close(torch.compile(predict, backend='eager', fullgraph=True)(img), predict(img))
 
 
 def test_a_class_is_explained_by_the_query_that_is_most_sure_of_it():
