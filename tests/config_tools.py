@@ -119,6 +119,8 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
     Returns:
         ``data_root`` by the name of mmseg's class, or by the name of the folder where that is one of objects.
     """
+    from mmdet.datasets import CocoDataset
+
     rng = np.random.default_rng(0)
     layouts = {
         'BaseSegDataset': (('train', 'val', 'test'), '.png', 11),
@@ -144,7 +146,7 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
     objects = {
         'bccd': (('RBC', 'WBC', 'Platelets'), {'train': 'images', 'val': 'images', 'test': 'images'}),
         'nuclei': (('nucleus',), {'train': 'images', 'val': 'images'}),
-        'coco128': (('person', 'car'), {'instances_train2017': 'train2017'}),
+        'coco128': (CocoDataset.METAINFO['classes'], {'instances_train2017': 'train2017'}),
     }
     for name, (classes, splits) in objects.items():
         (root / name / 'annotations').mkdir(parents=True)

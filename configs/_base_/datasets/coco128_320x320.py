@@ -1,6 +1,6 @@
 """100 images of COCO's train2017 with their masks, to see whether a recipe can learn real COCO by heart.
 
-Training and tests are on the same images. Source: the first 128 images of COCO, in COCO's form with masks. Expected
+Training and tests are on the same images, none of them flipped. Source: the first 128 images of COCO, in COCO's form with masks. Expected
 below `data_root`: `train2017/*.jpg` and `annotations/instances_train2017.json`; docs/real_photographs.md has more.
 """
 
@@ -11,6 +11,7 @@ img_scale = (533, 320)
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[2].update(scale=img_scale)
+train_pipeline[3].update(prob=0.0)
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=img_scale)
 
