@@ -12,7 +12,7 @@ from PIL import Image
 from mmvit_ext.datasets.folder import FolderData, understand
 from mmvit_ext.errors.user_error import UserError
 from tests.datasets.test_folder import counts, load
-from tests.folder_layouts import BOXES, LAYOUTS, SIZE, blocks, colours, mask, photo, voc_xml, write
+from tests.folder_layouts import BOXES, LAYOUTS, SIZE, blocks, coco_one_file, colours, mask, photo, voc_xml, write
 
 
 def masks(root: Path, values: list[int] | None = None, number: int = 12, suffix: str = 'png') -> None:
@@ -302,6 +302,13 @@ def test_lines_of_yolo_with_mistakes_are_named(tmp_path: Path) -> None:
     write(tmp_path / 'labels/train/im1.txt', '7 0.5 0.5 0.2 0.25\n')
     with pytest.raises(UserError, match=r'class numbers 7 \(labels/train/im1.txt:1\) .* 3 classes of data.yaml'):
         understand(tmp_path)
+
+
+@pytest.mark.parametrize('task', ['seg', 'cls'])
+def test_annotations_of_another_task_are_said_to_be_there(tmp_path: Path, task: str) -> None:
+    coco_one_file(tmp_path)
+    with pytest.raises(UserError, match='has annotations for object detection and none for .*: pass --task det'):
+        understand(tmp_path, task=task)
 
 
 def test_coco_files_with_mistakes_are_named(tmp_path: Path) -> None:

@@ -68,13 +68,18 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
     elif labels is not None:
         known = labelled(index, places, labels, names, report)
     else:
-        raise _nothing(index, places, task)
+        raise _nothing(index, places, names, task)
     report.doubts += [foreign] * bool(foreign)
     return _finish(index, known, report, seed, val_share)
 
 
-def _nothing(index: Index, places: Places, task: str | None) -> UserError:
-    """What was seen of a folder without annotations that are understood."""
+def _nothing(index: Index, places: Places, names: ClassNames, task: str | None) -> UserError:
+    """What was seen of a folder without annotations that are understood, or with those of another task."""
+    if task is not None:
+        found = zip(('det', 'seg', 'cls'), _evidence(index, places, names, None), strict=False)
+        if other := next((kind for kind, part in found if part is not None), None):
+            has = f'{index.root} has annotations for {TASKS[other]} and none for {TASKS[task]}'
+            return UserError(f'{has}: pass --task {other}, or add what is missing')
     masks = sum(places.read(path).is_mask for path in index.pictures)
     seen = [f'{masks} of the images are called as masks are'] * bool(masks)
     if lines := [line for path in index.texts[:1] for line in index.read(path).splitlines() if line.strip()]:
