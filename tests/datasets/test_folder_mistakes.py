@@ -307,7 +307,7 @@ def test_lines_of_yolo_with_mistakes_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize('task', ['seg', 'cls'])
 def test_annotations_of_another_task_are_said_to_be_there(tmp_path: Path, task: str) -> None:
     coco_one_file(tmp_path)
-    with pytest.raises(UserError, match='has annotations for object detection and none for .*: pass --task det'):
+    with pytest.raises(UserError, match=r'has annotations for object detection and none for .*: pass --task det'):
         understand(tmp_path, task=task)
 
 

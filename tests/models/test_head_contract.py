@@ -15,7 +15,9 @@ pytest.importorskip('mmseg')
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from mmvit_ext.inference.export import TORCH
 from mmvit_ext.models.decode_heads import ATMHead, ShrunkATMHead, SuperpixelHead
+from mmvit_ext.models.decode_heads.pixel_losses import FPNHead, SETRUPHead
 from mmvit_ext.models.necks import PlainPyramid
 
 SIZE = (44, 68)
@@ -95,6 +97,8 @@ class Row:
 ATM = {'in_channels': [20, 24], 'channels': 12, 'in_index': [0, 1], 'num_heads': 3, 'num_layers': 2}
 LAYER = {**ATM, 'in_channels': 24, 'in_index': 1, 'deep_supervision': 'layer'}
 SHRUNK = {'in_channels': [20, 24], 'channels': 12, 'img_size': SIZE, 'query_stride': 4, 'num_heads': 3, 'num_layers': 2}
+FPN = {'in_channels': [20, 24], 'channels': 12, 'in_index': [0, 1]}
+SETR = {'in_channels': 24, 'channels': 12, 'in_index': 1, 'num_convs': 1, 'up_scale': 4, 'kernel_size': 1}
 PYRAMID = {'in_channels': [20, 20], 'scales': [4, 0.5]}
 ROWS = {
     'ATM': Row(ATMHead, ATM, pyramid),
@@ -105,6 +109,8 @@ ROWS = {
     'Shrunk, from tokens': Row(ShrunkATMHead, {**SHRUNK, 'query_start': 'tokens'}, pyramid),
     'superpixels': Row(SuperpixelHead, {'in_channels': 12}, superpixels),
     'superpixels, batch norm': Row(SuperpixelHead, {'in_channels': 12, 'norm_cfg': {'type': 'BN'}}, superpixels),
+    'FPN': Row(FPNHead, {**FPN, 'feature_strides': [4, 8]}, pyramid),
+    'SETR': Row(SETRUPHead, SETR, pyramid),
     'pyramid': Row(PlainPyramid, {**PYRAMID, 'out_channels': 6, 'num_outs': 3}, equal_maps),
     'pyramid of one map': Row(PlainPyramid, {'in_channels': 24, 'scales': [2, 1]}, pyramid),
 }
@@ -186,3 +192,16 @@ def test_copies_and_pickles_compute_the_same(row):
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(row.infer(other), expected)
         assert other.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')
+@rows
+def test_what_a_head_computes_in_training_is_one_graph(row):
+    torch._dynamo.reset()
+    model, inputs, batch = row.make(), row.inputs(), samples()
+
+    def step(*maps):
+        return model(*maps) if isinstance(model, TrainedNeck) else model.head.loss(maps, batch, None)
+
+    compiled = torch.compile(step, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), step(*inputs), rtol=1e-4, atol=1e-5)

@@ -305,14 +305,3 @@ def test_compiled_segmentor_trains_like_the_eager_one():
     torch.testing.assert_close(results[1][0], results[0][0])
     for a, b in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')
-def test_losses_are_one_graph():
-    torch._dynamo.reset()
-    model = segmentor(HEAD).train()
-    batch = samples(torch.randint(0, 5, (2, 48, 64)))
-    losses = torch.compile(lambda img: model.loss(img, batch), backend='eager', fullgraph=True)(
-        torch.randn(2, 3, 48, 64)
-    )
-    assert torch.isfinite(losses['decode.loss_ce'])
