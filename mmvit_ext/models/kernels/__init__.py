@@ -27,7 +27,7 @@ def are_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module and all inside are exactly of these types, uncompiled, without hooks and parametrisations."""
     return all(
         type(part) in kinds
-        and part._compiled_call_impl is None
+        and getattr(part, '_compiled_call_impl', None) is None  # PyTorch 2.1 has none
         and not any(getattr(part, name) for name in HOOKS)
         and not hasattr(part, 'parametrizations')
         for part in module.modules()

@@ -121,6 +121,7 @@ def test_keys_and_values_of_a_stage_are_those_of_its_layers_unless_somebody_list
     stage.layers[1].cross_attn.v.register_forward_hook(lambda *_: seen.append(1))
     torch.testing.assert_close(run(), expected)
     assert seen == [1]
-    compiled = atm_head.ATMStage(6, 8, 2, 1, 0.0)
-    compiled.layers[0].compile(backend='eager')
-    assert compiled.memories(tokens) == [tokens]
+    if hasattr(nn.Module, 'compile'):
+        compiled = atm_head.ATMStage(6, 8, 2, 1, 0.0)
+        compiled.layers[0].compile(backend='eager')
+        assert compiled.memories(tokens) == [tokens]
