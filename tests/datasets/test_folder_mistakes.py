@@ -311,6 +311,11 @@ def test_annotations_of_another_task_are_said_to_be_there(tmp_path: Path, task: 
         understand(tmp_path, task=task)
 
 
+def test_folders_of_masks_are_not_taken_as_a_class_without_a_word(tmp_path: Path) -> None:
+    masks(tmp_path)
+    doubt(understand(tmp_path, task='cls'), 'called as those of masks are: pass --task seg')
+
+
 def test_coco_files_with_mistakes_are_named(tmp_path: Path) -> None:
     LAYOUTS['coco_one_file'](tmp_path)
     path = tmp_path / 'labels.json'

@@ -4,7 +4,9 @@ MMVIT_PHOTOGRAPHS names the folder that holds ``camvid``, ``DRIVE`` and so on,
 as docs/real_photographs.md describes them.
 """
 
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,14 @@ def test_every_set_of_photographs_that_has_a_row_is_on_the_page():
     page = (LEDGER.root / 'docs' / 'real_photographs.md').read_text(encoding='utf-8')
     assert ROWS
     assert {row.name for row in ROWS if row.name not in page} == set()
+
+
+def test_figures_of_the_page_are_those_of_the_records_they_lead_to():
+    page = (LEDGER.root / 'docs' / 'real_photographs.md').read_text(encoding='utf-8')
+    found = re.findall(r'\[([\d.]+)\]\(\.\./(results/\S+?\.json)\)((?: \| [\d.]+)?)', page)
+    assert len(found) > 5
+    for figure, path, edges in found:
+        metrics = json.loads((LEDGER.root / path).read_text(encoding='utf-8'))['metrics']
+        assert float(figure) in [round(value, len(figure.partition('.')[2])) for value in metrics.values()], path
+        if edges:
+            assert abs(metrics['trimap/mIoU'] - float(edges.strip(' |'))) <= 0.051, path  # the page has one digit

@@ -176,6 +176,8 @@ def _labels(index: Index, places: Places, table: Labelled | None, report: Report
     if task not in (None, 'cls'):
         return None
     folders = read_class_folders(index, places, report, by_name=task == 'cls')
+    if task == 'cls' and folders is not None and any(places.read(path).is_mask for path in folders.labels):
+        report.doubts.append('some folders are called as those of masks are: pass --task seg if they hold masks')
     if table is None or not table.labels:
         if folders is not None and task is None and not any(places.read(path).split for path in folders.labels):
             _ask_for_classes(index, folders, report)
