@@ -43,7 +43,8 @@ call="${{0##*/}} $*"
 echo "${{call//$'\\n'/ }}" >> "$state/calls"
 if [ -e "$state/fail" ] && [[ "$call" =~ $(head -n 1 "$state/fail") ]]; then tail -n +2 "$state/fail"; exit 1; fi
 if [ -e "$state/slow" ] && [[ "$call" == *" -r "* ]]; then
-    sleep "$(cat "$state/slow")" & echo $! > "$state/pid"; wait
+    read -r seconds < "$state/slow"  # before the pid is told: the test then removes the file
+    sleep "$seconds" & echo $! > "$state/pid"; wait
 fi
 case "$call" in
     *"-m venv "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python";;
@@ -232,7 +233,7 @@ def test_failing_step_is_told_with_output_log_and_remedy_and_the_next_setup_succ
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_setup_stops_the_compiler_and_the_next_one_starts_anew(machine, number):
-    (machine.state / 'slow').write_text('60')
+    (machine.state / 'slow').write_text('60\n')
     process = machine.start()
     pid = wait_for(machine.state / 'pid')
     process.send_signal(number)
@@ -257,7 +258,7 @@ def wait_for(path):
 
 
 def test_killed_setup_does_not_make_the_folder_foreign(machine):
-    (machine.state / 'slow').write_text('60')
+    (machine.state / 'slow').write_text('60\n')
     process = machine.start()
     orphan = wait_for(machine.state / 'pid')
     process.kill()
@@ -273,7 +274,7 @@ def test_killed_setup_does_not_make_the_folder_foreign(machine):
 
 
 def test_two_setups_at_once_do_the_work_once(machine):
-    (machine.state / 'slow').write_text('1')
+    (machine.state / 'slow').write_text('1\n')
     first = machine.start()
     wait_for(machine.state / 'pid')
     second = subprocess.Popen(first.args, env={**os.environ, 'CXX': str(machine.compiler)})
