@@ -71,11 +71,17 @@ def small(start: str, **backbone: object) -> torch.nn.Module:
 def leave_few_maps(model: Config) -> None:
     """Two maps for heads that take any number of them: each layer takes its time to export."""
     head, necks = model.get('decode_head', {}), model.get('neck')
-    if head.get('type') in ('mmvit_ext.ATMHead', 'SETRMLAHead'):
+    kinds = ('mmvit_ext.ATMHead', 'SETRMLAHead', 'mmvit_ext.FPNHead')
+    if head.get('type') in kinds and 'out_indices' in model.backbone:
         model.backbone.out_indices = model.backbone.out_indices[:2]
-        for part in (head, necks or {}):
+        for part in (head, *(necks if isinstance(necks, list) else [necks or {}])):
             if isinstance(part.get('in_channels'), list):
                 part.in_channels = part.in_channels[:2]
+            if part.get('type') == 'mmvit_ext.PlainPyramid':
+                part.scales = (4, 2)
+            for name, value in (('num_outs', 2), ('feature_strides', [4, 8])):
+                if name in part:
+                    part[name] = value
         head.in_index = [0, 1]
 
 
@@ -90,9 +96,9 @@ def leave_few_operations(model: Config) -> None:
         if 'shrink_index' in part:
             part.shrink_index = 1
     elif part.type == 'mmvit_ext.P2T':
-        part.pool_ratios = ((12, 16), (6, 8), (3, 4), (1, 2))
+        part.pool_ratios = ((12, 15), (8,), (4,), (1,))
     elif part.type == 'mmvit_ext.NesT':
-        part.arch = {name: values[:2] for name, values in part.arch.items()}
+        part.arch = {name: values[:2] for name, values in part.arch.items()} | {'depths': (1, 1)}
         model.head.in_channels = part.arch['embed_dims'][-1]
     elif part.type == 'mmvit_ext.SPFormer':
         part.update(depths=(1,), sca_iterations=1)

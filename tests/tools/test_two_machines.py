@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20  # after which a process gives up waiting for another one
+SECONDS = 12  # after which a process gives up waiting for another one
 
 
 def ip(*words: str, namespace: str | None = None) -> bool:

@@ -42,9 +42,9 @@ def pooled_size(size: tuple[int, int], ratio: int) -> tuple[int, int]:
     def pooled(edge: int) -> int:
         if not is_open(edge):
             return max(round(edge / ratio), 1)
-        whole, rest = (2 * edge + ratio) // (2 * ratio), (2 * edge + ratio) % (2 * ratio)
-        # Halves are rounded to even numbers.
-        return torch.sym_max(whole - whole % 2 * (1 - torch.sym_min(rest, 1)), 1)
+        # A half goes to the even neighbour; an odd ratio has no halves.
+        half_up = edge // ratio % 2 if ratio % 2 == 0 else 1
+        return torch.sym_max((2 * edge + ratio - 1 + half_up) // (2 * ratio), 1)
 
     return pooled(size[0]), pooled(size[1])
 
