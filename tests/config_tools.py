@@ -153,7 +153,12 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
         for split, folder in splits.items():
             (root / name / folder).mkdir(exist_ok=True)
             write_objects(root / name, split, folder, classes, images)
-    return {name: root / name for name in (*layouts, *objects, 'CityscapesDataset')}
+    for split in ('train', 'val'):
+        for number in range(10):
+            (root / 'imagenette' / split / f'n{number:08d}').mkdir(parents=True)
+            pixels = rng.integers(0, 256, (160, 200, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / 'imagenette' / split / f'n{number:08d}' / '0.jpg')
+    return {name: root / name for name in (*layouts, *objects, 'CityscapesDataset', 'imagenette')}
 
 
 def write_objects(root: Path, split: str, folder: str, classes: Sequence[str], images: int) -> None:

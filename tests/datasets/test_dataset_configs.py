@@ -47,6 +47,7 @@ PHOTOGRAPHS = (
     'cityscapes_1024x1024',
     'coco128_320x320',
     'drive_256x256',
+    'imagenette_128',
     'nuclei_256x256',
 )
 #: What needs panopticapi; tests/test_configs.py trains on it.

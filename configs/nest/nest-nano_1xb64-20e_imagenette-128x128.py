@@ -1,0 +1,27 @@
+"""A small NesT, 0.21 GFLOPs, from scratch, on Imagenette at 128x128 pixels.
+
+No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 64 images, 20 epochs.
+Command: mmvit train configs/nest/nest-nano_1xb64-20e_imagenette-128x128.py --amp --cfg-options data_root=PATH
+"""
+
+_base_ = [
+    '../_base_/models/classifier_nest.py',
+    '../_base_/datasets/imagenette_128.py',
+    '../_base_/classification_runtime.py',
+    '../_base_/schedules/imagenette_20e.py',
+]
+
+model = dict(
+    data_preprocessor=dict(num_classes={{_base_.num_classes}}),
+    backbone=dict(
+        _delete_=True,
+        type='mmvit_ext.NesT',
+        arch=dict(embed_dims=(48, 96, 192), num_heads=(3, 6, 12), depths=(1, 1, 2)),
+        img_size={{_base_.img_size}},
+        block_size=8,
+        out_indices=-1,
+        drop_path_rate=0.05,
+    ),
+    head=dict(in_channels=192, num_classes={{_base_.num_classes}}),
+    train_cfg=None,
+)
