@@ -13,6 +13,8 @@ pytest.importorskip('mmseg')
 from mmengine.registry import DATASETS as DATASET_REGISTRY
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import digit_version
+from mmseg import __version__ as MMSEG
 from mmseg.registry import MODELS
 
 from mmvit_ext.checkpoints.convert import convert
@@ -250,6 +252,8 @@ def test_every_part_of_a_config_is_in_one_that_is_trained():
 @pytest.mark.parametrize('start', TRAINED)
 def test_config_trains_an_iteration_and_predicts_on_the_mini_data(start, mini_data, tmp_path):
     cfg = small_config(config_named(start), mini_data, tmp_path)
+    if start.startswith('sem-fpn_p2t-ti_1xb4-1800_camvid') and digit_version(MMSEG) < digit_version('1.3'):
+        pytest.skip('this mmsegmentation cannot average a weighted loss where labels are void')
     runner = Runner.from_cfg(cfg)
     before = {name: p.detach().clone() for name, p in runner.model.named_parameters() if p.requires_grad}
     reached = set()

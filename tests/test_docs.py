@@ -23,7 +23,7 @@ def modules():
             try:
                 yield importlib.import_module(info.name)
             except ModuleNotFoundError as error:
-                if (error.name or '').split('.')[0] not in ('mmseg', 'mmdet', 'mmpretrain'):
+                if (error.name or '').split('.')[0] not in ('mmseg', 'mmdet', 'mmpretrain', 'timm'):
                     raise
 
 

@@ -8,7 +8,7 @@ import json
 import pickle
 import types
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -99,6 +99,8 @@ _REBUILD |= {'_rebuild_meta_tensor_no_storage'}
 def _restricted_names() -> dict[str, Any]:
     names = _harmless() | {
         'collections.OrderedDict': OrderedDict,
+        'collections.Counter': Counter,
+        'torch._tensor._rebuild_from_type_v2': torch._tensor._rebuild_from_type_v2,
         '_codecs.encode': _encode,
         'builtins.set': set,
         'torch.nn.parameter.Parameter': torch.nn.Parameter,

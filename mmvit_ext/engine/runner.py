@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -59,7 +60,9 @@ def _join_processes(cfg: Config, launcher: str) -> None:
     # mmengine selects a GPU when it starts the process group, and passes it to the wrapper: on a CPU neither exists.
     if not torch.distributed.is_initialized():
         seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')  # as mmengine does on a GPU
-        torch.distributed.init_process_group('gloo', timeout=None if seconds is None else timedelta(seconds=seconds))
+        # PyTorch 2.1 takes no None.
+        limit: dict[str, Any] = {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
+        torch.distributed.init_process_group('gloo', **limit)
     wrapper = cfg.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False))
     wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
     wrapper['device_ids'] = None

@@ -12,8 +12,10 @@ import torch
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
+from mmvit_ext.inference.export import TORCH
 from tests.config_tools import config_named, small_config
 
+needs_open_sizes = pytest.mark.skipif(TORCH < (2, 6), reason='open sizes need PyTorch 2.6')
 Run = Callable[..., tuple[int, str]]
 BACKBONE = """
 model['backbone'] = dict(
@@ -32,6 +34,7 @@ def files(make_config: Callable[..., str], tmp_path: Path) -> tuple[str, str]:
     return str(cfg.filename), str(tmp_path / 'model.pth')
 
 
+@needs_open_sizes
 def test_the_report_on_integers_of_8_bit_is_measured(files: tuple[str, str], run_tool: Run) -> None:
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
@@ -56,6 +59,7 @@ def test_the_report_on_integers_of_8_bit_is_measured(files: tuple[str, str], run
     )
 
 
+@needs_open_sizes
 def test_the_accuracy_of_a_classifiers_graph_is_that_of_the_classifier(tmp_path: Path) -> None:
     pytest.importorskip('onnxruntime')
     pytest.importorskip('mmpretrain')

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mmvit_ext.inference.export import TORCH
+
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 12  # after which a process gives up waiting for another one
 
@@ -97,6 +99,7 @@ def test_a_cut_connection_ends_both_machines_with_a_sentence_and_the_run_is_resu
     assert (tmp_path / 'runs' / f'iter_{last + 2}.pth').is_file()
 
 
+@pytest.mark.skipif(TORCH < (2, 5), reason='older torchrun waits for five minutes, whatever it is told')
 def test_a_machine_that_is_missing_is_told(tmp_path: Path) -> None:
     env = {**os.environ, 'PYTHON': sys.executable, 'NNODES': '2', 'PET_RDZV_CONF': 'timeout=1'}
     env['PORT'] = str(20000 + (os.getpid() * 7 + 5) % 20000)

@@ -120,7 +120,7 @@ class TNTLayer(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if may_fuse(x) and not is_traced() and self.is_fusable(x):
+        if not is_traced() and may_fuse(x) and self.is_fusable(x):
             from mmvit_ext.models.kernels.words import fused_layer
 
             return fused_layer(x, self.attn.num_heads, (self.norm1.eps, self.norm2.eps), *self.kernel_parameters())

@@ -85,7 +85,7 @@ class ATMStage(nn.Module):
 
     def memories(self, tokens: Tensor) -> Sequence[Memory]:
         """What each layer attends to: the tokens, or its keys and values where those of all layers are one product."""
-        if may_fuse(tokens) and not is_traced() and are_plain(self.layers, ATMDecoderLayer, *PLAIN):
+        if not is_traced() and may_fuse(tokens) and are_plain(self.layers, ATMDecoderLayer, *PLAIN):
             return keys_values([layer.cross_attn for layer in self.layers], tokens)  # type: ignore[misc]
         return [tokens] * len(self.layers)
 

@@ -18,7 +18,7 @@ HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_p
 
 
 def may_fuse(x: Tensor) -> bool:
-    """Whether a kernel may take a tensor's work: wanted, on a GPU, and Triton is installed."""
+    """Whether a kernel may take a tensor's work: wanted, on a GPU, and Triton is installed. Not for code in a trace."""
     wanted = os.environ.get('MMVIT_UNMEASURED_KERNELS', '') not in ('', '0')
     return wanted and x.is_cuda and find_spec('triton') is not None
 

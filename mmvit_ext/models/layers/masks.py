@@ -104,7 +104,7 @@ def mask_losses(
     ``(S,)`` are sums over the masks, with ``weights`` ``(M,)`` weighted ones. Value and gradient come from the same
     pass over the upsampled masks.
     """
-    if may_fuse(masks) and masks.dtype == torch.float32 and not is_traced():
+    if not is_traced() and may_fuse(masks) and masks.dtype == torch.float32:
         from mmvit_ext.models.kernels.mask_losses import fused_mask_losses
 
         return fused_mask_losses(masks, label, image_index, class_index, ignore_index, weights)

@@ -121,7 +121,7 @@ class SCAIteration(nn.Module):
         k_p, v_p, q_p = cells[0], cells[1 % len(cells)], cells[2 % len(cells)]
         q_s, *kv_s = self.superpixel_qkv(self.superpixel_position(superpixels))  # (B, C, sh, sw) each
 
-        if may_fuse(k_p) and not is_traced():
+        if not is_traced() and may_fuse(k_p):
             from mmvit_ext.models.kernels.cells import fused_cells
 
             similarity, pooled = fused_cells(k_p, v_p, self.heads(q_s), cell)
