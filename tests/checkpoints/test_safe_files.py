@@ -8,6 +8,7 @@ import shutil
 import socket
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,11 @@ def training_state() -> dict[str, Any]:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     arrays = {kind: np.arange(3).astype(kind) for kind in ('float32', 'uint32', 'int64', 'bool', 'uint8')}
+    noted = torch.ones(4, 3)
+    vars(noted)['grid'] = (2, 2)  # as read_checkpoint notes it
     return {
-        'state_dict': model.state_dict(),
+        'state_dict': {**model.state_dict(), 'pos_embed': noted},
+        'param_schedulers': [{'milestones': Counter([8, 11])}],
         'optimizer': optimizer.state_dict(),
         'message_hub': hub,
         'meta': {'iter': 3, 'shape': torch.Size([2, 3]), 'arrays': arrays, 'half': torch.zeros(2).bfloat16()},
@@ -102,6 +106,8 @@ def test_a_checkpoint_of_a_training_run_needs_no_trust(reader: str, legacy: bool
     assert torch.equal(content['state_dict']['weight'], expected['state_dict']['weight'])
     state = content['optimizer']['state'][0]
     assert torch.equal(state['exp_avg'], expected['optimizer']['state'][0]['exp_avg'])
+    assert torch.equal(content['state_dict']['pos_embed'], torch.ones(4, 3))
+    assert content['param_schedulers'][0]['milestones'] == {8: 1, 11: 1}
     assert content['message_hub']['log_scalars']['train/loss'].mean() == 0.375
     assert content['message_hub']['runtime_info']['loss'] == 0.5
     assert content['meta']['shape'] == torch.Size([2, 3])
