@@ -1,5 +1,6 @@
 """Folders of masks for single classes or objects, and what is asked about or refused because it would be a guess."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvit_ext.datasets.folder import understand
+from mmvit_ext.datasets.folder import understand, write_datasets
+from mmvit_ext.datasets.folder.parts import draw_objects
 from mmvit_ext.errors.user_error import UserError
 from tests import folder_exports  # noqa: F401
 from tests.datasets.test_folder import counts, load
@@ -169,3 +171,75 @@ def test_formats_that_are_not_read_are_named_with_what_to_do(tmp_path: Path, nam
     data = understand(tmp_path)
     assert data.task == 'seg'
     doubt(data, f'of {name}')
+
+
+@pytest.mark.parametrize('name', ['coco_splits', 'yolo_polygons', 'labelme', 'supervisely'])
+def test_masks_of_objects_are_drawn_into_label_maps(tmp_path: Path, name: str) -> None:
+    LAYOUTS[name](tmp_path / 'in')
+    objects, data = understand(tmp_path / 'in', task='inst'), understand(tmp_path / 'in', task='seg')
+    doubt(data, 'label maps are drawn from the masks of objects, .*: pass --task inst')
+    assert (data.task, data.classes, data.background) == ('seg', ('background', *objects.classes), 0)
+    assert counts(data) == counts(objects)
+    labels = load(data, tmp_path / 'out', 'val')['gt_seg_map']
+    expected = {0, *(item.label + 1 for item in objects.splits['val'][0].objects)}
+    assert labels.shape == SIZE
+    assert set(np.unique(labels)) == expected
+    for item in objects.splits['val'][0].objects:
+        points = np.reshape(item.mask[0], (-1, 2)) if isinstance(item.mask, list) else np.reshape(item.box, (2, 2))
+        column, row = points.mean(0).astype(int)
+        assert labels[row, column] == item.label + 1
+
+
+def one_image(root: Path, *annotations: dict[str, object], classes: int = 2) -> None:
+    """Two photographs (H, W) = (24, 32), the first with these annotations and the second with a box and its mask."""
+    content: dict[str, list[dict[str, object]]] = {'images': [], 'annotations': [], 'categories': []}
+    square = [[0, 0, 4, 0, 4, 4, 0, 4]]
+    for number, items in enumerate((annotations, ({'category_id': 1, 'segmentation': square},)), 1):
+        photo(root / f'{number}.jpg')
+        content['images'].append({'id': number, 'file_name': f'{number}.jpg', 'height': SIZE[0], 'width': SIZE[1]})
+        for item in items:
+            entry = {'id': len(content['annotations']) + 1, 'image_id': number, 'bbox': [0, 0, 9, 9], **item}
+            content['annotations'].append(entry)
+    content['categories'] = [{'id': number, 'name': f'c{number}'} for number in range(1, classes + 1)]
+    write(root / 'labels.json', json.dumps(content))
+
+
+def test_the_smaller_object_is_seen_and_crowds_have_no_label(tmp_path: Path) -> None:
+    rows, columns = SIZE
+    crowd = {'size': [rows, columns], 'counts': [rows * (columns - 2), rows * 2]}  # the last two columns
+    one_image(
+        tmp_path / 'in',
+        {'category_id': 2, 'segmentation': [[2, 2, 6, 2, 6, 6, 2, 6]]},
+        {'category_id': 1, 'segmentation': [[0, 0, 12, 0, 12, 12, 0, 12], [20, 20, 24, 20, 24, 24, 20, 24]]},
+        {'category_id': 1, 'segmentation': crowd, 'iscrowd': 1},
+    )
+    data = understand(tmp_path / 'in', task='seg')
+    sample = next(item for items in data.splits.values() for item in items if item.image == '1.jpg')
+    expected = np.zeros(SIZE, np.uint8)
+    expected[:12, :12] = expected[20:24, 20:24] = 1
+    expected[2:6, 2:6] = 2
+    expected[:, -2:] = 255
+    assert np.array_equal(draw_objects(sample), expected)
+
+
+@pytest.mark.parametrize(
+    ('mask', 'said'),
+    [
+        ({'size': [9, 9], 'counts': [40, 41]}, r'a mask of 1.jpg \(32x24\) has the size 9x9'),
+        ({'size': [24, 32], 'counts': {}}, 'a mask of 1.jpg is neither polygons nor run lengths'),
+        ('abc', 'a mask of 1.jpg is neither polygons nor run lengths'),
+        ([['a', 'b', 'c', 'd', 'e', 'f']], 'a mask of 1.jpg is neither polygons nor run lengths'),
+    ],
+)
+def test_masks_that_cannot_be_drawn_are_named(tmp_path: Path, mask: object, said: str) -> None:
+    one_image(tmp_path / 'in', {'category_id': 2, 'segmentation': mask})
+    data = understand(tmp_path / 'in', task='seg')
+    with pytest.raises(UserError, match=said):
+        write_datasets(data, tmp_path / 'out')
+
+
+def test_more_classes_than_a_label_map_holds_are_refused(tmp_path: Path) -> None:
+    square = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    one_image(tmp_path, {'category_id': 2, 'segmentation': square}, classes=255)
+    with pytest.raises(UserError, match='has 256 classes, and a label map holds 255: pass --task inst'):
+        understand(tmp_path, task='seg')

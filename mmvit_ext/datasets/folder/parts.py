@@ -1,9 +1,10 @@
-"""Masks of one class or one object each: merged into one map for each image, or taken as objects."""
+"""Masks of one class or one object each: merged or drawn into one map for each image, or taken as objects."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +13,13 @@ from mmvit_ext.files import open_image
 
 from ..label_values import pack_colours
 from ..seg_transforms import LoadSegAnnotations
-from .data import Object, Report, Sample, shown
+from .data import Object, Report, Sample, shown, size_text
 from .index import Index, in_threads
 from .objects import Found
 from .values import MaskClasses, voc_colour
 from .words import is_known
 
-__all__ = ['ClassMaps', 'class_names_of', 'merge_parts', 'merged_classes', 'objects_of_masks']
+__all__ = ['ClassMaps', 'class_names_of', 'draw_objects', 'merge_parts', 'merged_classes', 'objects_of_masks']
 
 Several = Mapping[str, Sequence[str]]
 """The masks of each photograph."""
@@ -86,6 +87,39 @@ def merge_parts(root: Path, sample: Sample) -> np.ndarray:
     for label, path in sample.parts:
         labels[_area(root / path)] = label
     return labels
+
+
+def draw_objects(sample: Sample) -> np.ndarray:
+    """The class indices (H, W) of an image with objects, 0 where there is none, of the smallest where several are.
+
+    Crowds and difficult objects have no label, 255.
+    """
+    labels = np.zeros(sample.size, np.uint8)
+    areas = [(255 if item.crowd else item.label, _decoded(item.mask, sample)) for item in sample.objects]
+    for label, area in sorted(areas, key=lambda item: -np.count_nonzero(item[1])):
+        labels[area] = label
+    return labels
+
+
+def _decoded(mask: Any, sample: Sample) -> np.ndarray:
+    """Where an object is (H, W), from polygons or run lengths; what mmdet leaves out of polygons covers nothing."""
+    from pycocotools import mask as coco_masks  # comes with mmdet
+
+    if isinstance(mask, list):
+        mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        if not mask:
+            return np.zeros(sample.size, bool)
+    try:
+        if isinstance(mask, list) or isinstance(mask['counts'], list):
+            mask = coco_masks.frPyObjects(mask, *sample.size)
+        area = coco_masks.decode(coco_masks.merge(mask) if isinstance(mask, list) else mask).astype(bool)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f'a mask of {sample.image} is neither polygons nor run lengths: export it again') from error
+    if area.shape != sample.size:
+        raise UserError(
+            f'a mask of {sample.image} ({size_text(sample.size)}) has the size {size_text(area.shape)}: export it again'
+        )
+    return area
 
 
 class ClassMaps:

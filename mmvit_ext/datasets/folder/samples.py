@@ -1,7 +1,7 @@
 """The samples of a folder for each task, without what is broken or does not fit."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from mmvit_ext.errors.user_error import UserError
@@ -13,10 +13,10 @@ from .labels import Labelled, class_indices
 from .objects import Found
 from .parts import merged_classes
 from .splits import read_lists
-from .values import MaskClasses, find_classes
+from .values import MOST, MaskClasses, find_classes, voc_colour
 from .words import Places
 
-__all__ = ['MOST_HEADERS', 'Understood', 'detection', 'labelled', 'segmentation']
+__all__ = ['MOST_HEADERS', 'Understood', 'detection', 'drawn', 'labelled', 'segmentation']
 
 MOST_HEADERS = 5000
 """Images to be classified that are looked at; of larger folders a sample."""
@@ -149,6 +149,28 @@ def detection(index: Index, places: Places, found: Found, report: Report, task: 
         ]
         samples.append(Sample(path, header.size, splits.get(path), objects=tuple(items)))
     return Understood(kind, found.layout, found.classes, samples)
+
+
+def drawn(index: Index, places: Places, found: Found, report: Report) -> Understood:
+    """Images whose label maps are to be drawn from the masks of their objects."""
+    known = detection(index, places, found, report, 'inst')
+    classes = tuple(dict.fromkeys(('background', *known.classes)))
+    if len(classes) > MOST:
+        raise UserError(f'{index.root} has {len(classes)} classes, and a label map holds {MOST}: pass --task inst')
+    report.doubts.append(
+        'label maps are drawn from the masks of objects, with background where there is none and the smaller object '
+        'where they overlap: pass --task inst to train on the objects'
+    )
+    samples = [
+        replace(
+            sample,
+            objects=tuple(replace(item, label=classes.index(known.classes[item.label])) for item in sample.objects),
+        )
+        for sample in known.samples
+    ]
+    colours = tuple(map(voc_colour, range(len(classes))))
+    masks = MaskClasses(classes, colours, {'type': 'mmvit_ext.LoadSegAnnotations'}, 0, {'': {0}})
+    return Understood('seg', known.layout, classes, samples, masks)
 
 
 def labelled(index: Index, places: Places, found: Labelled, names: ClassNames, report: Report) -> Understood:

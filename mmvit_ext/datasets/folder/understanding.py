@@ -18,7 +18,7 @@ from .labels import Labelled, are_classes, read_class_folders, read_table
 from .objects import Found
 from .pairing import pair_masks
 from .parts import ClassMaps, class_names_of, objects_of_masks
-from .samples import MOST_HEADERS, Understood, detection, labelled, segmentation
+from .samples import MOST_HEADERS, Understood, detection, drawn, labelled, segmentation
 from .shapes import read_box_tables, read_json, read_xml
 from .splits import split_samples
 from .values import MaskClasses, find_classes
@@ -61,6 +61,8 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
     objects, masks, labels, report = _evidence(index, places, names, task)
     if masks is not None:
         known = segmentation(index, places, masks, names, report)
+    elif objects is not None and task == 'seg':
+        known = drawn(index, places, objects, report)
     elif objects is not None:
         known = detection(index, places, objects, report, task)
     elif foreign and task != 'cls':
@@ -121,6 +123,9 @@ def _evidence(index: Index, places: Places, names: ClassNames, task: str | None)
                 masks, reports['objects'] = None, reports['masks']
         except UserError as error:
             failures.append(error)
+    if task == 'seg' and masks is None and not failures:
+        found = _objects(index, places, names, reports['objects'])
+        found = found if found is not None and found.masks else None
     boxes_only = task == 'inst' and found is not None and not found.masks
     if boxes_only or (found is None and task in ('det', 'inst') and not failures):
         report = Report()

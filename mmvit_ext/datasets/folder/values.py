@@ -27,12 +27,13 @@ from .pixels import (
     total_pixels,
 )
 
-__all__ = ['MaskClasses', 'find_classes', 'voc_colour']
+__all__ = ['MOST', 'MaskClasses', 'find_classes', 'voc_colour']
 
 LEAST_MASKS, MOST_PIXELS = 200, 1e8
 """Masks whose pixels are read: at least so many, and all of a folder with no more pixels than that."""
 
-_MOST = 255  # classes of a map of 8 bit
+MOST = 255
+"""Classes of a map of 8 bits."""
 
 _FEW = 12
 """Number of values that are hardly numbers of objects."""
@@ -147,7 +148,7 @@ def _colour_classes(counted: Sequence[Counted], names: ClassNames, report: Repor
             named = {value: 'background' if value == 0 else f'color_{_hex(value)[1:]}' for value in colours}
             if len(colours) == 2 and colours[0] == 0:
                 named[colours[1]] = 'foreground'
-    if not 1 <= len(colours) <= _MOST:
+    if not 1 <= len(colours) <= MOST:
         raise _no_label_map(counted, f'{len(colours)} colours that fill areas')
     kept = set(colours) | void
     rest = total - sum(pixels[value] for value in kept)
@@ -227,7 +228,7 @@ def _id_classes(counted: Sequence[Counted], names: ClassNames, report: Report, k
             )
         left, labels = list(by_id), list(by_id.values())
     else:
-        if not 1 <= len(left) <= _MOST:
+        if not 1 <= len(left) <= MOST:
             raise _no_label_map(counted, f'{len(left)} different values')
         files = Counter(value for item in counted for value in item.pixels)
         single = sum(files[value] == 1 for value in left)
@@ -303,6 +304,6 @@ def _hex(colour: int) -> str:
 def _no_label_map(counted: Sequence[Counted], found: str) -> UserError:
     files = [item.path for item in counted]
     return UserError(
-        f'the masks ({shown(files)}) hold {found}, which is no map of at most {_MOST} classes: expected one colour or '
+        f'the masks ({shown(files)}) hold {found}, which is no map of at most {MOST} classes: expected one colour or '
         'value for each class, saved as PNG; masks that number objects need a COCO JSON instead'
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from mmvit_ext.files import atomic_path
 
 from .data import FolderData, Sample
-from .parts import merge_parts
+from .parts import draw_objects, merge_parts
 
 __all__ = ['write_datasets']
 
@@ -46,14 +46,15 @@ def write_datasets(data: FolderData, out_dir: Path) -> dict[str, dict[str, Any]]
     return datasets
 
 
-def _mask_of(data: FolderData, sample: Sample, out_dir: Path) -> str | None:
-    """The path of an image's mask, which is written below ``out_dir`` where it is to be merged."""
-    if not sample.parts:
+def _mask_of(data: FolderData, sample: Sample, out_dir: Path) -> str:
+    """The path of an image's mask, which is written below ``out_dir`` where it is to be merged or drawn."""
+    if sample.mask and not sample.parts:
         return sample.mask
     path = out_dir / 'masks' / f'{sample.image}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        Image.fromarray(merge_parts(data.root, sample)).save(temporary, format='PNG')
+        labels = merge_parts(data.root, sample) if sample.parts else draw_objects(sample)
+        Image.fromarray(labels).save(temporary, format='PNG')
     return str(path)
 
 
