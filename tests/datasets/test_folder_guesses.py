@@ -223,18 +223,20 @@ def test_the_smaller_object_is_seen_and_crowds_have_no_label(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ('mask', 'said'),
+    'mask',
     [
-        ({'size': [9, 9], 'counts': [40, 41]}, r'a mask of 1.jpg \(32x24\) has the size 9x9'),
-        ({'size': [24, 32], 'counts': {}}, 'a mask of 1.jpg is neither polygons nor run lengths'),
-        ('abc', 'a mask of 1.jpg is neither polygons nor run lengths'),
-        ([['a', 'b', 'c', 'd', 'e', 'f']], 'a mask of 1.jpg is neither polygons nor run lengths'),
+        {'size': [9, 9], 'counts': [40, 41]},
+        {'size': [9, 9], 'counts': 'X1'},
+        {'size': [24, 32], 'counts': {}},
+        {'counts': 'X1'},
+        'abc',
+        [['a', 'b', 'c', 'd', 'e', 'f']],
     ],
 )
-def test_masks_that_cannot_be_drawn_are_named(tmp_path: Path, mask: object, said: str) -> None:
+def test_masks_that_cannot_be_drawn_are_named(tmp_path: Path, mask: object) -> None:
     one_image(tmp_path / 'in', {'category_id': 2, 'segmentation': mask})
     data = understand(tmp_path / 'in', task='seg')
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match='a mask of 1.jpg is neither polygons nor run lengths of 32x24 pixels'):
         write_datasets(data, tmp_path / 'out')
 
 

@@ -94,32 +94,28 @@ def draw_objects(sample: Sample) -> np.ndarray:
 
     Crowds and difficult objects have no label, 255.
     """
+    from pycocotools import mask as coco_masks  # comes with mmdet
+
     labels = np.zeros(sample.size, np.uint8)
-    areas = [(255 if item.crowd else item.label, _decoded(item.mask, sample)) for item in sample.objects]
-    for label, area in sorted(areas, key=lambda item: -np.count_nonzero(item[1])):
-        labels[area] = label
+    try:
+        codes = [(255 if item.crowd else item.label, _encoded(item.mask, sample.size)) for item in sample.objects]
+        drawn = [(int(coco_masks.area(code)), label, code) for label, code in codes if code is not None]
+        for _, label, code in sorted(drawn, key=lambda item: -item[0]):
+            labels[coco_masks.decode(code).astype(bool)] = label
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        reason = f'neither polygons nor run lengths of {size_text(sample.size)} pixels'
+        raise UserError(f'a mask of {sample.image} is {reason} ({error}): export it again') from error
     return labels
 
 
-def _decoded(mask: Any, sample: Sample) -> np.ndarray:
-    """Where an object is (H, W), from polygons or run lengths; what mmdet leaves out of polygons covers nothing."""
+def _encoded(mask: Any, size: tuple[int, int]) -> dict[str, Any] | None:
+    """Compressed run lengths of a mask; None for polygons without area, which mmdet leaves out as well."""
     from pycocotools import mask as coco_masks  # comes with mmdet
 
     if isinstance(mask, list):
         mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if not mask:
-            return np.zeros(sample.size, bool)
-    try:
-        if isinstance(mask, list) or isinstance(mask['counts'], list):
-            mask = coco_masks.frPyObjects(mask, *sample.size)
-        area = coco_masks.decode(coco_masks.merge(mask) if isinstance(mask, list) else mask).astype(bool)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f'a mask of {sample.image} is neither polygons nor run lengths: export it again') from error
-    if area.shape != sample.size:
-        raise UserError(
-            f'a mask of {sample.image} ({size_text(sample.size)}) has the size {size_text(area.shape)}: export it again'
-        )
-    return area
+        return coco_masks.merge(coco_masks.frPyObjects(mask, *size)) if mask else None
+    return coco_masks.frPyObjects(mask, *size) if isinstance(mask['counts'], list) else mask
 
 
 class ClassMaps:
