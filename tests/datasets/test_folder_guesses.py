@@ -236,7 +236,7 @@ def test_the_smaller_object_is_seen_and_crowds_have_no_label(tmp_path: Path) -> 
 def test_masks_that_cannot_be_drawn_are_named(tmp_path: Path, mask: object) -> None:
     one_image(tmp_path / 'in', {'category_id': 2, 'segmentation': mask})
     data = understand(tmp_path / 'in', task='seg')
-    with pytest.raises(UserError, match='a mask of 1.jpg is neither polygons nor run lengths of 32x24 pixels'):
+    with pytest.raises(UserError, match=r'a mask of 1\.jpg is neither polygons nor run lengths of 32x24 pixels'):
         write_datasets(data, tmp_path / 'out')
 
 
