@@ -104,7 +104,7 @@ def choose_recipe(
         factor = 2 if mode == 'scratch' else 1
         epochs = factor * min(max(round(SAMPLES[0 if gpu else 1] / count), EPOCHS[0]), EPOCHS[1])
     steps = max(math.ceil(epochs * count / batch_size), 1)
-    interval = max(round(steps / 10), 1)
+    interval = min(max(round(steps / 10), math.ceil(count / batch_size)), steps)  # of a pass at least
     lr = LEARNING_RATES[mode] * math.sqrt(batch_size / 16)
     lr = float(f'{lr:.1e}')
     steps = max(round(steps / interval), 1) * interval

@@ -97,7 +97,7 @@ def test_a_dry_run_writes_a_config_that_trains_as_any_other(run_tool, tmp_path):
     assert '_base_' not in text
     assert max(map(len, text.splitlines())) <= 120 or str(tmp_path) in text
     cfg = load_config(path)
-    assert (cfg.max_iters, cfg.val_interval, cfg.batch_size, cfg.edge) == (5, 1, 2, 64)
+    assert (cfg.max_iters, cfg.val_interval, cfg.batch_size, cfg.edge) == (6, 3, 2, 64)
     assert cfg.model.decode_head.num_classes == 2
     assert 'Written by: mmvit train' in text or 'Written by: python tools/train.py' in text
     assert '--dry-run' not in text  # the training after it writes the same config
