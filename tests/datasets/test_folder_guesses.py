@@ -245,3 +245,16 @@ def test_more_classes_than_a_label_map_holds_are_refused(tmp_path: Path) -> None
     one_image(tmp_path, {'category_id': 2, 'segmentation': square}, classes=255)
     with pytest.raises(UserError, match='has 256 classes, and a label map holds 255: pass --task inst'):
         understand(tmp_path, task='seg')
+
+
+def test_objects_called_background_or_void_are_that(tmp_path: Path) -> None:
+    square, names = [[2, 2, 6, 2, 6, 6, 2, 6]], ('void', '_background_', 'leaf')
+    one_image(tmp_path, *({'category_id': number, 'segmentation': square} for number in (1, 2, 3)), classes=3)
+    text = (tmp_path / 'labels.json').read_text()
+    for number, name in enumerate(names, 1):
+        text = text.replace(f'"c{number}"', f'"{name}"')
+    write(tmp_path / 'labels.json', text)
+    data = understand(tmp_path, task='seg')
+    sample = next(item for items in data.splits.values() for item in items if item.image == '1.jpg')
+    assert data.classes == ('background', 'leaf')
+    assert [item.label for item in sample.objects] == [255, 0, 1]

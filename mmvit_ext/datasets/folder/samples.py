@@ -6,14 +6,14 @@ from pathlib import PurePosixPath
 
 from mmvit_ext.errors.user_error import UserError
 
-from .class_names import ClassNames
+from .class_names import ClassNames, is_no_label
 from .data import Object, Report, Sample, shown, size_text
 from .index import Header, Index, sample_of
 from .labels import Labelled, class_indices
 from .objects import Found
 from .parts import merged_classes
 from .splits import read_lists
-from .values import MOST, MaskClasses, find_classes, voc_colour
+from .values import BACKGROUND, MOST, MaskClasses, find_classes, voc_colour
 from .words import Places
 
 __all__ = ['MOST_HEADERS', 'Understood', 'detection', 'drawn', 'labelled', 'segmentation']
@@ -154,7 +154,10 @@ def detection(index: Index, places: Places, found: Found, report: Report, task: 
 def drawn(index: Index, places: Places, found: Found, report: Report) -> Understood:
     """Images whose label maps are to be drawn from the masks of their objects."""
     known = detection(index, places, found, report, 'inst')
-    classes = tuple(dict.fromkeys(('background', *known.classes)))
+    kept = [name for name in known.classes if name.lower() not in BACKGROUND and not is_no_label(name)]
+    classes = ('background', *kept)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [255 if is_no_label(name) else numbers.get(name, 0) for name in known.classes]
     if len(classes) > MOST:
         raise UserError(f'{index.root} has {len(classes)} classes, and a label map holds {MOST}: pass --task inst')
     report.doubts.append(
@@ -162,10 +165,7 @@ def drawn(index: Index, places: Places, found: Found, report: Report) -> Underst
         'where they overlap: pass --task inst to train on the objects'
     )
     samples = [
-        replace(
-            sample,
-            objects=tuple(replace(item, label=classes.index(known.classes[item.label])) for item in sample.objects),
-        )
+        replace(sample, objects=tuple(replace(item, label=labels[item.label]) for item in sample.objects))
         for sample in known.samples
     ]
     colours = tuple(map(voc_colour, range(len(classes))))
