@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmvit_ext.models.layers.attention import PackedAttention, SelfAttention, SplitAttention, multihead_attention
 
@@ -28,6 +29,28 @@ def test_fused_attention_equals_the_written_out_one():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 5, 12), torch.randn(3, 7, 12), torch.randn(3, 7, 12)
     torch.testing.assert_close(multihead_attention(q, k, v, 3), plain(q, k, v, 3))
+
+
+@pytest.mark.parametrize(
+    ('queries', 'keys', 'bits'), [(5, 300, torch.float32), (300, 7, torch.float32), (300, 300, torch.bfloat16)]
+)
+@pytest.mark.parametrize('mask', [None, torch.bool, torch.bfloat16])
+def test_few_tokens_are_trained_in_32_bit_on_a_cpu(monkeypatch, queries, keys, bits, mask):
+    torch.manual_seed(0)
+    seen, fused = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda q, *a, **k: seen.append(q.dtype) or fused(q, *a, **k))
+    q, k = torch.randn(2, queries, 12, dtype=torch.bfloat16), torch.randn(2, keys, 12, dtype=torch.bfloat16)
+    allowed = None if mask is None else (torch.arange(keys) != 3).expand(2, 1, 1, keys)
+    given = torch.where(allowed, 0.0, -torch.inf).to(mask) if mask is torch.bfloat16 else allowed
+    with torch.autocast('cpu', torch.bfloat16):
+        out = multihead_attention(q.requires_grad_(), k, k, 3, mask=given)
+    assert seen == [bits]
+    assert out.dtype == torch.bfloat16
+    kept = k.float() if mask is None else k.float()[:, torch.arange(keys) != 3]
+    torch.testing.assert_close(out.float(), plain(q.float(), kept, kept, 3), rtol=0.02, atol=0.02)
+    assert torch.autograd.grad(out.sum(), q)[0].dtype == torch.bfloat16
+    multihead_attention(q.detach(), k, k, 3, mask=given)
+    assert seen[1] == torch.bfloat16
 
 
 def test_dropped_attention_has_the_right_mean_and_share():
