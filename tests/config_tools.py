@@ -341,7 +341,7 @@ def shrink_model(model: dict) -> None:
 def shrink_queries(model: dict) -> None:
     """An encoder-only mask transformer: one block more than those that see the queries."""
     head, backbone = model['panoptic_head' if 'panoptic_head' in model else 'decode_head'], model['backbone']
-    head.update(in_channels=WIDTH, num_queries=8, num_points=64)
+    head.update(in_channels=WIDTH, num_queries=head.num_queries if head.get('fixed_matching') else 8, num_points=64)
     shrink_timm(backbone) if 'model' in backbone else backbone.update(img_size=EDGE, embed_dims=WIDTH, num_heads=HEADS)
     backbone.update({'depth' if 'model' in backbone else 'num_layers': head['num_blocks'] + 1}, out_indices=-1)
     if 'panoptic_head' in model:

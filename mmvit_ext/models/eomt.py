@@ -5,6 +5,8 @@ figures 1 and 2. Queries join the tokens before the last L2 blocks. A linear lay
 of an MLP of theirs with the upscaled patch tokens their masks. In training every one of these blocks is preceded by
 such a prediction, whose mask the block's queries attend within, with a probability that is annealed to zero.
 
+Beyond the paper: ``fixed_matching``, SegViT's.
+
 Deviations: queries stand behind the class token and registers, not in front, which changes no output; while a block is
 being annealed, a network in evaluation rounds its probability, so that its output does not depend on chance.
 
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.dense_heads.mask2former_head import Mask2FormerHead
 from mmdet.models.detectors.maskformer import MaskFormer
+from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS
 from mmengine.model import BaseModule
@@ -63,6 +66,17 @@ class UpscaleBlock(nn.Sequential):
         )
 
 
+class FixedAssigner:
+    """Query c answers for class c, as in Attention-to-Mask (SegViT, arXiv 2210.05844, section 3.2)."""
+
+    def assign(self, pred_instances: InstanceData, gt_instances: InstanceData, **_: Any) -> AssignResult:
+        """The region of each query, counted from 1, or 0 where the image does not have its class."""
+        labels = gt_instances.labels
+        regions = labels.new_zeros(len(pred_instances))
+        regions[labels] = torch.arange(1, len(labels) + 1, device=labels.device)
+        return AssignResult(len(labels), regions, None, labels=None)
+
+
 @MODELS.register_module()
 class EoMTHead(Mask2FormerHead):
     r"""Queries, classes, masks and losses of an encoder-only mask transformer (arXiv 2503.19108, section 3).
@@ -84,6 +98,8 @@ class EoMTHead(Mask2FormerHead):
         num_points: Points that a mask is compared on.
         oversample_ratio: How many times the points are drawn from which the uncertain ones are taken.
         importance_sample_ratio: Share of the points that are chosen for being uncertain.
+        fixed_matching: Let query c answer for class c, which no paper of EoMT does, instead of the cheapest matching;
+            there are as many queries as classes, then.
         ignore_index: Label of pixels that belong to no mask.
         train_cfg: Unused, for the sake of mmdetection's detector.
         test_cfg: Unused, for the sake of mmdetection's detector.
@@ -112,6 +128,7 @@ class EoMTHead(Mask2FormerHead):
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
+        fixed_matching: bool = False,
         ignore_index: int = 255,
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
@@ -121,6 +138,8 @@ class EoMTHead(Mask2FormerHead):
         if num_classes < 1 or num_blocks < 1 or num_queries < 1:
             given = f'{num_classes=}, {num_queries=}, {num_blocks=}'
             raise ValueError(f'at least one class, query and block are needed, got {given}')
+        if fixed_matching and num_queries != num_classes:
+            raise ValueError(f'fixed_matching needs a query for each class, got {num_queries=} and {num_classes=}')
         self.num_classes = self.out_channels = num_classes
         self.in_channels, self.num_queries, self.num_blocks = in_channels, num_queries, num_blocks
         self.ignore_index, self.threshold = ignore_index, None
@@ -147,7 +166,8 @@ class EoMTHead(Mask2FormerHead):
             {'type': 'mmdet.CrossEntropyLossCost', 'weight': weights['mask'], 'use_sigmoid': True},
             {'type': 'mmdet.DiceCost', 'weight': weights['dice'], 'pred_act': True, 'eps': 1.0},
         ]
-        self.assigner = TASK_UTILS.build({'type': 'mmdet.HungarianAssigner', 'match_costs': costs})
+        matching = {'type': 'mmdet.HungarianAssigner', 'match_costs': costs}
+        self.assigner = FixedAssigner() if fixed_matching else TASK_UTILS.build(matching)
         self.sampler = TASK_UTILS.build({'type': 'mmdet.MaskPseudoSampler'})
         self.num_points, self.oversample_ratio = num_points, oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
@@ -230,7 +250,7 @@ class EoMTPanopticHead(EoMTHead):
         in_channels: Width C of the backbone.
         num_things_classes: Number of classes of objects, which come first.
         num_stuff_classes: Number of classes without objects.
-        **kwargs: The other arguments of ``EoMTHead``, but ``num_classes``.
+        **kwargs: The other arguments of ``EoMTHead``, but ``num_classes`` and ``fixed_matching``.
 
     Shape:
         Input: :class:`Predictions`; :meth:`forward` gives class logits ``(B, Q, K + 1)`` and mask logits
@@ -238,6 +258,8 @@ class EoMTPanopticHead(EoMTHead):
     """
 
     def __init__(self, in_channels: int, *, num_things_classes: int, num_stuff_classes: int = 0, **kwargs: Any) -> None:
+        if kwargs.get('fixed_matching'):
+            raise ValueError('fixed_matching is for label maps: a class may have several objects')
         super().__init__(in_channels, num_classes=num_things_classes + num_stuff_classes, **kwargs)
         self.num_things_classes, self.num_stuff_classes = num_things_classes, num_stuff_classes
 

@@ -299,6 +299,30 @@ def test_a_label_map_becomes_a_region_for_each_class():
     assert found.masks.tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 1, 0]]]
 
 
+@pytest.mark.parametrize(('fixed', 'expected'), [(True, [0, 4, 2, 4]), (False, [4, 2, 4, 0])])
+def test_a_fixed_query_answers_for_its_class_although_others_cost_less(fixed, expected):
+    head = segmentor(num_queries=4, fixed_matching=fixed).decode_head.train()
+    label = torch.zeros(1, 16, 16, dtype=torch.long)
+    label[..., 8:] = 2
+    (region,) = [head.regions(SegDataSample(gt_sem_seg=PixelData(data=label)))]
+    masks, logits = torch.full((4, 16, 16), -9.0), torch.zeros(4, 5)
+    masks[3], masks[1] = (label[0] == 0) * 18.0 - 9, (label[0] == 2) * 18.0 - 9
+    labels, _, targets, weights, *_ = head._get_targets_single(logits, masks, region, {})
+    assert labels.tolist() == expected
+    assert weights.tolist() == [float(value != 4) for value in expected]
+    classes = [value for value in expected if value != 4]
+    assert all(torch.equal(target.bool(), label[0] == value) for target, value in zip(targets, classes, strict=True))
+    none = InstanceData(labels=torch.zeros(0, dtype=torch.long), masks=torch.zeros(0, 16, 16, dtype=torch.long))
+    assert head._get_targets_single(logits, masks, none, {})[0].tolist() == [4] * 4
+
+
+def test_fixed_matching_needs_a_query_for_each_class_and_one_region_for_each():
+    with pytest.raises(ValueError, match='num_queries=5 and num_classes=4'):
+        segmentor(fixed_matching=True)
+    with pytest.raises(ValueError, match='several objects'):
+        MODELS.build({**HEAD, 'type': 'mmvit_ext.EoMTPanopticHead', 'num_things_classes': 5, 'fixed_matching': True})
+
+
 @pytest.mark.parametrize('labels', [[0, 2], []], ids=['objects', 'nothing'])
 def test_a_detector_trains_on_objects(labels):
     model = detector(stuff=0).train()
