@@ -78,7 +78,7 @@ def _map_name(model: Any, index: int) -> str:
         return f'in_index {index}'
     if isinstance(backbone, Backbone):
         name = backbone.out_names[index]
-        kind, _, number = name.rpartition('s.')
+        kind, _, number = name.removeprefix('net.').rpartition('s.')  # of timm's network
         if kind in ('layer', 'block'):
             return f'{kind} {int(number) + 1}'
         return 'patch embedding' if name == 'patch_embed' else f'in_index {index}'
