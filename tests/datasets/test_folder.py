@@ -1,7 +1,9 @@
 """Folders of images and annotations: what is understood of each layout."""
 
+import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -176,3 +178,42 @@ def test_the_check_of_every_file_knows_the_classes_of_a_folder(tmp_path: Path) -
     mask(tmp_path / 'two' / data.splits['train'][0].mask, [0, 9])
     (report,) = check_every_file(cfg, ['train'], jobs=1, progress=False)
     assert [finding.kind for finding in report.findings] == ['label values']
+
+
+def _cut(root: Path, name: str, heads: dict[str, tuple[int, ...]]) -> None:
+    """Divide the annotation file of a layout into several, with some of its five images each."""
+    (path,) = [path for path in root.rglob('*') if path.suffix in ('.csv', '.xml', '.json')]
+    text = path.read_text()
+    path.unlink()
+    for head, numbers in heads.items():
+        target = path.with_name(head + path.suffix)
+        if path.suffix == '.csv':
+            first, *rows = text.splitlines()
+            target.write_text('\n'.join([first, *(row for row in rows if int(row[0]) in numbers)]))
+        elif path.suffix == '.json':
+            entries = {key: value for key, value in json.loads(text).items() if int(key[0]) in numbers}
+            target.write_text(json.dumps(entries))
+        else:
+            root_element = ElementTree.fromstring(text)
+            for image in root_element.findall('image'):
+                if int(image.get('id', '')) not in numbers:
+                    root_element.remove(image)
+            target.write_text(ElementTree.tostring(root_element, encoding='unicode'))
+
+
+@pytest.mark.parametrize('name', ['csv_boxes', 'cvat_xml', 'via'])
+def test_names_of_annotation_files_for_many_images_say_the_splits(tmp_path: Path, name: str) -> None:
+    LAYOUTS[name](tmp_path / name)
+    _cut(tmp_path / name, name, {'my_train_boxes': (0, 2), 'val2017': (1, 3), 'test': (4,)})
+    data = understand(tmp_path / name)
+    found = {split: [Path(sample.image).stem for sample in samples] for split, samples in data.splits.items()}
+    assert found == {'train': ['0', '2'], 'val': ['1', '3'], 'test': ['4']}
+
+
+def test_a_column_of_a_table_of_boxes_says_the_splits(tmp_path: Path) -> None:
+    LAYOUTS['csv_boxes'](tmp_path)
+    path = tmp_path / 'labels.csv'
+    first, *rows = path.read_text().splitlines()
+    said = {row[0]: 'valid' if row[0] in '13' else 'train' for row in rows}
+    path.write_text('\n'.join([f'{first},subset', *(f'{row},{said[row[0]]}' for row in rows)]))
+    assert counts(understand(tmp_path)) == (3, 2, 0)

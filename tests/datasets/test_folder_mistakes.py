@@ -154,6 +154,15 @@ def test_names_that_count_from_one_leave_zero_without_label(tmp_path: Path) -> N
     doubt(data, 'labels.txt names values from 1 on: 0 is taken as "no label"')
 
 
+def test_two_numbered_names_keep_their_numbers_in_masks_of_two_values(tmp_path: Path) -> None:
+    masks(tmp_path / 'in', [0, 1, 0])
+    write(tmp_path / 'in/classes.csv', 'id,name\n1,cat\n2,dog\n')
+    data = understand(tmp_path / 'in')
+    assert data.classes[0] == 'cat'
+    assert np.array_equal(load(data, tmp_path / 'out')['gt_seg_map'], blocks([255, 0, 255]))
+    doubt(data, 'classes.csv names values from 1 on: 0 is taken as "no label"')
+
+
 def test_blurred_edges_between_colours_are_no_classes(tmp_path: Path) -> None:
     palette = [(0, 0, 0), (200, 30, 30), (30, 30, 200)]
     for index in range(6):

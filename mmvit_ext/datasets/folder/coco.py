@@ -1,10 +1,7 @@
 """Objects of images in COCO files."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from mmvit_ext.errors.user_error import UserError
@@ -12,7 +9,7 @@ from mmvit_ext.errors.user_error import UserError
 from .data import Report, shown
 from .index import Index
 from .objects import Found, Shape, found_shapes
-from .words import split_of
+from .words import split_of_file
 
 __all__ = ['read_coco']
 
@@ -42,14 +39,13 @@ def read_coco(index: Index, report: Report) -> Found | None:
         used.append(path)
         names = _categories(content)
         order |= dict.fromkeys(names.values())
-        split = _split(path)
+        split = split_of_file(path)
         shapes |= {picture: [] for picture in images.values()}
         splits |= {picture: split for picture in images.values() if split}
         for picture, shape in _shapes(path, content, images, names):
             shapes[picture].append(shape)
     layout = f'COCO annotation file{"s" * (len(used) > 1)} {shown(used)}'
-    found = found_shapes(index, layout, shapes, report, tuple(order))
-    return found and replace(found, splits=splits)
+    return found_shapes(index, layout, shapes, report, tuple(order), splits)
 
 
 def _content(index: Index, path: str) -> dict[str, Any] | None:
@@ -70,12 +66,6 @@ def _content(index: Index, path: str) -> dict[str, Any] | None:
     if not all(isinstance(number, int | str | None) for number in numbers):
         raise UserError(f'{index.root / path} has an id that is neither a number nor a text: export it again')
     return content if any('bbox' in entry for entry in content['annotations'][:100]) else None
-
-
-def _split(path: str) -> str | None:
-    """The split that the words of a file's name such as ``instances_train2017`` or its folders say."""
-    parts = [*PurePosixPath(path).parts[:-1], *re.split('[^A-Za-z0-9]+', PurePosixPath(path).stem)]
-    return next((split for part in parts[::-1] if (split := split_of(part))), None)
 
 
 def _images(index: Index, path: str, content: Mapping[str, Any], report: Report) -> dict[Any, str]:

@@ -54,7 +54,12 @@ class Shape:
 
 
 def found_shapes(
-    index: Index, layout: str, shapes: Mapping[str, Iterable[Shape]], report: Report, classes: Sequence[str] = ()
+    index: Index,
+    layout: str,
+    shapes: Mapping[str, Iterable[Shape]],
+    report: Report,
+    classes: Sequence[str] = (),
+    splits: Mapping[str, str | None] = {},
 ) -> Found | None:
     """The objects of images; classes that are not given are those of the shapes, sorted."""
     if not shapes:
@@ -63,6 +68,7 @@ def found_shapes(
     classes = tuple(classes or sorted({shape.name for items in listed.values() for shape in items}))
     headers, order, wrong = index.headers(list(listed)), {name: label for label, name in enumerate(classes)}, []
     found = Found(layout, classes, {picture: [] for picture in listed})
+    found.splits = {picture: split for picture, split in splits.items() if split}
     for picture, items in listed.items():
         size = ANY_SIZE if headers[picture].problem else headers[picture].size
         for shape in items:

@@ -15,6 +15,7 @@ from .data import Report
 from .index import Index
 from .objects import Found, Shape, found_shapes
 from .tables import read_rows
+from .words import split_of, split_of_file
 
 __all__ = ['read_box_tables', 'read_json', 'read_xml']
 
@@ -27,6 +28,7 @@ CORNERS = 24
 def read_xml(index: Index, report: Report) -> Found | None:
     """Objects of PASCAL VOC's files, one for each image, or of CVAT's for many."""
     shapes: dict[str, list[Shape]] = {}
+    splits: dict[str, str | None] = {}
     broken, lone = [], []
     paths = index.texts_of('.xml')
     for path in paths:
@@ -42,6 +44,7 @@ def read_xml(index: Index, report: Report) -> Found | None:
             picture = own or index.find(name, near=path)
             if picture:
                 shapes[picture] = list(_cvat_shapes(entry, path) if entry.get('name') else _voc_shapes(entry, path))
+                splits[picture] = split_of_file(path) if entry.get('name') else None
             else:
                 lone.append(f'{path}: {name}' if entry.get('name') else path)
     if not shapes:
@@ -49,7 +52,7 @@ def read_xml(index: Index, report: Report) -> Found | None:
     report.leave_out(broken, len(paths), 'XML files cannot be read', 'correct them')
     report.leave_out(lone, len(shapes) + len(lone), 'images of XML files are missing', 'copy them into the folder')
     _count_from_zero(shapes)
-    return found_shapes(index, f'XML files for {len(shapes)} images', shapes, report)
+    return found_shapes(index, f'XML files for {len(shapes)} images', shapes, report, splits=splits)
 
 
 def _voc_shapes(root: ElementTree.Element, path: str) -> Iterator[Shape]:
@@ -100,6 +103,7 @@ def _box(texts: Sequence[Any]) -> Points:
 def read_json(index: Index, report: Report) -> Found | None:
     """Shapes in JSON files of labelme and Supervisely, one for each image, and of VIA, one for many."""
     shapes: dict[str, list[Shape]] = {}
+    splits: dict[str, str | None] = {}
     others, tools = [], set()
     for path in index.texts_of('.json'):
         text = index.read(path)
@@ -114,11 +118,13 @@ def read_json(index: Index, report: Report) -> Found | None:
             picture = next((found for name in names if name and (found := index.find(name, near=path))), None)
             if picture:
                 tools.add(tool)
+                splits[picture] = split_of_file(path) if tool == 'VIA' else None
                 shapes[picture] = [Shape(*item) for item in items if item[1] is not None]
                 others += [where for _, points, where in items if points is None]
     if shapes and others:
         report.doubts.append(f'{len(others)} points, lines and bitmaps are no boxes or polygons and are not used')
-    return found_shapes(index, f'JSON files of {" and ".join(sorted(tools))} for {len(shapes)} images', shapes, report)
+    layout = f'JSON files of {" and ".join(sorted(tools))} for {len(shapes)} images'
+    return found_shapes(index, layout, shapes, report, splits=splits)
 
 
 Entries = Iterator[tuple[Sequence[str], list[tuple[str, Points | None, str]]]]
@@ -183,11 +189,13 @@ def _circle(centre: tuple[float, float], edge: tuple[float, float]) -> Points:
 def read_box_tables(index: Index, report: Report) -> Found | None:
     """Objects of tables with a line for each: a path, the edges of a box and a class."""
     shapes: dict[str, list[Shape]] = {}
+    splits: dict[str, str | None] = {}
     used = []
     for path in index.texts_of('.csv', '.tsv', '.txt', '.json'):
         rows = read_rows(index, path)
         if columns := _columns(rows):
-            found = _box_rows(index, path, rows, *columns)
+            found, said = _box_rows(index, path, rows, *columns)
+            splits |= said
             shapes = {picture: shapes.get(picture, []) + found.get(picture, []) for picture in {**shapes, **found}}
             used += [path] * bool(found)
     edges = [value for items in shapes.values() for shape in items for point in shape.points for value in point]
@@ -199,7 +207,7 @@ def read_box_tables(index: Index, report: Report) -> Found | None:
         picture: [replace(shape, name=shape.name or 'object', shares=shares) for shape in items]
         for picture, items in shapes.items()
     }
-    return found_shapes(index, f'tables {", ".join(used)}', shapes, report)
+    return found_shapes(index, f'tables {", ".join(used)}', shapes, report, splits=splits)
 
 
 _EDGES = (
@@ -231,18 +239,21 @@ def _columns(rows: Sequence[Sequence[str]]) -> tuple[int, list[int], int | None,
 
 def _box_rows(
     index: Index, path: str, rows: Sequence[Sequence[str]], first: int, columns: list[int], kind: int | None, size: bool
-) -> dict[str, list[Shape]]:
+) -> tuple[dict[str, list[Shape]], dict[str, str | None]]:
     others = [n for n in range(len(rows[first])) if n not in columns]
     of_path = next((n for n in others if index.find(rows[first][n], near=path)), None)
+    of_split = next((n for n in others if n != kind and all(split_of(row[n]) for row in rows[first:])), None)
     shapes: dict[str, list[Shape]] = {}
+    splits: dict[str, str | None] = {}
     for number, row in enumerate(rows[first:], first + 1):
         picture = None if of_path is None else index.find(row[of_path], near=path)
         if picture is None:
             continue
         cells = re.split(r'[\s,]+', row[columns[0]].strip('[]() ')) if len(columns) == 1 else [row[n] for n in columns]
         shapes.setdefault(picture, [])
+        splits[picture] = split_of_file(path) if of_split is None else split_of(row[of_split])
         if any(cells):
             x, y, right, bottom = _numbers(cells) if len(_numbers(cells)) == 4 else [math.nan] * 4
             corners = (x, y, x + right, y + bottom) if size else (x, y, right, bottom)
             shapes[picture].append(Shape(row[kind] if kind is not None else '', _box(corners), f'{path}:{number}'))
-    return shapes
+    return shapes, splits

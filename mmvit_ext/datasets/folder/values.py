@@ -203,7 +203,8 @@ def _id_classes(counted: Sequence[Counted], names: ClassNames, report: Report, k
         ignored.append(255)
         left = others
         report.notes.append('value 255 of the masks is ignored')
-    if len(left) == 2 and left[0] == 0 and len(by_id) <= 2:
+    numbered = len(by_id) == 2 and 0 not in by_id and left[-1:] and left[-1] in by_id  # {1: cat, 2: dog}
+    if len(left) == 2 and left[0] == 0 and len(by_id) <= 2 and not numbered:
         labels = [*by_id.values()]
         labels = ['background', 'foreground'][: 2 - len(labels)] + labels if len(labels) < 2 else labels
         if left[1] == 255:

@@ -37,6 +37,12 @@ def split_of(name: str) -> str | None:
     return _parse(name)[1]
 
 
+def split_of_file(path: str) -> str | None:
+    """The split that the words of a file's name such as ``instances_train2017`` or its folders say."""
+    parts = [*PurePosixPath(path).parts[:-1], *re.split('[^A-Za-z0-9]+', PurePosixPath(path).stem)]
+    return next((split for part in parts[::-1] if (split := split_of(part))), None)
+
+
 def is_known(word: str) -> bool:
     """Whether a word says what kind of file something is."""
     return bool(_ALONE.fullmatch(word.lower()))
