@@ -92,7 +92,7 @@ def find_tokens(model: nn.Module, source: str | Path) -> TokenSource:
     """The backbone of a model, or the model itself, if its tokens can be looked at; ``source`` is the config."""
     backbone: Any = getattr(model, 'backbone', model)
     if not isinstance(backbone, Backbone):
-        wanted = 'expected mmvit_ext.TNT, ViT (which reads checkpoints of mmseg), ShrunkViT, SPFormer, NesT or P2T'
+        wanted = 'expected a backbone of mmvit_ext, such as TNT, P2T, TimmViT or ViT (which reads checkpoints of mmseg)'
         raise UserError(f'{source} has the backbone {type(backbone).__name__}, whose tokens cannot be shown: {wanted}')
     return TokenSource(backbone)
 

@@ -123,7 +123,7 @@ def test_the_commands_of_the_page_run(run_tool, tmp_path):
     work_dir = tmp_path / 'work_dirs/photos'
     for words in lines[1:]:
         files = {'DIR': 'work_dirs/photos', 'NAME': next(work_dir.glob('setup/*.py')).stem}
-        files['best_mIoU_iter_160'] = next(work_dir.glob('best_*.pth')).stem
+        files['best_mIoU_iter_480'] = next(work_dir.glob('best_*.pth')).stem
         for name, file in files.items():
             words = [word.replace(name, file) for word in words]
         code, output = run_tool(*words)
