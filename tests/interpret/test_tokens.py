@@ -77,7 +77,8 @@ def test_blocks_without_words_show_none() -> None:
 
 
 def test_another_backbone_is_refused_with_what_would_work() -> None:
-    with pytest.raises(UserError, match=r'c\.py has the backbone Conv2d, whose tokens .*expected a backbone of mmvit_ext'):
+    wanted = r'c\.py has the backbone Conv2d, whose tokens .*expected a backbone of mmvit_ext'
+    with pytest.raises(UserError, match=wanted):
         find_tokens(Model(nn.Conv2d(1, 1, 1)), 'c.py')
 
 
