@@ -1,6 +1,6 @@
 """Mask R-CNN, P2T-Tiny, from scratch, 100 images of COCO, on which it is also tested: to be learnt by heart.
 
-No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 2 images, 320 pixels high, 80 epochs without
+No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 2 images within 533x320 pixels, 80 epochs without
 flips, drop path and weight decay. The neck and the heads are narrower than for COCO; all classes share the regression of
 boxes and the masks, as most have few objects; the box head begins with two convolutions; anchors begin at 16 pixels.
 Command: mmvit train configs/p2t/mask-rcnn_p2t-ti_fpn_1xb2-80e_coco128-320x320.py --amp --cfg-options data_root=PATH

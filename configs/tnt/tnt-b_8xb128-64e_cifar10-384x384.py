@@ -1,8 +1,8 @@
 """TNT-B fine-tuned at 384x384, CIFAR-10.
 
 Paper: arXiv 2103.00112, table 9; published 99.1 % top-1, 65.6 M parameters. Data: CIFAR-10, 384x384 pixels. Recipe: 8
-GPUs x 128 images, 64 epochs, from the weights of ImageNet at 224x224; everything else as in that training. Not trained
-here.
+GPUs x 128 images, 64 epochs, from the weights of ImageNet at 224x224; everything else as in that training, but for
+its 10 last epochs. Not trained here.
 Command: tools/dist_train.sh configs/tnt/tnt-b_8xb128-64e_cifar10-384x384.py 8
 """
 

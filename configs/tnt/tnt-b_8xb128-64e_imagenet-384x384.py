@@ -1,8 +1,8 @@
 """TNT-B fine-tuned at 384x384, ImageNet-1K.
 
-Paper: arXiv 2103.00112, table 9; published 83.9 % top-1, 65.6 M parameters. Data: ImageNet-1K, 384x384 pixels. Recipe:
-8 GPUs x 128 images, 64 epochs as of CIFAR, for those of ImageNet at this size are not published, from the weights of
-ImageNet at 224x224; everything else as in that training. Not trained here.
+Paper: arXiv 2103.00112, table 9; published 83.9 % top-1, 65.6 M parameters. Data: ImageNet-1K, 384x384 pixels.
+Recipe: 8 GPUs x 128 images, 64 epochs as of CIFAR, for those of ImageNet at this size are not published, from the
+weights of ImageNet at 224x224; everything else as in that training, but for its 10 last epochs. Not trained here.
 Command: tools/dist_train.sh configs/tnt/tnt-b_8xb128-64e_imagenet-384x384.py 8
 """
 

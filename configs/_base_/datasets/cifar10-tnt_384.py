@@ -1,6 +1,6 @@
 """CIFAR-10 enlarged to 384x384 pixels, to fine-tune TNT with the augmentation of ImageNet (arXiv 2103.00112, table 9).
 
-The files are those of cifar10_32.py. Test images are enlarged whole; the paper does not say.
+The files are those of cifar10_32.py. What is erased or turned out of the image is filled with colours of CIFAR-10. Test images are enlarged whole; the paper does not say.
 """
 
 _base_ = './cifar10_32.py'

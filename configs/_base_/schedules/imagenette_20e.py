@@ -1,4 +1,4 @@
-"""20 epochs of 148 iterations of 64 images for small networks on Imagenette, one learning rate per network."""
+"""20 epochs of 148 iterations of 64 images for small networks on Imagenette, learning rate 1e-3."""
 
 max_epochs = 20
 iterations = 148
