@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ def pack_colours(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., :3].astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
-def unpack_colour(colour: int) -> tuple[int, int, int]:
+def unpack_colour(colour: Any) -> tuple[Any, Any, Any]:
     """Red, green and blue of a packed colour."""
     return colour >> 16, colour >> 8 & 255, colour & 255
 
@@ -31,6 +32,8 @@ class ClassValues:
         self.keys = np.array([int(str(value).lstrip('#'), 16 if self.colours else 10) for value in values])
         if not 1 <= len(self.keys) <= 255 or len(set(self.keys.tolist())) < len(self.keys):
             raise ValueError(f'values has to list 1 to 255 different values, got {list(values)}')
+        if not 0 <= tolerance <= 255:
+            raise ValueError(f'tolerance has to be 0 to 255, got {tolerance}')
         self.ignored, self.tolerance = ignored, tolerance
 
     def prepare(self, image: Image.Image) -> Image.Image:
@@ -54,13 +57,13 @@ class ClassValues:
     def _nearest(self, raw: np.ndarray, ignore_index: int) -> np.ndarray:
         labels = np.full(raw.shape, ignore_index, np.uint8)
         least = np.full(raw.shape, self.tolerance + 1)
-        shifts = (16, 8, 0) if self.colours else (0,)
+        pixels = np.stack(unpack_colour(raw) if self.colours else [raw]).astype(int)
         for number, key in enumerate(self.keys.tolist()):
-            distance = np.max(
-                [abs((raw >> shift & 255).astype(int) - (key >> shift & 255)) for shift in shifts], axis=0
-            )
+            places = np.array(unpack_colour(key) if self.colours else [key])
+            distance = abs(pixels - places[:, None, None]).max(0)
             labels[distance < least] = number
             least = np.minimum(least, distance)
+        labels[np.isin(raw, np.array(self.ignored, int)) & ~np.isin(raw, self.keys)] = ignore_index
         return labels
 
     def wrong(self, raw: np.ndarray, ignore_index: int) -> dict[int, int]:

@@ -26,7 +26,7 @@ _JPEG_START, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
 _PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND'
 
 # Pillow turns these modes into 8 bit by clipping, which leaves a nearly white picture.
-_WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
+WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
 
 
 def read_bytes(path: str, role: str, backend_args: dict[str, Any] | None = None) -> bytes:
@@ -82,10 +82,11 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     The libraries' inference functions look for this step by the name ``LoadImageFromFile`` without a scope: write
     ``dict(type='LoadImageFromFile', _scope_='mmvit_ext')``. An image that has been loaded already is taken as it is.
 
-    Grey, palette, CMYK and transparent images become three 8-bit channels, transparency being dropped; images of 16 bit
-    per pixel are refused, because which range of values to keep is not for a loader to guess. The image is turned as
-    its EXIF orientation says. With ``color_type='unchanged'`` channels and values stay as they are in the file, wider
-    ones than 8 bit as float32.
+    Grey, palette, CMYK and transparent images become three 8-bit channels, transparency being dropped (grey ones with
+    transparency are laid on a greyish brown, as by mmcv). With 'pillow' grey images of 16 bit are refused, because
+    which range of values to keep is not for a loader to guess; of colours of 16 bit the higher 8 are kept. The image is
+    turned as its EXIF orientation says. With ``color_type='unchanged'`` it is not turned, and channels and values stay
+    as they are in the file, wider ones than 8 bit as float32.
 
     Args:
         to_float32: Whether the image becomes float32 instead of uint8.
@@ -133,7 +134,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             if self.imdecode_backend == 'pillow':
                 with open_image(io.BytesIO(content)) as opened:
-                    if (mode := opened.mode) in _WIDE_MODES and self.color_type != 'unchanged':
+                    if (mode := opened.mode) in WIDE_MODES and self.color_type != 'unchanged':
                         raise UserError(f'the image {path} has 16 or more bits per pixel (mode {mode}): convert it')
                     image = _pillow2array(opened, self.color_type)  # as mmcv.imfrombytes, which opens any format
             else:

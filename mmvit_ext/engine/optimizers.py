@@ -120,6 +120,20 @@ class MultiOptimWrapperConstructor:
         return OptimWrapperDict(**wrappers)
 
 
+def _refuse_ignored(options: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` for settings of a decay by layers that would have no effect."""
+    known = {'decay_rate', 'layer_decay_rate', 'num_layers', 'custom_keys'}
+    without = {'decay_type': 'layer_wise', 'norm_decay_mult': 0, 'bias_decay_mult': 0, 'flat_decay_mult': 0}
+    for key, value in options.items():
+        if key not in known and value != without.get(key, value if key == 'bypass_duplicate' else None):
+            place = f'optim_wrapper.paramwise_cfg.{key}={value!r}'
+            raise UserError(f'{place} has no effect with a decay by layers: remove it')
+    for name, entry in options.get('custom_keys', {}).items():
+        if ignored := [key for key in entry if key != 'decay_mult']:
+            place = f'optim_wrapper.paramwise_cfg.custom_keys[{name!r}]'
+            raise UserError(f'{place}.{ignored[0]} has no effect with a decay by layers, decay_mult has: remove it')
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(name=['LayerDecayConstructor', 'LearningRateDecayOptimizerConstructor'])
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Learning rates that fall with the depth, for any backbone with ``get_layer_depth``.
@@ -135,7 +149,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             whose name holds the key.
 
     Raises:
-        UserError: There is no decay rate, or the backbone has another number of layers or does not know their depth.
+        UserError: There is no decay rate, a setting has no effect, or the backbone has another number of layers or does
+            not know their depth.
     """
 
     optimizer_cfg: dict[str, Any]
@@ -154,6 +169,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         if rate is None:
             raise UserError('optim_wrapper.paramwise_cfg needs decay_rate, for example decay_rate=0.9')
         wanted, custom = self.paramwise_cfg.get('num_layers'), self.paramwise_cfg.get('custom_keys', {})
+        _refuse_ignored(self.paramwise_cfg)
         groups: dict[tuple[int, float], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -164,8 +180,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
                 raise UserError(f'optim_wrapper.paramwise_cfg.num_layers {found}: set that number or leave it out')
             matching = max((key for key in custom if key in name), key=len, default=None)
             decay = 0.0 if parameter.ndim == 1 or UNDECAYED.search(name) else self.base_wd or 0.0
-            if matching is not None:
-                decay = (self.base_wd or 0.0) * custom[matching].get('decay_mult', 1.0)
+            if matching is not None and 'decay_mult' in custom[matching]:
+                decay = (self.base_wd or 0.0) * custom[matching]['decay_mult']
             scale = rate ** (num_layers - 1 - layer)
             options = {'params': [], 'lr': scale * self.base_lr, 'lr_scale': scale, 'weight_decay': decay}
             groups.setdefault((layer, decay), options)['params'].append(parameter)

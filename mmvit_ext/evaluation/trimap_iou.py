@@ -34,10 +34,10 @@ class TrimapIoUMetric(IoUMetric):
     Args:
         width: How far from a pixel of another class, in pixels of the label map, also diagonally; at least 1.
         ignore_index: Value of pixels without a label.
-        **kwargs: As those of mmseg's ``IoUMetric``.
+        **kwargs: As those of mmseg's ``IoUMetric``, but ``output_dir`` and ``format_only``.
 
     Raises:
-        ValueError: If ``width`` is below 1.
+        ValueError: If ``width`` is below 1, or predictions are to be written.
     """
 
     default_prefix = 'trimap'
@@ -45,6 +45,8 @@ class TrimapIoUMetric(IoUMetric):
     def __init__(self, width: int = 3, *, ignore_index: int = 255, **kwargs: Any) -> None:
         if width < 1:
             raise ValueError(f'width must be at least 1 pixel, got {width}')
+        if kwargs.get('output_dir') or kwargs.get('format_only'):
+            raise ValueError('output_dir and format_only are for mmseg.IoUMetric: put one beside this metric')
         super().__init__(ignore_index, **kwargs)
         self.width = width
 

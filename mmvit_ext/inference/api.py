@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor
 
-from mmvit_ext.config.building import resolve_device
+from mmvit_ext.config.building import discard_pretrained, resolve_device
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.config.zoo import entry_of, task_config
+from mmvit_ext.datasets.transforms import WIDE_MODES
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.images import collect_images
 from mmvit_ext.inference.predictor import Predictor
@@ -37,6 +39,7 @@ def load(
     num_classes: int | None = None,
     size: int | None = None,
     trust: bool = False,
+    allow_partial: bool = False,
 ) -> LoadedModel:
     """Load a model for prediction.
 
@@ -44,36 +47,47 @@ def load(
         name_or_config: A name of :func:`mmvit_ext.list_models`, a config file or an mmengine config, or the folder of a
             finished ``mmvit train``, whose config and best checkpoint are taken.
         checkpoint: Checkpoint file of the whole model. ``'timm'`` takes a named model's backbone with the weights that
-            timm publishes. None leaves random weights, which is warned of.
+            timm publishes. None leaves random weights, whatever the config says of pretrained ones, which is warned of.
         device: 'cpu', 'cuda' or 'cuda:1'; a GPU if there is one by default.
         num_classes: Number of classes of a named model; those of ADE20K, COCO or ImageNet by default.
-        size: Shorter side in pixels to which a named model brings an image; 512, 800 or 224 by default.
+        size: Shorter side in pixels to which a named model brings an image, within four times that on the longer one;
+            by default images are brought within 853x512 or, for detection, 1333x800 pixels. A classifier sees the
+            middle, of 224 pixels by default, of an image with a shorter side of 8/7 of that.
         trust: Read a checkpoint that holds more than tensors, which runs code from it.
+        allow_partial: Take a checkpoint that fits the model in part only.
 
     Raises:
         UserError: The name, the config or the checkpoint is wrong, or they do not belong together.
     """
+    if isinstance(name_or_config, str | Path):
+        name_or_config = Path(name_or_config).expanduser()
     if isinstance(name_or_config, Config):
-        cfg = name_or_config
+        cfg = copy.deepcopy(name_or_config)
     elif Path(name_or_config).is_dir():
         path, newest = _training(Path(name_or_config))
         cfg, checkpoint = load_config(path), checkpoint or newest
     elif Path(name_or_config).suffix:
         cfg = load_config(name_or_config)
     else:
+        if any(value is not None and value < 1 for value in (num_classes, size)):
+            raise UserError(f'num_classes and size must be above 0, got {num_classes} and {size}')
         task = entry_of(str(name_or_config)).task
-        cfg = Config(task_config(str(name_or_config), num_classes or CLASSES[task], size))
+        cfg = Config(task_config(str(name_or_config), CLASSES[task] if num_classes is None else num_classes, size))
         num_classes = size = None
     if num_classes is not None or size is not None:
         raise UserError('num_classes and size go with the name of a model: a config says them itself')
+    if 'generator' in cfg.model:
+        raise UserError(f'{cfg.model.get("type")} makes images and takes none: mmvit generate runs it')
     if checkpoint == 'timm':
         if not str(cfg.model.backbone.get('type')).endswith('TimmViT'):
             raise UserError(f"checkpoint='timm': the backbone of {name_or_config} is none of timm's: give a file")
         cfg.model.backbone.checkpoint = 'timm'
         checkpoint = None
     elif checkpoint is None:
-        warnings.warn(f'{name_or_config} has random weights: give a checkpoint to predict with it', stacklevel=2)
-    return LoadedModel(Predictor(cfg, checkpoint, resolve_device(device), trust=trust))
+        name = (name_or_config.filename or 'the config') if isinstance(name_or_config, Config) else name_or_config
+        warnings.warn(f'{name} has random weights: give a checkpoint to predict with it', stacklevel=2)
+        discard_pretrained(cfg.model)
+    return LoadedModel(Predictor(cfg, checkpoint, resolve_device(device), trust=trust, allow_partial=allow_partial))
 
 
 def _training(folder: Path) -> tuple[Path, Path]:
@@ -193,7 +207,7 @@ class LoadedModel:
             UserError: The image is wrong, or the backbone is none of this package.
             ValueError: There is no such block.
         """
-        backbone: Any = self.model.backbone
+        backbone: Any = getattr(self.model, 'backbone', None)
         if not hasattr(backbone, 'forward_intermediates'):
             kind = type(backbone).__name__
             raise UserError(f'{kind} gives no features of its blocks: the backbones of mmvit_ext do')
@@ -213,6 +227,8 @@ class LoadedModel:
             return self._predictor.load(image)
         channels = self._predictor.channels
         if isinstance(image, Image.Image):
+            if image.mode in WIDE_MODES and not self._predictor.takes_any_values:
+                raise UserError(f'the image has 16 or more bits per pixel (mode {image.mode}): convert it to 8 bit')
             mode = {1: 'L', 3: 'RGB'}.get(channels)
             image, channel_order = np.asarray(image.convert(mode) if mode else image), 'rgb'
         if isinstance(image, Tensor):
@@ -233,7 +249,7 @@ def _listed(image: Any) -> tuple[list[Any], bool]:
         return list(image), True
     if isinstance(image, str | Path):
         paths: list[Any] = list(collect_images([image]))
-        return paths, not Path(image).is_file()
+        return paths, not Path(image).expanduser().is_file()
     return [image], False
 
 

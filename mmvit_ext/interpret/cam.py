@@ -87,7 +87,7 @@ def class_activation_maps(
 ) -> list[ClassActivation]:
     """The maps of a normalised image ``(1, C, H, W)`` for some classes, the ``top`` most probable by default.
 
-    The mean of the maps of the strongest ``rivals`` of a class is subtracted.
+    The mean of the maps of the strongest ``rivals`` of a class, or of all others, is subtracted.
     """
     _require_maps(model, source)
     (logits,), (maps,) = class_maps(model, inputs)

@@ -117,14 +117,15 @@ def traverse(
     classes: Sequence[int],
     *,
     sign: str = 'positive',
-    rivals: int = RIVALS,
+    rivals: int | None = None,
     region: Tensor | None = None,
 ) -> list[Traversal]:
     """Walk down the levels for some classes of a normalised image ``(1, C, H, W)`` of any size.
 
     Where the top level has several blocks, the first step chooses among them. A block that the map's border cuts is
     taken as zero beyond the border; parts that lie beyond it altogether are never chosen. A segmentor's logits are
-    averaged over ``region``, bool ``(H, W)``, or over all pixels.
+    averaged over ``region``, bool ``(H, W)``, or over all pixels. ``rivals`` says how many of the strongest other
+    classes are subtracted, by default 3, or all others where there are fewer.
     """
     if sign not in SIGNS:
         raise ValueError(f'sign must be one of {list(SIGNS)}, got {sign!r}')
@@ -136,7 +137,8 @@ def traverse(
             logits = _over_region(logits, region, size)
         elif region is not None:
             raise UserError('a region is for segmentors, a classifier has one score for the whole image: leave it out')
-        if rivals < 0 or rivals >= max(len(logits), 2):
+        rivals = min(RIVALS, len(logits) - 1) if rivals is None else rivals
+        if not 0 <= rivals < len(logits):
             raise ValueError(f'rivals must be 0 to {len(logits) - 1}, fewer than there are classes, got {rivals}')
         found = []
         for label in classes:

@@ -86,7 +86,7 @@ def compile_blocks(
     config = torch._dynamo.config
     config.skip_nnmodule_hook_guards = False  # a hook that is put on a child later is noticed
     config.recompile_limit = max(config.recompile_limit, KINDS)
-    config.suppress_errors |= fall_back
+    config.suppress_errors = fall_back  # of all that is compiled from now on
     for block in blocks:
         options: Any = {'backend': backend or 'inductor', 'mode': 'reduce-overhead' if graphs else None}
         if graphs or getattr(block, 'compiled_for_fixed_sizes', False):

@@ -89,7 +89,7 @@ class EoMTHead(Mask2FormerHead):
 
     Args:
         in_channels: Width C of the backbone.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K, at least 2.
         num_queries: Number of queries Q.
         num_blocks: Number L2 of the backbone's last blocks that see the queries.
         num_upscale_blocks: Number of times that the grid is doubled for the masks.
@@ -109,11 +109,13 @@ class EoMTHead(Mask2FormerHead):
         Input: :class:`Predictions`; :meth:`forward` gives scores ``(B, K, H, W)``, not logits.
 
     Raises:
-        ValueError: There are no classes, or numbers that contradict each other.
+        ValueError: There are too few classes, or numbers that contradict each other.
     """
 
     align_corners = False
     attn_mask_probs: Tensor
+    least_classes = 2
+    """With a single class, mmsegmentation puts the scores through a sigmoid."""
 
     def __init__(
         self,
@@ -135,9 +137,10 @@ class EoMTHead(Mask2FormerHead):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         BaseDenseHead.__init__(self, init_cfg=init_cfg)
-        if num_classes < 1 or num_blocks < 1 or num_queries < 1:
+        if num_classes < self.least_classes or num_blocks < 1 or num_queries < 1:
+            wanted = 'two classes, one of them the background, one' if self.least_classes > 1 else 'one class,'
             given = f'{num_classes=}, {num_queries=}, {num_blocks=}'
-            raise ValueError(f'at least one class, query and block are needed, got {given}')
+            raise ValueError(f'at least {wanted} query and one block are needed, got {given}')
         if fixed_matching and num_queries != num_classes:
             raise ValueError(f'fixed_matching needs a query for each class, got {num_queries=} and {num_classes=}')
         self.num_classes = self.out_channels = num_classes
@@ -257,6 +260,8 @@ class EoMTPanopticHead(EoMTHead):
         ``(B, Q, s*h, s*w)`` of every stage, :meth:`predict` the last ones, the masks ``(B, Q, H, W)``.
     """
 
+    least_classes = 1
+
     def __init__(self, in_channels: int, *, num_things_classes: int, num_stuff_classes: int = 0, **kwargs: Any) -> None:
         if kwargs.get('fixed_matching'):
             raise ValueError('fixed_matching is for label maps: a class may have several objects')
@@ -307,6 +312,13 @@ def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor, *, every_st
     return Predictions(stages, (img.shape[-2], img.shape[-1]), padded)
 
 
+def refuse_neck(model: Any) -> None:
+    """Raise ``ValueError`` for a part that would never run."""
+    for name in ('neck', 'auxiliary_head'):
+        if getattr(model, name, None) is not None:
+            raise ValueError(f'{name} is never run, as the queries join the tokens of the backbone: leave it out')
+
+
 @MODELS.register_module()
 class EoMTDetector(MaskFormer):
     """Instance and panoptic segmentation by an encoder-only mask transformer (arXiv 2503.19108).
@@ -324,6 +336,10 @@ class EoMTDetector(MaskFormer):
         data_preprocessor: mmdetection's ``DetDataPreprocessor``.
         init_cfg: Initialisation, mmengine style.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        refuse_neck(self)
 
     def extract_feat(self, batch_inputs: Tensor) -> Predictions:
         return predict_with_queries(self.backbone, self.panoptic_head, batch_inputs)

@@ -6,11 +6,12 @@ Shapes: B batch, K classes, (H, W) image size in pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
-from mmvit_ext.models.eomt import Predictions, predict_with_queries
+from mmvit_ext.models.eomt import Predictions, predict_with_queries, refuse_neck
 from mmvit_ext.registry import MODELS
 
 __all__ = ['EoMT']
@@ -41,6 +42,10 @@ class EoMT(EncoderDecoder):
     Shape:
         Input ``(B, 3, H, W)``, any H and W; scores ``(B, K, H, W)``, not logits.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        refuse_neck(self)
 
     def extract_feat(self, inputs: Tensor) -> Predictions:
         return predict_with_queries(self.backbone, self.decode_head, inputs)

@@ -68,3 +68,17 @@ def test_a_list_pairs_images_and_masks(tmp_path: Path) -> None:
     (tmp_path / 'list.csv').write_text('image,mask\n')
     with pytest.raises(UserError, match='lists no image'):
         dataset.load_data_list()
+
+
+def test_the_nearest_value_counts_for_wide_numbers_and_beside_ignored_ones(tmp_path: Path) -> None:
+    wide = np.array([[0, 44, 300, 299, 256]], np.uint16)
+    assert loaded(wide, tmp_path / 'a.png', values=[0, 44, 300], tolerance=2).tolist() == [[0, 1, 2, 2, 255]]
+    near = np.array([[0, 250, 252, 251]], np.uint8)
+    found = loaded(near, tmp_path / 'b.png', values=[0, 250], ignored=[252], tolerance=3)
+    assert found.tolist() == [[0, 1, 255, 1]]
+
+
+@pytest.mark.parametrize('tolerance', [-1, 256])
+def test_a_tolerance_outside_a_byte_is_refused(tolerance: int) -> None:
+    with pytest.raises(ValueError, match=f'tolerance has to be 0 to 255, got {tolerance}'):
+        LoadSegAnnotations(values=[0, 7], tolerance=tolerance)

@@ -134,3 +134,26 @@ def test_names_of_custom_keys_decide_on_the_weight_decay():
 def test_what_cannot_work_is_refused_with_a_remedy(model, paramwise, message):
     with pytest.raises(UserError, match=message):
         build(model(), **paramwise)
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        ({'decay_type': 'stage_wise'}, r"decay_type='stage_wise' has no effect"),
+        ({'norm_decay_mult': 1.0}, r'norm_decay_mult=1\.0 has no effect'),
+        ({'custom_keys': {'decode_head': {'lr_mult': 10}}}, r"custom_keys\['decode_head'\]\.lr_mult has no effect"),
+    ],
+)
+def test_settings_without_effect_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(Model(BACKBONES['ViT'].make()), decay_rate=RATE, **options)
+
+
+def test_settings_that_say_what_is_done_anyway_are_taken():
+    model = Model(BACKBONES['ViT'].make())
+    options = {'decay_type': 'layer_wise', 'norm_decay_mult': 0.0, 'bypass_duplicate': True}
+    options |= {'custom_keys': {'decode_head': {'decay_mult': 0.5}, 'pos_embed': {}}}
+    groups = build(model, decay_rate=RATE, **options).param_groups
+    decays = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    assert decays[id(model.decode_head.bias)] == 0.05
+    assert decays[id(model.backbone.pos_embed)] == 0

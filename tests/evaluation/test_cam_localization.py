@@ -309,3 +309,22 @@ def test_an_image_file_is_explained(mini, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             explain_cam(predictor, tmp_path, 'c.py', **options)
+
+
+@pytest.mark.parametrize('classes', [1, 2, 3])
+@torch.no_grad()
+def test_a_class_is_no_rival_of_its_own_where_there_are_few(classes):
+    init_default_scope('mmpretrain')
+    head = {**HEAD, 'num_classes': classes}
+    torch.manual_seed(0)
+    model = MODELS.build(dict(type='mmvit_ext.CAMClassifier', backbone=NEST, neck=GAP, head=head)).eval()
+    image = torch.randn(1, 3, 32, 32)
+    (logits,), (maps,) = class_maps(model, image)
+    others = [maps[label] for label in range(1, classes)]
+    expected = maps[0] - (torch.stack(others).mean(0) if others else 0)
+    (found,) = class_activation_maps(model, image, [0])
+    np.testing.assert_allclose(found.values, upsample_map(expected, (32, 32)), atol=1e-5)
+    (sample,) = model(image, mode='predict')
+    best = int(logits.argmax())
+    rest = [maps[label] for label in range(classes) if label != best]
+    torch.testing.assert_close(sample.cam, maps[best] - (torch.stack(rest).mean(0) if rest else 0))

@@ -48,3 +48,9 @@ def test_the_figure_is_that_of_the_pixels_in_the_band():
 def test_a_width_below_one_pixel_is_refused():
     with pytest.raises(ValueError, match='width must be at least 1 pixel, got 0'):
         TrimapIoUMetric(0)
+
+
+@pytest.mark.parametrize('options', [{'output_dir': 'out'}, {'format_only': True}])
+def test_writing_predictions_is_not_for_this_metric(options):
+    with pytest.raises(ValueError, match=r'are for mmseg\.IoUMetric'):
+        TrimapIoUMetric(**options)

@@ -1,6 +1,8 @@
 """The Python interface: what goes in, what comes out of each task, and the sentences for what does not fit."""
 
+import copy
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,8 @@ def test_colours_fit_a_grey_model(photo):
         (torch.zeros(3, 4, 4), 'a tensor is no image here'),
         ('absent.jpg', 'no image or folder absent.jpg'),
         (None, 'NoneType is no image'),
+        (Image.fromarray(np.full((4, 4), 9000, np.uint16)), r'16 or more bits per pixel \(mode I;16'),
+        (Image.fromarray(np.full((4, 4), 0.5, np.float32)), r'16 or more bits per pixel \(mode F\)'),
     ],
 )
 def test_what_is_no_image_is_said(image, sentence, models):
@@ -149,6 +153,13 @@ def test_wrong_arguments_are_said(models, photo, tmp_path):
         mmvit_ext.load('sem-fpn_p2t-t', 'timm')
     with pytest.raises(UserError, match='num_classes and size go with the name'):
         mmvit_ext.load(small('seg'), num_classes=2)
+    with pytest.raises(UserError, match='must be above 0, got 0 and None'):
+        mmvit_ext.load('p2t-t', num_classes=0)
+    with pytest.raises(UserError, match='must be above 0, got None and 0'):
+        mmvit_ext.load('p2t-t', size=0)
+    generator = 'configs/nest/nest-generator-mini_1xb16-400_mini-imagenet-32x32.py'
+    with pytest.raises(UserError, match='mmvit generate runs it'):
+        mmvit_ext.load(Path(__file__).parents[2] / generator)
     with pytest.raises(UserError, match='channel_order'):
         models('seg').predict(photo, channel_order='hsv')
 
@@ -184,3 +195,28 @@ def test_a_name_is_a_model():
     assert {'load', 'list_models'} <= set(dir(mmvit_ext))
     with pytest.raises(AttributeError, match='no attribute'):
         mmvit_ext.nothing  # noqa: B018
+
+
+def test_a_path_from_home_is_one_image(models, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    assert models('seg').predict('~/a.png').labels.shape == SIZE
+
+
+def test_without_a_checkpoint_pretrained_weights_are_left_out_and_the_config_stays(photo):
+    cfg = small('seg')
+    cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': 'absent.pth'}
+    before = copy.deepcopy(cfg._cfg_dict)
+    with pytest.warns(UserWarning, match='^the config has random weights'):
+        assert mmvit_ext.load(cfg).predict(photo).labels.shape == SIZE
+    assert cfg._cfg_dict == before
+
+
+def test_a_checkpoint_that_fits_in_part_is_taken_if_asked(models, tmp_path):
+    state = models('seg').model.state_dict()
+    name = next(name for name in state if name.endswith('conv_seg.weight'))
+    torch.save({'state_dict': {key: value for key, value in state.items() if key != name}}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'allow_partial=True in Python'):
+        mmvit_ext.load(small('seg'), tmp_path / 'a.pth')
+    found = mmvit_ext.load(small('seg'), tmp_path / 'a.pth', allow_partial=True).model.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in state.items() if key != name)

@@ -375,3 +375,13 @@ def test_an_image_file_is_explained_for_its_best_and_for_named_classes(predictor
 def test_what_cannot_be_explained_is_refused_before_an_image_is_read(predictor, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         explain_gradcat(predictor, tmp_path, 'c.py', **options)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_models_of_few_classes_are_walked_by_default_and_compared_with_all_others(count):
+    model = classifier()
+    model.head.fc = nn.Linear(20, count).double()
+    img = image(32, 32)
+    assert traverse(model, img, [0]) == traverse(model, img, [0], rivals=count - 1)
+    with pytest.raises(ValueError, match=f'rivals must be 0 to {count - 1}'):
+        traverse(model, img, [0], rivals=count)

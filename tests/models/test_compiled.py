@@ -152,3 +152,9 @@ def test_tokens_lie_row_by_row_in_memory(name):
     model(image(row, (48, 64)))
     assert seen
     assert all(seen)
+
+
+def test_only_the_last_call_says_whether_errors_are_passed_over():
+    for fall_back in (True, False):
+        compile_blocks(BACKBONES['ViT'].make(), backend='eager', fall_back=fall_back)
+        assert torch._dynamo.config.suppress_errors == fall_back

@@ -360,8 +360,24 @@ def test_backbones_that_take_no_queries_are_refused():
         segmentor(num_blocks=4)(torch.randn(1, 3, 64, 64))
     with pytest.raises(ValueError, match='in_channels=48'):
         segmentor(in_channels=48)(torch.randn(1, 3, 64, 64))
+    with pytest.raises(ValueError, match='at least two classes'):
+        segmentor(num_classes=1)
     with pytest.raises(ValueError, match='at least one class'):
-        segmentor(num_classes=0)
+        MODELS.build({**HEAD, 'type': 'mmvit_ext.EoMTPanopticHead', 'num_things_classes': 0})
+    shrinking = VIT | {'type': 'mmvit_ext.ShrunkViT', 'shrink_index': 2}
+    with pytest.raises(ValueError, match='behind the layer that shrinks the grid, got block=2'):
+        segmentor(shrinking)(torch.randn(1, 3, 64, 64))
+    assert segmentor(shrinking | {'shrink_index': 1})(torch.randn(1, 3, 64, 64)).shape == (1, 4, 64, 64)
+
+
+@pytest.mark.parametrize('kind', ['neck', 'auxiliary_head'])
+def test_parts_that_would_never_run_are_refused(kind):
+    part = {'type': 'mmseg.FCNHead', 'in_channels': 32, 'in_index': 0, 'channels': 8, 'num_classes': 4}
+    part = {'type': 'mmseg.MultiLevelNeck', 'in_channels': [32], 'out_channels': 32} if kind == 'neck' else part
+    head = {**HEAD, 'num_classes': 4}
+    model = {'type': 'mmvit_ext.EoMT', 'backbone': VIT, 'decode_head': head, 'test_cfg': {'mode': 'whole'}}
+    with pytest.raises(ValueError, match=f'{kind} is never run'):
+        MODELS.build(ConfigDict({**model, kind: part}))
 
 
 def test_masks_are_annealed_block_by_block():

@@ -132,3 +132,16 @@ def test_a_layout_of_a_later_version_is_refused() -> None:
     model = nest(SQUARE)
     with pytest.raises(ValueError, match=r'newer version of mmvit_ext .layout 9 .*update mmvit_ext'):
         model.load_state_dict({**model.state_dict(), 'layout_version': torch.tensor(9)})
+
+
+def test_the_grid_is_told_to_a_network_that_leaves_out_the_class_token(tmp_path: Path) -> None:
+    holder = Holder(TNT('tiny', img_size=WIDE))
+    nn.init.normal_(holder.backbone.patch_pos)
+    torch.save({'state_dict': holder.state_dict()}, tmp_path / 'a.pth')
+    init = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'a.pth'), 'prefix': 'backbone.'}
+    model = TNT('tiny', img_size=SQUARE, with_cls_token=False, out_type='featmap', init_cfg=init)
+    with safe_loading():
+        model.init_weights()
+    wide = plane(holder.backbone.patch_pos, 6, 24).permute(2, 0, 1)[None]
+    expected = F.interpolate(wide, size=(12, 12), mode='bicubic', align_corners=False)[0].permute(1, 2, 0)
+    torch.testing.assert_close(plane(model.patch_pos, 12, 12), expected)

@@ -41,7 +41,7 @@ def _entries() -> dict[str, Entry]:
 
 
 def list_models(pattern: str = '*') -> list[str]:
-    """Names of the models whose name holds ``pattern``, which may have wildcards such as ``segvit_*-b``."""
+    """Names of the models whose name holds ``pattern``, or matches it where it has wildcards such as ``segvit_*-b``."""
     pattern = pattern if any(sign in pattern for sign in '*?[') else f'*{pattern}*'
     return [name for name in _entries() if fnmatchcase(name, pattern)]
 

@@ -320,7 +320,9 @@ class TNT(Backbone):
         """Leave out a class token that this network does not have, and resize what is left."""
         token, position = f'{prefix}cls_token', f'{prefix}patch_pos'
         if self.cls_token is None and state_dict.pop(token, None) is not None and position in state_dict:
-            state_dict[position] = state_dict[position][:, 1:]
+            stored = state_dict[position]
+            state_dict[position] = stored[:, 1:]
+            vars(state_dict[position]).update(vars(stored))  # the grid that a file tells
         super()._fit_state_dict(state_dict, prefix, *arguments)
 
     def init_parameters(self) -> None:

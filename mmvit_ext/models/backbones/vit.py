@@ -1,8 +1,8 @@
 """Plain vision transformer for dense prediction, with fused attention.
 
 Paper: An Image is Worth 16x16 Words, Dosovitskiy et al., arXiv 2010.11929; used as SegViT's encoder (arXiv 2210.05844,
-section 3.1). Parameter names, arguments and outputs are those of mmsegmentation's ``VisionTransformer``, so that its
-checkpoints (AugReg, DeiT and trained segmentors) load strictly.
+section 3.1). Parameter names, outputs, and arguments but ``norm_eval`` and ``pretrained`` are those of
+mmsegmentation's ``VisionTransformer``, so that its checkpoints (AugReg, DeiT and trained segmentors) load strictly.
 
 Deviations from mmsegmentation's class, none of which changes an evaluated output: attention never materialises its
 weights; stochastic depth acts on both branches of a layer; layers above the highest output are not run; a stored
@@ -304,6 +304,8 @@ class ViT(Backbone):
             raise ValueError(
                 f'further tokens join a ViT with final_norm=True before one of its later layers, got {given}'
             )
+        if self.layer_stride(self.num_layers - 1) > self.layer_stride(block - 1):
+            raise ValueError(f'further tokens join a ViT behind the layer that shrinks the grid, got {block=}')
         return self.collect(img, self.block_names[block - 1 : block])[self.block_names[block - 1]]
 
     def run_block(self, block: int, tokens: Tokens, mask: Tensor | None = None) -> Tokens:

@@ -52,15 +52,16 @@ def class_maps(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def strongest_rivals(logits: Tensor, label: int, count: int) -> Tensor:
-    """Indices of the ``count`` other classes with the highest of the logits ``(N,)``, highest first."""
+    """Indices of the ``count`` other classes, or all, with the highest of the logits ``(N,)``, highest first."""
     others = logits.detach().clone()
     others[label] = -torch.inf
-    return others.topk(count).indices
+    return others.topk(min(count, len(others) - 1)).indices
 
 
 def beyond_rivals(values: Tensor, logits: Tensor, label: int, count: int) -> Tensor:
     """The values ``(N, ...)`` of a class minus the mean of those of its ``count`` strongest rivals, if any."""
-    return values[label] - values[strongest_rivals(logits, label, count)].mean(0) if count else values[label]
+    rivals = strongest_rivals(logits, label, count)
+    return values[label] - values[rivals].mean(0) if len(rivals) else values[label]
 
 
 @MODELS.register_module()
@@ -76,7 +77,8 @@ class CAMClassifier(BaseModel):
         neck: Config of ``GlobalAveragePooling``; none where the backbone has ``out_type='avg_featmap'``.
         train_cfg: Not used; there so that a classifier's config can be taken over.
         data_preprocessor: Config of the data preprocessor, mmpretrain's ``ClsDataPreprocessor`` when it has no type.
-        rivals: How many of the strongest other classes are subtracted from the map as a mean; 0 for none.
+        rivals: How many of the strongest other classes, or all of them where there are fewer, are subtracted from the
+            map as a mean; 0 for none.
         init_cfg: Initialisation, mmengine style.
 
     Shape:
