@@ -312,34 +312,43 @@ def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor, *, every_st
     return Predictions(stages, (img.shape[-2], img.shape[-1]), padded)
 
 
-def refuse_neck(model: Any) -> None:
-    """Raise ``ValueError`` for a part that would never run."""
-    for name in ('neck', 'auxiliary_head'):
-        if getattr(model, name, None) is not None:
-            raise ValueError(f'{name} is never run, as the queries join the tokens of the backbone: leave it out')
-
-
 @MODELS.register_module()
 class EoMTDetector(MaskFormer):
     """Instance and panoptic segmentation by an encoder-only mask transformer (arXiv 2503.19108).
 
     mmdetection's ``MaskFormer`` with :class:`EoMTPanopticHead` as its ``panoptic_head``. Its ``panoptic_fusion_head``
-    makes objects or a panoptic map of classes and masks.
+    makes objects or a panoptic map of classes and masks. There is no neck: the queries join the backbone's own tokens.
 
     Args:
         backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
         panoptic_head: An ``EoMTPanopticHead``.
         panoptic_fusion_head: mmdetection's ``MaskFormerFusionHead``.
-        neck: Must be left out: the queries join the backbone's own tokens.
         train_cfg: Unused.
         test_cfg: Settings of the fusion head, such as ``panoptic_on`` and ``instance_on``.
         data_preprocessor: mmdetection's ``DetDataPreprocessor``.
         init_cfg: Initialisation, mmengine style.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        refuse_neck(self)
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        panoptic_head: Mapping[str, Any],
+        panoptic_fusion_head: Mapping[str, Any],
+        *,
+        train_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            panoptic_head=panoptic_head,
+            panoptic_fusion_head=panoptic_fusion_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
 
     def extract_feat(self, batch_inputs: Tensor) -> Predictions:
         return predict_with_queries(self.backbone, self.panoptic_head, batch_inputs)

@@ -5,13 +5,13 @@ Shapes: B batch, K classes, (H, W) image size in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
-from mmvit_ext.models.eomt import Predictions, predict_with_queries, refuse_neck
+from mmvit_ext.models.eomt import Predictions, predict_with_queries
 from mmvit_ext.registry import MODELS
 
 __all__ = ['EoMT']
@@ -26,26 +26,39 @@ class EoMT(EncoderDecoder):
     .. math:: s_k = \sum_i \mathrm{softmax}(c_i)_k \, \sigma(m_i)
 
     Sliding inference takes the fewest windows of ``test_cfg.crop_size`` that cover the image, evenly spaced, as
-    published: along the long side when the short one has the size of the window.
+    published: along the long side when the short one has the size of the window. There is no neck and no auxiliary
+    head, as the queries join the backbone's own tokens.
 
     Args:
         backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
         decode_head: An ``EoMTHead``.
-        neck: Must be left out: the queries join the backbone's own tokens.
-        auxiliary_head: Must be left out.
         train_cfg: Unused.
         test_cfg: ``mode``, ``'whole'`` or ``'slide'`` with a ``crop_size``, whose ``stride`` is not looked at.
         data_preprocessor: mmsegmentation's ``SegDataPreProcessor``.
-        pretrained: Must be left out: weights are the backbone's ``checkpoint`` or ``init_cfg``.
         init_cfg: Initialisation, mmengine style.
 
     Shape:
         Input ``(B, 3, H, W)``, any H and W; scores ``(B, K, H, W)``, not logits.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        refuse_neck(self)
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        decode_head: Mapping[str, Any],
+        *,
+        train_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            decode_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
 
     def extract_feat(self, inputs: Tensor) -> Predictions:
         return predict_with_queries(self.backbone, self.decode_head, inputs)
