@@ -1,7 +1,7 @@
 """All networks on one GPU: ours, timm's and the plain references in one process.
 
     mmvit bench gpu                                 # everything, into results/gpu/
-    mmvit bench gpu --parts segvit,tnt --budget 300
+    mmvit bench gpu --parts segvit,tnt --budget 300   # and the rate that shares are of
     mmvit bench gpu --device cpu --toy              # the same code at toy sizes, to test it
 
 Each row is a training step (forward, loss, backward, fused AdamW) or a forward pass, in bfloat16 autocast with TF32 for
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from benchmarks.gpu_models import Case, cases, loader_batches, small_networks
 from benchmarks.harness import describe_machine, synchronize
 from benchmarks.kernels import KernelCounter
+from mmvit_ext.files import free_name
 from mmvit_ext.machine import commit_of, library_versions, peak_bytes
 from mmvit_ext.models.compiled import compile_blocks
 
@@ -197,10 +198,10 @@ def measure_rates(session: Session) -> None:
         torch.backends.cuda.matmul.allow_tf32 = tf32
         a, b = (torch.randn(edge, edge, device=session.device, dtype=dtype) for _ in range(2))
         session.rates[f'{name} TFLOP/s'] = 2 * edge**3 / session.milliseconds(lambda a=a, b=b: a @ b, 0.4) / 1e9
+    torch.backends.cuda.matmul.allow_tf32 = True
     x = torch.empty(2**12 if session.toy else 2**30, dtype=torch.uint8, device=session.device)
     y = torch.empty_like(x)
     session.rates['copy TB/s'] = 2 * len(x) / session.milliseconds(lambda: y.copy_(x), 0.3) / 1e9
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def measure_right(session: Session) -> None:
@@ -286,7 +287,7 @@ def goals(session: Session) -> list[str]:
     lines = []
     for case, mode, figure, limit in GOALS:
         ours = [row for row in session.rows if row.side.startswith('ours') and (row.case, row.mode) == (case, mode)]
-        best = max((getattr(row, figure) for row in ours), default=None)
+        best = max((value for row in ours if (value := getattr(row, figure))), default=None)
         reached = 'toy size' if session.toy else 'MISSED' if best is None or best < limit else 'reached'
         verdict = 'not measured' if best is None else f'{best:.3g} ({reached})'
         lines.append(f'{case}, {mode}: {figure} {verdict}, goal {limit:g}')
@@ -350,10 +351,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: PyTorch sees no GPU; --device cpu --toy tests the command without one')
     session = Session(torch.device(args.device), args.toy, time.monotonic() + args.budget)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     others = {'rates': measure_rates, 'right': measure_right, 'kernels': measure_kernels, 'data': measure_data}
+    if set(chosen) - set(others):  # the share of each row is that of a rate
+        chosen = ['rates', *(part for part in chosen if part != 'rates')]
     for part in chosen:
         if part in others:
             session.attempt(part, lambda part=part: others[part](session))
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             continue
         for case in cases(part):
             for how in case.ways[:1] if args.toy and part != 'head' else case.ways:
@@ -368,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = {name: value for name, value in record.items() if name not in ('device', 'deadline')}
         out.mkdir(parents=True, exist_ok=True)
         card = ''.join(letter if letter.isalnum() else '-' for letter in about['device'].lower())
-        path = out / f'{card}_{about["date"]}.json'
+        path = free_name(out / f'{card}_{about["date"]}.json')
         path.write_text(json.dumps(record, indent=1) + '\n')
         print(f'written to {path}')
     return int(bool(session.failed) or any(row['verdict'] != 'equal' for row in session.right.values()))

@@ -56,7 +56,7 @@ def images(predictor: Predictor, data: Path, split: str, count: int) -> Iterator
 
 
 def paths(run: Run, config: Path, data: Path, split: str, count: int) -> dict[Any, list[float]]:
-    """Shares of images in per cent for which a path meets the object, by rivals and sign; kept beside the run."""
+    """Shares of images in per cent for which a path meets the object, by rivals and sign."""
     predictor = Predictor(load_config(config), run.checkpoint, torch.device('cpu'))
     found: dict[Any, list[tuple[bool, bool, bool]]] = {}
     chance = []

@@ -57,7 +57,7 @@ def fit_name(name: str, room: int = 0) -> str:
 
 def writable_folder(path: str | Path, option: str) -> Path:
     """Check that a folder exists or can be made, without making it; ``option`` named it, for the message."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{option} {folder} is a file: expected a folder, choose another name')
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -73,7 +73,7 @@ _NO_FILES |= {stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 
 def regular_file(path: str | Path, role: str, remedy: str = 'check the path') -> Path:
     """Check that a path is a regular file that can be opened: reading a pipe or a device may never end."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind not in _NO_FILES:
@@ -175,7 +175,7 @@ def verify_hash(path: str | Path, expected: str | None = None, role: str = 'chec
     """Compare a local file's SHA-256 with the first digits that its name carries, and with expected ones."""
     if is_remote(str(path)):
         return
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     for digits, source in ((named_hash(path), 'its name'), (expected, 'the metafile or address')):
         if digits and not (actual := sha256_of(path)).startswith(digits):
             fault = f'the {role} {path} has the SHA-256 {actual[: len(digits)]}... where {source} says {digits}'
@@ -184,7 +184,7 @@ def verify_hash(path: str | Path, expected: str | None = None, role: str = 'chec
 
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits; kept until the file is replaced."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     status = path.stat()
     return _sha256(str(path), status.st_size, status.st_mtime_ns)
 
@@ -202,6 +202,15 @@ def digest_of(path: str | Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def free_name(path: Path) -> Path:
+    """The path, or one with a number behind its name where that is taken."""
+    taken, number = path, 1
+    while os.path.lexists(path):
+        number += 1
+        path = taken.with_name(f'{taken.stem}_{number}{taken.suffix}')
+    return path
 
 
 class ExistingFileError(UserError):
@@ -229,7 +238,7 @@ def kept_files(
     """
     kept = _Kept(frozenset(os.path.realpath(path) for path in inputs), force, set())
     for path in outputs:
-        if path and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        if path and os.path.lexists(path) and not (os.path.isdir(path) and set(os.listdir(path)) <= {LOCK_NAME}):
             _check_replaceable(Path(path), kept)
     token = _KEPT.set(kept)
     try:

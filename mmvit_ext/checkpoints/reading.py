@@ -3,6 +3,7 @@
 What needs more than tensors and harmless types is refused unless the user says that the file is trusted.
 """
 
+import os
 import pickle
 import re
 import zipfile
@@ -111,8 +112,10 @@ def read_checkpoint(
     ``trust``, pickle reads what nothing else can and runs code from it; ``expected_hash`` are first digits of the
     SHA-256 that are known from elsewhere than the file's name; ``role`` is for messages.
     """
+    if is_remote(str(path)):
+        raise UserError(f'the {role} {path} is an address: download it and give the file')
     check_checkpoint_file(path, role)
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     verify_hash(path, expected_hash, role)
     try:
         content = _read(path, map_location, trust)
@@ -120,6 +123,8 @@ def read_checkpoint(
         more = f'more than tensors and plain values ({_offender(error)})'
         remedy = 'pass --trust if you trust where it comes from, reading it then runs code from the file'
         raise UserError(f'the {role} {path} holds {more}: {remedy}') from error
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     except Exception as error:  # damaged bytes fail in every way that a parser has
         raise UserError(f'the {role} {path} {_damaged(error)}') from error
     if not isinstance(content, dict):

@@ -34,11 +34,22 @@ class ConfigOptions(DictAction):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            super().__call__(parser, namespace, values, option_string)
+            options = dict(getattr(namespace, self.dest, None) or {})
+            for item in values:
+                key, value = item.split('=', maxsplit=1)
+                options[key] = _text(value) or self._parse_iterable(value)
+            setattr(namespace, self.dest, options)
         except Exception as error:
             reason = ' '.join(str(error).split()) or type(error).__name__
             wanted = 'expected KEY=VALUE, a list as key=a,b or key="[a,b]"'
             raise UserError(f'{option_string} {" ".join(values)} cannot be read ({reason}): {wanted}') from error
+
+
+def _text(value: str) -> str | None:
+    """A value with spaces, or in quotes with commas, that is no list: mmengine would cut it into pieces."""
+    text = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'' else value
+    cut = ' ' in text.strip() or (',' in text and text != value)
+    return text if cut and not text.startswith(('[', '(')) and (text != value or ',' not in text) else None
 
 
 OVERRIDES = """override entries of the config, for example train_dataloader.batch_size=4; data_root=PATH is set in every

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import active_children
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmvit_ext.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError, printable, say
 
@@ -20,7 +20,10 @@ FINAL_CODE_VARIABLE = 'MMVIT_EXT_FINAL_CODE'  # set by tools/torchrun.py
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line, without its control characters."""
+    """Reports a wrong argument in one line, without its control characters, and takes no cut names of options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{'allow_abbrev': False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         help_line = f'`{self.prog} --help` says what is taken'

@@ -52,17 +52,20 @@ def run(args: Namespace) -> None:
         else:
             content = read_checkpoint(source, 'source', trust=args.trust)
             state = extract_state_dict(content, source)
+            base = read_checkpoint(args.base, '--base', trust=args.trust) if args.base else {}
         bar.advance(task)
         try:
             converted = convert.convert(state, args.method)
-            if args.base:
-                base = extract_state_dict(read_checkpoint(Path(args.base), '--base', trust=args.trust), Path(args.base))
-                converted = convert.add_base(converted, base)
             description = convert.describe(state, args.method)
         except ValueError as error:
             hint = style_hint(state)
             hint = '' if f'convert {args.method} ' in hint else hint
             raise UserError(f'{source} is no {args.method} checkpoint that can be converted: {error}{hint}') from error
+        if args.base:
+            try:
+                converted = convert.add_base(converted, extract_state_dict(base, args.base))
+            except ValueError as error:
+                raise UserError(f'--base {args.base} cannot be added to {source}: {error}') from error
         bar.advance(task)
         meta = {'source': source.name, 'method': args.method, 'mmvit_ext_version': __version__}
         meta |= _class_names(content)

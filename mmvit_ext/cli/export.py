@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
     int8 = 'also write OUT_int8.onnx for a CPU and measure both; the config has to find its data'
     parser.add_argument('--int8', action='store_true', help=int8)
     parser.add_argument('--limit', type=int, metavar='N', help='test images that --int8 measures (default: all)')
-    add_shared(parser, '--cfg-options', '--force', '--trust', '--traceback')
+    add_shared(parser, '--cfg-options', '--allow-partial-weights', '--force', '--trust', '--traceback')
 
 
 def run(args: Namespace) -> None:
@@ -69,7 +69,8 @@ def run(args: Namespace) -> None:
         check_before_run(cfg, scope, ['test'])
     model = build_model(cfg)
     state = extract_state_dict(read_checkpoint(args.checkpoint, trust=args.trust), args.checkpoint)
-    check_report(load_weights(model, state), args.checkpoint, 'the model', strict=True)
+    report = load_weights(model, state)
+    check_report(report, args.checkpoint, 'the model', strict=True, allow_partial=args.allow_partial)
     model.eval()
     small = str(Path(args.out).with_name(f'{Path(args.out).stem}_int8.onnx'))
     with kept_files([args.config, args.checkpoint], [args.out, *([small] if args.int8 else [])], force=args.force):

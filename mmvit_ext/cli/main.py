@@ -38,7 +38,7 @@ SCRIPTS['mini_dataset'] = 'make_mini_dataset'  # has no verb
 
 AFTER_INTERRUPT = {
     'mini_dataset': 'nothing has been written',
-    'train': '--resume continues from the last checkpoint',
+    'train': '--resume continues from the last checkpoint, of a folder with the config in WORK_DIR/setup',
     'reproduce': 'downloads and trainings continue where they were when it is repeated',
     'submit': 'finished images are kept, run the same command again to continue',
 }

@@ -65,13 +65,37 @@ def add_arguments(parser: Parser) -> None:
     precision = dict(action=argparse.BooleanOptionalAction, default=None, help='mixed precision (default: on a GPU)')
     add_shared(training, '--amp', **precision)
     add_shared(training, '--seed', help='seed of every random generator (--train)')
-    timed, machines = 'timed by --estimate (default: %(default)s)', 'numbers of machines to estimate for'
-    training.add_argument('--iterations', type=int, default=ITERATIONS, metavar='N', help=timed)
-    training.add_argument('--machines', type=int, nargs='+', default=[8], metavar='N', help=machines)
+    timed = f'timed by --estimate (default: {ITERATIONS})'
+    machines = 'numbers of machines that --estimate tells the time for (default: 8)'
+    training.add_argument('--iterations', type=int, metavar='N', help=timed)
+    training.add_argument('--machines', type=int, nargs='+', metavar='N', help=machines)
     add_shared(parser, '--traceback')
 
 
+USED = {
+    '--list': {'method', 'dataset'},
+    '--update-pages': set(),
+    '--estimate': {'iterations', 'machines', 'images_per_gpu', 'amp', 'gpus', 'cfg_options'},
+    '--train': {'images_per_gpu', 'amp', 'seed', 'gpus', 'cfg_options', 'data_root', 'work_dir'},
+    'an evaluation': {'checkpoint', 'tta', 'record', 'cache_dir', 'offline', 'trust', 'gpus', 'cfg_options'}
+    | {'data_root', 'work_dir'},
+}
+"""Options that each action of the command takes, by their names in Python."""
+
+
+def _refuse_unused(args: Namespace) -> None:
+    """Raise ``UserError`` for an option that the chosen action does not look at."""
+    flags = ('list', 'train', 'estimate', 'update_pages')
+    action = next((f'--{name.replace("_", "-")}' for name in flags if getattr(args, name)), 'an evaluation')
+    for name in set().union(*USED.values()) - USED[action]:
+        if getattr(args, name) not in (None, False):
+            raise UserError(f'--{name.replace("_", "-")} has no effect with {action}: leave it out')
+
+
 def run(args: Namespace) -> int:
+    _refuse_unused(args)
+    if min(args.machines or [1]) < 1:
+        raise UserError(f'--machines {min(args.machines)}: expected 1 or more')
     ledger = read_ledger()
     if args.list:
         console = Console()
@@ -91,8 +115,9 @@ def run(args: Namespace) -> int:
     shared = {name: getattr(args, name) for name in ('gpus', 'cfg_options')}
     training = {name: getattr(args, name) for name in ('images_per_gpu', 'amp')}
     if args.estimate:
-        estimate = estimate_row(ledger, row, iterations=args.iterations, **training, **shared)
-        print('\n'.join(estimate.lines(args.machines)))
+        given = {} if args.iterations is None else {'iterations': args.iterations}
+        estimate = estimate_row(ledger, row, **given, **training, **shared)
+        print('\n'.join(estimate.lines([count for count in args.machines or [8] if count > 1])))
         return 0 if estimate.fits else EXIT_MISSED
     shared.update(data_root=args.data_root, work_dir=args.work_dir)
     if args.train:

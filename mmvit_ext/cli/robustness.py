@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 
 def _named(config: str) -> tuple[str, str]:
     name, separator, path = config.partition('=')
-    return (name, path) if separator else (Path(config).stem, config)
+    return (name, path) if separator and not Path(config).is_file() else (Path(config).stem, config)
 
 
 def run(args: Namespace) -> None:

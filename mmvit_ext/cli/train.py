@@ -75,8 +75,8 @@ def _train_folder(args: Namespace, given: dict[str, Any]) -> None:
     for option, value in (('--resume', args.resume), ('--launcher', args.launcher != 'none')):
         if value:
             raise UserError(
-                f'{option} goes with a config: {args.config} is a folder, and `mmvit train {args.config} --dry-run` '
-                'writes its config, which takes it'
+                f'{option} goes with a config and {args.config} is a folder: give the config that a training has '
+                f'written into WORK_DIR/setup, or that `mmvit train {args.config} --dry-run` writes there'
             )
     dry = given.pop('dry_run', False)
     prepared = prepare_training(
@@ -90,7 +90,10 @@ def _train_folder(args: Namespace, given: dict[str, Any]) -> None:
     _tell(prepared.lines, prepared.doubts)
     say(f'config: {prepared.config}')
     if dry:
-        say(f'next: mmvit train {shlex.quote(str(prepared.config))}')
+        own = {f'--{name.replace("_", "-")}' for name in FOLDER_OPTIONS} | {'--work-dir'}
+        typed = [word.partition('=')[0] for word in shlex.split(args.typed) if word.startswith('--')]
+        others = ', '.join(word for word in typed if word not in own)
+        say(f'next: mmvit train {shlex.quote(str(prepared.config))}{others and f", with {others} as here"}')
         return
     options = {**keywords(args, *FOLDER_OPTIONS), 'config': str(prepared.config), 'work_dir': str(prepared.work_dir)}
     train(**options)

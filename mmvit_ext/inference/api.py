@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def load(
         UserError: The name, the config or the checkpoint is wrong, or they do not belong together.
     """
     if isinstance(name_or_config, str | Path):
-        name_or_config = Path(name_or_config).expanduser()
+        name_or_config = Path(os.path.expanduser(name_or_config))
     if isinstance(name_or_config, Config):
         cfg = copy.deepcopy(name_or_config)
     elif Path(name_or_config).is_dir():
@@ -249,7 +250,7 @@ def _listed(image: Any) -> tuple[list[Any], bool]:
         return list(image), True
     if isinstance(image, str | Path):
         paths: list[Any] = list(collect_images([image]))
-        return paths, not Path(image).expanduser().is_file()
+        return paths, not Path(os.path.expanduser(image)).is_file()
     return [image], False
 
 

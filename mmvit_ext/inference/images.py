@@ -34,7 +34,7 @@ def collect_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The image files that files, folders and patterns name, each once, in the order given; of folders, sorted."""
     found: dict[str, Path] = {}
     for entry in inputs:
-        path = Path(entry).expanduser()
+        path = Path(os.path.expanduser(entry))
         if path.is_dir():
             members = sorted(member for member in path.iterdir() if _is_image(member))
             if not members:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path, regular_file
+from mmvit_ext.files import atomic_path, free_name, regular_file
 
 from .ledger import BESIDE, MAIN_METRICS, METRICS, Ledger, Row
 
@@ -133,6 +133,6 @@ def file_record(record: Record, path: Path) -> None:
 def file_in_results(ledger: Ledger, record: Record) -> str:
     """File a record under ``results/``; returns its path relative to the ledger's root."""
     digits = str(record.checkpoint['sha256'])[:8]
-    path = f'{FOLDER}/{record.row}/{record.date[:10]}_{record.scale}_{digits}.json'
-    file_record(record, ledger.root / path)
-    return path
+    path = free_name(ledger.root / FOLDER / record.row / f'{record.date[:10]}_{record.scale}_{digits}.json')
+    file_record(record, path)
+    return path.relative_to(ledger.root).as_posix()

@@ -1,6 +1,7 @@
 """Evaluate a row of the ledger: dataset, checkpoint, conversion, test, comparison, record."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Checkpoint:
 def fetch_checkpoint(row: Row, given: str | None, folder: Path, cache: Path, *, offline: bool = False) -> Checkpoint:
     """The checkpoint to evaluate: the given one, the newest that was trained here, or the one of the ledger."""
     if given is not None and not is_remote(given):
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         if not path.is_file():
             raise UserError(f'--checkpoint {given} does not exist: check the path')
         return Checkpoint(path, sha256_of(path), 'a file that was given')
@@ -114,7 +115,7 @@ def evaluate_row(
     """Measure a row as it was published, compare, and write the record to the work folder too."""
     scale = 'multi' if multi_scale or row.multi_scale_only else 'single'
     folder = writable_folder(work_folder(row, work_dir), '--work-dir')
-    cache = Path(cache_dir).expanduser() if cache_dir else cache_folder()
+    cache = Path(os.path.expanduser(cache_dir)) if cache_dir else cache_folder()
     cfg, options = load_row_config(ledger, row, data_root, cfg_options)
     if scale == 'multi' and 'tta_pipeline' not in cfg:
         raise UserError(f'{row.config} has no tta_pipeline: the row cannot be tested at several scales')
@@ -132,7 +133,7 @@ def evaluate_row(
         results = test(config, str(path), work_dir=str(folder), tta=tta, cfg_options=options, trust=trust)
     else:
         out = folder / 'metrics.json'
-        arguments = ['--out', str(out), '--work-dir', str(folder)]
+        arguments = ['--out', str(out), '--force', '--work-dir', str(folder)]  # of an earlier evaluation
         arguments += [*(['--tta'] if tta else []), *(['--trust'] if trust else [])]
         if run_tool(ledger, 'test', [config, str(path)], processes, arguments, options):
             raise UserError(f'the evaluation of {path} on {processes} GPUs failed: see the reason above')

@@ -55,6 +55,7 @@ def run_tool(
     command = [sys.executable, single, *files] if processes == 1 else ['bash', several, *files, str(processes)]
     command += [*arguments, *(['--cfg-options'] if options else [])]
     for key, value in options.items():
+        value = f'"{value}"' if isinstance(value, str) and (' ' in value or ',' in value) else value
         command.append(f'{key}=[{",".join(map(str, value))}]' if isinstance(value, list | tuple) else f'{key}={value}')
     print(f'$ {shlex.join(command)}', flush=True)
     with subprocess.Popen(command, env={**os.environ, 'PYTHON': sys.executable}) as process:

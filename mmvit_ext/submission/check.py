@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import reprlib
 import stat
@@ -86,7 +87,7 @@ def check_archive(
 
     ``images`` is the folder of the test images; ``annotations`` is the image list of a split of COCO, in its place.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise UserError(f'there is no archive {path}: check the path')
     report = Report()
@@ -191,7 +192,7 @@ def _check_coco(archive: zipfile.ZipFile, name: str, split: run.CocoSplit | None
     for info in archive.infolist():
         if info.filename.endswith('.json'):
             files.append(info)
-        elif not name.endswith('/'):  # is_dir() fails for an empty name
+        elif not info.filename.endswith('/'):  # is_dir() fails for an empty name
             report.add('extra file', info.filename, 'expected a single JSON file')
     if len(files) != 1:
         report.add('JSON file', f'{name}.zip', f'it holds {len(files) or "no"} JSON files, expected one, {name}.json')

@@ -6,6 +6,7 @@ https://github.com/CSAILVision/sceneparsing: a PNG with the name of each test im
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 import zipfile
@@ -25,7 +26,7 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.config.walking import iter_dataset_cfgs, walk
 from mmvit_ext.datasets.mini.catalog import COCO_CATEGORIES
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import atomic_path, fit_name, kept_files, open_image, sha256_of, writable_folder
+from mmvit_ext.files import atomic_path, fit_name, kept_files, open_image, sha256_of, sole_use, writable_folder
 from mmvit_ext.inference.images import Outcome, collect_images, process_images
 from mmvit_ext.inference.predictor import Predictor, TTAPredictor
 from mmvit_ext.inference.speed import speed_up
@@ -58,7 +59,7 @@ def _partial_folder(out: Path) -> Path:
 
 def image_folder(folder: str | Path) -> Path:
     """The folder of the test images; raises ``UserError`` where it is none."""
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not path.is_dir():
         raise UserError(f'--images {path} is no folder: expected the folder with the test images')
     return path
@@ -77,10 +78,10 @@ class FinishedImages:
         digest = hashlib.sha256(parts.encode()).hexdigest()
         wanted = {'checkpoint': sha256_of(checkpoint), 'config': digest, **options}
         record = self.folder / 'run.json'
-        if record.is_file() and any((self.folder / 'images').glob(f'[!.]*{suffix}')):
+        if self._left():
             try:
                 found = dict(json.loads(record.read_text(encoding='utf-8')))
-            except (TypeError, ValueError):  # it is damaged
+            except (OSError, TypeError, ValueError):  # it is gone or damaged
                 found = {}
             differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
             if differing:
@@ -96,13 +97,18 @@ class FinishedImages:
         self.used.add(file)
         return file
 
+    def _left(self) -> bool:
+        """Whether there are results of images."""
+        return any((self.folder / 'images').glob(f'[!.]*{self.suffix}'))
+
     def remove(self) -> None:
-        """Remove the files of :meth:`path` and the record, and the folders unless somebody else put something there."""
-        for file in (*self.used, self.folder / 'run.json'):
+        """Remove the files of :meth:`path`, and the record unless it still has to say whose images are left."""
+        for file in self.used:
             file.unlink(missing_ok=True)
-        for folder in (self.folder / 'images', self.folder):
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            (self.folder / 'images').rmdir()
+        if not self._left():
+            (self.folder / 'run.json').unlink(missing_ok=True)
 
 
 def _without_places(node: Any) -> Any:
@@ -188,7 +194,7 @@ class Benchmark(ABC):
         cfg = load_config(config, cfg_options)
         if (scope := cfg.get('default_scope')) != self.scope:
             raise UserError(f'{config} is of scope {scope}: {self.title} needs a config of {self.scope}')
-        target = Path(out).expanduser()
+        target = Path(os.path.expanduser(out))
         archives, paths = self.plan(cfg, image_folder(images), target, tta=tta)
         if target.suffix != '.zip':
             raise UserError(f'--out {target}: expected a name that ends in .zip')
@@ -201,13 +207,19 @@ class Benchmark(ABC):
         speed_up(getattr(predictor.model, 'module', predictor.model), predictor.device, amp=amp, compile=compile)
         write = self.writer(predictor)
         how = {'benchmark': self.name, '--tta': tta, **({'--amp': amp} if amp else {})}
-        finished = FinishedImages(target, self.suffix, cfg, checkpoint, how)
-        with float32_products(tf32=tf32):
-            outcome = predict_missing(paths, finished, write, progress=progress)
-        if not outcome.failed:
-            for content, archive in archives.items():
-                write_archive(archive, self.members(content, archive, outcome.written))
-            finished.remove()
+        folder = _partial_folder(target)
+        try:
+            with sole_use(folder, '--out'):
+                finished = FinishedImages(target, self.suffix, cfg, checkpoint, how)
+                with float32_products(tf32=tf32):
+                    outcome = predict_missing(paths, finished, write, progress=progress)
+                if not outcome.failed:
+                    for content, archive in archives.items():
+                        write_archive(archive, self.members(content, archive, outcome.written))
+                    finished.remove()
+        finally:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
         return list(archives.values()), outcome
 
 
@@ -232,7 +244,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def read_coco_split(path: str | Path) -> CocoSplit:
     """Read the image list of a split or its annotations; categories that the file does not list are COCO's own."""
-    content = read_lists(Path(path).expanduser(), '--annotations', 'images')
+    content = read_lists(Path(os.path.expanduser(path)), '--annotations', 'images')
     images = content['images']
     try:
         ids = {str(entry['file_name']): int(entry['id']) for entry in images}

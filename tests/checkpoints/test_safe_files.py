@@ -493,3 +493,16 @@ def test_the_metafile_beside_a_config_is_asked_for_the_hash(tmp_path: Path) -> N
     (tmp_path / 'metafile.yml').write_text(metafile.format('not a hash'))
     with pytest.raises(UserError, match='expected 8 to 64 hexadecimal digits'):
         metafile_hash(config, 'released.pth')
+
+
+def test_an_address_is_no_damaged_file_and_lack_of_memory_no_damage(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r'the checkpoint https://example.org/a.pth is an address: download it'):
+        read_checkpoint('https://example.org/a.pth')
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(reading, '_read', full)
+    with pytest.raises(MemoryError):
+        read_checkpoint(tmp_path / 'a.pth')

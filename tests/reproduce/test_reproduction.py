@@ -1,5 +1,6 @@
 """The whole way from an address in the ledger to a figure in the pages, without the internet."""
 
+import argparse
 import functools
 import json
 import re
@@ -15,10 +16,12 @@ from mmengine.config import Config
 from mmvit_ext.checks import layouts as dataset_layout
 from mmvit_ext.checks.layouts import LAYOUTS, Layout, check_layout, draw_mini_data
 from mmvit_ext.cli import reproduce as command
+from mmvit_ext.cli.arguments import ConfigOptions
 from mmvit_ext.cli.main import run_verb
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.reproduce import Ledger, read_ledger
+from mmvit_ext.files import free_name
+from mmvit_ext.reproduce import Ledger, read_ledger, training
 from mmvit_ext.reproduce.rescore import fetch_checkpoint
 from mmvit_ext.reproduce.training import load_row_config, plan_training
 from tests.reproduce.file_server import serving
@@ -368,3 +371,77 @@ def test_an_installed_package_is_not_written_into(monkeypatch, capsys, option, t
     monkeypatch.setattr(command, 'evaluate_row', lambda *_, **__: pytest.fail('evaluated before it was refused'))
     assert run_verb('reproduce', ['p2t-mini_1xb8-450_mini-imagenet-96x96', option]) == 2
     assert 'checkout' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (['--train', '--record'], '--record has no effect with --train'),
+        (['--train', '--checkpoint', 'a.pth'], '--checkpoint has no effect with --train'),
+        (['--estimate', '--seed', '1'], '--seed has no effect with --estimate'),
+        (['--images-per-gpu', '2'], '--images-per-gpu has no effect with an evaluation'),
+        (['--amp'], '--amp has no effect with an evaluation'),
+        (['--list', '--tta'], '--tta has no effect with --list'),
+        (['--estimate', '--machines', '4', '0'], '--machines 0: expected 1 or more'),
+    ],
+)
+def test_options_that_the_action_does_not_look_at_are_refused(options, sentence, capsys):
+    assert run_verb('reproduce', ['segvit_vit-b16_8xb2-160k_ade20k-512x512', *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_second_record_of_a_day_stands_beside_the_first(tmp_path):
+    first = free_name(tmp_path / 'a.json')
+    first.write_text('1')
+    second = free_name(tmp_path / 'a.json')
+    second.write_text('2')
+    assert [first.name, second.name, free_name(tmp_path / 'a.json').name] == ['a.json', 'a_2.json', 'a_3.json']
+
+
+def test_options_reach_the_command_of_several_processes_as_they_are(tmp_path, monkeypatch):
+    """Folders with spaces and commas, numbers, lists."""
+    seen = []
+    monkeypatch.setattr(training.subprocess, 'Popen', lambda command, **_: seen.append(command) or _Done())
+    options = {'data_root': '/my data/a, b', 'train_cfg.max_iters': 3, 'crop': (4, 5), 'lr': 0.1, 'name': 'plain'}
+    assert training.run_tool(read_ledger(), 'test', ['c.py'], 1, ['--out', 'o'], options) == 0
+    (command,) = seen
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
+    found = parser.parse_args(command[command.index('--cfg-options') :]).cfg_options
+    assert found == {**options, 'crop': [4, 5]}
+
+
+class _Done:
+    """A process that has ended."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def wait(self):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('/my data/ade', '/my data/ade'),
+        ('"/a,b/ade"', '/a,b/ade'),
+        ("'a b'", 'a b'),
+        ('a,b', ['a', 'b']),
+        ('[1, 2]', [1, 2]),
+        ('"[1,2]"', [1, 2]),
+        ('(1, 2)', (1, 2)),
+        ('1, 2', [1, 2]),
+        ('0.5', 0.5),
+        ('None', None),
+        ('True', True),
+        ('"5"', 5),
+    ],
+)
+def test_values_of_options_are_texts_with_spaces_or_what_mmengine_reads(text, value):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
+    assert parser.parse_args(['--cfg-options', f'key={text}']).cfg_options == {'key': value}

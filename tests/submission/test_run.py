@@ -39,3 +39,30 @@ def test_the_results_keep_their_image_when_others_are_like_named(finished: Finis
     paths = [Path('a/A.jpg'), Path('a/a.jpg')]
     outcome = predict_missing(paths, finished, lambda path, file: file.write_text(path.stem), progress=False)
     assert [path.read_text() for path in outcome.written] == ['A', 'a']
+
+
+def _another(tmp_path: Path) -> FinishedImages:
+    (tmp_path / 'other.pth').write_bytes(b'other weights')
+    cfg = Config({'model': {'type': 'Net'}})
+    return FinishedImages(tmp_path / 'out.zip', '.txt', cfg, tmp_path / 'other.pth', {'--tta': False})
+
+
+@pytest.mark.parametrize('record', ['kept', 'removed'])
+def test_images_that_are_left_are_never_another_models(finished: FinishedImages, tmp_path: Path, record: str) -> None:
+    """Those of images that the last run was not asked for, and those whose record was removed."""
+    paths = [Path('1.jpg'), Path('2.jpg')]
+    predict_missing(paths, finished, lambda path, file: file.write_text(path.stem), progress=False)
+    if record == 'removed':
+        (finished.folder / 'run.json').unlink()
+    else:
+        finished.used.remove(finished.folder / 'images/2.txt')
+        finished.remove()
+    with pytest.raises(UserError, match=r'holds images that were finished with another .*checkpoint'):
+        _another(tmp_path)
+
+
+def test_nothing_is_left_where_all_images_were_used(finished: FinishedImages, tmp_path: Path) -> None:
+    predict_missing([Path('1.jpg')], finished, lambda path, file: file.write_text('a'), progress=False)
+    finished.remove()
+    assert not any(finished.folder.iterdir())
+    _another(tmp_path)

@@ -77,10 +77,12 @@ def test_differences_are_added_to_a_base(source: Path, run_tool: Run, monkeypatc
     assert torch.equal(content['state_dict']['backbone.net.norm.bias'], torch.arange(3.0) + 1)
     code, output = run_tool('convert_checkpoint', 'eomt', source, 'other.pth', '--base', 'absent.pth')
     assert code == 2
-    assert 'absent.pth' in output
+    assert 'there is no --base absent.pth' in output
+    assert 'can be converted' not in output
     torch.save({'norm.bias': torch.ones(4)}, 'base.pth')
     code, output = run_tool('convert_checkpoint', 'eomt', source, 'other.pth', '--base', 'base.pth')
     assert code == 2
+    assert '--base base.pth cannot be added' in output
     assert 'the base is another network' in output
     code, output = run_tool('convert_checkpoint', 'renaming', source, 'other.pth', '--base', 'base.pth')
     assert code == 2

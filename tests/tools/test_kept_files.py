@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmvit_ext.checkpoints.reading import read_checkpoint
 from mmvit_ext.errors import UserError, printable
-from mmvit_ext.files import ExistingFileError, atomic_path, fit_name, kept_files
+from mmvit_ext.files import LOCK_NAME, ExistingFileError, atomic_path, fit_name, kept_files, regular_file
 from mmvit_ext.inference.images import output_names
 
 Run = Callable[..., tuple[int, str]]
@@ -113,6 +114,23 @@ def test_within_a_command_files_of_its_own_may_be_written_again(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
+def test_a_folder_with_nothing_but_the_lock_of_a_killed_command_is_empty(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).write_text('process 1')
+    with kept_files(outputs=[tmp_path]):
+        pass
+    (tmp_path / 'a').write_text('a')
+    with pytest.raises(ExistingFileError), kept_files(outputs=[tmp_path]):
+        pass
+
+
+def test_a_name_that_begins_with_a_tilde_and_no_user_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '~$photo.jpg').write_bytes(b'a')
+    assert regular_file('~$photo.jpg', 'image') == Path('~$photo.jpg')
+    with pytest.raises(UserError, match=r'there is no checkpoint ~nosuch/m.pth'):
+        read_checkpoint('~nosuch/m.pth')
+
+
 def test_a_pipe_or_a_dangling_link_in_the_place_of_a_result_is_left_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe')
     (tmp_path / 'dangling').symlink_to('nowhere')

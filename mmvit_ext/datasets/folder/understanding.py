@@ -1,5 +1,6 @@
 """Find out what a folder holds: evidence for each task is looked for, and what covers most images is taken."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
         raise UserError(f'the task {task!r} is not known: expected one of {", ".join(TASKS)}')
     if not 0 < val_share < 1:
         raise UserError(f'val_share is {val_share}: expected a part of the images above 0 and below 1')
-    root = Path(folder).expanduser().absolute()
+    root = Path(os.path.expanduser(folder)).absolute()
     index = Index(root)
     foreign = set_foreign_aside(index)
     places, names = Places([*index.pictures, *index.texts]), read_class_names(index)
