@@ -42,7 +42,8 @@ def check_before_run(cfg: Config, scope: str, splits: Sequence[str]) -> list[str
         entry = 'checkpoint' if is_pretrained(node) or loads_by_itself(node) else 'pretrained'
         path = node.get(entry) if isinstance(node, Mapping) else None
         if isinstance(path, str) and path != 'timm' and not is_remote(path):
-            section = key if key.endswith('init_cfg') else f'{key}.{entry}'
+            whole = re.fullmatch(r'(.*init_cfg)(\.\d+)?', key)
+            section = whole[1] if whole else f'{key}.{entry}'
             remedy = f'put it there, or start from random weights with --cfg-options {section}=None'
             check_checkpoint_file(path, f'pretrained checkpoint ({key}.{entry})', remedy)
     if cfg.get('load_from'):
@@ -236,7 +237,8 @@ class BatchSize(NamedTuple):
         fault = (
             f"the total batch size is {self.factor:g} times the recipe's {self.base}, but the learning rate {self.lr:g}"
         )
-        remedy = f'pass --auto-scale-lr to use {fitting}, or change train_dataloader.batch_size or accumulative_counts'
+        option = f'pass --auto-scale-lr to use {fitting}' if self.accumulation == 1 else f'set it to {fitting}'
+        remedy = f'{option}, or change train_dataloader.batch_size or accumulative_counts'
         return f'{fault} belongs to {self.base}: {remedy}'
 
 

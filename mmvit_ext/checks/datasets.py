@@ -181,7 +181,7 @@ def _absent(paths: Iterable[str]) -> list[str]:
             by_folder[os.path.dirname(path)].append(path)
     absent = []
     for folder, members in by_folder.items():
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        present = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
         absent += [path for path in members if os.path.basename(path) not in present]
     return absent
 

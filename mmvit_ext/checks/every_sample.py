@@ -130,8 +130,10 @@ def _listed_samples(dataset: VisitedDataset, report: DatasetReport) -> list[_Sam
     samples = []
     labels: list[int] = []
     first: dict[str, list[Any]] = {}
+    entries = dataset.load_samples()
+    report.classes = report.classes or dataset.classes  # some datasets know their names only now
     count = len(report.classes) if report.classes else None
-    for entry in dataset.load_samples():
+    for entry in entries:
         path = entry.get('img_path')
         samples.append(_Sample(path if isinstance(path, str) else None, entry if entry.get('seg_map_path') else None))
         given = np.atleast_1d(entry['gt_label']).tolist() if 'gt_label' in entry else []
@@ -172,7 +174,8 @@ def _context(dataset: VisitedDataset, classes: Sequence[str] | None) -> _Context
     backend_args = dict(config.get('backend_args') or {}) or None
     steps = [step for step in config.get('pipeline') or () if isinstance(step, Mapping)]
     step = next((step for step in steps if step_name(step).rpartition('.')[2] == 'LoadImageFromFile'), {})
-    load_image = image_loader({**step, 'backend_args': backend_args, 'ignore_empty': False})
+    own = backend_args or step.get('backend_args')
+    load_image = image_loader({**step, 'backend_args': own, 'ignore_empty': False})
     if not dataset.loads_labels or 'seg_map_path' not in dataset.folders:
         return _Context(dataset.local, load_image)
     said = [node['ignore_index'] for node in (*label_steps(steps), config) if node.get('ignore_index') is not None]
@@ -189,11 +192,11 @@ def _check_dataset(dataset: VisitedDataset, jobs: int, progress: bool) -> Datase
         report.notes.append(f'a dataset of type {dataset.config.get("type")} cannot be examined')
         return report
     report.classes = dataset.classes
-    if any(kind.__name__ == 'CocoDataset' for kind in type(dataset.built).__mro__):
+    kinds = {kind.__name__ for kind in type(dataset.built).__mro__}
+    if 'CocoDataset' in kinds and 'CocoPanopticDataset' not in kinds:
         samples = [_Sample(path, size=size) for path, size in read_coco_file(dataset, report)]
     else:
         samples = _listed_samples(dataset, report)
-    report.classes = report.classes or dataset.classes  # some classes know their names only now
     report.samples = len(samples)
     context = _context(dataset, report.classes)
     total = _Outcome()

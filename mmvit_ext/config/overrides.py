@@ -48,12 +48,13 @@ def _replace_data_root(cfg: Config, value: str, path: str) -> None:
             if dataset.get('data_root') == old:
                 dataset['data_root'] = value
                 changed += 1
-        # mmdet's metrics have the path of the annotation file, put together while the config was read.
+        # mmdet's metrics have paths of the annotations, put together while the config was read.
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            ann_file = evaluator.get('ann_file')
-            if isinstance(ann_file, str) and ann_file.startswith(old):
-                evaluator['ann_file'] = os.path.join(value, ann_file.removeprefix(old).lstrip('/'))
+            for entry in ('ann_file', 'seg_prefix'):
+                place = evaluator.get(entry)
+                if isinstance(place, str) and f'{place}/'.startswith(f'{old.rstrip("/")}/'):
+                    evaluator[entry] = os.path.join(value, place.removeprefix(old).lstrip('/'))
     if not changed:
         reason = f'no dataset has data_root={old!r}; set train_dataloader.dataset.data_root and its siblings'
         raise UserError(f'--cfg-options data_root={value} changes nothing in {path}: {reason}')

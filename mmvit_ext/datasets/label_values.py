@@ -38,7 +38,8 @@ class ClassValues:
 
     def prepare(self, image: Image.Image) -> Image.Image:
         """The picture with colours where they are the classes, and with whole numbers elsewhere."""
-        return image.convert('RGB' if self.colours else 'L') if self.colours or image.mode == 'F' else image
+        grey = image.mode in ('F', 'LA')
+        return image.convert('RGB' if self.colours else 'L') if self.colours or grey else image
 
     def flatten(self, raw: np.ndarray) -> np.ndarray:
         """One number for each pixel (H, W): a colour's, or the grey value of a picture saved in colour."""

@@ -37,7 +37,7 @@ class ListSegDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One sample for each line, with ``img_path`` and ``seg_map_path``."""
-        with open(self.ann_file, newline='', encoding='utf-8') as file:
+        with open(self.ann_file, newline='', encoding='utf-8-sig') as file:
             reader = csv.DictReader(file)
             if not {'image', 'mask'} <= set(reader.fieldnames or ()):
                 raise UserError(f'{self.ann_file} has the columns {reader.fieldnames}: expected image,mask')

@@ -63,6 +63,10 @@ class LoadSegAnnotations(LoadAnnotations):
         if not 0 <= ignore_index <= 255:
             raise ValueError(f'ignore_index must be 0 to 255 (label maps are 8-bit), got {ignore_index}')
         self.num_classes, self.reduce_zero_label, self.ignore_index = num_classes, reduce_zero_label, ignore_index
+        if values is None and (len(ignored) or tolerance):
+            raise ValueError('ignored and tolerance go with values: list the value of each class, too')
+        if values is not None and reduce_zero_label:
+            raise ValueError('reduce_zero_label has no effect with values: leave 0 out of them')
         self.values = None if values is None else ClassValues(values, ignored, tolerance)
         if values is not None and num_classes not in (None, len(values)):
             raise ValueError(f'values lists {len(values)} classes, but num_classes is {num_classes}')

@@ -77,7 +77,8 @@ def read_class_names(index: Index) -> ClassNames:
         # A file called as an image says something about that image, and so do lines that begin with one.
         if (index.root / path).stat().st_size > _LONGEST or index.is_picture(pure.stem):
             continue
-        if index.is_picture(*re.split(r'[\s,;]', index.read(path).split('\n')[-2:][0].strip(), maxsplit=1)[:1]):
+        begins = [re.split(r'[\s,;]', line.strip(), maxsplit=1)[0] for line in index.read(path).splitlines()[:1000]]
+        if sum(index.names_file(word) and index.is_picture(word) for word in begins) > 0.5 * len(begins):
             continue
         names = _parse(index.read(path), pure.suffix.lower(), path)
         if names and _worth(names) > _worth(best):
@@ -109,7 +110,10 @@ def _structured(content: Any, path: str) -> ClassNames | None:
     if isinstance(content, list) and content and all(isinstance(item, str | int) for item in content):
         return ClassNames(dict(enumerate(map(str, content))), source=path)
     if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
-        key = next(key for key in ('name', 'title', 'label', 'key') if key in content[0])
+        known = [key for key in ('name', 'title', 'label', 'key') if key in content[0]]
+        if not known:
+            return None
+        key = known[0]
         colours: dict[int, str] = {}
         for item in content:
             colour = item.get('color', item.get('colour'))
@@ -191,6 +195,6 @@ def _table(text: str, path: str) -> ClassNames | None:
             return ClassNames(colours=colours, source=path)
         if number is not None:
             return ClassNames({int(row[number]): row[name].split(';')[0].strip() for row in rows}, source=path)
-    except (TypeError, ValueError, KeyError):
+    except (AttributeError, TypeError, ValueError, KeyError):  # also of a row that is too short
         pass
     return None

@@ -40,9 +40,9 @@ def set_foreign_aside(index: Index) -> str:
     for path in index.texts_of('.json', '.txt'):
         groups[PurePosixPath(path).parent, PurePosixPath(path).suffix.lower()].append(path)
     for (_, kind), paths in groups.items():
-        text = index.read(paths[0])
         for suffix, form, what, remedy in _FORMATS:
-            if kind == suffix and re.search(form, text):
+            if kind == suffix and re.search(form, index.read(paths[0])):
+                paths = [path for path in paths if re.search(form, index.read(path))]
                 index.texts = [path for path in index.texts if path not in set(paths)]
                 return f'{shown(paths, 2)} {"are" if len(paths) > 1 else "is"} {what}, which is not read: {remedy}'
     return ''

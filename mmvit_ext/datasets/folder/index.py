@@ -1,5 +1,6 @@
 """The files of a folder, listed once, and what the first bytes of its pictures say."""
 
+import codecs
 import os
 import random
 import re
@@ -68,6 +69,7 @@ class Index:
         for path in self.pictures:
             self._by_name[PurePosixPath(path).name].append(path)
             self._by_name[PurePosixPath(path).stem].append(path)
+        self._folders = {name for path in self.pictures for name in PurePosixPath(path).parts[:-1]}
         self._headers: dict[str, Header] = {}
 
     def _walk(self) -> Iterable[str]:
@@ -103,19 +105,27 @@ class Index:
     def read(self, path: str) -> str:
         """The text of a file."""
         try:
-            return (self.root / path).read_text(encoding='utf-8-sig', errors='replace')
+            content = (self.root / path).read_bytes()
         except OSError as error:
             raise UserError(f'{self.root / path} cannot be read: {error.strerror}; check its permissions') from error
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows' shell writes
+        text = content.decode('utf-16' if wide else 'utf-8-sig', errors='replace')
+        return text.replace('\r\n', '\n').replace('\r', '\n')
 
     def is_picture(self, name: str) -> bool:
         """Whether a picture has a name, with or without suffix, in whatever folder."""
         pure = PurePosixPath(name.replace('\\', '/'))
         return pure.name in self._by_name or pure.stem in self._by_name
 
+    def names_file(self, name: str) -> bool:
+        """Whether a text looks like the path of a picture, and not like a number or a word that one may be called."""
+        return bool({'/', '\\'} & set(name)) or PurePosixPath(name).suffix.lower() in PICTURES
+
     def find(self, name: str, near: str = '', among: set[str] | None = None) -> str | None:
         """The picture that a name in a list means: with or without suffix, and with more or fewer folders before it.
 
-        Of several, the one that shares most folders with the name, then most words and splits with the path ``near``.
+        One in another folder than the name says is none, if there is a folder of that name. Of several, the one that
+        shares most folders with the name, then most words and splits with the path ``near``.
         """
         parts = [part for part in name.replace('\\', '/').split('/') if part not in ('', '.', '..')]
         if not parts:
@@ -123,7 +133,8 @@ class Index:
         found = self._by_name.get(parts[-1]) or self._by_name.get(PurePosixPath(parts[-1]).stem) or []
         found = [path for path in found if among is None or path in among]
         if len(found) < 2:
-            return found[0] if found else None
+            elsewhere = found and len(parts) > 1 and parts[-2] in self._folders - {*PurePosixPath(found[0]).parts}
+            return None if elsewhere or not found else found[0]
         said = _words(near)
         ranked = [(_common(parts[-2::-1], path), len(said & _words(path)), path) for path in found]
         ranked.sort(key=lambda item: item[:2], reverse=True)
@@ -173,7 +184,7 @@ def _common(parts: Sequence[str], path: str) -> int:
 
 @lru_cache(maxsize=1024)
 def _folder_words(folder: str) -> frozenset[str]:
-    parts = [part for part in re.split('[^a-z0-9]+', folder.lower()) if part]
+    parts = [part for part in re.split(r'[\W_]+', folder.lower()) if part]
     return frozenset(parts) | {split for part in parts if (split := split_of(part))}
 
 

@@ -20,6 +20,9 @@ _MOST_CLASSES = 0.5
 """Number of classes per image above which a column is no label."""
 
 
+_LABEL_HEADINGS = ('label', 'class', 'category', 'target', 'class_name', 'species', 'y')
+
+
 @dataclass
 class Labelled:
     """Class or mask of images."""
@@ -50,7 +53,7 @@ def read_class_folders(index: Index, places: Places, report: Report, *, by_name:
     labels = {path: '/'.join(parts[level] for level in kept if level < len(parts)) for path, parts in images}
     labels = {path: label for path, label in labels.items() if label}
     if len(set(labels.values())) < 2 and by_name:
-        labels = {path: re.split('[^A-Za-z]*[0-9]', PurePosixPath(path).stem)[0] for path, _ in images}
+        labels = {path: re.split(r'[\W_]*\d', PurePosixPath(path).stem)[0] for path, _ in images}
         report.doubts.append('the classes are what the file names begin with: put each class into a folder of its own')
     if len(set(labels.values())) < 2:
         return None
@@ -98,6 +101,10 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
     columns = list(zip(*rows, strict=True))
     paths = [[index.find(cell, near=path) for cell in column] for column in columns]
     named = [sum(cell is not None for cell in column) >= 0.8 * (len(rows) - 1) > 0 for column in paths]
+    named = [found and not _is_label(cell, index) for found, cell in zip(named, rows[0], strict=True)]
+    files = [sum(map(index.names_file, column)) >= 0.5 * len(rows) for column in columns]
+    if any(found and file for found, file in zip(named, files, strict=True)):  # the others are numbers or words
+        named = [found and file for found, file in zip(named, files, strict=True)]
     if not any(named):
         return False
     first = named.index(True)
@@ -121,6 +128,7 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
     if masks is None and label is None:
         return False
     in_file, nameless = split_of(PurePosixPath(path).stem), []
+    several: dict[str, str] = {}
     for number in range(begin, len(rows)):
         image = paths[first][number]
         if image is None:
@@ -132,6 +140,8 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
             if not columns[label][number]:
                 nameless.append(columns[first][number])
                 continue
+            if found.labels.get(image, columns[label][number]) != columns[label][number]:
+                several[image] = f'{columns[first][number]} ({found.labels[image]}, {columns[label][number]})'
             found.labels[image] = columns[label][number]
         else:
             chosen = [heading[n] for n in label or () if float(columns[n][number]) == 1]
@@ -140,6 +150,10 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
         if said:
             found.splits[image] = said
     report.leave_out(
+        list(several.values()), len(found.labels), f'images of {path} have several labels', 'leave one line for each'
+    )
+    found.labels = {image: name for image, name in found.labels.items() if image not in several}
+    report.leave_out(
         nameless, len(rows) - begin, f'lines of {path} have no label', 'add the labels or remove the lines'
     )
     if isinstance(label, int) and len(columns) > 2:
@@ -147,16 +161,16 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
     return True
 
 
+def _is_label(heading: str, index: Index) -> bool:
+    return heading.lower() in _LABEL_HEADINGS and not index.is_picture(heading)
+
+
 def _label_column(
     columns: Sequence[Sequence[str]], heading: Sequence[str], others: Sequence[int], begin: int
 ) -> int | list[int] | None:
     """The column of labels, or those of a table with a column of 0 and 1 for each class."""
     rows = len(columns[0]) - begin
-    by_name = [
-        n
-        for n in others
-        if heading and heading[n] in ('label', 'class', 'category', 'target', 'class_name', 'species', 'y')
-    ]
+    by_name = [n for n in others if heading and heading[n] in _LABEL_HEADINGS]
     if by_name:
         return by_name[0]
     values = {n: columns[n][begin:] for n in others}

@@ -1,11 +1,14 @@
 """What the readers of object annotations share: shapes, the result, and boxes that lie in their image."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .data import LEFT_OUT, Object, Report
+from mmvit_ext.errors.user_error import UserError
+
+from .data import LEFT_OUT, Object, Report, shown
 from .index import Index
 
 __all__ = ['Found', 'Shape', 'found_shapes']
@@ -66,6 +69,8 @@ def found_shapes(
         return None
     listed = {picture: list(items) for picture, items in shapes.items()}
     classes = tuple(classes or sorted({shape.name for items in listed.values() for shape in items}))
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise UserError(f'the class names have {shown(twice)} more than once: give each class a name of its own')
     headers, order, wrong = index.headers(list(listed)), {name: label for label, name in enumerate(classes)}, []
     found = Found(layout, classes, {picture: [] for picture in listed})
     found.splits = {picture: split for picture, split in splits.items() if split}

@@ -96,7 +96,7 @@ def _match(photos: Sequence[Place], masks: Sequence[Place]) -> dict[str, list[Pl
     names = sorted(masks, key=lambda mask: mask.key[-1])
     for photo in photos:  # "a.jpg" with "a_road.png" and "a_car.png"
         begin = f'{photo.key[-1]}_'
-        first, last = (bisect(names, end, key=lambda mask: mask.key[-1]) for end in (begin, begin + '~'))
+        first, last = (bisect(names, end, key=lambda mask: mask.key[-1]) for end in (begin, begin + chr(0x10FFFF)))
         longer = names[first:last]
         found.setdefault(photo.path, [mask for mask in longer if mask.split == photo.split] or longer)
     return {photo: masks for photo, masks in found.items() if masks}

@@ -49,7 +49,7 @@ def class_names_of(several: Several, *, always: bool = False) -> dict[str, str] 
 
 
 def _words(path: str) -> list[str]:
-    return [word for word in re.split('[^A-Za-z0-9]+', str(PurePosixPath(path).with_suffix(''))) if word]
+    return [word for word in re.split(r'[\W_]+', str(PurePosixPath(path).with_suffix(''))) if word]
 
 
 def _area(path: Path) -> np.ndarray:

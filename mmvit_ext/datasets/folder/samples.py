@@ -102,6 +102,8 @@ def segmentation(index: Index, places: Places, masks: Labelled, names: ClassName
     )
     several = {image: paths for image, paths in several.items() if image not in other}
     pairs = {image: paths[0] for image, paths in several.items()}
+    if not pairs:
+        raise UserError(f'no image of {index.root} has a mask that can be used: {"; ".join(report.doubts)}')
     if masks.several:
         found, parts = merged_classes(several, report)
     else:
@@ -156,6 +158,8 @@ def drawn(index: Index, places: Places, found: Found, report: Report) -> Underst
     known = detection(index, places, found, report, 'inst')
     kept = [name for name in known.classes if name.lower() not in BACKGROUND and not is_no_label(name)]
     classes = ('background', *kept)
+    if voids := [name for name in known.classes if is_no_label(name)]:
+        report.doubts.append(f'{shown(voids)} means "no label" by its name: call it otherwise if it is a class')
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [255 if is_no_label(name) else numbers.get(name, 0) for name in known.classes]
     if len(classes) > MOST:

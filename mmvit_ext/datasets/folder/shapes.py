@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from mmvit_ext.errors.user_error import UserError
 
-from .data import Report
+from .data import Report, shown
 from .index import Index
 from .objects import Found, Shape, found_shapes
 from .tables import read_rows
@@ -43,7 +43,10 @@ def read_xml(index: Index, report: Report) -> Found | None:
             own = None if entry.get('name') else index.find(PurePosixPath(path).stem, near=path)
             picture = own or index.find(name, near=path)
             if picture:
-                shapes[picture] = list(_cvat_shapes(entry, path) if entry.get('name') else _voc_shapes(entry, path))
+                if entry.get('name'):
+                    _add(shapes, picture, _cvat_shapes(entry, path))
+                else:
+                    shapes[picture] = list(_voc_shapes(entry, path))
                 splits[picture] = split_of_file(path) if entry.get('name') else None
             else:
                 lone.append(f'{path}: {name}' if entry.get('name') else path)
@@ -53,6 +56,13 @@ def read_xml(index: Index, report: Report) -> Found | None:
     report.leave_out(lone, len(shapes) + len(lone), 'images of XML files are missing', 'copy them into the folder')
     _count_from_zero(shapes)
     return found_shapes(index, f'XML files for {len(shapes)} images', shapes, report, splits=splits)
+
+
+def _add(shapes: dict[str, list[Shape]], picture: str, items: Iterable[Shape]) -> None:
+    """Add the objects of an image to those of another file, but for those that are the same."""
+    there = shapes.setdefault(picture, [])
+    known = {(shape.name, tuple(shape.points)) for shape in there}
+    there += [shape for shape in items if (shape.name, tuple(shape.points)) not in known]
 
 
 def _voc_shapes(root: ElementTree.Element, path: str) -> Iterator[Shape]:
@@ -104,7 +114,7 @@ def read_json(index: Index, report: Report) -> Found | None:
     """Shapes in JSON files of labelme and Supervisely, one for each image, and of VIA, one for many."""
     shapes: dict[str, list[Shape]] = {}
     splits: dict[str, str | None] = {}
-    others, tools = [], set()
+    others, lone, tools = [], [], set()
     for path in index.texts_of('.json'):
         text = index.read(path)
         tool = next((tool for tool, (mark, _) in _TOOLS.items() if mark in text), None)
@@ -119,8 +129,16 @@ def read_json(index: Index, report: Report) -> Found | None:
             if picture:
                 tools.add(tool)
                 splits[picture] = split_of_file(path) if tool == 'VIA' else None
-                shapes[picture] = [Shape(*item) for item in items if item[1] is not None]
+                read_shapes = [Shape(*item) for item in items if item[1] is not None]
+                if tool == 'VIA':
+                    _add(shapes, picture, read_shapes)
+                else:
+                    shapes[picture] = read_shapes
                 others += [where for _, points, where in items if points is None]
+            else:
+                lone.append(path if tool != 'VIA' else f'{path}: {names[0]}')
+    if shapes and lone:
+        report.doubts.append(f'{len(lone)} annotations have no image and are not used: {shown(lone)}')
     if shapes and others:
         report.doubts.append(f'{len(others)} points, lines and bitmaps are no boxes or polygons and are not used')
     layout = f'JSON files of {" and ".join(sorted(tools))} for {len(shapes)} images'
@@ -194,7 +212,7 @@ def read_box_tables(index: Index, report: Report) -> Found | None:
     for path in index.texts_of('.csv', '.tsv', '.txt', '.json'):
         rows = read_rows(index, path)
         if columns := _columns(rows):
-            found, said = _box_rows(index, path, rows, *columns)
+            found, said = _box_rows(index, path, rows, report, *columns)
             splits |= said
             shapes = {picture: shapes.get(picture, []) + found.get(picture, []) for picture in {**shapes, **found}}
             used += [path] * bool(found)
@@ -221,33 +239,47 @@ _EDGES = (
 _KINDS = ('class', 'label', 'category', 'classname', 'labelname', 'name')
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> tuple[int, list[int], int | None, bool] | None:
-    """The first row with a box, the columns of its edges and its class, and whether the edges end in a size."""
+def _columns(rows: Sequence[Sequence[str]]) -> tuple[int, list[int], list[int], bool] | None:
+    """The first row with a box, the columns of its edges, those of classes, and whether the edges end in a size."""
     if len(rows) < 2:
         return None
     heading = [re.sub('[^a-z0-9]', '', cell.lower()) for cell in rows[0]]
     heading = [cell if cell == 'bbox' else cell.replace('bbox', '') for cell in heading]
     edges = next((edges for edges in _EDGES if set(edges) <= set(heading)), None)
     if edges:
-        kind = next((heading.index(name) for name in _KINDS if name in heading), None)
+        kinds = [heading.index(name) for name in _KINDS if name in heading]
         size = edges[-1] in ('height', 'h', 'bbox')
-        return 1, [heading.index(edge) for edge in edges], kind, size
+        return 1, [heading.index(edge) for edge in edges], kinds, size
     if all(len(row) == 6 and (len(_numbers(row[1:5])) == 4 or not any(row[1:])) for row in rows):
-        return 0, [1, 2, 3, 4], 5, False  # without a heading: path, x1, y1, x2, y2, class
+        return 0, [1, 2, 3, 4], [5], False  # without a heading: path, x1, y1, x2, y2, class
     return None
 
 
 def _box_rows(
-    index: Index, path: str, rows: Sequence[Sequence[str]], first: int, columns: list[int], kind: int | None, size: bool
+    index: Index,
+    path: str,
+    rows: Sequence[Sequence[str]],
+    report: Report,
+    first: int,
+    columns: list[int],
+    kinds: list[int],
+    size: bool,
 ) -> tuple[dict[str, list[Shape]], dict[str, str | None]]:
     others = [n for n in range(len(rows[first])) if n not in columns]
-    of_path = next((n for n in others if index.find(rows[first][n], near=path)), None)
-    of_split = next((n for n in others if n != kind and all(split_of(row[n]) for row in rows[first:])), None)
+    of_path = _path_column(index, path, rows[first:], others)
+    if of_path is None:
+        return {}, {}
+    kind = next((n for n in kinds if n != of_path), None)
+    of_split = next(
+        (n for n in others if n not in (kind, of_path) and all(split_of(row[n]) for row in rows[first:])), None
+    )
     shapes: dict[str, list[Shape]] = {}
     splits: dict[str, str | None] = {}
+    lone: dict[str, None] = {}
     for number, row in enumerate(rows[first:], first + 1):
-        picture = None if of_path is None else index.find(row[of_path], near=path)
+        picture = index.find(row[of_path], near=path)
         if picture is None:
+            lone[row[of_path]] = None
             continue
         cells = re.split(r'[\s,]+', row[columns[0]].strip('[]() ')) if len(columns) == 1 else [row[n] for n in columns]
         shapes.setdefault(picture, [])
@@ -256,4 +288,14 @@ def _box_rows(
             x, y, right, bottom = _numbers(cells) if len(_numbers(cells)) == 4 else [math.nan] * 4
             corners = (x, y, x + right, y + bottom) if size else (x, y, right, bottom)
             shapes[picture].append(Shape(row[kind] if kind is not None else '', _box(corners), f'{path}:{number}'))
+    if shapes and lone:
+        report.doubts.append(f'{len(lone)} images of {path} are not there: {shown(list(lone))}')
     return shapes, splits
+
+
+def _path_column(index: Index, path: str, rows: Sequence[Sequence[str]], among: Sequence[int]) -> int | None:
+    """The column whose cells name pictures: of those that look like files, or else of all, the one with the most."""
+    counts = {n: sum(index.find(row[n], near=path) is not None for row in rows) for n in among}
+    files = [n for n in among if counts[n] and sum(index.names_file(row[n]) for row in rows) >= 0.5 * len(rows)]
+    best = max(files or among, key=counts.__getitem__, default=None)
+    return best if best is not None and counts[best] else None

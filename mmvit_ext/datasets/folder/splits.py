@@ -29,15 +29,17 @@ def read_lists(
     known, sets = {*images, *others}, defaultdict(dict)  # type: ignore[var-annotated]
     for path in index.texts_of('.txt', '.lst'):
         pure = PurePosixPath(path)
-        stem = re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', pure.stem.lower())
+        stem = pure.stem.lower().replace('validation', 'val')
+        stem = re.sub('[^a-z0-9]*(list|set|files?|ids?|split)[^a-z0-9]*', '', stem)
         split = split_of(pure.stem) or split_of(stem)
         if split is None or pure.stem.lower() == 'trainval':
             continue
-        lines = [line.split() for line in index.read(path).splitlines() if line.strip()]
-        found = {image for line in lines if (image := index.find(line[0], near=path, among=known))}
-        if lines and len(found) >= 0.5 * len({line[0] for line in lines}):
+        lines = [line.strip() for line in index.read(path).splitlines() if line.strip()]
+        names = [line if index.is_picture(line) else line.split()[0] for line in lines]  # which may have spaces
+        found = {image for name in names if (image := index.find(name, near=path, among=known))}
+        if lines and len(found) >= 0.5 * len(set(names)):
             sets[str(pure.parent)].update(dict.fromkeys(found, split))
-            missing = [line[0] for line in lines if not index.is_picture(line[0])]
+            missing = [name for name in names if not index.is_picture(name)]
             report.leave_out(
                 missing, len(lines), f'images of the list {path} do not exist', 'add them or correct the list'
             )
@@ -58,13 +60,15 @@ def split_samples(
     for sample in samples:
         splits[sample.split or ''].append(sample)
     unsaid = splits.pop('', [])
-    if unsaid and splits:
+    if unsaid and 'train' in splits:
         report.doubts.append(
             f'{len(unsaid)} images are in no split and are left out, for example {unsaid[0].image}: put them into a '
             'folder called train or val to use them'
         )
     if not splits or 'train' not in splits:
-        if splits:
+        if unsaid and splits:
+            report.doubts.append(f'{len(unsaid)} images are in no split and train, for example {unsaid[0].image}')
+        elif splits:
             report.doubts.append(f'there is no training split, only {" and ".join(splits)}: all images are split anew')
             unsaid = list(samples)
             splits.clear()

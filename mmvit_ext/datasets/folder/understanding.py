@@ -55,7 +55,7 @@ def understand(folder: str | Path, *, task: str | None = None, seed: int = 0, va
         raise UserError(f'the task {task!r} is not known: expected one of {", ".join(TASKS)}')
     if not 0 < val_share < 1:
         raise UserError(f'val_share is {val_share}: expected a part of the images above 0 and below 1')
-    root = Path(os.path.expanduser(folder)).absolute()
+    root = Path(os.path.abspath(os.path.expanduser(folder)))
     index = Index(root)
     foreign = set_foreign_aside(index)
     places, names = Places([*index.pictures, *index.texts]), read_class_names(index)
@@ -107,8 +107,14 @@ def _evidence(index: Index, places: Places, names: ClassNames, task: str | None)
     reports = {'objects': Report(), 'masks': Report(), 'table': Report()}
     found: Found | None = None
     masks: Labelled | None = None
-    table = read_table(index, reports['table']) if task in (None, 'seg', 'cls') else None
-    failures = []
+    failures: list[UserError] = []
+    table = None
+    try:
+        table = read_table(index, reports['table']) if task in (None, 'seg', 'cls') else None
+    except UserError as error:
+        if task == 'cls':
+            raise
+        failures.append(error)
     if task in (None, 'det', 'inst'):
         try:
             found = _objects(index, places, names, reports['objects'])
@@ -149,6 +155,8 @@ def _evidence(index: Index, places: Places, names: ClassNames, task: str | None)
         return found, None, None, reports['objects']
     if failures:
         raise failures[0]
+    if task is None and table is not None and any(places.read(path).is_mask for path in index.pictures):
+        reports['table'].doubts.append('some images are called as masks are: pass --task seg to train on them')
     return None, None, _labels(index, places, table, reports['table'], task), reports['table']
 
 

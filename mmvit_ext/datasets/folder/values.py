@@ -88,6 +88,7 @@ def find_classes(index: Index, masks: Sequence[str], names: ClassNames, report: 
         raise UserError(
             f'the masks ({shown([item.path for item in counted])}) hold a single class, {found.names[0]}, from which '
             'nothing can be told apart: give each class its own value or colour (transparency is not read)'
+            + ''.join(f'; {doubt}' for doubt in report.doubts if 'by its name' in doubt)
         )
     return found
 
@@ -193,6 +194,8 @@ def _id_classes(counted: Sequence[Counted], names: ClassNames, report: Report, k
         by_id, source = KNOWN[known].ids(), f'the dataset {known}'
         ignored += [value for value in values if value not in by_id and value in KNOWN[known].ignored]
     voids = [number for number, name in by_id.items() if is_no_label(name)]
+    if not known and (called := [by_id[number] for number in voids if number in pixels]):
+        report.doubts.append(f'{shown(called)} means "no label" by its name: call it otherwise if it is a class')
     ignored += [value for value in voids if value not in ignored]
     by_id = {number: name for number, name in by_id.items() if number not in voids}
     left = [value for value in values if value not in ignored]

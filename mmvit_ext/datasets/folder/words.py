@@ -158,7 +158,7 @@ class Places:
 
 
 def _strip(stem: str) -> tuple[str, list[str]]:
-    tokens = [token for token in re.split('[^a-z0-9]+', stem) if token]
+    tokens = [token for token in re.split(r'[\W_]+', stem) if token]
     stripped = []
     for end in (-1, 0):
         while tokens:

@@ -66,7 +66,8 @@ def _write_coco(data: FolderData, samples: Sequence[Sample], path: Path) -> None
         images.append({'id': number, 'file_name': sample.image, 'height': height, 'width': width})
         for item in sample.objects:
             entry: dict[str, Any] = {'id': len(annotations) + 1, 'image_id': number, 'category_id': item.label + 1}
-            area = item.box[2] * item.box[3] if item.area is None else item.area
+            said = isinstance(item.area, int | float) and item.area > 0
+            area = item.area if said else item.box[2] * item.box[3]
             entry |= {'bbox': item.box, 'area': area, 'iscrowd': int(item.crowd)}
             annotations.append(entry if item.mask is None else {**entry, 'segmentation': item.mask})
     categories = [{'id': number, 'name': name} for number, name in enumerate(data.classes, 1)]

@@ -35,6 +35,7 @@ DATA_ROOTS = {
 }
 
 LEAST_IMAGES = 4  # Four consecutive pictures show every class.
+MOST_IDS = 100_000  # of images, whose regions have numbers of 24 bit: three channels of a picture
 MOST_IMAGES = 99999  # The file names have room for no more.
 SIDE_RANGE = (48, 2048)
 
@@ -107,7 +108,7 @@ def _segments(scene: Scene, image_id: int) -> tuple[list[dict[str, Any]], np.nda
     for position, (category, mask) in enumerate(regions):
         if not mask.any():
             continue
-        number = image_id * 100 + position
+        number = image_id % MOST_IDS * 100 + position + 1
         ids[mask] = number
         left, top, right, bottom = bounding_box(mask)
         size = {'area': int(mask.sum()), 'bbox': [left, top, right - left, bottom - top]}
