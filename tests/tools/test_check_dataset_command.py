@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmvit_ext.checks import every_sample as dataset_check
 from mmvit_ext.checks.coco_file import box_problem
+from mmvit_ext.datasets.mini import make_mini_dataset
 
 Config = Callable[..., str]
 Run = Callable[..., tuple[int, str]]
@@ -388,3 +389,12 @@ def test_a_dataset_that_fetches_itself_and_has_no_folder_is_told_in_one_sentence
     code, output = run_tool('check_dataset', str(config))
     assert code == 2
     assert 'the dataset CIFAR10 (train_dataloader.dataset) has no data_root: set train_dataloader' in output
+
+
+def test_the_segments_of_a_panoptic_dataset_are_not_read_as_boxes(tmp_path: Path, run_tool: Run) -> None:
+    pytest.importorskip('panopticapi')
+    make_mini_dataset(tmp_path / 'mini', images=4, size=(60, 80))
+    config = Path(__file__).parents[2] / 'configs/eomt/eomt-panoptic_vit-mini_1xb8-20e_mini-coco.py'
+    code, output = run_tool('check_dataset', config, '--cfg-options', f'data_root={tmp_path}/mini/coco')
+    assert code == 0, output
+    assert 'train_dataloader.dataset: 4 images: nothing wrong' in output
