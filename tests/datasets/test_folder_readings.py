@@ -54,6 +54,14 @@ def test_labels_that_are_numbers_are_no_images(tmp_path: Path, suffix: str) -> N
     assert labels(understand(tmp_path)) == {f'{n}.jpg': str(n % 3 + 1) for n in range(1, 13)}
 
 
+def test_a_column_called_label_may_name_masks(tmp_path: Path) -> None:
+    for number in range(10):
+        photo(tmp_path / f'a/{number}.jpg')
+        mask(tmp_path / f'b/{number}.png', [0, 1])
+    write(tmp_path / 'a.csv', '\n'.join(['image,label', *(f'a/{n}.jpg,b/{n}.png' for n in range(10))]))
+    assert understand(tmp_path).task == 'seg'
+
+
 def test_a_missing_image_is_no_other_one_of_its_name(tmp_path: Path) -> None:
     for number in range(10):
         photo(tmp_path / f'cat/{number}.jpg')

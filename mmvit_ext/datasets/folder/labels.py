@@ -101,8 +101,10 @@ def _read_rows(index: Index, path: str, rows: list[list[str]], found: Labelled, 
     columns = list(zip(*rows, strict=True))
     paths = [[index.find(cell, near=path) for cell in column] for column in columns]
     named = [sum(cell is not None for cell in column) >= 0.8 * (len(rows) - 1) > 0 for column in paths]
-    named = [found and not _is_label(cell, index) for found, cell in zip(named, rows[0], strict=True)]
     files = [sum(map(index.names_file, column)) >= 0.5 * len(rows) for column in columns]
+    named = [
+        found and (file or not _is_label(cell, index)) for found, file, cell in zip(named, files, rows[0], strict=True)
+    ]
     if any(found and file for found, file in zip(named, files, strict=True)):  # the others are numbers or words
         named = [found and file for found, file in zip(named, files, strict=True)]
     if not any(named):
