@@ -52,7 +52,8 @@ types: ready  ## Check the types
 	$(PY) -m mypy
 
 bench: ready  ## Measure speed and memory against the plain references; fails at the end if a goal was missed
-	@status=0; for file in $$(grep -l ' = arguments(__doc__' benchmarks/*.py); do \
+	@case " $(ARGS)" in *" --json"*) echo "make bench: every benchmark would write the same --json file: run one of them"; exit 2;; esac; \
+	status=0; for file in $$(grep -l ' = arguments(__doc__' benchmarks/*.py); do \
 		name=$$(basename $$file .py); \
 		echo "$(PY) -m benchmarks.$$name $(ARGS)"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; \
 	done; exit $$status

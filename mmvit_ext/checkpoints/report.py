@@ -141,7 +141,7 @@ def check_report(report: WeightsReport, source: str, target: str, *, strict: boo
         return
     need = 'all of them' if strict else 'every value of the file' if report.failed else 'at least half'
     hint = style_hint(report.unexpected) or '; use the checkpoint that belongs to this config'
-    remedy = f'expected {need}{hint}, or pass {ALLOW_OPTION} (allow_partial=True in Python) if this is intended'
+    remedy = f'expected {need}{hint}, or pass {ALLOW_OPTION} (allow_partial=True in Python) where the command takes it'
     raise UserError(f'{source} does not fit {target}: {report}; {remedy}')
 
 
