@@ -36,7 +36,7 @@ def name_of(path):
     return name if name in list_models() else None
 
 
-OTHERS = ('384x384', '-ti16_1xb8', '-mini', '_1xb4-', 'setr-naive_vit-b16', 'eomt-instance')
+OTHERS = ('384x384', '-ti16_1xb8', '-mini', '_1xb4-', 'coco128', 'setr-naive_vit-b16', 'eomt-instance')
 """Recipes with another network: fine-tuned, of the demo, for photographs, without a class token, padded to a square."""
 
 SHIPPED = {path: name for path in CONFIGS if (name := name_of(path)) and not any(part in path.name for part in OTHERS)}

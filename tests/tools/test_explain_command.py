@@ -313,7 +313,9 @@ def test_a_backbone_of_another_library_is_refused_with_what_would_work(
     trained: Path, photos: Path, run_tool: Run
 ) -> None:
     files = [trained / 'config.py', trained / 'work_dir' / 'iter_2.pth']
-    refused(run_tool('explain', 'tokens', *files, photos, '--out', 'out'), 'VisionTransformer', 'mmvit_ext.TNT')
+    refused(
+        run_tool('explain', 'tokens', *files, photos, '--out', 'out'), 'VisionTransformer', 'a backbone of mmvit_ext'
+    )
     refused(run_tool('explain', 'superpixels', *files, photos, '--out', 'out'), 'VisionTransformer', 'SPFormer')
     refused(run_tool('explain', 'atm', *files, photos, '--out', 'out'), 'FCNHead', 'configs/segvit')
 
