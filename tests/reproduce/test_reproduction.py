@@ -20,8 +20,9 @@ from mmvit_ext.cli.arguments import ConfigOptions
 from mmvit_ext.cli.main import run_verb
 from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
-from mmvit_ext.files import free_name
-from mmvit_ext.reproduce import Ledger, read_ledger, training
+from mmvit_ext.files import atomic_path, free_name
+from mmvit_ext.reproduce import Ledger, read_ledger, rescore, training
+from mmvit_ext.reproduce.ledger import METRICS
 from mmvit_ext.reproduce.rescore import fetch_checkpoint
 from mmvit_ext.reproduce.training import load_row_config, plan_training
 from tests.reproduce.file_server import serving
@@ -141,6 +142,27 @@ def test_a_miss_is_exit_code_1_and_is_recorded_as_one(make_ledger, run, released
     assert record['verdict'] == 'missed'
     assert record['difference'] == {'Top 1 Accuracy': pytest.approx(-0.3)}
     assert not (ledger.root / 'results').exists()
+
+
+def test_an_evaluation_in_several_processes_replaces_the_figures_of_the_last_one(
+    make_ledger, run, released, tmp_path, monkeypatch
+):
+    seen = []
+
+    def tool(ledger, name, files, processes, arguments, options):
+        seen.append((name, processes, arguments))
+        key = METRICS[released.metric].key
+        with atomic_path(arguments[arguments.index('--out') + 1]) as file:
+            file.write_text(json.dumps({key: 7}))
+        return 0
+
+    monkeypatch.setattr(rescore, 'process_count', lambda gpus: 2)
+    monkeypatch.setattr(rescore, 'run_tool', tool)
+    with serving(released.bytes) as server:
+        ledger = make_ledger(server.address, 90.0)
+        assert [run(ledger), run(ledger)] == [1, 1]
+    assert [entry[:2] for entry in seen] == [('test', 2)] * 2
+    assert all('--force' in arguments for *_, arguments in seen)
 
 
 def test_wrong_bytes_never_reach_the_network(make_ledger, run, released, tmp_path, capsys):
