@@ -87,7 +87,7 @@ def _refuse_unused(args: Namespace) -> None:
     """Raise ``UserError`` for an option that the chosen action does not look at."""
     flags = ('list', 'train', 'estimate', 'update_pages')
     action = next((f'--{name.replace("_", "-")}' for name in flags if getattr(args, name)), 'an evaluation')
-    for name in set().union(*USED.values()) - USED[action]:
+    for name in sorted(set().union(*USED.values()) - USED[action]):
         if getattr(args, name) not in (None, False):
             raise UserError(f'--{name.replace("_", "-")} has no effect with {action}: leave it out')
 

@@ -217,6 +217,12 @@ def test_files_of_class_names_are_read_beside_images_that_are_numbers(tmp_path: 
     assert understand(tmp_path).classes == ('water', 'land')
 
 
+def test_a_list_of_images_without_suffix_holds_no_class_names(tmp_path: Path) -> None:
+    masks(tmp_path, number=12)
+    write(tmp_path / 'labels.txt', '\n'.join(f'{number:02} sunny' for number in range(12)))
+    assert understand(tmp_path, task='seg').classes == ('class_0', 'class_1', 'class_2')
+
+
 def test_masks_of_grey_with_transparency_are_grey(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 7]], np.uint8)).convert('LA').save(tmp_path / 'a.png')
     sample = {'seg_map_path': str(tmp_path / 'a.png'), 'seg_fields': []}

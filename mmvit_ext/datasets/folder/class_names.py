@@ -78,7 +78,9 @@ def read_class_names(index: Index) -> ClassNames:
         if (index.root / path).stat().st_size > _LONGEST or index.is_picture(pure.stem):
             continue
         begins = [re.split(r'[\s,;]', line.strip(), maxsplit=1)[0] for line in index.read(path).splitlines()[:1000]]
-        if sum(index.names_file(word) and index.is_picture(word) for word in begins) > 0.5 * len(begins):
+        # Numbers that images are called as, too, are those of classes; 0001 is an image's.
+        named = [word for word in begins if index.is_picture(word) and not re.fullmatch('0|[1-9][0-9]*', word)]
+        if len(named) > 0.5 * len(begins):
             continue
         names = _parse(index.read(path), pure.suffix.lower(), path)
         if names and _worth(names) > _worth(best):
