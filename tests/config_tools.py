@@ -121,6 +121,8 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
     """
     from mmdet.datasets import CocoDataset
 
+    from benchmarks import coco128_labels
+
     rng = np.random.default_rng(0)
     layouts = {
         'BaseSegDataset': (('train', 'val', 'test'), '.png', 11),
@@ -153,12 +155,13 @@ def write_photographs(root: Path, images: int = 4) -> dict[str, Path]:
         for split, folder in splits.items():
             (root / name / folder).mkdir(exist_ok=True)
             write_objects(root / name, split, folder, classes, images)
+    coco128_labels.write(root / 'coco128', root / 'coco128-labels')
     for split in ('train', 'val'):
         for number in range(10):
             (root / 'imagenette' / split / f'n{number:08d}').mkdir(parents=True)
             pixels = rng.integers(0, 256, (160, 200, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / 'imagenette' / split / f'n{number:08d}' / '0.jpg')
-    return {name: root / name for name in (*layouts, *objects, 'CityscapesDataset', 'imagenette')}
+    return {name: root / name for name in (*layouts, *objects, 'coco128-labels', 'CityscapesDataset', 'imagenette')}
 
 
 def write_objects(root: Path, split: str, folder: str, classes: Sequence[str], images: int) -> None:
@@ -313,7 +316,8 @@ def shrink_model(model: dict) -> None:
     """Few and narrow layers; indices, stages and everything else stay as published."""
     model['backbone']['init_cfg'] = None
     if 'decode_head' in model:
-        model['data_preprocessor']['size'] = (EDGE, EDGE)
+        if 'size_divisor' not in model['data_preprocessor']:
+            model['data_preprocessor']['size'] = (EDGE, EDGE)
         if 'norm_cfg' in model['decode_head']:
             model['decode_head']['norm_cfg'] = dict(type='BN')  # the synchronised one needs a GPU
     backbone = model['backbone']
@@ -510,11 +514,9 @@ def small_config(path: Path, data: dict[str, Path], work_dir: Path) -> Config:
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, LEAST_BATCH))
         loader.dataset.update(data_root=root, indices=2)
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        if 'seg_prefix' in evaluator:
-            evaluator.seg_prefix = f'{root}/{cfg.val_dataloader.dataset.data_prefix.seg}'
-        if 'ann_file' in evaluator:
-            evaluator.ann_file = f'{root}/{cfg.val_dataloader.dataset.ann_file}'
+    for evaluator in walk([cfg.val_evaluator, cfg.test_evaluator]):
+        for name in {'seg_prefix', 'ann_file'} & set(evaluator):
+            evaluator[name] = evaluator[name].replace(cfg.data_root, root)
     cfg.train_dataloader.batch_size = LEAST_BATCH
     cfg.train_cfg.update({'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters': 1}, val_interval=1)
     cfg.default_hooks.checkpoint.update(interval=1)

@@ -8,7 +8,7 @@ Command: mmvit train configs/segvit/segvit-shrunk_vit-s14_1xb4-400_camvid-280x37
 _base_ = [
     '../_base_/models/linear_vit-s14.py',
     '../_base_/datasets/camvid_280x378.py',
-    '../_base_/schedules/camvid_400.py',
+    '../_base_/schedules/photographs_400.py',
 ]
 
 model = dict(

@@ -8,7 +8,7 @@ Command: mmvit train configs/spformer/setr-naive_deit-t16_1xb4-800_camvid-288x38
 _base_ = [
     '../_base_/models/setr-naive_deit.py',
     '../_base_/datasets/camvid_288x384.py',
-    '../_base_/schedules/camvid_400.py',
+    '../_base_/schedules/photographs_400.py',
 ]
 
 max_iters = 800

@@ -8,7 +8,7 @@ Command: mmvit train configs/spformer/setr-superpixel_spformer-t16_1xb4-800_camv
 _base_ = [
     '../_base_/models/setr-superpixel_spformer.py',
     '../_base_/datasets/camvid_288x384.py',
-    '../_base_/schedules/camvid_400.py',
+    '../_base_/schedules/photographs_400.py',
 ]
 
 max_iters = 800

@@ -74,11 +74,16 @@ def _read_record(path: Path) -> Record:
 
 
 def measured_values(row: Row, scale: str, results: Mapping[str, float]) -> dict[str, float]:
-    """The main metrics of a row, all published ones of a scale and those of classes, in per cent, if measured."""
+    """The main metrics of a row, the published ones of a scale and those of classes, in per cent, if measured.
+
+    Of a row without published metrics all that there are.
+    """
     multi = scale == 'multi'
     names = [name for name in row.absolute if METRICS[name].multi_scale == multi]
     several = {metric.key: name for name, metric in METRICS.items() if metric.multi_scale and multi}
     names += [several.get(METRICS[name].key, name) for name in (*MAIN_METRICS.get(row.task, ()), *row.differences)]
+    if not row.published:
+        names += [name for name, metric in METRICS.items() if metric.multi_scale == multi]
     metrics = {name: METRICS[name] for name in names if METRICS[name].key in results}
     beside = {name: round(float(value), 2) for name, value in results.items() if name.startswith(BESIDE)}
     return {name: round(float(results[metric.key]) * metric.factor, 2) for name, metric in metrics.items()} | beside

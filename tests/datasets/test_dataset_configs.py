@@ -46,12 +46,14 @@ PHOTOGRAPHS = (
     'camvid_392x518',
     'cityscapes_1024x1024',
     'coco128_320x320',
+    'coco128-semantic_322x518',
+    'coco_things',
     'drive_256x256',
     'imagenette_128',
     'nuclei_256x256',
 )
 #: What needs panopticapi; tests/test_configs.py trains on it.
-PANOPTIC = ('coco_panoptic',)
+PANOPTIC = ('coco_panoptic', 'coco128-panoptic_322x518')
 
 
 @pytest.fixture(scope='module')
