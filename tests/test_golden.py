@@ -208,3 +208,63 @@ def test_a_tnt_classifier_of_mmpretrain_gives_the_authors_logits(name):
     classifier.load_state_dict(convert(record['state_dict'], 'tnt'), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(classifier(record['input']), record['logits'], atol=1e-5, rtol=0)
+
+
+EOMT = {
+    'dinov2': {'model': 'vit_small_patch14_reg4_dinov2', 'img_size': 56},
+    'dinov2-swiglu': {'model': 'vit_giant_patch14_reg4_dinov2', 'img_size': 56},
+    'dinov3': {'model': 'vit_small_patch16_dinov3_qkvb', 'img_size': 64, 'mlp_ratio': 2},
+}
+
+
+@pytest.mark.parametrize('name', EOMT)
+def test_eomt_gives_the_numbers_of_transformers(name):
+    """Recorded from transformers 5.24.0: normal weights of deviation 0.2, and masks in no, all or the last block."""
+    pytest.importorskip('timm')
+    pytest.importorskip('mmseg')
+    pytest.importorskip('mmdet')
+    from mmvit_ext.registry import MODELS
+
+    record = load('eomt.pt')['networks'][list(EOMT).index(name)]
+    state = convert({key: value.float() for key, value in record['state_dict'].items()}, 'eomt')
+    backbone = {'type': 'mmvit_ext.TimmViT', 'embed_dim': 32, 'depth': 4, 'num_heads': 4, **EOMT[name]}
+    if 'swiglu' in name:
+        backbone['mlp_ratio'] = record['state_dict']['layers.0.mlp.down_proj.weight'].shape[1] / 16
+    head = {'type': 'mmvit_ext.EoMTHead', 'in_channels': 32, 'num_classes': 4, 'num_queries': 5, 'num_blocks': 2}
+    model = MODELS.build({'type': 'mmvit_ext.EoMT', 'backbone': backbone, 'decode_head': head}).eval()
+    model.load_state_dict(state, strict=True)
+    for expected in record['outputs']:
+        model.decode_head.set_mask_probabilities(expected['mask_probabilities'])
+        with torch.no_grad():
+            found = model.extract_feat(record['img'].float()).stages[-1]
+        torch.testing.assert_close(found.logits, expected['classes'], rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.masks, expected['masks'], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('size', 'starts'),
+    [
+        ((64, 160), [0, 48, 96]),
+        ((64, 129), [0, 32, 65]),
+        ((200, 64), [0, 45, 90, 136]),
+        ((64, 64), [0]),
+        ((64, 333), [0, 53, 107, 161, 215, 269]),
+    ],
+)
+def test_eomt_cuts_images_as_transformers_does(size, starts):
+    """Recorded from the EomtImageProcessor of transformers 5.24.0, with an edge of 64 pixels."""
+    pytest.importorskip('mmseg')
+    pytest.importorskip('mmdet')
+    from mmvit_ext.registry import MODELS
+
+    backbone = {'type': 'mmvit_ext.ViT', 'arch': {'embed_dims': 16, 'num_layers': 2, 'num_heads': 2, 'mlp_ratio': 2}}
+    model = MODELS.build(
+        {
+            'type': 'mmvit_ext.EoMT',
+            'backbone': {**backbone, 'img_size': 64, 'final_norm': True},
+            'decode_head': {'type': 'mmvit_ext.EoMTHead', 'in_channels': 16, 'num_classes': 2, 'num_blocks': 1},
+            'test_cfg': {'mode': 'slide', 'crop_size': (64, 64), 'stride': (64, 64)},
+        }
+    )
+    windows = [window[0 if size[0] > size[1] else 1] for window in model.windows(size)]
+    assert [(span.start, span.stop) for span in windows] == [(start, start + 64) for start in starts]
