@@ -156,7 +156,9 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 # PyTorch's own convention and OpenMMLab's: the first digits of the file's SHA-256 behind the last hyphen.
 _HASH_IN_NAME = re.compile(r'-(?P<hash>[0-9a-f]{8,64})\.(?:pth|pt|pkl|bin|safetensors)(?:\.tar)?$')
-_DATE = re.compile(r'^(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$')
+_NO_HASH = re.compile(r'^(?:(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])|0\d+)$')
+"""Dates, and iterations with zeros in front of them."""
+
 SHA256_DIGITS = re.compile(r'^[0-9a-f]{8,64}$')
 
 
@@ -166,9 +168,12 @@ def is_remote(path: str) -> bool:
 
 
 def named_hash(path: str | Path) -> str | None:
-    """The first digits of its SHA-256, eight or more and no date, in a file's name as in ``segvit-1a2b3c4d.pth``."""
+    """The first digits of its SHA-256, eight or more, in a file's name as in ``segvit-1a2b3c4d.pth``.
+
+    A date (``20240131``) is none, nor are decimal digits that begin with a 0, as of an iteration (``00012000``).
+    """
     match = _HASH_IN_NAME.search(str(path).rpartition('/')[2])
-    return None if match is None or _DATE.match(match['hash']) else match['hash']
+    return None if match is None or _NO_HASH.match(match['hash']) else match['hash']
 
 
 def verify_hash(path: str | Path, expected: str | None = None, role: str = 'checkpoint') -> None:

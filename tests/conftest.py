@@ -3,13 +3,16 @@
 import gc
 import importlib
 import os
+import random
 import signal
 
 # Processes of pytest-xdist share the cores; this has to be said before torch comes.
 if 'PYTEST_XDIST_WORKER' in os.environ:
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import numpy as np
 import pytest
+import torch
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
@@ -49,6 +52,24 @@ def _no_search_of_the_libraries():
 def _no_scope_of_another_file():
     """mmengine keeps the default scope of the last runner for the whole process; files must pass alone and together."""
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _seeded_module():
+    """What a module's fixtures draw is the same in each run."""
+    _seed()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """What a test draws is the same in each run, alone and behind others."""
+    _seed()
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002, what the libraries draw from
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, get_local_rank
 from mmengine.fileio import get as read_address
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -36,7 +35,9 @@ def install_safe_loading(*, trust: bool = False, config: str | Path | None = Non
         return read_checkpoint(filename, trust=trust, expected_hash=expected, map_location=map_location)
 
     def load_from_http(filename: str, map_location: Any = None) -> Any:
-        return load_from_local(str(_download(filename)), map_location)
+        from .downloads import fetch
+
+        return load_from_local(str(fetch(filename)), map_location)  # one process at a time, the others find the file
 
     def load_from_bucket(filename: str, map_location: Any = None) -> Any:
         with tempfile.TemporaryDirectory() as folder:
@@ -76,16 +77,6 @@ def safe_loading(*, trust: bool = False, config: str | Path | None = None) -> It
     finally:
         for prefix, loader in before.items():
             CheckpointLoader.register_scheme(prefix, loader, force=True)
-
-
-def _download(address: str) -> Path:
-    """Fetch a checkpoint once, by one process of each machine; the hash in its name is checked."""
-    from .downloads import cache_folder, cached_path, fetch
-
-    if get_local_rank() == 0:
-        fetch(address)
-    barrier()
-    return cached_path(address, cache_folder())
 
 
 def _address_of(scheme: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """All checks of a config against its types, files and datasets, before anything is built or written."""
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -252,5 +253,7 @@ def batch_size_of(cfg: Config, processes: int) -> BatchSize | None:
     wrapper = cfg.get('optim_wrapper') or {}
     lr = (wrapper.get('optimizer') or {}).get('lr')
     rate = float(lr) if isinstance(lr, int | float) else None
-    accumulation, scaled = int(wrapper.get('accumulative_counts', 1)), bool(scaling.get('enable', False))
+    parts = [part for part in (wrapper, *wrapper.values()) if isinstance(part, Mapping)]  # one for each optimizer
+    accumulation = math.lcm(*(int(part.get('accumulative_counts', 1)) for part in parts))
+    scaled = bool(scaling.get('enable', False))
     return BatchSize(processes, per_process, accumulation, scaling.get('base_batch_size'), rate, scaled)

@@ -25,6 +25,9 @@ LEAST_OPEN_FILES = 256  # usual limits are 1024 and more; workers that reach the
 LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
 """Constructors of optimizers with rates by layer, of mmseg and mmdet."""
 
+MIXED = ('AmpOptimWrapper', 'CPUAmpOptimWrapper')
+"""Wrappers of an optimizer with mixed precision."""
+
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
     """Set the folder of logs and checkpoints: the argument, the config's own or ``work_dirs/NAME_OF_THE_CONFIG``."""
@@ -104,30 +107,40 @@ def reduced_precision(device: str) -> torch.dtype:
 def set_precision(cfg: Config, amp: bool | None) -> list[str]:
     """Choose mixed precision as ``amp`` and the config ask for it and the device supports it; returns lines to log.
 
-    On a GPU it is the default of configs with one optimizer that do not say anything else.
+    On a GPU it is the default of configs with one optimizer that do not say anything else. Where ``amp`` is False, what
+    the config says of it is taken out.
     """
     wrapper = cfg.optim_wrapper
     kind = step_name({'type': 'OptimWrapper', **wrapper}).rpartition('.')[2]  # text, with its scope or not, or a class
     if amp and 'constructor' in wrapper and 'optimizer' not in wrapper:
         names = ', '.join(sorted(set(wrapper) - {'constructor'}))
         raise UserError(f'--amp works with one optimizer, the config has {names}: set the precision of each there')
-    if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+    if amp and kind not in ('OptimWrapper', *MIXED):
         raise UserError(
             f'--amp works with optim_wrapper.type OptimWrapper, not {kind}: set the precision in the config'
         )
-    if torch.cuda.is_available():
-        if amp is not False and kind == 'OptimWrapper' and 'optimizer' in wrapper:
+    if amp is False:
+        for part in [part for part in (wrapper, *wrapper.values()) if isinstance(part, Mapping)]:
+            if step_name(part).rpartition('.')[2] in MIXED:
+                _set_wrapper(part, 'OptimWrapper')
+    elif torch.cuda.is_available():
+        if kind == 'OptimWrapper' and 'optimizer' in wrapper:
             name = str(reduced_precision('cuda')).removeprefix('torch.')
             # bfloat16 has the range of float32; without a scaler there is one wait less in each iteration.
             scale = ConfigDict(enabled=False) if name == 'bfloat16' else 'dynamic'
             wrapper.update(type='AmpOptimWrapper', dtype=name, loss_scale=scale)
             return [f'mixed precision: {name}, --no-amp trains in float32']
     elif (amp and kind == 'OptimWrapper') or kind == 'AmpOptimWrapper':
-        wrapper.type = 'mmvit_ext.CPUAmpOptimWrapper'
-        for name in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(name, None)
+        _set_wrapper(wrapper, 'mmvit_ext.CPUAmpOptimWrapper')
         return ['mixed precision on a CPU: bfloat16 without loss scaling']
     return []
+
+
+def _set_wrapper(wrapper: Any, kind: str) -> None:
+    """Set the type of an ``optim_wrapper``, without what only mmengine's mixed precision takes."""
+    wrapper['type'] = kind
+    for name in ('loss_scale', 'dtype', 'use_fsdp'):
+        wrapper.pop(name, None)
 
 
 def set_tolerance(cfg: Config, updates: int | None, samples: float | None) -> None:

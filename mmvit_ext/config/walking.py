@@ -14,7 +14,7 @@ _HEAD_PATHS = {
     'mmpretrain': ('head',),
 }
 
-_LABEL_LOADERS = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadBoxes')
+_LABEL_LOADERS = ('LoadAnnotations', 'LoadSegAnnotations', 'LoadPanopticAnnotations', 'LoadBoxes')
 
 
 def iter_dataset_cfgs(node: Any, key: str, leaves: bool = True) -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,8 @@ __all__ = ['CPUAmpOptimWrapper', 'LayerDecayConstructor', 'MergedGroupsConstruct
 UNDECAYED = re.compile(r'bias$|(?:^|[._])(?:\w*token\w*|pos_embeds?(?:\.\d+)?|\w+_pos|\w*position\w*|rel_pos\w*)$')
 """Parameters without weight decay: biases, class tokens, registers, position embeddings and tables."""
 
+NO_RATE = 'optim_wrapper.paramwise_cfg needs decay_rate, for example decay_rate=0.9'
+
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
@@ -156,6 +158,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     optimizer_cfg: dict[str, Any]
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
+        if not self.paramwise_cfg:  # mmengine would not ask for groups then
+            raise UserError(NO_RATE)
         self.optimizer_cfg = with_fused(self.optimizer_cfg, model)
         return super().__call__(model)
 
@@ -167,7 +171,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             raise UserError(f'optim_wrapper.constructor needs get_layer_depth of an mmvit_ext backbone; {found}')
         rate = self.paramwise_cfg.get('decay_rate', self.paramwise_cfg.get('layer_decay_rate'))
         if rate is None:
-            raise UserError('optim_wrapper.paramwise_cfg needs decay_rate, for example decay_rate=0.9')
+            raise UserError(NO_RATE)
         wanted, custom = self.paramwise_cfg.get('num_layers'), self.paramwise_cfg.get('custom_keys', {})
         _refuse_ignored(self.paramwise_cfg)
         groups: dict[tuple[int, float], dict[str, Any]] = {}

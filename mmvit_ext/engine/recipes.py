@@ -262,7 +262,8 @@ def _fit_detector(model: dict[str, Any], recipe: Recipe, data: FolderData) -> No
 
 def _optimisation(recipe: Recipe) -> dict[str, Any]:
     rate = 0.75 if recipe.mode == 'tuned' else 1.0
-    warm = max(min(recipe.max_iters // 10, 500), 1)
+    warm = min(recipe.max_iters // 10, 500)
+    warm = warm if warm > 1 else 0  # a warm-up of one step would never leave its start_factor
     optimizer = dict(type='AdamW', lr=Name('lr'), betas=(0.9, 0.999), weight_decay=0.05)
     schedule = [
         dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warm),
@@ -279,7 +280,7 @@ def _optimisation(recipe: Recipe) -> dict[str, Any]:
             paramwise_cfg=dict(decay_rate=rate),
             clip_grad=dict(max_norm=10, norm_type=2),
         ),
-        param_scheduler=schedule if recipe.max_iters > warm else schedule[:1],
+        param_scheduler=schedule if warm else schedule[1:],
         auto_scale_lr=dict(enable=False, base_batch_size=Name('batch_size')),
     )
 

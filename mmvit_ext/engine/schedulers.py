@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
@@ -32,7 +32,7 @@ class TwoStagePolyLR(_ParamScheduler):
         verbose: Whether every learning rate is printed.
 
     Raises:
-        ValueError: ``end`` is not above the sum of the warm-ups.
+        ValueError: ``end`` is not above the sum of the warm-ups, or no group of the optimizer is below the full rate.
     """
 
     def __init__(
@@ -51,6 +51,9 @@ class TwoStagePolyLR(_ParamScheduler):
         if begin or by_epoch or end <= self.heads + self.backbone:
             given = f'{begin=}, {by_epoch=}, {end=}, warmup={tuple(warmup)}'
             raise ValueError(f'expected begin=0, by_epoch=False and end above both warm-ups together, got {given}')
+        if not any(map(_is_backbone, optimizer.param_groups)):
+            remedy = "set optim_wrapper.constructor='mmvit_ext.LayerDecayConstructor' and a decay_rate below 1"
+            raise ValueError(f'TwoStagePolyLR has no parameters for its second warm-up: {remedy}')
         self.power, self.total = power, end
         super().__init__(optimizer, 'lr', begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
 
@@ -65,6 +68,10 @@ class TwoStagePolyLR(_ParamScheduler):
     def _get_value(self) -> list[float]:
         groups = self.optimizer.param_groups
         return [
-            base * self.factor(self.last_step, pretrained=group.get('lr_scale', 1.0) < 1)
+            base * self.factor(self.last_step, pretrained=_is_backbone(group))
             for base, group in zip(self.base_values, groups, strict=True)
         ]
+
+
+def _is_backbone(group: Mapping[str, Any]) -> bool:
+    return bool(group.get('lr_scale', 1.0) < 1)

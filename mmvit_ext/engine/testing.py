@@ -13,6 +13,7 @@ from mmvit_ext.checks.before_run import check_before_run
 from mmvit_ext.checks.normalisation import check_normalisation
 from mmvit_ext.config.adjust import set_show_dir, set_tta
 from mmvit_ext.config.building import discard_pretrained
+from mmvit_ext.config.walking import step_name
 from mmvit_ext.engine.hooks.progress import ProgressHook
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook, bare_model
 from mmvit_ext.engine.runner import build_runner, load_run, running
@@ -93,9 +94,8 @@ def test(
             runner.test_evaluator.metrics.append(METRICS.build({'type': dumper, 'out_file_path': out}))
         metrics = runner.test()
         if out and out.endswith('.json') and runner.rank == 0:
-            plain = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
             with atomic_path(out) as file:
-                file.write_text(json.dumps(plain, indent=2))
+                file.write_text(json.dumps(metrics, indent=2, default=_plain))
     return metrics
 
 
@@ -105,6 +105,16 @@ def _is_for_training(hook: Hook) -> bool:
     return ('_train' in stages or '_val' in stages) and '_test' not in stages and '_load' not in stages
 
 
+def _plain(value: Any) -> Any:
+    """What a JSON file has of a metric: of tensors and arrays their numbers, of anything else its text."""
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
+
+
+def _writes_labels(evaluator: Mapping[str, Any]) -> bool:
+    kind = step_name(evaluator).rpartition('.')[2]
+    return kind.endswith('IoUMetric') and kind != 'TrimapIoUMetric'
+
+
 def _set_out(cfg: Config, path: Path) -> None:
     if path.suffix in ('.json', *PICKLES):
         if path.is_dir():
@@ -112,7 +122,11 @@ def _set_out(cfg: Config, path: Path) -> None:
         writable_folder(path.parent, '--out, folder')
     elif cfg.default_scope == 'mmseg' and not path.suffix:
         writable_folder(path, '--out')
-        for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        writers = [evaluator for evaluator in evaluators if _writes_labels(evaluator)]
+        if not writers:
+            raise UserError(f"--out {path}: a folder of label maps needs dict(type='IoUMetric') in test_evaluator")
+        for evaluator in writers:
             evaluator.output_dir = str(path)
     else:
         raise UserError(

@@ -121,8 +121,8 @@ def _checkpoint_folder(cfg: Config) -> str | None:
 def _set_resume(cfg: Config, resume: str | None) -> list[str]:
     """Set from which checkpoint a run continues, after a restart by its launcher the newest; returns lines to log."""
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
-    if resume is None and (restarts or (cfg.get('resume') and not cfg.get('load_from'))):
-        resume = 'auto'
+    if resume is None and (restarts or cfg.get('resume')):
+        resume = (cfg.get('resume') and cfg.get('load_from')) or 'auto'
     if resume is None:
         return []
     cfg.resume = True

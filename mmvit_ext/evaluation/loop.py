@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
@@ -40,7 +41,10 @@ def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapp
 def evaluate(
     predictor: Predictor, loader: Any, metrics: Any, *, title: str = 'measuring', on_batch: Callable | None = None
 ) -> dict[str, float]:
-    """Run a model over a data loader and compute metrics; ``on_batch`` is called with each batch and its outputs."""
+    """Run a model over a data loader and compute the metrics that are single numbers.
+
+    ``on_batch`` is called with each batch and its outputs.
+    """
     # mmseg's metric writes a table of all classes to the log each time.
     MMLogger.get_instance('mmvit_ext_quiet', logger_name='mmvit_ext_quiet', log_level='ERROR')
     model: Any = predictor.model
@@ -52,7 +56,8 @@ def evaluate(
             evaluator.process(data_samples=outputs, data_batch=batch)
             if on_batch is not None:
                 on_batch(batch, outputs)
-    return {name: float(value) for name, value in evaluator.evaluate(len(loader.dataset)).items()}
+    metrics = evaluator.evaluate(len(loader.dataset))
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
 
 
 def markdown_table(*rows: Sequence[str]) -> str:

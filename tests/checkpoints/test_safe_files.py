@@ -30,6 +30,7 @@ from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checkpoints.safe_loading import SafeFilesHook, install_safe_loading, safe_loading
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import named_hash, verify_hash
+from tests.reproduce.file_server import serving
 
 
 class Malicious:
@@ -417,11 +418,11 @@ def test_addresses_go_through_the_checked_download(malicious: Path, tmp_path: Pa
     monkeypatch.setattr(downloads, 'cache_folder', lambda: tmp_path / 'cache')
     fetched = []
 
-    def fetch(address: str) -> None:
+    def fetch(address: str) -> Path:
         fetched.append(address)
         target = downloads.cached_path(address, downloads.cache_folder())
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(malicious, target)
+        return Path(shutil.copy(malicious, target))
 
     monkeypatch.setattr(downloads, 'fetch', fetch)
     install_safe_loading()
@@ -447,6 +448,21 @@ def test_buckets_are_read_without_running_code(malicious: Path, tmp_path: Path, 
     assert not (tmp_path / 'owned').exists()
 
 
+def test_a_distributed_run_loads_weights_from_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({'state_dict': {'weight': torch.ones(2, 3)}}, tmp_path / 'a.pth')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    install_safe_loading()
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/meeting', rank=0, world_size=1)
+    try:
+        with serving((tmp_path / 'a.pth').read_bytes()) as server:
+            for _ in range(2):
+                content = CheckpointLoader.load_checkpoint(f'{server.address}/a.pth')
+        assert content['state_dict']['weight'].sum() == 6
+        assert len(server.asked) == 1
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # Hashes
 
 
@@ -457,6 +473,8 @@ def test_a_hash_is_told_from_a_date_and_a_word() -> None:
     assert named_hash('run-20240199.pth') == '20240199'  # no day of a month
     assert named_hash('segvit-l16.pth') is None
     assert named_hash('iter_100.pth') is None
+    assert named_hash('iter-00012000.pth') is None
+    assert named_hash('resnet34-43635321.pth') == '43635321'
 
 
 def test_a_file_is_compared_with_the_hash_in_its_name(tmp_path: Path) -> None:

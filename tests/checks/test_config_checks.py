@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmvit_ext.checks.before_run import BatchSize, batch_size_of, check_num_classes
 from mmvit_ext.checks.datasets import visit_datasets
 from mmvit_ext.config.overrides import apply_cfg_options
-from mmvit_ext.config.walking import iter_dataset_cfgs
+from mmvit_ext.config.walking import iter_dataset_cfgs, without_labels
 from mmvit_ext.errors.type_names import unknown_type_message
 from mmvit_ext.errors.user_error import UserError
 
@@ -94,6 +94,18 @@ def test_the_total_batch_size_counts_processes_and_accumulation() -> None:
     assert single.factor == 0.5
     assert "0.5 times the recipe's 16" in str(single.warning())
     assert '1e-05' in str(single.warning())
+
+
+def test_of_several_optimizers_the_batch_of_a_step_of_all_counts() -> None:
+    parts = {name: {'optimizer': {}, 'accumulative_counts': count} for name, count in (('a', 2), ('b', 3))}
+    size = batch_size_of(config(train_dataloader={'batch_size': 2}, optim_wrapper={'constructor': 'x', **parts}), 1)
+    assert size is not None
+    assert (size.accumulation, size.total) == (6, 12)
+
+
+def test_panoptic_labels_are_left_out_of_a_prediction() -> None:
+    load, resize = {'type': 'mmdet.LoadPanopticAnnotations'}, {'type': 'Resize'}
+    assert without_labels([load, resize]) == [resize]
 
 
 def test_scaling_leaves_accumulation_out_and_says_so() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,19 @@ import torch
 from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub
+from mmengine.model import MMSeparateDistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvit_ext.checkpoints.newest import checkpoint_damage, newest_checkpoint
+from mmvit_ext.checkpoints.report import load_weights
 from mmvit_ext.engine.hooks.checkpoint import (
     ATOMIC_BACKEND,
     PREEMPTED_NAME,
     AtomicCheckpointHook,
     AtomicLocalBackend,
 )
+from mmvit_ext.files import digest_of
+from mmvit_ext.models.generators.adversarial import AdversarialModel
 from tests.engine import toy_run
 
 
@@ -295,12 +301,53 @@ def test_what_a_kill_left_behind_is_cleared_at_the_next_start(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ['iter_2.pth', 'run_id']
 
 
-def test_a_regular_checkpoint_replaces_the_one_of_a_preemption(tmp_path: Path) -> None:
+@pytest.mark.parametrize('left_out', [None, 'save_optimizer', 'save_param_scheduler'])
+def test_a_checkpoint_that_can_be_resumed_replaces_the_one_of_a_preemption(
+    tmp_path: Path, left_out: str | None
+) -> None:
     runner = make_runner(tmp_path)
-    hook = make_hook(runner)
+    hook = make_hook(runner, **({left_out: False} if left_out else {}))
     (tmp_path / PREEMPTED_NAME).write_bytes(b'')
     save(hook, runner, 1)
-    assert not (tmp_path / PREEMPTED_NAME).exists()
+    assert (tmp_path / PREEMPTED_NAME).exists() == (left_out is not None)
+    assert hook.saved_iteration == (None if left_out else 1)
+
+
+def test_a_published_checkpoint_is_named_by_the_hash_of_its_file(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = make_hook(runner, published_keys=['meta', 'state_dict'])
+    save(hook, runner, 1)
+    hook.after_train(runner)
+    (published,) = tmp_path.glob('iter_1-*.pth')
+    assert digest_of(published).startswith(published.stem.removeprefix('iter_1-'))
+    assert set(torch.load(published, weights_only=True)) == {'meta', 'state_dict'}
+
+
+def test_a_generator_of_several_processes_is_saved_with_the_names_of_one(tmp_path: Path) -> None:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/meeting', rank=0, world_size=1)
+    try:
+        model = adversarial_model()
+        names = [*model.state_dict()]
+        wrapper = MMSeparateDistributedDataParallel(model)
+        assert isinstance(model.generator, DistributedDataParallel)
+        state = wrapper.module.state_dict()
+        assert [*state] == names
+        assert {*state._metadata} == {*adversarial_model().state_dict()._metadata}
+        earlier = {re.sub(r'^(generator|discriminator)', r'\1.module', name): value for name, value in state.items()}
+        for other in (adversarial_model(), model):
+            for given in (state, earlier):
+                assert load_weights(other, given).exact
+        again = adversarial_model()
+        again.load_state_dict(state)
+        assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def adversarial_model() -> AdversarialModel:
+    arch = {'embed_dims': (8, 4), 'num_heads': (2, 1), 'depths': (1, 1)}
+    generator = {'type': 'mmvit_ext.NesTGenerator', 'arch': arch, 'noise_dims': 5}
+    return AdversarialModel(generator, {'type': 'mmvit_ext.ConvDiscriminator', 'embed_dims': (8, 16)})
 
 
 def test_the_backend_is_mmengines_for_local_files_except_for_writing(tmp_path: Path) -> None:

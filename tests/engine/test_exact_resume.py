@@ -4,23 +4,45 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, SequentialSampler
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from mmvit_ext.checkpoints.newest import newest_checkpoint
+from mmvit_ext.engine.hooks.checkpoint import accumulated_iterations
+from mmvit_ext.engine.hooks.exact_resume import ExactResumeHook
 from mmvit_ext.engine.hooks.seeded_loading import (
     PlacedBatchSampler,
     PlacedIndex,
     SeededDataset,
     capture_state,
     restore_state,
+    seeded_loader,
 )
 from tests.engine import toy_run
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of the run without interruptions that has some options, trained once."""
+    folders: dict[str, Path] = {}
+
+    def trained(**options: Any) -> Path:
+        key = repr(sorted(options.items()))
+        if key not in folders:
+            folder = tmp_path_factory.mktemp('whole') / 'whole'
+            toy_run.run(folder, **options)
+            folders[key] = folder
+        return folders[key]
+
+    return trained
 
 
 def assert_same_run(one: Path, other: Path, name: str) -> None:
@@ -59,12 +81,13 @@ def test_half_and_half_equal_the_whole_in_every_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('amp', [False, True])
 @pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
-def test_half_and_half_equal_the_whole_in_each_setting(tmp_path: Path, workers: int, amp: bool, sampler: str) -> None:
-    options = {'amp': amp, 'workers': workers, 'sampler': sampler}
-    toy_run.run(tmp_path / 'whole', iterations=14, **options)
-    toy_run.run(tmp_path / 'halves', iterations=7, **options)
-    toy_run.run(tmp_path / 'halves', iterations=14, resume=True, **options)
-    assert_same_run(tmp_path / 'whole', tmp_path / 'halves', 'iter_14.pth')
+def test_half_and_half_equal_the_whole_in_each_setting(
+    tmp_path: Path, workers: int, amp: bool, sampler: str, whole: Callable[..., Path]
+) -> None:
+    options = {'amp': amp, 'sampler': sampler}
+    toy_run.run(tmp_path / 'halves', iterations=7, workers=workers, **options)
+    toy_run.run(tmp_path / 'halves', iterations=14, workers=workers, resume=True, **options)
+    assert_same_run(whole(iterations=14, **options), tmp_path / 'halves', 'iter_14.pth')
 
 
 @pytest.mark.slow
@@ -125,13 +148,14 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_cut_off_last_checkpoint_costs_the_way_back_and_nothing_else(tmp_path: Path) -> None:
-    toy_run.run(tmp_path / 'whole', iterations=9)
+def test_a_cut_off_last_checkpoint_costs_the_way_back_and_nothing_else(
+    tmp_path: Path, whole: Callable[..., Path]
+) -> None:
     toy_run.run(tmp_path / 'cut', iterations=6)
     last = tmp_path / 'cut' / 'iter_6.pth'
     last.write_bytes(last.read_bytes()[:3000])
     toy_run.run(tmp_path / 'cut', iterations=9, resume=True)
-    assert_same_run(tmp_path / 'whole', tmp_path / 'cut', 'iter_9.pth')
+    assert_same_run(whole(iterations=9), tmp_path / 'cut', 'iter_9.pth')
     text = (tmp_path / 'output.txt').read_text()
     assert f'{last} is cut off (3000 bytes, ' in text
     assert f'resuming from the older {last.with_name("iter_4.pth")} of iteration 4' in text
@@ -141,17 +165,20 @@ def test_a_cut_off_last_checkpoint_costs_the_way_back_and_nothing_else(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ('at', 'number', 'expected'),
+    ('at', 'number', 'expected', 'hooks'),
     [
-        (5, 15, 'preempted.pth'),
-        pytest.param(5, 2, 'preempted.pth', marks=pytest.mark.slow),
-        pytest.param(6, 15, 'iter_6.pth', marks=pytest.mark.slow),  # just saved
-        pytest.param(-4, 15, 'preempted.pth', marks=pytest.mark.slow),  # within the validation after iteration 4
+        (5, 15, 'preempted.pth', []),
+        pytest.param(5, 2, 'preempted.pth', [], marks=pytest.mark.slow),
+        pytest.param(6, 15, 'iter_6.pth', [], marks=pytest.mark.slow),  # just saved
+        pytest.param(-4, 15, 'preempted.pth', [], marks=pytest.mark.slow),  # within the validation after iteration 4
+        (-4, 15, 'iter_4.pth', [{'type': 'EMAHook', 'momentum': 0.5}]),  # which ends first: it has other weights
     ],
 )
-def test_a_signal_saves_at_the_end_of_the_iteration(tmp_path: Path, at: int, number: int, expected: str) -> None:
+def test_a_signal_saves_at_the_end_of_the_iteration(
+    tmp_path: Path, at: int, number: int, expected: str, hooks: list[Any], whole: Callable[..., Path]
+) -> None:
     told = {'type': 'CallHook', 'at': at, 'action': f'os.kill(os.getpid(), {number})'}
-    process = toy_run.start(tmp_path / 'told', iterations=9, hooks=[told], workers=1 if number == 2 else 0)
+    process = toy_run.start(tmp_path / 'told', iterations=9, hooks=[told, *hooks], workers=1 if number == 2 else 0)
     process.join(toy_run.LIMIT)
     output = (tmp_path / 'output.txt').read_text()
     assert process.exitcode == 75, output[-3000:]
@@ -160,9 +187,8 @@ def test_a_signal_saves_at_the_end_of_the_iteration(tmp_path: Path, at: int, num
     assert (tmp_path / 'told' / 'last_checkpoint').read_text() == newest.path
     assert f'{signal.Signals(number).name}: saving at the end of this iteration' in output
     assert f'iteration {abs(at)} is saved in {newest.path}' in output
-    toy_run.run(tmp_path / 'told', iterations=9, resume=True)
-    toy_run.run(tmp_path / 'whole', iterations=9)
-    assert_same_run(tmp_path / 'whole', tmp_path / 'told', 'iter_9.pth')
+    toy_run.run(tmp_path / 'told', iterations=9, hooks=hooks, resume=True)
+    assert_same_run(whole(iterations=9, **({'hooks': hooks} if hooks else {})), tmp_path / 'told', 'iter_9.pth')
     assert not (tmp_path / 'told' / 'preempted.pth').exists()
 
 
@@ -200,7 +226,26 @@ def test_between_accumulated_gradients_nothing_is_saved(tmp_path: Path) -> None:
     assert_same_run(tmp_path / 'whole', tmp_path / 'told', 'iter_12.pth')
 
 
+def test_several_optimizers_accumulate_from_the_iteration_that_is_resumed() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    wrappers = {str(n): OptimWrapper(torch.optim.SGD([weight], lr=0.1), accumulative_counts=n) for n in (2, 3)}
+    loop, logger = SimpleNamespace(dataloader=None), SimpleNamespace(warning=lambda text: None)
+    runner: Any = SimpleNamespace(
+        optim_wrapper=OptimWrapperDict(**wrappers), model=torch.nn.Identity(), iter=6, max_iters=13, world_size=1,
+        train_loop=loop, _train_dataloader=None, logger=logger,
+    )  # fmt: skip
+    assert accumulated_iterations(runner) == 6
+    ExactResumeHook().before_train(runner)
+    assert [(wrapper._inner_count, wrapper._max_counts) for wrapper in wrappers.values()] == [(6, 13)] * 2
+
+
 # Parts
+
+
+def test_hooks_find_the_batch_size_of_the_loader() -> None:
+    loader: Any = DataLoader(toy_run.ToyDataset(), batch_size=5)  # type: ignore[arg-type]
+    sampler = {'type': 'InfiniteSampler', 'shuffle': True}
+    assert seeded_loader(loader, {'sampler': sampler}, 1, 1, True)[0].batch_size == 5
 
 
 def test_states_survive_a_checkpoint_and_bring_the_same_numbers_back(tmp_path: Path) -> None:

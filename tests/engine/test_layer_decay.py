@@ -6,6 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmvit_ext.config.adjust import set_layer_decay
+from mmvit_ext.engine import TwoStagePolyLR
 from mmvit_ext.errors import UserError
 from tests.zoo import BACKBONES
 
@@ -127,6 +128,7 @@ def test_names_of_custom_keys_decide_on_the_weight_decay():
     ('model', 'paramwise', 'message'),
     [
         (lambda: Model(BACKBONES['ViT'].make()), {'num_layers': 3}, 'needs decay_rate'),
+        (lambda: Model(BACKBONES['ViT'].make()), {}, 'needs decay_rate'),
         (lambda: Model(BACKBONES['ViT'].make()), {'decay_rate': RATE, 'num_layers': 12}, 'is 12, but .* 3 blocks'),
         (lambda: Model(nn.Linear(1, 1)), {'decay_rate': RATE}, 'get_layer_depth.*Linear'),
     ],
@@ -147,6 +149,12 @@ def test_what_cannot_work_is_refused_with_a_remedy(model, paramwise, message):
 def test_settings_without_effect_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
         build(Model(BACKBONES['ViT'].make()), decay_rate=RATE, **options)
+
+
+def test_two_warm_ups_are_refused_where_there_is_nothing_for_the_second():
+    optimizer = build(Model(BACKBONES['ViT'].make()), decay_rate=1.0)
+    with pytest.raises(ValueError, match=r"constructor='mmvit_ext\.LayerDecayConstructor' and a decay_rate below 1"):
+        TwoStagePolyLR(optimizer, end=20, warmup=(4, 6))
 
 
 def test_settings_that_say_what_is_done_anyway_are_taken():

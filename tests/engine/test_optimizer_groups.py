@@ -18,6 +18,7 @@ from mmvit_ext.engine.optimizers import merged_groups, with_fused
 from tests.engine.toy_run import ToyDataset, ToyModel
 from tests.zoo import BACKBONES
 
+ROOT = Path(__file__).parents[2]
 MERGED, EACH = 'mmvit_ext.MergedGroupsConstructor', 'DefaultOptimWrapperConstructor'
 RULES = {'custom_keys': {'norm': {'decay_mult': 0.0}, 'last': {'lr_mult': 10.0}}}
 
@@ -113,7 +114,7 @@ def test_segvit_has_a_handful_of_groups() -> None:
     from mmvit_ext.config.building import build_model
     from mmvit_ext.config.loading import load_config
 
-    cfg = load_config('configs/segvit/segvit_vit-l16_8xb2-160k_ade20k-640x640.py')
+    cfg = load_config(ROOT / 'configs/segvit/segvit_vit-l16_8xb2-160k_ade20k-640x640.py')
     model = build_model(cfg, device='meta', training=True)
     wrapper = cfg.optim_wrapper.to_dict()
     before = build_optim_wrapper(model, {**wrapper, 'constructor': EACH}).optimizer.param_groups
@@ -220,16 +221,29 @@ def test_the_precision_of_a_gpu(
     assert cfg.optim_wrapper == ConfigDict({'optimizer': {}, **expected})
 
 
-@pytest.mark.parametrize('amp', [None, False])
-def test_a_precision_that_the_config_says_stays(amp: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_config_says_stays_without_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     Card(monkeypatch, (9, 0))
     for given in (
         {'type': 'AmpOptimWrapper', 'dtype': 'float16', 'optimizer': {}},
         {'constructor': 'x', 'generator': {'optimizer': {}}},
     ):
         cfg = Config({'optim_wrapper': given})
-        assert adjust.set_precision(cfg, amp) == []
+        assert adjust.set_precision(cfg, None) == []
         assert cfg.optim_wrapper == ConfigDict(given)
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmvit_ext.CPUAmpOptimWrapper'])
+@pytest.mark.parametrize('gpu', [True, False])
+def test_no_amp_trains_in_float32_whatever_the_config_says(
+    kind: str, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    mixed = {'type': kind, 'dtype': 'float16', 'loss_scale': 'dynamic', 'use_fsdp': False, 'optimizer': {'type': 'SGD'}}
+    plain = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD'}}
+    for given, expected in ((mixed, plain), ({'constructor': 'x', 'a': mixed}, {'constructor': 'x', 'a': plain})):
+        cfg = Config({'optim_wrapper': given})
+        assert adjust.set_precision(cfg, False) == []
+        assert cfg.optim_wrapper == ConfigDict(expected)
 
 
 def test_a_cpu_trains_in_float32_unless_told() -> None:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook, LoggerHook, ProfilerHook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.structures import PixelData
+from torch.utils.data import DataLoader
 
 from mmvit_ext.checks.before_run import check_num_classes
 from mmvit_ext.config.adjust import set_precision, set_tta
 from mmvit_ext.config.loading import load_config, prepare_scope
+from mmvit_ext.config.writing import config_text
 from mmvit_ext.engine.hooks.reports import MetricsHook, WeightsReportHook
-from mmvit_ext.engine.testing import _is_for_training
+from mmvit_ext.engine.recipes import _optimisation
+from mmvit_ext.engine.testing import _is_for_training, _plain, _set_out
+from mmvit_ext.engine.training import _set_resume
 from mmvit_ext.errors import UserError
 from mmvit_ext.errors.failures import describe_failure
+from mmvit_ext.evaluation.loop import evaluate
 from tests.engine import test_resumed_config as resumed
 from tests.engine import toy_run
 
@@ -32,10 +41,11 @@ def test_hooks_of_a_training_are_left_out_of_a_test() -> None:
 
 @toy_run.METRICS.register_module(force=True)
 class OddMetric(toy_run.ToyMetric):
-    """Another name than the config's, and not a number."""
+    """Another name than the config's, not a number, and several numbers."""
 
-    def compute_metrics(self, results: list[float]) -> dict[str, float]:
-        return {'error': float('nan'), 'count': len(results)}
+    def compute_metrics(self, results: list[float]) -> dict[str, Any]:
+        numbers = {'error': float('nan'), 'count': len(results)}
+        return {**numbers, 'matrix': torch.zeros(2, 2), 'classes': [0.5, 0.25]}  # as of confusion matrices
 
 
 def test_a_metric_of_another_name_or_nan_does_not_end_a_run_but_is_said(
@@ -48,9 +58,60 @@ def test_a_metric_of_another_name_or_nan_does_not_end_a_run_but_is_said(
     assert max(rates) == 4
     text = '\n'.join(said)
     assert 'metrics that are not finite: error = nan' in text
-    assert text.count('save_best names acc, the metrics of the validation are error, count') == 1
+    assert text.count('save_best names acc, the metrics of the validation are error, count, matrix, classes') == 1
     assert not list(tmp_path.glob('best_*'))
     assert isinstance(MetricsHook(), Hook)
+
+
+def test_metrics_of_several_numbers_are_lists_in_json_and_left_out_of_a_study() -> None:
+    metrics = {'matrix': torch.ones(1, 2), 'classes': [np.float32(0.5), 0.25], 'count': torch.tensor(3), 'best': 'a'}
+    plain = {'matrix': [[1.0, 1.0]], 'classes': [0.5, 0.25], 'count': 3, 'best': 'a'}
+    assert json.loads(json.dumps(metrics, default=_plain)) == plain
+    loader: Any = DataLoader(toy_run.ToyDataset(), batch_size=10)
+    loader.dataset.metainfo = {}
+    predictor: Any = SimpleNamespace(model=SimpleNamespace(test_step=lambda batch: [{'error': 1.0}]))
+    assert {*evaluate(predictor, loader, {'type': 'OddMetric'})} == {'error', 'count'}
+
+
+def test_label_maps_are_written_by_the_metrics_that_can(tmp_path: Path) -> None:
+    kinds = ['IoUMetric', 'mmvit_ext.ClassIoUMetric', 'mmvit_ext.TrimapIoUMetric', 'mmvit_ext.OtherMetric']
+    cfg = Config({'default_scope': 'mmseg', 'test_evaluator': [{'type': kind} for kind in kinds]})
+    _set_out(cfg, tmp_path)
+    assert [evaluator.get('output_dir') for evaluator in cfg.test_evaluator] == [str(tmp_path)] * 2 + [None] * 2
+    with pytest.raises(UserError, match=r'--out .* needs .*IoUMetric.* in test_evaluator'):
+        _set_out(Config({'default_scope': 'mmseg', 'test_evaluator': {'type': kinds[2]}}), tmp_path)
+
+
+@pytest.mark.parametrize('restarts', [0, 1])
+def test_a_run_that_was_started_again_before_it_saved_resumes_as_the_first_time(
+    tmp_path: Path, restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(restarts))
+    cfg = Config({'work_dir': str(tmp_path), 'resume': True, 'load_from': 'before.pth'})
+    _set_resume(cfg, None)
+    assert (cfg.resume, cfg.load_from) == (True, 'before.pth')
+    cfg = Config({'work_dir': str(tmp_path), 'resume': False, 'load_from': 'weights.pth'})
+    _set_resume(cfg, None)
+    assert (cfg.resume, cfg.load_from) == (False, 'weights.pth')
+
+
+@pytest.mark.parametrize(('steps', 'first'), [(1, 1.0), (19, 1.0), (20, 1e-3)])
+def test_a_short_training_reaches_its_learning_rate(steps: int, first: float) -> None:
+    schedule = _optimisation(SimpleNamespace(mode='scratch', max_iters=steps))['param_scheduler']  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    text = config_text('', {'': {'max_iters': steps, 'param_scheduler': schedule}})
+    schedulers = [
+        PARAM_SCHEDULERS.build({**entry, 'optimizer': optimizer})
+        for entry in Config.fromstring(text, '.py').param_scheduler
+    ]
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates[0] == pytest.approx(first)
+    assert max(rates) > 0.9
 
 
 def raising(stage: str) -> type[Hook]:

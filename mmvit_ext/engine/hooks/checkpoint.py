@@ -1,16 +1,22 @@
 """Checkpoints that are whole or absent whenever the process is killed, unlike mmengine's."""
 
+import hashlib
+import math
 import os
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmvit_ext.checkpoints.newest import RUN_ID, may_be_of_run
 from mmvit_ext.checkpoints.reading import FORMAT
@@ -111,10 +117,11 @@ class AtomicCheckpointHook(CheckpointHook):
         own = ('save_optimizer', 'save_param_scheduler', 'by_epoch', 'backend_args')
         options = {**{option: getattr(self, option) for option in own}, **self.args}
         runner.save_checkpoint(self.out_dir, name, self.file_client_args, meta=meta, **options)
-        self.saved_iteration = int(meta['iter'])
         if is_main_process():
             write_last_checkpoint(runner, self.last_ckpt)
-        self._remove(PREEMPTED_NAME)
+        if self.save_optimizer and self.save_param_scheduler:  # a run can go on from it
+            self.saved_iteration = int(meta['iter'])
+            self._remove(PREEMPTED_NAME)
         self._drop_outdated(runner)
 
     def _drop_outdated(self, runner: Runner) -> None:
@@ -145,6 +152,15 @@ class AtomicCheckpointHook(CheckpointHook):
         for path in {*filter(None, old)} - {*self._best.values()}:
             self._remove(os.path.basename(path))
 
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """Publish a checkpoint under a name with the hash of its file; mmengine takes that of its content."""
+        content, file = CheckpointLoader.load_checkpoint(ckpt_path, map_location='cpu'), BytesIO()
+        torch.save({key: content[key] for key in self.published_keys or () if key in content}, file)
+        path = f'{os.path.splitext(ckpt_path)[0]}-{hashlib.sha256(file.getbuffer()).hexdigest()[:8]}.pth'
+        self.file_backend.put(file.getvalue(), path)
+        runner.logger.info(f'{ckpt_path} is published as {path}')
+
     @property
     def _best(self) -> dict[str, str | None]:
         """The paths of the best checkpoints by metric, which mmengine keeps in two ways."""
@@ -165,6 +181,12 @@ def write_last_checkpoint(runner: Runner, path: str) -> None:
         temporary.write_text(path)
 
 
+def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """The one optimizer of a run, or those of its parts."""
+    wrapper = runner.optim_wrapper
+    return [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
 def accumulated_iterations(runner: Runner) -> int:
     """Over how many iterations a run accumulates gradients; they are not in a checkpoint of an iteration between."""
-    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))
+    return math.lcm(*(int(getattr(wrapper, '_accumulative_counts', 1)) for wrapper in optim_wrappers(runner)))

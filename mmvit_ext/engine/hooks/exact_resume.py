@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch.utils.data import IterableDataset
 
@@ -12,7 +13,7 @@ from mmvit_ext.checkpoints.newest import newest_checkpoint
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.registry import HOOKS
 
-from .checkpoint import accumulated_iterations
+from .checkpoint import accumulated_iterations, optim_wrappers
 from .seeded_loading import BatchStream, PlacedBatchSampler, capture_state, restore_state, seeded_loader
 
 __all__ = ['ExactResumeHook']
@@ -66,6 +67,9 @@ class ExactResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         self._iterative = hasattr(loop, 'dataloader_iterator')
+        if isinstance(runner.optim_wrapper, OptimWrapperDict):  # whose own method for this does nothing
+            for wrapper in optim_wrappers(runner):
+                wrapper.initialize_count_status(runner.model, runner.iter, runner.max_iters)
         count = runner.world_size if self._saved is None else len(self._saved.get('generators') or [])
         if count != runner.world_size:
             found = f'the states of the random generators of {count} processes, now there are {runner.world_size}'

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
 from mmvit_ext.errors import EXIT_PREEMPTED
@@ -29,7 +29,7 @@ class PreemptionHook(Hook):
 
     The iteration in progress is finished and the state is saved as ``preempted.pth``, from which ``--resume`` continues
     and which the next regular checkpoint removes. A second signal has its usual effect. During a validation a single
-    process saves at once and the validation is lost; several processes finish it first.
+    process saves at once and the validation is lost; several processes finish it first, one with ``EMAHook`` too.
 
     Args:
         signals: Names of the signals. A batch system may send another one some time ahead, for example ``'SIGUSR1'``.
@@ -79,6 +79,10 @@ class PreemptionHook(Hook):
             self._end(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if not any(isinstance(hook, EMAHook) for hook in runner.hooks):  # which puts the mean in place of the weights
+            self.after_val(runner)
+
+    def after_val(self, runner: Runner) -> None:
         alone = self._received is not None and runner.world_size == 1
         if alone and 0 < runner.iter < runner.max_iters and not runner.iter % accumulated_iterations(runner):
             self._end(runner, runner.iter)

@@ -123,7 +123,8 @@ class MetricsHook(Hook):
     """
 
     def after_test_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
-        numbers = {k: v for k, v in (metrics or {}).items() if isinstance(v, int | float | np.number | torch.Tensor)}
+        kinds = int | float | np.number | torch.Tensor
+        numbers = {k: v for k, v in (metrics or {}).items() if isinstance(v, kinds) and np.ndim(v) == 0}
         if wrong := [f'{name} = {value}' for name, value in numbers.items() if not np.isfinite(float(value))]:
             runner.logger.warning(f'metrics that are not finite: {", ".join(wrong)}')
 

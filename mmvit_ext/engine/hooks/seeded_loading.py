@@ -147,7 +147,9 @@ def seeded_loader(
     # Its own generator: the seeds that workers start with are otherwise drawn from the model's randomness.
     generator = torch.Generator().manual_seed(seed)
     dataset: Any = SeededDataset(loader.dataset, seed, get_rank())
-    return DataLoader(dataset, batch_sampler=placed, generator=generator, **options), placed  # type: ignore[arg-type]
+    new: DataLoader = DataLoader(dataset, batch_sampler=placed, generator=generator, **options)  # type: ignore[arg-type]
+    new.__dict__['batch_size'] = loader.batch_size  # which hooks ask for; PyTorch sets None beside a batch sampler
+    return new, placed
 
 
 class BatchStream:
