@@ -1,5 +1,6 @@
 """The documentation says what the code and the metafiles say."""
 
+import argparse
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +12,8 @@ import pytest
 
 import mmvit_ext
 from mmvit_ext import registry
+from mmvit_ext.cli.arguments import Parser
+from mmvit_ext.cli.main import SCRIPTS, VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
@@ -81,18 +84,62 @@ def test_links_and_named_files_exist(page):
         assert (ROOT / named).exists(), named
 
 
+def commands(text):
+    """Every verb or tool with the words behind it, of lines in fences, continued or not, and of pieces in backticks."""
+    fences = re.findall(r'^ *```\w*\n(.*?)^ *```', text, re.S | re.M)
+    lines = [line for fence in fences for line in re.sub(r'\\\n\s*', ' ', fence).splitlines()]
+    text = re.sub(r'^ *```\w*\n.*?^ *```', '', text, flags=re.S | re.M)
+    for line in [*lines, *(' '.join(piece.split()) for piece in re.findall(r'`([^`]+)`', text))]:
+        for name, rest in re.findall(r'(?<![\w/])(?:mmvit +|(?:python|bash) tools/)([\w-]+)([^#;&]*)', line):
+            yield [name, *rest.removeprefix('.py').removeprefix('.sh').split()]
+
+
 @cache
-def package_code():
-    return ''.join(path.read_text() for path in (ROOT / 'mmvit_ext').rglob('*.py'))
+def parser_of(verb):
+    parser = Parser(verb)
+    importlib.import_module(f'mmvit_ext.cli.{verb}').add_arguments(parser)
+    return parser
+
+
+def options_of(parser, words):
+    """Options of a command, and of its subcommand; of all where the words name none or several."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            named = set(words) & set(action.choices)
+            found |= set().union(*(options_of(action.choices[name], words) for name in named or action.choices))
+    return found
+
+
+VERB_OF = {script: verb for verb, script in SCRIPTS.items()} | {name: name for name in VERBS if name not in SCRIPTS}
+VERB_OF |= {verb: verb for verb in VERBS} | {'dist_train': 'train', 'slurm_train': 'train', 'dist_test': 'test'}
 
 
 @pages
 def test_options_of_our_commands_exist(page):
-    for tool, rest in re.findall(r'(?:python|bash) tools/(\w+)\.(?:py|sh)([^\n`]*)', page.read_text()):
-        command = ROOT / 'tools' / f'{tool}.py'
-        code = package_code() + (command.read_text() if command.exists() else '')
-        for option in re.findall(r'--[a-z][a-z0-9-]+', rest.split('#')[0]):
-            assert f"'{option}'" in code, f'{tool}: {option}'
+    for name, *words in commands(page.read_text()):
+        options = {option for word in words for option in re.findall(r'(?<![\w-])--[a-z][a-z0-9-]+', word)}
+        if name in VERB_OF:
+            wrong = options - options_of(parser_of(VERB_OF[name]), words)
+        elif (tool := ROOT / 'tools' / f'{name}.py').exists():
+            wrong = {option for option in options if f"'{option}'" not in tool.read_text()}
+        else:
+            assert name.startswith(('-', 'VERB')), f'there is no command {name}'
+            continue
+        assert not wrong, f'{name} {" ".join(words)}: {wrong}'
+
+
+def test_commands_are_found_in_text_of_any_kind():
+    text = 'Say `mmvit test A\n--amp` or `python tools/test.py B`.\n\n'
+    text += '```bash\nmmvit submit coco A \\\n    --tta  # --not\n```\n'
+    assert list(commands(text)) == [
+        ['submit', 'coco', 'A', '--tta'],
+        ['test', 'A', '--amp'],
+        ['test', 'B'],
+    ]
+    assert '--tta' in options_of(parser_of('submit'), ['coco'])
+    assert '--tta' not in options_of(parser_of('submit'), ['check'])
+    assert sum(len(list(commands(page.read_text()))) for page in PAGES) > 150
 
 
 def test_make_targets_that_are_named_exist():

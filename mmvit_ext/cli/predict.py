@@ -5,9 +5,10 @@
     mmvit predict CONFIG CHECKPOINT "photos/**/*.jpg" --out results --opacity 0.7
 
 Writes `overlays/NAME.png` and, with --save-mask, `labels/NAME.png` (class index of each pixel, from 0). Segmentation is
-drawn as class colours over the image with a legend of the classes that are present below it, detection as boxes and
-masks with names and scores, where a small image is enlarged first. Classification configs get the picture that their
-library draws. An image that cannot be read is reported at the end; the others are done, the exit code is 2.
+drawn as class colours over the image with a legend of the classes that are present below it, and so is panoptic
+segmentation; detection as boxes and masks with names and scores, where a small image is enlarged first. Classification
+configs get the picture that their library draws. An image that cannot be read is reported at the end; the others are
+done, the exit code is 2.
 """
 
 from mmvit_ext.cli.arguments import MODEL_ARGUMENTS, SPEED_ARGUMENTS, Namespace, Parser, add_shared, keywords
@@ -22,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
     size = 'pictures of exactly the size of the images'
     parser.add_argument('--no-legend', dest='legend', action='store_false', help=size)
     parser.add_argument('--save-mask', action='store_true', help='write label maps, too')
-    least = 'least score of the objects drawn, 0 to 1 (default: 0.3)'
+    least = 'least score of the objects drawn, 0 to 1 (default: 0.3); panoptic segments have none'
     parser.add_argument('--score-threshold', type=float, default=0.3, help=least)
     add_shared(parser, '--force', *SPEED_ARGUMENTS, *MODEL_ARGUMENTS)
 

@@ -160,6 +160,7 @@ def measure_robustness(
                 title = printable(f'{name}, {how.argument} {value:g}')
                 found = evaluate(predictor, loader, cfg.test_evaluator, title=title, on_batch=observer)
                 results.append(found | observer.shares())
+                plotted_name(results[0], metric)  # before all others are measured
                 drawn.append(observer.drawn)
             chosen = plotted_name(results[0], metric)
             curves.append(Curve(name, chosen, values, tuple(entry[chosen] for entry in results), tuple(results)))
@@ -180,7 +181,8 @@ def curves_table(curves: Sequence[Curve]) -> str:
     """Curves as a Markdown table, with the regions' IoU of the occluder where that was measured."""
     rows = [['model', 'metric', *(f'{value:g}' for value in curves[0].x)]]
     for curve in curves:
-        for name in [curve.metric, *(name for name in curve.everything[-1] if name.startswith('occluder IoU'))]:
+        found = dict.fromkeys(name for entry in curve.everything for name in entry)
+        for name in [curve.metric, *(name for name in found if name.startswith('occluder IoU'))]:
             rows.append([curve.model, name, *(f'{x[name]:.2f}' if name in x else '' for x in curve.everything)])
     return markdown_table(*rows)
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmvit_ext.config.building import discard_pretrained, resolve_device
@@ -108,8 +108,8 @@ class Result:
     Attributes:
         image: The image as it was given, RGB (H, W, 3), 8 bit.
         classes: Names of all classes.
-        labels: Segmentation: class index of each pixel (H, W). Detection: of each object (n,). Classification: of the
-            five most probable classes, best first.
+        labels: Segmentation: class index of each pixel (H, W), -1 where a panoptic model finds nothing. Detection: of
+            each object (n,). Classification: of the five most probable classes, best first.
         scores: Scores of the objects or of these classes, 0 to 1.
         boxes: Boxes of the objects (n, 4): left, top, right, bottom in pixels.
     """
@@ -181,12 +181,15 @@ class LoadedModel:
             picture, labels = predictor.segment(loaded)
             return Result(picture, classes, labels, _predictor=predictor)
         picture, sample = predictor(loaded)
+        sample = sample.cpu()
         kept: dict[str, Any] = dict(_predictor=predictor, _sample=sample)
         if predictor.scope == 'mmpretrain':
-            scores = sample.pred_score.cpu().numpy()
+            scores = sample.pred_score.numpy()
             best = np.argsort(-scores, kind='stable')[:5]
             return Result(picture, classes, best, scores[best], **kept)
-        found = sample.pred_instances.cpu().numpy()
+        if 'pred_instances' not in sample:
+            return Result(picture, classes, predictor.panoptic_classes(sample), _predictor=predictor)
+        found = sample.pred_instances.numpy()
         masks = found.masks if 'masks' in found else None
         return Result(picture, classes, found.labels, found.scores, found.bboxes, masks, **kept)
 
@@ -228,9 +231,11 @@ class LoadedModel:
             return self._predictor.load(image)
         channels = self._predictor.channels
         if isinstance(image, Image.Image):
-            if image.mode in WIDE_MODES and not self._predictor.takes_any_values:
+            as_it_is = self._predictor.takes_any_values  # a file is not turned then, either
+            if image.mode in WIDE_MODES and not as_it_is:
                 raise UserError(f'the image has 16 or more bits per pixel (mode {image.mode}): convert it to 8 bit')
-            mode = {1: 'L', 3: 'RGB'}.get(channels)
+            mode = None if as_it_is else {1: 'L', 3: 'RGB'}.get(channels)
+            image = image if as_it_is else ImageOps.exif_transpose(image)
             image, channel_order = np.asarray(image.convert(mode) if mode else image), 'rgb'
         if isinstance(image, Tensor):
             raise UserError(
@@ -241,6 +246,7 @@ class LoadedModel:
             raise UserError(f'{given} is no image: expected a path, a PIL image or an array (H, W) or (H, W, C)')
         if image.dtype != np.uint8 and not self._predictor.takes_any_values:
             raise UserError(f'the array is of {image.dtype}: expected uint8 with values 0 to 255')
+        image = image if image.dtype == np.uint8 else image.astype(np.float32)  # as the loader of files
         return self._predictor.load(_with_channels(image, channels, channel_order))
 
 

@@ -145,7 +145,7 @@ def draw_instances(
 
 def draw_frame(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line: int) -> None:
     """Draw a rectangle that can be seen on any image, ``line`` pixels wide on a black one."""
-    corners = box[0], box[1], box[2] - 1, box[3] - 1
+    corners = box[0], box[1], max(box[2] - 1, box[0]), max(box[3] - 1, box[1])
     draw.rectangle(corners, outline='black', width=line + 2)
     draw.rectangle(corners, outline=colour, width=line)
 

@@ -30,9 +30,10 @@ from mmvit_ext.models.backbones.base import image_channels
 
 from .drawing import as_picture, draw_instances, draw_overlay, label_image, make_palette
 
-__all__ = ['Predictor', 'TTAPredictor']
+__all__ = ['MAX_SCORES', 'Predictor', 'TTAPredictor', 'enlarged_labels']
 
 MAX_SCORES = 2**28  # of pixels for classes, 1 GiB of them: above, a label map is made class by class
+PANOPTIC_OFFSET = 1000  # mmdet's: a segment's number is that of its class and this times that of the object
 
 
 class Predictor:
@@ -40,6 +41,9 @@ class Predictor:
 
     Without a checkpoint it has the weights with which a training would begin.
     """
+
+    returns_scores = True
+    """Whether ``seg_logits`` of a prediction are what its labels were chosen by."""
 
     def __init__(
         self,
@@ -120,20 +124,27 @@ class Predictor:
     def segment(self, source: str | Path | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Predict an image, see :meth:`prepare`: the image (H, W, 3; RGB) and the class index of each pixel (H, W)."""
         image, data = self.prepare(source)
-        sample = data['data_samples'][0] if self.scope == 'mmseg' else None
-        enlarge = sample is not None and len(self.classes) * image.shape[0] * image.shape[1] > MAX_SCORES
+        size = image.shape[:2]
+        enlarge = self.scope == 'mmseg' and len(self.classes) * size[0] * size[1] > MAX_SCORES
         if enlarge:
-            sample.set_metainfo({'ori_shape': sample.img_shape})  # type: ignore[union-attr]
+            self._score_smaller(data['data_samples'], size)
         sample = self.model.test_step(data)[0]  # type: ignore[operator]
         if not hasattr(sample, 'pred_sem_seg'):
             raise UserError(f'the model of scope {self.scope} does not predict classes of pixels: use an mmseg config')
         labels = sample.pred_sem_seg.data.squeeze(0)
-        if enlarge and len(sample.seg_logits.data) > 1:
-            align = bool(getattr(self.model, 'align_corners', False))
-            labels = _best_classes(sample.seg_logits.data, image.shape[:2], align)
-        elif enlarge:
-            labels = F.interpolate(labels[None, None].float(), size=image.shape[:2], mode='nearest')[0, 0]
+        if enlarge:
+            scores = sample.seg_logits.data if self.returns_scores else labels[None]
+            labels = enlarged_labels(labels, scores, size, bool(getattr(self.model, 'align_corners', False)))
         return image, labels.cpu().numpy().astype(np.int64)
+
+    def _score_smaller(self, samples: list[Any], size: tuple[int, int]) -> None:
+        """Let the scores of an image of this size be those of its network's input."""
+        samples[0].set_metainfo({'ori_shape': samples[0].img_shape})
+
+    def panoptic_classes(self, sample: Any) -> np.ndarray:
+        """The class index of each pixel (H, W) of a panoptic prediction, -1 where it has no segment."""
+        classes = sample.pred_panoptic_seg.sem_seg[0].cpu().numpy().astype(np.int64) % PANOPTIC_OFFSET
+        return np.where(classes < len(self.classes), classes, -1)
 
     def draw(
         self, path: str | Path, opacity: float, legend: bool, score_threshold: float = 0.3
@@ -162,6 +173,8 @@ class Predictor:
             masks = chosen.masks if 'masks' in chosen else None
             arguments = (image, chosen.bboxes, chosen.labels, self.classes, self.palette)
             return draw_instances(*arguments, scores=chosen.scores, masks=masks, opacity=opacity, names=legend)
+        if self.scope == 'mmdet' and 'pred_panoptic_seg' in sample:
+            return self.picture(image, None, self.panoptic_classes(sample), opacity, legend)
         if self._visualizer is None:
             self._visualizer = _build_visualizer(self._cfg, self.classes, self.palette)
         if self.scope == 'mmpretrain':
@@ -176,6 +189,8 @@ class Predictor:
 class TTAPredictor(Predictor):
     """A model that merges its predictions of several views, by ``tta_pipeline`` and ``tta_model`` of the config."""
 
+    returns_scores = False  # of the last view
+
     def __init__(self, cfg: Config, *arguments: Any, **settings: Any) -> None:
         cfg = copy.deepcopy(cfg)
         set_tta_pipeline(cfg)
@@ -186,6 +201,12 @@ class TTAPredictor(Predictor):
         """As of one view; the batch has a list of batches of one under each key, one per view."""
         image, batch = super().prepare(source)
         return image, {key: [[view] for view in views] for key, (views,) in batch.items()}
+
+    def _score_smaller(self, samples: list[Any], size: tuple[int, int]) -> None:
+        """Views of several sizes are merged at one, as large as :data:`MAX_SCORES` allows."""
+        share = (MAX_SCORES / (len(self.classes) * size[0] * size[1])) ** 0.5
+        for (view,) in samples:
+            view.set_metainfo({'ori_shape': (max(int(size[0] * share), 1), max(int(size[1] * share), 1))})
 
 
 def _class_count(model: nn.Module) -> int | None:
@@ -228,9 +249,16 @@ def _classes_and_palette(
     return [f'class {index}' for index in range(number)], list(make_palette(number))
 
 
-def _best_classes(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
-    """Class with the largest score of each pixel, from ``(N, h, w)`` scores that are resized one after another."""
-    best = labels = torch.empty(0)
+def enlarged_labels(
+    labels: torch.Tensor, scores: torch.Tensor, size: tuple[int, int], align_corners: bool
+) -> torch.Tensor:
+    """Class with the largest score of each pixel, from ``(N, h, w)`` scores that are resized one after another.
+
+    Where there is one map only, the ``labels`` ``(h, w)`` themselves are enlarged.
+    """
+    if len(scores) == 1:
+        return F.interpolate(labels[None, None].float(), size=size, mode='nearest')[0, 0]
+    best = torch.empty(0)
     for index, score in enumerate(scores):
         resized = F.interpolate(score[None, None], size=size, mode='bilinear', align_corners=align_corners)[0, 0]
         if index == 0:

@@ -13,6 +13,9 @@ from mmvit_ext.models.compiled import compile_blocks, repeated_blocks
 
 __all__ = ['speed_up']
 
+METHODS = ('forward', 'averaged_maps', 'run', 'tokens_before', 'run_block', 'normalise')
+"""What models call of a backbone or neck, where it has that."""
+
 
 def speed_up(model: nn.Module, device: torch.device, *, amp: bool = False, compile: bool = False) -> None:
     """Let a model be compiled, and its backbone and neck compute in mixed precision, in place.
@@ -26,22 +29,26 @@ def speed_up(model: nn.Module, device: torch.device, *, amp: bool = False, compi
     if (amp or compile) and 'backbone' not in parts:
         option = '--amp' if amp else '--compile'
         raise UserError(f'{option} is for models with a backbone, {type(model).__name__} has none: leave it out')
-    if compile and repeated_blocks(model):
-        compile_blocks(model)
+    if compile and (blocks := repeated_blocks(model)):
+        said = compile_blocks(model)
+        if not any(block._compiled_call_impl for block in blocks):
+            raise UserError(f'--compile has no effect ({said}): leave it out, or install a newer PyTorch')
     elif compile:
         parts['backbone'].forward = torch.compile(parts['backbone'].forward)  # type: ignore[method-assign]
     for part in parts.values() if amp else ():
-        part.forward = _reduced(part.forward, device)  # type: ignore[method-assign]
+        for name in METHODS:
+            if hasattr(part, name):
+                setattr(part, name, _reduced(getattr(part, name), device))
 
 
-def _reduced(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """A forward pass in mixed precision that gives float32."""
+def _reduced(method: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """A method that computes in mixed precision and gives float32."""
     dtype = reduced_precision(device.type)
 
-    @wraps(forward)
+    @wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device.type, dtype=dtype):
-            found = forward(*args, **kwargs)
+            found = method(*args, **kwargs)
         return _widened(found)
 
     return run

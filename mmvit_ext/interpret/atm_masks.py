@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.inference.drawing import colour_mask, draw_overlay
-from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.inference.predictor import MAX_SCORES, Predictor, enlarged_labels
 from mmvit_ext.inference.sheets import Cell, draw_table, fit_edge, write_picture
 from mmvit_ext.models.backbones.base import Backbone
 from mmvit_ext.models.decode_heads.atm_head import ATMHead
@@ -141,7 +141,14 @@ def class_masks(opened: OpenedImage, classes: Sequence[int] | None = None, *, to
     pieces, decoded = zip(*(_decode(model, inputs[..., t:b, l:r]) for t, l, b, r in boxes), strict=True)
     edges = [(bottom - top, right - left) for top, left, bottom, right in boxes]
     scores = _mean(pieces, boxes, size)
-    predicted = model.postprocess_result(scores, copy.deepcopy(samples))[0].pred_sem_seg.data[0]
+    whole = opened.image.shape[:2]
+    enlarge, seen = scores.shape[1] * whole[0] * whole[1] > MAX_SCORES, copy.deepcopy(samples)
+    if enlarge:
+        seen[0].set_metainfo({'ori_shape': opened.input_size})
+    found = model.postprocess_result(scores, seen)[0]
+    predicted = found.pred_sem_seg.data[0]
+    if enlarge:
+        predicted = enlarged_labels(predicted, found.seg_logits.data, whole, bool(model.align_corners))
     labels = predicted.cpu().numpy().astype(np.int64)
     if classes is None:
         area = np.bincount(labels.ravel())

@@ -92,7 +92,8 @@ def class_activation_maps(
     _require_maps(model, source)
     (logits,), (maps,) = class_maps(model, inputs)
     chosen = logits.topk(min(top, len(logits))).indices.tolist() if classes is None else list(classes)
-    probabilities = logits.softmax(0)
+    of_each = hasattr(model.head, 'thr')  # mmpretrain's heads for several labels of an image
+    probabilities = logits.sigmoid() if of_each else logits.softmax(0)
     found = []
     for label in chosen:
         values = upsample_map(beyond_rivals(maps, logits, label, rivals), (inputs.shape[2], inputs.shape[3]))

@@ -89,7 +89,7 @@ def _is_classifier(model: nn.Module) -> bool:
 
 
 def _run(model: Any, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Maps of the levels, on the way to the logits ``(N,)`` or ``(N, H, W)``."""
+    """Maps of the levels, on the way to the logits ``(N,)`` or ``(N, H, W)``, two of a binary segmentor."""
     backbone = find_levels(model)
     names = names_run(backbone)
     found = backbone.collect(inputs, (*names, *backbone.out_names))
@@ -102,6 +102,10 @@ def _run(model: Any, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
         size = (inputs.shape[2], inputs.shape[3])
         metas = [{'img_shape': size, 'pad_shape': size, 'ori_shape': size}]
         logits = model.decode_head.predict(feats, metas, model.test_cfg)[0]
+        if len(logits) == 1 < getattr(model, 'num_classes', 1):
+            # The one map of a binary segmentor speaks for its second class; the larger of two is what it predicts.
+            limit = torch.logit(torch.tensor(float(model.decode_head.threshold)), eps=1e-6).item()
+            logits = torch.cat([2 * limit - logits, logits])
     return [found[name] for name in names], logits
 
 

@@ -10,6 +10,7 @@ from mmvit_ext.config.loading import load_config
 from mmvit_ext.engine.testing import test as run_test
 from mmvit_ext.engine.training import train
 from mmvit_ext.errors import UserError
+from mmvit_ext.models.backbones.vit import ViT
 from tests.tools.conftest import CONFIG, write_pair
 
 pytest.importorskip('mmseg')
@@ -54,3 +55,16 @@ def test_training_and_testing_are_functions(tmp_path, monkeypatch):
     assert load_config(config).train_cfg.max_iters == 2
     with pytest.raises(UserError, match='no checkpoint'):
         run_test(str(config), 'run/iter_9.pth', work_dir='run')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'sentence'),
+    [
+        (dict(with_cls_token=False, output_cls_token=True), 'needs with_cls_token=True'),
+        (dict(with_cls_token=False, out_type='cls_token'), 'needs with_cls_token=True'),
+        (dict(output_cls_token=True, out_type='avg_featmap'), "needs out_type='featmap', got 'avg_featmap'"),
+    ],
+)
+def test_outputs_of_a_vit_that_contradict_each_other_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ViT('tiny', img_size=32, **settings)

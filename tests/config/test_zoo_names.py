@@ -3,6 +3,7 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -13,6 +14,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('timm')
 
+import mmvit_ext
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.zoo import LIBRARIES, entry_of, list_models, model_config, task_config
 from mmvit_ext.config.zoo.backbones import BACKBONES
@@ -180,3 +182,10 @@ def test_a_name_is_a_config_that_predicts(name):
     cfg = task_config(name, 3, 64)
     assert cfg['test_dataloader']['dataset']['pipeline'][0]['type'] == 'LoadImageFromFile'
     assert cfg['default_scope'] == LIBRARIES[entry_of(name).task]
+    with pytest.warns(UserWarning, match='random weights'):
+        model = mmvit_ext.load(name, num_classes=3, size=64, device='cpu')
+    result = model.predict(np.zeros((50, 70, 3), np.uint8))
+    assert result.classes == ('class 0', 'class 1', 'class 2')
+    assert result.image.shape == (50, 70, 3)
+    assert set(result.labels.ravel()) <= {0, 1, 2}
+    assert result.labels.shape == (50, 70) if name.startswith('linear') else len(result.scores) == len(result.labels)

@@ -72,6 +72,22 @@ def classifier(backbone, neck=GAP):
 # Maps
 
 
+@torch.no_grad()
+def test_a_head_of_several_labels_has_a_probability_of_each(tmp_path):
+    model = classifier(NEST)
+    given = model.state_dict()
+    head = dict(type='mmpretrain.MultiLabelLinearClsHead', num_classes=CLASSES, in_channels=20)
+    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=NEST, neck=GAP, head=head)).eval()
+    model.load_state_dict(given)
+    x = torch.randn(1, 3, 32, 32)
+    (sample,) = model.predict(x)
+    found = class_activation_maps(model, x, range(CLASSES))
+    assert [one.probability for one in found] == pytest.approx(sample.pred_score.tolist(), rel=1e-4)
+    (sample,) = classifier(NEST).predict(x)
+    found = class_activation_maps(classifier(NEST), x, range(CLASSES))
+    assert [one.probability for one in found] == pytest.approx(sample.pred_score.tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ('backbone', 'neck'),
     [(NEST, GAP), (P2T, GAP), (VIT, GAP), (dict(TNT, out_type='avg_featmap'), None), (TNT, GAP), (SPFORMER, None)],

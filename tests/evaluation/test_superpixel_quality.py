@@ -1,5 +1,7 @@
 """Superpixel quality: by hand on a few pixels, against loops, and the refusals."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -286,3 +288,9 @@ def test_a_dataset_without_classes_is_refused():
 def test_arguments_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=str(*arguments)):
         SuperpixelQuality(**arguments)
+
+
+def test_slic_without_scikit_image_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'skimage.segmentation', None)
+    with pytest.raises(UserError, match=r"regions='slic'\) needs scikit-image: pip install scikit-image"):
+        slic_regions(np.zeros((4, 4, 3), np.uint8), 2)

@@ -1,6 +1,7 @@
 """The Python interface: what goes in, what comes out of each task, and the sentences for what does not fit."""
 
 import copy
+import sys
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import PixelData
 from PIL import Image
 
 pytest.importorskip('mmseg')
@@ -18,7 +20,9 @@ import mmvit_ext
 from mmvit_ext.config.zoo import task_config
 from mmvit_ext.errors import UserError
 from mmvit_ext.inference.predictor import Predictor
+from tests.models.test_eomt import detector
 
+ROOT = Path(__file__).parents[2]
 TINY = dict(embed_dims=(8, 8, 16, 16), num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
 NAMES = {'seg': 'sem-fpn_p2t-t', 'det': 'retinanet_p2t-t', 'inst': 'mask-rcnn_p2t-t', 'cls': 'p2t-t'}
 SIZE = (40, 56)
@@ -86,7 +90,7 @@ def test_results_have_the_fields_of_their_task(task, models, photo):
         assert result.boxes.shape == (count, 4)
         assert result.masks is None if task == 'det' else result.masks.shape == (count, *SIZE)
     picture = result.draw(score_threshold=0.0)
-    assert picture.size >= SIZE[::-1]
+    assert all(edge >= least for edge, least in zip(picture.size, SIZE[::-1], strict=True))
     if task != 'cls':
         assert np.abs(np.asarray(picture.resize(SIZE[::-1]), int) - photo).max() > 20
 
@@ -159,7 +163,7 @@ def test_wrong_arguments_are_said(models, photo, tmp_path):
         mmvit_ext.load('p2t-t', size=0)
     generator = 'configs/nest/nest-generator-mini_1xb16-400_mini-imagenet-32x32.py'
     with pytest.raises(UserError, match='mmvit generate runs it'):
-        mmvit_ext.load(Path(__file__).parents[2] / generator)
+        mmvit_ext.load(ROOT / generator)
     with pytest.raises(UserError, match='channel_order'):
         models('seg').predict(photo, channel_order='hsv')
 
@@ -185,6 +189,101 @@ def test_a_checkpoint_brings_its_weights_and_classes(models, photo, tmp_path):
     assert np.array_equal(again.predict(photo).labels, model.predict(photo).labels)
     direct = Predictor(small('seg'), path)
     assert np.array_equal(direct.segment(direct.load(photo[..., ::-1].copy()))[1], model.predict(photo).labels)
+
+
+def panoptic(threshold):
+    """An untrained model of stuff and things, without instances, as ``load`` gives it."""
+    cfg = small('det')
+    settings = dict(panoptic_on=True, instance_on=False, object_mask_thr=threshold, iou_thr=0.0)
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match='random weights'):
+        model = mmvit_ext.load(cfg)
+    found = detector(**settings).eval()
+    found.data_preprocessor = model.model.data_preprocessor
+    model._predictor.model = model.model = found
+    model._predictor.classes = [f'class {index}' for index in range(5)]
+    model._predictor.palette = [(50 * index, 255 - 50 * index, 0) for index in range(5)]
+    return model
+
+
+def test_a_panoptic_result_is_a_label_map_and_drawn_as_one(photo):
+    """Two objects of class 1 and stuff of class 3; 5 is mmdet's mark for nothing, where there are as many classes."""
+    model = panoptic(0.0)
+    segments = torch.full(SIZE, 5)
+    segments[:20, :20], segments[:20, 20:40], segments[20:, :20] = 1001, 2001, 3
+    made = PixelData(sem_seg=segments[None])
+    model.model.panoptic_fusion_head.panoptic_postprocess = lambda scores, masks: made
+    result = model.predict(photo)
+    assert np.array_equal(result.labels, np.select([segments % 1000 == 1, segments == 3], [1, 3], -1))
+    assert result.boxes is result.scores is None
+    assert result.masks.shape == (5, *SIZE)
+    assert np.array_equal(result.draw(opacity=0, legend=False), photo)
+    painted = np.asarray(result.draw(opacity=1, legend=False))
+    known = result.labels >= 0
+    assert np.array_equal(painted[known], np.array(result._predictor.palette)[result.labels[known]])
+    assert result.draw().height > SIZE[0]
+
+
+def test_a_shipped_panoptic_config_predicts_without_panopticapi(photo, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'panopticapi', None)
+    with pytest.warns(UserWarning, match='random weights'):
+        model = mmvit_ext.load(ROOT / 'configs/eomt/eomt-panoptic_vit-mini_1xb8-20e_mini-coco.py')
+    result = model.predict(photo)
+    assert (result.labels.shape, len(result.classes)) == (SIZE, 133)
+    assert result.draw(legend=False).size == SIZE[::-1]
+
+
+def test_an_image_without_panoptic_segments_is_drawn_as_it_is(photo, tmp_path):
+    model = panoptic(1.0)
+    result = model.predict(photo)
+    assert (result.labels == -1).all()
+    assert not result.masks.any()
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    picture, labels = model._predictor.draw(tmp_path / 'a.png', 0.5, True)
+    assert labels is None
+    assert np.array_equal(picture, photo)
+
+
+def test_results_of_a_detector_leave_the_models_device(models, photo, monkeypatch):
+    model, moved = models('inst'), []
+    predicted = model._predictor(model._load(photo, 'rgb'))[1]
+    monkeypatch.setattr(type(predicted), 'cpu', lambda sample: moved.append(sample) or predicted)
+    assert model.predict(photo)._sample is predicted
+    assert len(moved) == 1
+
+
+def turned(photo, path):
+    """A picture that its EXIF orientation turns by 90 degrees, as a file and open."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(photo).save(path, exif=exif)
+    return Image.open(path)
+
+
+def test_an_open_picture_is_turned_as_its_file_is(models, photo, tmp_path):
+    opened = turned(photo, tmp_path / 'a.png')
+    by_path, by_picture = models('seg').predict(tmp_path / 'a.png'), models('seg').predict(opened)
+    assert by_picture.image.shape == (*SIZE[::-1], 3)
+    assert np.array_equal(by_picture.image, by_path.image)
+    assert np.array_equal(by_picture.labels, by_path.labels)
+
+
+def test_pictures_of_any_values_are_taken_as_their_files_are(photo, tmp_path):
+    cfg = small('seg', channels=1)
+    cfg.test_dataloader.dataset.pipeline[0].update(color_type='unchanged', imdecode_backend='pillow')
+    with pytest.warns(UserWarning, match='random weights'):
+        model = mmvit_ext.load(cfg)
+    wide = photo[..., 0].astype(np.uint16) * 256 + photo[..., 1]
+    turned(wide, tmp_path / 'a.png')
+    Image.fromarray(wide.astype(np.int32)).save(tmp_path / 'a.tif')
+    for path, values in ((tmp_path / 'a.png', wide), (tmp_path / 'a.tif', wide.astype(np.int32))):
+        opened, by_path = Image.open(path), model._predictor.load(path)['img']
+        assert opened.mode in ('I;16', 'I')
+        for image in (opened, values):
+            found = model._load(image, 'rgb')['img']
+            assert found.dtype == by_path.dtype == np.float32
+            assert np.array_equal(found, by_path)
+        assert np.array_equal(model.predict(opened).labels, model.predict(path).labels)
 
 
 def test_a_name_is_a_model():

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from mmvit_ext.inference.drawing import draw_instances, draw_overlay, label_image, make_palette
+from mmvit_ext.inference.drawing import draw_frame, draw_instances, draw_overlay, label_image, make_palette
 
 
 def test_an_overlay_mixes_image_and_colour_by_the_opacity() -> None:
@@ -17,6 +17,12 @@ def test_an_overlay_mixes_image_and_colour_by_the_opacity() -> None:
     assert painted[0, 0].tolist() == [125, 75, 75]
     assert painted[1, 1].tolist() == [75, 125, 75]
     assert painted[0, 2].tolist() == painted[1, 2].tolist() == [100, 100, 100]
+
+
+def test_a_frame_of_less_than_a_pixel_is_drawn() -> None:
+    picture = Image.new('RGB', (9, 9))
+    draw_frame(ImageDraw.Draw(picture), (4.2, 4.2, 4.6, 4.4), (255, 0, 0), 1)
+    assert picture.getpixel((4, 4)) == (255, 0, 0)
 
 
 def test_the_legend_lists_present_classes_only_and_leaves_the_picture_alone() -> None:

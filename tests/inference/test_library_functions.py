@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -59,17 +60,25 @@ def test_segmentors(name, image):
     from mmseg.apis import MMSegInferencer, inference_model, init_model
 
     config = str(CONFIGS / f'{name}.py')
+    torch.manual_seed(0)
     model = init_model(config, device='cpu')
+    for parameter in model.parameters():  # as they are, some heads give the same scores everywhere
+        parameter.data += 0.1 * torch.randn_like(parameter)
     one, *others = inference_model(model, [image, image])
     assert one.pred_sem_seg.data.shape == (1, 72, 90)
-    cut = one.pred_sem_seg.data
-    assert all((other.pred_sem_seg.data == cut).all() for other in others)
+    cut = one.seg_logits.data
+
+    def same(found):
+        return torch.allclose(found.seg_logits.data, cut, rtol=1e-3, atol=1e-3 * float(cut.std()))
+
+    assert all(map(same, others))
     # After the first array the library's own loader of arrays stays in the config.
-    assert (inference_model(model, pixels(image)).pred_sem_seg.data == cut).all()
+    assert same(inference_model(model, pixels(image)))
+    assert not same(inference_model(model, pixels(image)[..., ::-1]))
     inferencer = MMSegInferencer(Config.fromfile(config), device='cpu')
     inferencer.model.load_state_dict(model.state_dict())
     for source in (image, pixels(image)):
-        assert (inferencer(source)['predictions'] == cut[0].numpy()).all()
+        assert same(inferencer(source, return_datasamples=True))
 
 
 @pytest.mark.filterwarnings('ignore')

@@ -192,6 +192,30 @@ def test_class_probabilities_times_last_masks_are_the_models_scores(
     assert np.array_equal(result.image, image)
 
 
+@pytest.mark.parametrize('case', ['resized', 'resized and padded'])
+def test_scores_of_a_large_image_are_never_all_of_its_size(
+    case: str, load: Callable[..., Predictor], photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load(CASES[case])
+    whole = class_masks(OpenedImage(predictor, photo))
+    sizes, give = [], type(predictor.model).postprocess_result
+
+    def watched(model: Any, scores: torch.Tensor, samples: Any) -> Any:
+        found = give(model, scores, samples)
+        sizes.append(tuple(found[0].seg_logits.shape))
+        return found
+
+    monkeypatch.setattr(type(predictor.model), 'postprocess_result', watched)
+    monkeypatch.setattr(atm_masks, 'MAX_SCORES', 1)
+    opened = OpenedImage(predictor, photo)
+    held = class_masks(opened)
+    assert sizes == [opened.input_size, (41, 67)]
+    assert opened.input_size != (41, 67)
+    assert (held.labels == whole.labels).mean() > 0.98
+    assert held.classes == whole.classes
+    np.testing.assert_array_equal(held.masks, whole.masks)
+
+
 def test_masks_of_a_sliding_inference_are_means_over_its_windows(load: Callable[..., Predictor], photo: Path) -> None:
     predictor = load(SLIDE)
     model: Any = predictor.model

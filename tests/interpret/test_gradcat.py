@@ -12,6 +12,7 @@ from torch import nn
 
 pytest.importorskip('mmpretrain')
 
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvit_ext.config.loading import load_config
@@ -26,6 +27,7 @@ from tests.config_tools import ROOT
 
 ARCH = {'embed_dims': (8, 12, 20), 'num_heads': (1, 2, 2), 'depths': (1, 1, 1)}
 CLASSES = 7
+SIGMOID = dict(type='mmseg.CrossEntropyLoss', use_sigmoid=True)
 CONFIG = ROOT / 'configs' / 'nest' / 'nest-mini_1xb8-450_mini-imagenet-96x96.py'
 SMALL = {
     'model.backbone.arch': dict(embed_dims=(8, 12, 20), num_heads=(1, 2, 2), depths=(1, 1, 1)),
@@ -53,7 +55,7 @@ def classifier(dtype=torch.float64):
     return randomize(MODELS.build(model)).to(dtype)
 
 
-def segmentor(dtype=torch.float64):
+def segmentor(dtype=torch.float64, **changes):
     pytest.importorskip('mmseg')
     init_default_scope('mmseg')
     backbone = dict(type='mmvit_ext.NesT', arch=ARCH, img_size=32, patch_size=2, block_size=4, out_indices=(0, 2))
@@ -63,12 +65,15 @@ def segmentor(dtype=torch.float64):
         in_index=1,
         channels=6,
         num_convs=1,
-        num_classes=CLASSES,
+        num_classes=2 if 'out_channels' in changes else CLASSES,
         norm_cfg=dict(type='BN'),
         align_corners=False,
+        **changes,
     )
-    model = dict(type='mmseg.EncoderDecoder', backbone=backbone, decode_head=head, test_cfg=dict(mode='whole'))
-    return randomize(MODELS.build(model)).to(dtype)
+    config = dict(type='mmseg.EncoderDecoder', backbone=backbone, decode_head=head, test_cfg=dict(mode='whole'))
+    model = randomize(MODELS.build(config)).to(dtype)
+    model.config = config
+    return model
 
 
 def image(*size):
@@ -223,6 +228,47 @@ def test_a_segmentors_score_is_the_mean_over_the_region():
     assert inside.logit == pytest.approx(float(logits[3, 5:20, 30:50].mean()))
     assert everywhere.logit == pytest.approx(float(logits[3].mean()))
     assert inside.steps[0].values != everywhere.steps[0].values
+
+
+@pytest.mark.parametrize('threshold', [0.3, 0.7])
+def test_the_one_map_of_a_binary_segmentor_speaks_for_both_classes(threshold, photo, tmp_path):
+    model = segmentor(torch.float32, out_channels=1, threshold=threshold, loss_decode=SIGMOID)
+    img = image(38, 54).float()
+    with torch.no_grad():
+        middle = model.encode_decode(img, [{'img_shape': (38, 54)}]).median()
+        model.decode_head.conv_seg.bias += float(np.log(threshold / (1 - threshold))) - middle
+        (logits,) = model.encode_decode(img, [{'img_shape': (38, 54)}])[0]
+    scores = class_scores(model, img)
+    assert torch.equal(scores[1], logits)
+    predicted = logits.sigmoid() > threshold
+    assert torch.equal(scores.argmax(0).bool(), predicted)
+    assert 0 < predicted.float().mean() < 1
+    background, crack = traverse(model, img, [0, 1])
+    assert crack.logit == pytest.approx(float(logits.mean()), rel=1e-4)
+    assert np.array(background.steps[0].values) == pytest.approx(-np.array(crack.steps[0].values), rel=1e-4)
+    assert crack == traverse(model, img, [1], rivals=1)[0]
+
+
+def test_classes_of_a_binary_segmentor_are_named(tmp_path, photo):
+    pytest.importorskip('mmseg')
+    pipeline = [dict(type='mmvit_ext.LoadImageFromFile'), dict(type='PackSegInputs')]
+    metainfo = dict(classes=('background', 'crack'))
+    model = segmentor(torch.float32, out_channels=1, threshold=0.5, loss_decode=SIGMOID)
+    preprocessor = dict(type='SegDataPreProcessor', mean=[127.5] * 3, std=[127.5] * 3, pad_val=0, seg_pad_val=255)
+    cfg = Config(
+        dict(
+            default_scope='mmseg',
+            test_dataloader=dict(dataset=dict(type='BaseSegDataset', metainfo=metainfo, pipeline=pipeline)),
+            model={**model.config, 'data_preprocessor': preprocessor},
+        )
+    )
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'model.pth')
+    predictor = Predictor(cfg, tmp_path / 'model.pth', torch.device('cpu'))
+    for options in ({}, {'classes': ['crack']}):
+        found = explain_gradcat(predictor, tmp_path, 'c.py', **options).explain(OpenedImage(predictor, photo), 'photo')
+        names = [row['class'] for row in found.facts['classes']]
+        assert 'crack' in names
+        assert [row['index'] for row in found.facts['classes']] == [predictor.classes.index(name) for name in names]
 
 
 def test_a_region_is_given_in_pixels_of_the_image(tmp_path):

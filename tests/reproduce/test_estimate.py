@@ -1,5 +1,6 @@
 """Estimates: what a schedule adds up to, iterations that really train, and rows that do not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmvit_ext import machine
+from mmvit_ext.errors import UserError
 from mmvit_ext.machine import memory_limit, peak_bytes
 from mmvit_ext.reproduce import read_ledger
 from mmvit_ext.reproduce.estimate import Estimate, estimate_row, image_size, random_batch
@@ -135,4 +138,32 @@ def test_the_limit_of_this_machine_is_its_memory():
     (total,) = (
         int(line.split()[1]) for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemTotal')
     )
-    assert 0 < limit <= total * 1024
+    assert 2**30 < limit <= total * 1024
+
+
+@pytest.mark.parametrize(('group', 'limit'), [('max', 2**31), (str(2**30), 2**30), (str(2**40), 2**31)])
+def test_the_limit_of_a_container_is_the_lower_one(group, limit, monkeypatch):
+    files = {'/proc/meminfo': ['MemFree: 7 kB', 'MemTotal:  2097152 kB'], '/sys/fs/cgroup/memory.max': [group]}
+    monkeypatch.setattr(machine, '_lines', lambda path: files.get(path, []))
+    assert memory_limit(torch.device('cpu')) == limit
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentence'),
+    [
+        (
+            dict(auto_scale_lr=None),
+            r'lacks train_dataloader\.batch_size or auto_scale_lr\.base_batch_size: a row needs',
+        ),
+        (dict(dataset='unknown'), r'the number of images of unknown is not known: expected one of'),
+    ],
+)
+def test_what_a_row_does_not_say_is_named(changes, sentence):
+    with pytest.raises(UserError, match='states no image size: expected crop_size, img_scale or img_size'):
+        image_size(Config({'default_scope': 'mmpretrain', 'img_scale': (8, 8), 'img_size': None}))
+    row = LEDGER.find('p2t-mini_1xb8-450_mini-imagenet-96x96')
+    if 'dataset' in changes:
+        row, changes = replace(row, dataset=changes['dataset']), {}
+        changes['train_cfg'] = dict(_delete_=True, by_epoch=True, max_epochs=3)
+    with pytest.raises(UserError, match=sentence):
+        estimate_row(LEDGER, row, gpus=1, iterations=1, device='cpu', cfg_options=changes)

@@ -1,6 +1,7 @@
 """The whole way from an address in the ledger to a figure in the pages, without the internet."""
 
 import argparse
+import ast
 import functools
 import json
 import re
@@ -22,7 +23,9 @@ from mmvit_ext.datasets.mini import make_mini_dataset
 from mmvit_ext.errors.user_error import UserError
 from mmvit_ext.files import atomic_path, free_name
 from mmvit_ext.reproduce import Ledger, read_ledger, rescore, training
+from mmvit_ext.reproduce.estimate import Estimate
 from mmvit_ext.reproduce.ledger import METRICS
+from mmvit_ext.reproduce.records import Record
 from mmvit_ext.reproduce.rescore import fetch_checkpoint
 from mmvit_ext.reproduce.training import load_row_config, plan_training
 from tests.reproduce.file_server import serving
@@ -251,12 +254,52 @@ def test_objects_of_coco_are_counted(mini_copy, monkeypatch):
         check_layout(cfg, 'mini COCO', ['test'])
 
 
+TELLING = {
+    'ade20k_512x512': 'ADE20K',
+    'ade20k_640x640': 'ADE20K',
+    'bccd_240x320': 'BCCD',
+    'camvid_392x518': 'CamVid',
+    'cifar100_32': 'CIFAR-100',
+    'cifar10_32': 'CIFAR-10',
+    'cityscapes_1024x1024': 'Cityscapes',
+    'coco-stuff10k_512x512': 'COCO-Stuff-10K',
+    'coco_detection': 'COCO 2017',
+    'coco_panoptic': 'COCO panoptic',
+    'drive_256x256': 'DRIVE',
+    'flowers102-tnt_384': 'Oxford Flowers-102',
+    'imagenet_224': 'ImageNet-1K',
+    'imagenette_128': 'Imagenette',
+    'inat2019-tnt_384': 'iNaturalist 2019',
+    'nuclei_256x256': 'nuclei',
+    'pascal-context-59_480x480': 'PASCAL-Context (59 classes)',
+    'pascal-context_480x480': 'PASCAL-Context (60 classes)',
+    'pets-tnt_384': 'Oxford-IIIT Pets',
+}
+"""Names in the ledger of the datasets whose configs tell their numbers of images."""
+ELSEWHERE = {
+    *('ade20k-multiple32_512x512', 'camvid_280x378', 'camvid_288x384', 'cifar10-tnt_384', 'coco_instance'),
+    *('imagenet-generation_64', 'imagenet-nest_224', 'imagenet-tnt_224', 'imagenet-tnt_384'),
+}
+"""Configs whose files are those of another one."""
+WITHOUT_SPLITS = {
+    *('coco128-panoptic_322x518', 'coco128-semantic_322x518', 'coco128_320x320', 'coco_things'),
+    *('pascal-part-58-quality_224', 'voc2012-quality_224'),
+}
+"""Configs of the same images in training and tests, of tests alone, or of names of classes."""
+
+
 def test_the_layouts_are_those_that_the_base_configs_tell():
     """The numbers in the docstrings of the datasets' configs, which were typed from the datasets' pages."""
+    told = {}
     for path in (ROOT / 'configs/_base_/datasets').glob('*.py'):
-        counts = re.search(r'(\d+)\s+training\s+and\s+(\d+)\s+(?:validation|test)\s+images', path.read_text())
-        if counts:
-            assert any((layout.train, layout.test) == tuple(map(int, counts.groups())) for layout in LAYOUTS.values())
+        doc = ' '.join((ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or '').split())
+        if counts := re.search(r'(\d+) training(?:, (\d+) validation)? and (\d+) (?:validation|test) images', doc):
+            told[path.stem] = [number and int(number) for number in counts.groups()]
+        else:
+            assert path.stem in ELSEWHERE | WITHOUT_SPLITS, path
+    assert told == {
+        stem: [LAYOUTS[name].train, LAYOUTS[name].val, LAYOUTS[name].test] for stem, name in TELLING.items()
+    }
 
 
 def test_every_dataset_of_a_row_has_a_layout():
@@ -467,3 +510,71 @@ def test_values_of_options_are_texts_with_spaces_or_what_mmengine_reads(text, va
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
     assert parser.parse_args(['--cfg-options', f'key={text}']).cfg_options == {'key': value}
+
+
+ROW = 'p2t-mini_1xb8-450_mini-imagenet-96x96'
+
+
+@pytest.fixture
+def handed_over(monkeypatch):
+    """What the command hands to the functions behind it, by their names."""
+    calls = {}
+
+    def record(name, result):
+        monkeypatch.setattr(command, name, lambda *given, **options: calls.update({name: (given, options)}) or result)
+
+    plan = training.TrainingPlan(1, 8, 8, {}, ())
+    record('estimate_row', Estimate('a', 'd', plan, (96, 96), 3600, 1.0, 2**30, 2**31, fits=True))
+    facts = dict(row=ROW, scale='multi', command='', commit='', date='', seconds=1.0, versions={}, hardware={})
+    facts |= dict(dataset={}, checkpoint={}, metrics={'Top 1 Accuracy': 7.0}, expected={}, difference={})
+    record('evaluate_row', Record(**facts, tolerance=0.1, verdict='missed'))
+    record('train_row', 5)
+    record('write_pages', [])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ('options', 'given'),
+    [
+        ('', {}),
+        ('--iterations 7 --images-per-gpu 4 --no-amp', {'iterations': 7, 'images_per_gpu': 4, 'amp': False}),
+        ('--gpus 3 --amp --cfg-options a=1', {'gpus': 3, 'amp': True, 'cfg_options': {'a': 1}}),
+    ],
+)
+def test_an_estimate_is_asked_for_as_the_options_say(options, given, handed_over, capsys):
+    assert run_verb('reproduce', [ROW, '--estimate', '--machines', '1', '2', '4', *options.split()]) == 0
+    ((ledger, row), found) = handed_over.pop('estimate_row')
+    assert row == ledger.find(ROW)
+    assert found == {'gpus': None, 'cfg_options': None, 'images_per_gpu': None, 'amp': None, **given}
+    assert not handed_over
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith('on ')] == [
+        'on this machine: 7.5 minutes',
+        'on 2 of them: 3.8 minutes',
+        'on 4 of them: 1.9 minutes',
+    ]
+
+
+def test_an_evaluation_and_a_training_are_asked_for_as_the_options_say(handed_over, capsys):
+    shared = ['--gpus', '2', '--data-root', 'here', '--work-dir', 'there']
+    places = {'gpus': 2, 'cfg_options': None, 'data_root': 'here', 'work_dir': 'there'}
+    assert run_verb('reproduce', [ROW, '--tta', '--checkpoint', 'a.pth', '--offline', '--trust', *shared]) == 1
+    (_, row), found = handed_over.pop('evaluate_row')
+    assert row.name == ROW
+    assert found.pop('command').endswith(f'{ROW} --tta --checkpoint a.pth --offline --trust {" ".join(shared)}')
+    taken = {'multi_scale': True, 'checkpoint': 'a.pth', 'cache_dir': None, 'offline': True, 'trust': True}
+    assert found == places | taken
+    assert 'multi scale' in capsys.readouterr().out
+    assert run_verb('reproduce', [ROW, '--train', '--images-per-gpu', '4', '--seed', '3', *shared]) == 5
+    (_, row), found = handed_over.pop('train_row')
+    assert row.name == ROW
+    assert found == places | {'images_per_gpu': 4, 'seed': 3, 'amp': None}
+    assert not handed_over
+
+
+def test_the_pages_are_written_on_request(handed_over, capsys):
+    assert run_verb('reproduce', ['--update-pages']) == 0
+    ((ledger,), options) = handed_over.pop('write_pages')
+    assert (ledger.root, options) == (ROOT, {})
+    assert not handed_over
+    assert 'all pages are up to date' in capsys.readouterr().out

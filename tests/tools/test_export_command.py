@@ -12,6 +12,8 @@ import torch
 from mmvit_ext.config.building import build_model
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
+from mmvit_ext.errors import UserError
+from mmvit_ext.inference import export
 from mmvit_ext.inference.export import TORCH
 from tests.config_tools import config_named, small_config
 
@@ -114,3 +116,14 @@ def test_int8_without_its_package_is_refused_before_anything_is_exported(
     assert code == 2
     assert '--int8 needs onnxruntime: pip install onnxruntime, or leave --int8 out' in output
     assert not list(Path().glob('*.onnx'))
+
+
+@pytest.mark.parametrize(('version', 'dynamic', 'needed'), [((2, 4), False, '2.5'), ((2, 5), True, '2.6')])
+def test_a_pytorch_that_is_too_old_is_named(
+    version: tuple[int, int], dynamic: bool, needed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, 'TORCH', version)
+    with pytest.raises(
+        UserError, match=rf'exporting needs torch {needed} or later, and this is {torch.__version__[:3]}'
+    ):
+        export.export_model(torch.nn.Identity(), (32, 32), dynamic=dynamic)

@@ -4,11 +4,19 @@ import ast
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from benchmarks import gpu
+from mmvit_ext.cli import models
 from mmvit_ext.cli.main import SCRIPTS, VERBS, run, run_verb
+from mmvit_ext.config.zoo.backbones import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,3 +85,64 @@ def test_a_script_does_nothing_but_call_its_verb(verb: str) -> None:
         'from mmvit_ext.cli.main import run_tool',
         f"if __name__ == '__main__':\n    run_tool('{verb}')",
     ]
+
+
+# models
+
+
+def test_without_a_pattern_every_backbone_is_listed_and_none_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, '_count', lambda name: pytest.fail(f'{name} was counted'))
+    assert run(['models']) == 0
+    text = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert set(BACKBONES) <= set(rows)
+    assert 'GFLOPs' not in rows['name']
+    assert 'DINOv3 licence' in rows['dinov3-s']
+    assert rows['p2t-t'].split()[1:3] == ['cls', BACKBONES['p2t-t'].weights]
+    assert 'linear_BACKBONE (seg):' in text
+    assert '`mmvit models PATTERN` counts' in text
+
+
+def test_models_of_a_pattern_are_counted_unless_that_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('mmpretrain')
+    assert run(['models', 'nest-[ts]']) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert set(rows) - {'counting'} >= {'nest-t', 'nest-s', 'name'}
+    assert rows['nest-t'][1:5] == ['cls', '17.1', 'M', '5.8']  # those of tests/config/test_zoo_names.py
+    assert run(['models', 'nest-[ts]', '--no-count']) == 0
+    text = capsys.readouterr().out
+    assert 'nest-s' in text
+    assert '17.1' not in text
+    assert 'parameters' not in text
+
+
+def test_a_pattern_without_a_model_is_answered_with_close_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(['models', 'segvit_vit-small']) == 2
+    assert 'did you mean segvit_vit-s' in capsys.readouterr().err
+
+
+# bench
+
+
+def test_waiting_for_the_loader_counts_in_the_part_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Tensor, Tensor]] = []
+
+    @contextmanager
+    def bursts(device: torch.device, toy: bool) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            while True:
+                time.sleep(0.5 if len(given) % 3 == 2 else 0)
+                given.append((torch.randn(2, 3, 64, 64), torch.tensor([0, 1])))
+                yield given[-1]
+
+        yield batches()
+
+    monkeypatch.setattr(gpu, 'loader_batches', bursts)
+    session = gpu.Session(torch.device('cpu'), True, float('inf'))
+    gpu.measure_data(session)
+    (row,) = session.rows
+    assert len(given) == 3
+    assert row.milliseconds > 250
+    assert row.images_per_second == pytest.approx(2000 / row.milliseconds)

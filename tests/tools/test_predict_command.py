@@ -165,8 +165,33 @@ def test_a_large_image_gets_the_same_labels_with_the_memory_of_a_class_at_a_time
     predictor = inference.Predictor(load_config(files[0]), files[1])
     predictor.model.align_corners = align_corners
     at_once = [predictor.segment(path)[1] for path in (photos / 'a.jpg', photos / 'small.png')]
-    monkeypatch.setattr(inference, 'MAX_SCORES', 0)
+    monkeypatch.setattr(inference, 'MAX_SCORES', 1)
     one_by_one = [predictor.segment(path)[1] for path in (photos / 'a.jpg', photos / 'small.png')]
     for ours, theirs in zip(one_by_one, at_once, strict=True):
         assert np.array_equal(ours, theirs)
     assert len(np.unique(at_once[0])) > 1
+
+
+@pytest.mark.parametrize('scale', [1.0, 1.5])
+def test_views_of_a_large_image_are_merged_at_a_smaller_size(
+    scale: float, files: tuple[str, str], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = load_config(files[0])
+    cfg.tta_pipeline[1].transforms.insert(
+        0, [dict(type='Resize', scale_factor=factor, keep_ratio=True) for factor in (0.75, scale)]
+    )
+    predictor = inference.TTAPredictor(cfg, files[1])
+    Image.open(photos / 'a.png').resize((9, 7)).resize((96, 80), Image.Resampling.BICUBIC).save(photos / 'large.png')
+    whole = predictor.segment(photos / 'large.png')[1]
+    seen = []
+    merge = type(predictor.model).merge_preds
+    monkeypatch.setattr(
+        type(predictor.model), 'merge_preds', lambda model, views: seen.extend(views[0]) or merge(model, views)
+    )
+    monkeypatch.setattr(inference, 'MAX_SCORES', 3 * 60 * 72)
+    smaller = predictor.segment(photos / 'large.png')[1]
+    assert {view.seg_logits.shape for view in seen} == {(60, 72)}
+    assert len(seen) == 4
+    assert smaller.shape == whole.shape == (80, 96)
+    assert (smaller == whole).mean() > 0.95
+    assert len(np.unique(whole)) > 1

@@ -25,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmvit_ext.datasets.mini import DATA_ROOTS, make_mini_dataset
 from mmvit_ext.inference.predictor import Predictor
+from mmvit_ext.submission import check as archive_check
 from mmvit_ext.submission import run as submission
 from tests.config_tools import CONFIGS, small_config
 
@@ -512,3 +513,31 @@ def test_the_check_lists_faults_and_ends_with_a_code(coco: Path, run_tool: Run) 
     code, output = run_tool('submit', 'check', 'detections_val2017_bad_results.zip', *known, '--all')
     assert code == 2
     assert output.count('expected 0 to 1') == 7
+
+
+@pytest.mark.parametrize(
+    ('limits', 'fault'),
+    [
+        ({'MAX_FILE': 10}, r'ADE_test_00000001\.png: it cannot be decoded: it has \d+ bytes, expected at most 10'),
+        ({'MAX_FAULTS': 3}, r'it cannot be read: the entries from 4 on are too many to count or to be checked'),
+        ({'MAX_OBJECTS': 2, 'TEST_DEV_IMAGES': 3}, r'it cannot be read: the entries from 6 on are too many to count'),
+    ],
+)
+def test_the_check_stops_where_an_archive_is_too_large(
+    limits: dict[str, int], fault: str, run_tool: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(archive_check if hasattr(archive_check, name) else submission, name, value)
+    archive = 'labels.zip' if 'MAX_FILE' in limits else f'{NAME}.zip'
+    with zipfile.ZipFile(archive, 'w') as written:
+        if 'MAX_FILE' in limits:
+            Image.new('L', (5, 3), 1).save('map.png')
+            written.write('map.png', 'ADE_test_00000001.png')
+        else:
+            score = 0.5 if 'MAX_OBJECTS' in limits else 7
+            entry = {'image_id': 1, 'category_id': 1, 'score': score}
+            entries = [{**entry, 'bbox': [number, 0, 5, 5]} for number in range(20)]
+            written.writestr(f'{NAME}.json', json.dumps(entries))
+    code, output = run_tool('submit', 'check', archive, '--all')
+    assert code == 2
+    assert re.search(fault, output), output

@@ -16,7 +16,8 @@ from torch import nn
 pytest.importorskip('mmseg')
 
 from mmvit_ext.datasets.distortions import PasteOccluder
-from mmvit_ext.evaluation.robustness import occluder_overlap
+from mmvit_ext.evaluation import robustness
+from mmvit_ext.evaluation.robustness import Curve, curves_table, occluder_overlap
 from mmvit_ext.inference.predictor import Predictor
 from mmvit_ext.interpret.inputs import OpenedImage
 from mmvit_ext.interpret.superpixels import superpixels_of
@@ -388,7 +389,21 @@ def test_detectors_are_refused_because_boxes_are_not_turned(
     refused(run_tool('robustness', 'rotation', config, segmentor[1], '--out', 'out'), 'scope mmdet', 'boxes')
 
 
-def test_models_of_one_name_and_unknown_metrics_are_refused(segmentor: tuple[str, str], run_tool: Run) -> None:
+def test_models_of_one_name_and_unknown_metrics_are_refused(
+    segmentor: tuple[str, str], run_tool: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = ['robustness', 'rotation', *segmentor, '--out', 'out', '--angles', '0']
     refused(run_tool(*first, '--compare', *segmentor), 'two of the models are called', 'NAME=CONFIG')
-    refused(run_tool(*first, '--metric', 'accuracy', '--images', '1'), '--metric accuracy is none of', 'mIoU')
+    measured: list[str] = []
+    monkeypatch.setattr(
+        robustness, 'evaluate', lambda *_, title, **__: measured.append(title) or {'aAcc': 50.0, 'mIoU': 40.0}
+    )
+    outcome = run_tool(*first, '45', '90', '--metric', 'accuracy', '--images', '1')
+    refused(outcome, '--metric accuracy is none of', 'aAcc, mIoU')
+    assert [title.rpartition(', ')[2] for title in measured] == ['angle 0']
+
+
+def test_a_row_of_the_table_is_there_whichever_values_have_it() -> None:
+    entries = ({'mIoU': 1.0, 'occluder IoU of patches': 70.0}, {'mIoU': 2.0})
+    table = curves_table([Curve('a', 'mIoU', (0.3, 0.0), (1.0, 2.0), entries)])
+    assert '| a | occluder IoU of patches | 70.00 |  |' in table

@@ -1,6 +1,7 @@
 """``tools/test.py``: what it writes, and the checkpoints it refuses."""
 
 import json
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
+
+from mmvit_ext.inference.predictor import Predictor
 
 Run = Callable[..., tuple[int, str]]
 
@@ -47,10 +51,25 @@ def test_label_maps_and_pictures_are_written_for_every_image(files: tuple[str, s
 
 
 def test_test_time_augmentation_averages_variants(files: tuple[str, str], run_tool: Run) -> None:
+    """The image as it is, and mirrored; the predictor without views gives the scores of each."""
     code, output = run_tool('test', *files, '--tta', '--out', 'predictions.pkl')
     assert code == 0
     assert 0 <= miou(output) <= 100
-    assert Path('predictions.pkl').stat().st_size > 0
+    cfg = Config.fromfile(files[0])
+    cfg.test_dataloader.dataset.pipeline = [cfg.tta_pipeline[0], dict(type='PackSegInputs')]
+    predictor = Predictor(cfg, files[1], torch.device('cpu'))
+    changed = 0
+    for found in pickle.loads(Path('predictions.pkl').read_bytes()):
+        pixels = np.array(Image.open(found['img_path']))[..., ::-1]
+        views = [predictor(predictor.load(np.ascontiguousarray(view)))[1] for view in (pixels, pixels[:, ::-1])]
+        plain, mirrored = (view.seg_logits.data.softmax(0) for view in views)
+        mean = (plain + mirrored.flip(2)) / 2
+        best = mean.topk(2, 0).values
+        decided = best[0] - best[1] > 1e-5
+        labels = torch.as_tensor(found['pred_sem_seg']['data']).squeeze()
+        assert torch.equal(labels[decided], mean.argmax(0)[decided])
+        changed += int((labels != plain.argmax(0)).sum())
+    assert changed
 
 
 def test_test_time_augmentation_needs_a_config_that_says_how(
@@ -131,3 +150,14 @@ def test_a_missing_test_folder_is_named_with_its_key(files: tuple[str, str], run
     code, output = run_tool('test', *files, '--cfg-options', 'test_dataloader.dataset.data_root=/no/such')
     assert code == 2
     assert '/no/such (test_dataloader.dataset.data_root)' in error_of(output)
+
+
+@pytest.mark.parametrize('section', ['test_dataloader', 'test_evaluator', 'test_cfg'])
+def test_a_config_of_another_kind_of_run_is_refused(
+    section: str, files: tuple[str, str], run_tool: Run, tmp_path: Path
+) -> None:
+    config = tmp_path / 'other.py'
+    config.write_text(Path(files[0]).read_text() + f'\ndel {section}\n')
+    code, output = run_tool('test', config, files[1])
+    assert code == 2
+    assert f'other.py has no {section}: it is no test config, or lacks a base file' in error_of(output)

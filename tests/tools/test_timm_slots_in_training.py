@@ -38,6 +38,9 @@ SLOTS = {
     'classification': 'SigLIP 2',
 }
 
+RESUMED = ('ATM', 'Mask R-CNN')
+"""Slots whose run is also stopped and resumed: what that takes does not depend on the network."""
+
 
 SMALL = (
     'pipelines = dict(train=_base_.train_pipeline, test=_base_.test_pipeline)',
@@ -136,7 +139,7 @@ def losses_of(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize('slot', SLOTS)
-def test_a_stopped_run_resumes_exactly_and_its_model_predicts(
+def test_a_trained_model_predicts_and_a_stopped_run_resumes_exactly(
     slot: str, mini: Path, run_tool: Run, tmp_path: Path
 ) -> None:
     config = tmp_path / f'{SLOTS[slot].replace(" ", "-")}_{tmp_path.name}.py'
@@ -144,20 +147,21 @@ def test_a_stopped_run_resumes_exactly_and_its_model_predicts(
     options = ('--seed', '3', '--cfg-options', f'data_root={root}')
     code, output = run_tool('train', config, '--work-dir', 'whole', *options)
     assert code == 0, output[-3000:]
-    with pytest.raises(SystemExit) as end:
-        run_tool('train', config, '--work-dir', 'halves', *options, 'custom_hooks.0.stop_after=2')
-    assert end.value.code == 75
-    assert [number for number, _ in losses_of(Path('halves'))] == [1, 2]
-    code, output = run_tool('train', config, '--work-dir', 'halves', '--resume', *options)
-    assert code == 0, output[-3000:]
     whole = losses_of(Path('whole'))
     assert len(whole) >= 3
-    assert losses_of(Path('halves')) == whole
     name = Path(Path('whole/last_checkpoint').read_text()).name
-    first, second = (torch.load(f'{folder}/{name}', weights_only=False) for folder in ('whole', 'halves'))
-    for key, value in first['state_dict'].items():
-        assert torch.equal(value, second['state_dict'][key]), key
+    if slot in RESUMED:
+        with pytest.raises(SystemExit) as end:
+            run_tool('train', config, '--work-dir', 'halves', *options, 'custom_hooks.0.stop_after=2')
+        assert end.value.code == 75
+        assert [number for number, _ in losses_of(Path('halves'))] == [1, 2]
+        code, output = run_tool('train', config, '--work-dir', 'halves', '--resume', *options)
+        assert code == 0, output[-3000:]
+        assert losses_of(Path('halves')) == whole
+        first, second = (torch.load(f'{folder}/{name}', weights_only=False) for folder in ('whole', 'halves'))
+        for key, value in first['state_dict'].items():
+            assert torch.equal(value, second['state_dict'][key]), key
     image = next(path for path in sorted(Path(root).rglob('*.*')) if path.suffix in ('.jpg', '.JPEG'))
-    code, output = run_tool('predict', config, f'halves/{name}', image, '--out', 'out', *options[2:])
+    code, output = run_tool('predict', config, f'whole/{name}', image, '--out', 'out', *options[2:])
     assert code == 0, output[-3000:]
     assert len(list(Path('out/overlays').iterdir())) == 1

@@ -242,3 +242,13 @@ def test_numbered_objects_of_voc_train_with_the_classes_of_their_masks(run_tool,
     objects = json.loads(Path(cfg.train_dataloader.dataset.ann_file).read_text())
     names = {entry['id']: entry['name'] for entry in objects['categories']}
     assert [names[entry['category_id']] for entry in objects['annotations']] == ['aeroplane', 'bird'] * 4
+
+
+def test_annotations_without_any_object_are_refused(run_tool, tmp_path):
+    root = draw(tmp_path / 'photos', 'boxes')
+    (root / 'annotations.json').unlink()
+    for path in (root / 'images').iterdir():
+        voc_xml(root / 'Annotations' / f'{path.stem}.xml', path.name, {})
+    code, output = run_tool('train', 'photos', '--dry-run')
+    assert code == 2
+    assert re.search(r'the .* of .*photos hold no object: add annotations', output)
