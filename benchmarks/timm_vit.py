@@ -32,6 +32,8 @@ def build(model: str, size: int, device: torch.device) -> tuple[TimmViT, nn.Modu
     dynamic = {} if 'beit' in model else {'dynamic_img_size': True}
     theirs = timm.create_model(model, num_classes=0, img_size=size, depth=DEPTH, **dynamic)
     ours = TimmViT(model, img_size=size, depth=DEPTH, out_indices=INDICES)
+    if ours.net.norms_the_mean:  # for maps ours normalises the patches, which timm leaves to the mean
+        theirs.norm, theirs.fc_norm = theirs.fc_norm, nn.Identity()
     keys = theirs.load_state_dict(ours.net.state_dict(), strict=False)
     if differing := [key for key in (*keys.missing_keys, *keys.unexpected_keys) if not key.startswith(HEADS)]:
         raise RuntimeError(f'{model}: the networks differ in {differing}')

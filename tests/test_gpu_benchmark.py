@@ -1,6 +1,7 @@
 """The GPU benchmark at toy sizes on a CPU."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from benchmarks.kernels import count_kernels
 from mmvit_ext.cli.main import run
 from mmvit_ext.models.decode_heads import atm_head
 from mmvit_ext.models.layers import masks
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +109,7 @@ def test_a_training_step_of_segvit_l_launches_no_more_kernels_than_it_did(unmeas
     from mmseg.registry import MODELS
 
     init_default_scope('mmseg')
-    config = Config.fromfile('configs/segvit/segvit_vit-l16_8xb2-160k_ade20k-640x640.py').model
+    config = Config.fromfile(ROOT / 'configs/segvit/segvit_vit-l16_8xb2-160k_ade20k-640x640.py').model
     config.backbone.init_cfg = None
     with torch.device('meta'):
         model = MODELS.build(config).train()

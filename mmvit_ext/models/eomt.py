@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Tokens
 from mmvit_ext.models.layers.masks import fuse_masks
-from mmvit_ext.models.losses.atm_loss import StageOutput
+from mmvit_ext.models.losses.atm_loss import StageOutput, refuse_labels
 from mmvit_ext.registry import MODELS
 
 __all__ = ['EoMTDetector', 'EoMTHead', 'EoMTPanopticHead', 'Predictions', 'predict_with_queries']
@@ -231,14 +231,27 @@ class EoMTHead(Mask2FormerHead):
         """The classes of a label map as ``labels`` and ``masks``."""
         label = sample.gt_sem_seg.data[0]
         classes = torch.unique(label)
-        classes = classes[classes != self.ignore_index].long()
+        values = classes.tolist()  # the host waits for the device here, instead of for the size of a selection
+        if wrong := [value for value in values if not (0 <= value < self.num_classes or value == self.ignore_index)]:
+            refuse_labels(wrong, self.num_classes, f' and are not ignore_index={self.ignore_index}')
+        if self.ignore_index in values:
+            place = values.index(self.ignore_index)
+            classes = torch.cat([classes[:place], classes[place + 1 :]])
+        classes = classes.long()
         return InstanceData(labels=classes, masks=(label == classes[:, None, None]).long())
 
     def loss(self, x: Predictions, batch_data_samples: Sequence[Any], train_cfg: Any = None) -> dict[str, Tensor]:
-        """Losses of all stages against the regions of each image."""
+        """Losses of all stages against the regions of each image.
+
+        Raises:
+            ValueError: A label is no class, or labels or masks do not have the size of the padded images.
+        """
         H, W = x.size
         regions = [self.regions(sample) for sample in batch_data_samples]
         for region in regions:
+            if region.masks.shape[-2:] != (H, W):
+                found = f'{tuple(region.masks.shape[-2:])} of labels or masks are not those of the images, {(H, W)}'
+                raise ValueError(f'the sizes {found}: the data_preprocessor of a detector needs pad_mask=True')
             region.masks = F.pad(region.masks, (0, x.padded[1] - W, 0, x.padded[0] - H))
         logits, masks = ([part.float() for part in parts] for parts in zip(*x.stages, strict=True))
         with torch.autocast(masks[0].device.type, enabled=False):  # costs of half precision cannot be matched
@@ -293,6 +306,9 @@ def predict_with_queries(backbone: Any, head: EoMTHead, img: Tensor, *, every_st
 
     Stages are predicted before each of these blocks in training or if ``every_stage`` is wanted, and otherwise where a
     block needs the masks.
+
+    Raises:
+        ValueError: The backbone takes no queries, leaves out its last block or norm, or does not fit the head.
     """
     depth, last = len(backbone.block_names), backbone.map_info[backbone.block_names[-1]]
     if depth <= head.num_blocks or head.in_channels != last.channels:
@@ -320,7 +336,7 @@ class EoMTDetector(MaskFormer):
     makes objects or a panoptic map of classes and masks. There is no neck: the queries join the backbone's own tokens.
 
     Args:
-        backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
+        backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``, whose last block is among ``out_indices``.
         panoptic_head: An ``EoMTPanopticHead``.
         panoptic_fusion_head: mmdetection's ``MaskFormerFusionHead``.
         train_cfg: Unused.

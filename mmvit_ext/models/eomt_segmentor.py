@@ -30,7 +30,7 @@ class EoMT(EncoderDecoder):
     head, as the queries join the backbone's own tokens.
 
     Args:
-        backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``.
+        backbone: A ``TimmViT`` or a ``ViT`` with ``final_norm=True``, whose last block is among ``out_indices``.
         decode_head: An ``EoMTHead``.
         train_cfg: Unused.
         test_cfg: ``mode``, ``'whole'`` or ``'slide'`` with a ``crop_size``, whose ``stride`` is not looked at.

@@ -58,6 +58,18 @@ def test_a_step_updates_both_networks_and_the_mean():
     assert all(p.requires_grad for p in model.discriminator.parameters())
 
 
+def test_frozen_parts_of_the_discriminator_stay_frozen():
+    model = build()
+    wrappers = optimizers(model)
+    model.discriminator.blocks[0].requires_grad_(False)
+    before = weights(model.discriminator)
+    for _ in range(2):
+        model.train_step(batch(), wrappers)
+    frozen = {name for name, p in model.discriminator.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name in before if name.startswith('blocks.0.')}
+    assert not changed(model.discriminator, before) & frozen
+
+
 @pytest.mark.parametrize('name', ['generator', 'discriminator'])
 def test_each_optimizer_moves_its_own_network_alone(name):
     model = build(average_momentum=0.5)

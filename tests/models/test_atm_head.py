@@ -179,7 +179,7 @@ def test_inputs_of_the_right_width_need_no_projection():
         ({'loss': 'focal'}, "'atm' or 'ce', got 'focal'"),
         ({'loss': 'ce', 'loss_decode': {'type': 'mmvit_ext.ATMLoss'}}, "loss='ce' does not go with"),
         ({'use_projection': False}, 'channels=12, got 24'),
-        ({'num_heads': 5}, 'num_heads=5 and embed_dims=12'),
+        ({'num_heads': 5}, 'num_heads must divide channels, got num_heads=5 and channels=12'),
     ],
 )
 def test_contradicting_arguments_are_named(arguments, message):

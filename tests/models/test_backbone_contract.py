@@ -95,8 +95,16 @@ def test_evaluation_repeats_itself(row):
 def test_activation_checkpointing_changes_nothing(row):
     plain, saving = row.make().train(), row.make(with_cp=True).train()
     batch = image(row, PRIME_SIZE)
+    counts = []
     for model in (plain, saving):
+        calls = dict.fromkeys(model.block_names, 0)
+        for name in calls:
+            leaf = next(m for m in model.get_submodule(name).modules() if [*m.parameters()] and not [*m.children()])
+            leaf.register_forward_hook(lambda *_, name=name, calls=calls: calls.update({name: calls[name] + 1}))
         sum((out**2).mean() for out in flat(model(batch))).backward()
+        counts.append(calls)
+    assert counts[1] == {name: 2 * calls for name, calls in counts[0].items()}
+    assert all(counts[0].values())
     gradients = dict(plain.named_parameters())
     for name, parameter in saving.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name].grad)
@@ -136,6 +144,8 @@ def test_every_option_changes_something(row):
         other = row.make(**option).train()
         counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (base, other)]
         if counts[0] != counts[1]:
+            outputs = flat(other(image(row, PRIME_SIZE, channels=option.get('in_channels', 3))))
+            assert outputs, option
             continue
         torch.manual_seed(1)
         ours = flat(base(image(row, PRIME_SIZE)))
@@ -154,6 +164,14 @@ def test_bfloat16_autocast_stays_close(row):
         rough = flat(model(batch))
     for a, b in zip(exact, rough, strict=True):
         assert torch.norm(a - b) < 0.05 * torch.norm(a)
+
+
+@rows
+def test_a_network_in_bfloat16_trains_without_autocast(row):
+    model = row.make(drop_path_rate=0.3).bfloat16().train()
+    outputs = flat(model(image(row, PRIME_SIZE).bfloat16()))
+    assert {out.dtype for out in outputs} == {torch.bfloat16}
+    loss_of(outputs).backward()
 
 
 @rows
@@ -180,7 +198,11 @@ def test_every_leaf_module_runs(row, mode):
     """What is not called is not seen by hooks, adapters, profilers and sharding."""
     model = row.make(with_cp=mode == 'with_cp', drop_rate=0.1, drop_path_rate=0.1).train(mode != 'eval')
     containers = (nn.ModuleList, nn.ParameterList)  # these have no forward pass
-    names = {m: name for name, m in model.named_modules() if not list(m.children()) and not isinstance(m, containers)}
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if name.endswith('.attn') or (not list(module.children()) and not isinstance(module, containers))
+    }
     silent = set(names.values())
     for module, name in names.items():
         module.register_forward_hook(lambda module, inputs, output, name=name: silent.discard(name))
@@ -302,6 +324,8 @@ def test_intermediate_maps_are_those_of_the_outputs(row):
         model.forward_intermediates(img, 99)
     with pytest.raises(ValueError, match='indices'):
         model.forward_intermediates(img, 'blocks.99')
+    with pytest.raises(ValueError, match=r'indices must be .* got \[\]'):
+        model.forward_intermediates(img, [])
 
 
 @rows
@@ -337,7 +361,10 @@ def test_outputs_may_be_vectors(row):
             continue
         assert out.shape == (2, row.channels[-1])
         if out_type == 'avg_featmap':
-            norm = other.norm if incompatible.missing_keys else nn.Identity()
-            torch.testing.assert_close(out, norm(feature.mean((2, 3))))
+            before, norm = feature, other.norm if incompatible.missing_keys else nn.Identity()
+            if row.build is TimmViT and model.net.norms_the_mean:
+                (before,), norm = row.make(out_indices=-1, final_norm='none').eval()(img), model.net.norm
+            torch.testing.assert_close(out, norm(before.mean((2, 3))), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(other.averaged_maps(img)[0].mean((2, 3)), out, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match=r"out_type must be one of .*, got 'raw'"):
         row.make(out_type='raw')

@@ -292,6 +292,14 @@ def test_activations_are_computed_again_with_the_same_gradients():
     torch.testing.assert_close(*grads)
 
 
+def test_masks_reach_the_attention_of_blocks_without_rotary_positions():
+    model, img, outputs = segmentor(EVA | {'use_rot_pos_emb': False}), torch.randn(1, 3, 64, 64), []
+    for masks in ((0.0, 0.0), (1.0, 1.0)):
+        model.decode_head.set_mask_probabilities(masks)
+        outputs.append(model(img))
+    assert not torch.allclose(*outputs, atol=1e-4)
+
+
 def test_a_label_map_becomes_a_region_for_each_class():
     label = torch.tensor([[0, 2, 255], [2, 2, 0]])
     found = segmentor().decode_head.regions(SegDataSample(gt_sem_seg=PixelData(data=label[None])))
@@ -314,6 +322,52 @@ def test_a_fixed_query_answers_for_its_class_although_others_cost_less(fixed, ex
     assert all(torch.equal(target.bool(), label[0] == value) for target, value in zip(targets, classes, strict=True))
     none = InstanceData(labels=torch.zeros(0, dtype=torch.long), masks=torch.zeros(0, 16, 16, dtype=torch.long))
     assert head._get_targets_single(logits, masks, none, {})[0].tolist() == [4] * 4
+
+
+def labelled(*labels):
+    return [SegDataSample(gt_sem_seg=PixelData(data=label[None])) for label in labels]
+
+
+@pytest.mark.parametrize('value', [4, 9, -1])
+def test_a_label_that_is_no_class_is_named(value):
+    label = torch.zeros(16, 16, dtype=torch.long)
+    label[3, 5], label[4] = value, 255
+    message = rf'label values \[{value}\] are outside the 4 classes and are not ignore_index=255; check num_classes'
+    with pytest.raises(ValueError, match=message):
+        segmentor().train().loss(torch.randn(1, 3, 16, 16), labelled(label))
+
+
+def test_masks_of_another_size_than_the_images_are_refused():
+    with pytest.raises(ValueError, match=r'\(33, 64\) of labels or masks .* \(41, 67\): .* needs pad_mask=True'):
+        detector(stuff=0).train().loss(torch.randn(1, 3, 41, 67), [sample_of((33, 64), [0])])
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        {'num_upscale_blocks': 1},
+        {'loss_weights': (4.0, 5.0, 5.0)},
+        {'loss_weights': (2.0, 9.0, 5.0)},
+        {'loss_weights': (2.0, 5.0, 9.0)},
+        {'no_object_weight': 0.5},
+        {'num_points': 32},
+        {'oversample_ratio': 2.0},
+        {'importance_sample_ratio': 0.25},
+        {'num_queries': 6},
+        {'num_blocks': 1},
+        {'ignore_index': 3},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_losses(option):
+    img = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(4).repeat_interleave(12)[:, None].expand(48, 64)
+    values = []
+    for arguments in ({}, option):
+        model = segmentor(**arguments).train()
+        torch.manual_seed(0)
+        values.append(sum(model.loss(img, labelled(label, label.flip(0))).values()).item())
+    assert values[0] != pytest.approx(values[1], rel=1e-6)
 
 
 def test_fixed_matching_needs_a_query_for_each_class_and_one_region_for_each():
@@ -368,6 +422,20 @@ def test_backbones_that_take_no_queries_are_refused():
     with pytest.raises(ValueError, match='behind the layer that shrinks the grid, got block=2'):
         segmentor(shrinking)(torch.randn(1, 3, 64, 64))
     assert segmentor(shrinking | {'shrink_index': 1})(torch.randn(1, 3, 64, 64)).shape == (1, 4, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        (VIT | {'out_indices': 0}, r'the last layer among out_indices .*out_indices=\(0,\)'),
+        (DINOV2 | {'out_indices': 0}, 'gives the normed output of its last block, got .*out_indices'),
+        (DINOV2 | {'final_norm': 'none'}, "gives the normed output of its last block, got .*final_norm='none'"),
+    ],
+    ids=['vit', 'dinov2', 'dinov2 without its norm'],
+)
+def test_backbones_without_their_last_block_or_norm_are_refused(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        segmentor(backbone)(torch.randn(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize('kind', ['neck', 'auxiliary_head'])

@@ -129,7 +129,7 @@ class Changed(nn.Module):
 
 
 @rows
-@pytest.mark.parametrize('mode', ['train', 'eval', 'autocast'])
+@pytest.mark.parametrize('mode', ['train', 'eval', 'autocast', 'bfloat16'])
 def test_every_leaf_module_runs(row, mode):
     """What is not called is not seen by hooks, adapters, profilers and sharding."""
     model = row.make(dropout=0.1).train(mode != 'eval')
@@ -137,8 +137,11 @@ def test_every_leaf_module_runs(row, mode):
     silent = {name for name in leaves if mode != 'eval' or 'loss_decode' not in name}
     for name, module in leaves.items():
         module.register_forward_hook(lambda module, inputs, output, name=name: silent.discard(name))
+    inputs = row.inputs()
+    if mode == 'bfloat16':
+        model, inputs = model.bfloat16(), [x.bfloat16() for x in inputs]
     with torch.autocast('cpu', dtype=torch.bfloat16) if mode == 'autocast' else nullcontext():
-        result = row.infer(model) if mode == 'eval' else model(*row.inputs())
+        result = row.infer(model) if mode == 'eval' else model(*inputs)
     assert not silent
     assert torch.isfinite(result).all()
 
@@ -192,6 +195,19 @@ def test_copies_and_pickles_compute_the_same(row):
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(row.infer(other), expected)
         assert other.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize('name', ['FPN', 'SETR'])
+def test_losses_and_accuracy_of_mmseg_s_heads_are_mmseg_s(name):
+    row = ROWS[name]
+    ours = row.make().head
+    theirs = row.build.__mro__[2](**row.settings, num_classes=CLASSES, dropout_ratio=0.0)
+    assert type(theirs).__module__.startswith('mmseg.')
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    expected, found = (head.loss(row.inputs(), samples(), None) for head in (theirs.train(), ours.train()))
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(TORCH < (2, 5), reason='older dynamo does not trace the networks whole')

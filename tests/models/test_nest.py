@@ -84,17 +84,19 @@ def test_attention_to_equal_tokens_returns_their_value():
 
 
 @pytest.mark.parametrize('keep_metadata', [True, False])
-def test_files_of_the_first_layout_give_what_they_gave_and_new_ones_are_left_alone(keep_metadata):
+def test_files_that_say_they_are_of_the_first_layout_give_what_they_gave_and_others_are_left_alone(keep_metadata):
     """In the first layout the columns of the last projection have the heads innermost."""
     model, img = ROW.make().eval(), image()
     new = model.state_dict() if keep_metadata else dict(model.state_dict())
-    old = {name: tensor.clone() for name, tensor in new.items() if name != 'layout_version'}
+    bare = {name: tensor for name, tensor in new.items() if name != 'layout_version'}  # of parameters alone
+    old = {name: tensor.clone() for name, tensor in bare.items()} | {'layout_version': torch.tensor(1)}
     for name, layer in ((n, m) for n, m in model.named_modules() if isinstance(m, BlockAttention)):
         columns = old[f'{name}.proj.weight'].unflatten(1, (layer.num_heads, -1))
         old[f'{name}.proj.weight'] = columns.transpose(1, 2).flatten(1)
-    for stored in (new, old):
+    for stored in (new, old, bare):
         other = ROW.build(**ROW.tiny).eval()
-        other.load_state_dict(stored, strict=True)
+        missing = other.load_state_dict(stored, strict=stored is not bare).missing_keys
+        assert missing == (['layout_version'] if stored is bare else [])
         for a, b in zip(model(img), other(img), strict=True):
             assert torch.equal(a, b)
 
@@ -152,6 +154,14 @@ def test_the_extra_map_is_an_aggregation_of_the_top_before_its_norm():
     torch.testing.assert_close(outs[1], model.extra_aggregation(top))
     torch.testing.assert_close(outs[2], model.norm(top.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     assert ROW.make(extra_dims=28).out_strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize('out_indices', [-1, (0, 3)], ids=str)
+def test_intermediate_maps_of_a_network_with_an_extra_map_are_those_of_all_its_layers(out_indices):
+    model = ROW.make(extra_dims=28, out_indices=out_indices).eval()
+    assert tuple(model.forward_intermediates(image())) == model.block_names
+    assert model(image())[-1].shape == (2, 28, 2, 3)
+    assert model.get_layer_depth('extra_aggregation') == model.get_layer_depth('extra_aggregation.conv.weight')
 
 
 def test_positions_are_resized_along_each_axis_of_the_plane():
@@ -216,7 +226,10 @@ def test_what_no_output_needs_is_not_trained():
         ({'arch': {**ROW.tiny['arch'], 'num_heads': (1, 5, 5)}}, 'num_heads must divide embed_dims'),
         ({'img_size': (1, 2, 3)}, r'img_size must be an edge or \(H, W\)'),
         ({'img_size': (64, 3)}, r'img_size must be an edge or \(H, W\)'),
-        ({'block_size': 0}, 'block_size must be at least 1, got 4 and 0'),
+        ({'block_size': 0}, 'block_size must be at least 1, got 0'),
+        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 0, 1)}}, r'one block for each stage, got \(1, 0, 1\)'),
+        ({'drop_path_rate': 1.0}, 'drop_path_rate must be a probability from 0 to below 1, got 1.0'),
+        ({'interpolate_mode': 'bicubc'}, "interpolate_mode must be one of .* got 'bicubc'"),
         ({'extra_dims': 0}, 'extra_dims must be a width of at least 1 or None, got 0'),
         ({'frozen_stages': 4}, 'frozen_stages must be -1 to 3, got 4'),
         ({'out_indices': (0, 3)}, 'out_indices must name distinct levels of 3'),

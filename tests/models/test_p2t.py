@@ -1,9 +1,13 @@
 """P2T: pooling, attention, stages and arguments; the contract of every backbone is in test_backbone_contract.py."""
 
+import itertools
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
+from benchmarks import plain_p2t as plain_p2t_module
 from benchmarks.plain_p2t import plain_attention, plain_p2t
 from mmvit_ext.models.backbones.p2t import P2T, InvertedResidualFFN, PyramidPoolingAttention, pooled_size
 from tests.zoo import BACKBONES, PRIME_SIZE
@@ -15,11 +19,24 @@ def image(size=PRIME_SIZE, batch=2):
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
-def attention(channels=6, ratios=(2, 3)):
+def attention(channels=6, ratios=(2, 3), pool_type='avg'):
     torch.manual_seed(0)
     return PyramidPoolingAttention(
-        channels, 2, pool_ratios=ratios, pool_type='avg', qkv_bias=True, attn_drop=0.0, proj_drop=0.0
+        channels, 2, pool_ratios=ratios, pool_type=pool_type, qkv_bias=True, attn_drop=0.0, proj_drop=0.0
     )
+
+
+def pooled_by_hand(x, size, pool_type):
+    """Each place of the pooled map from all rows and columns that it covers, at least in part."""
+    out = x.new_empty(*x.shape[:2], *size)
+    for i, j in itertools.product(range(size[0]), range(size[1])):
+        rows, columns = (
+            slice(place * edge // count, -(-(place + 1) * edge // count))
+            for place, edge, count in zip((i, j), x.shape[2:], size, strict=True)
+        )
+        window = x[..., rows, columns].flatten(2)
+        out[..., i, j] = window.mean(2) if pool_type == 'avg' else window.amax(2)
+    return out
 
 
 @pytest.mark.parametrize(
@@ -36,11 +53,18 @@ def test_pooled_sizes_are_rounded_as_python_rounds_and_never_empty(size, ratio, 
     assert pooled_size(size, ratio) == expected
 
 
+@pytest.mark.parametrize('pool_type', ['avg', 'max'])
 @pytest.mark.parametrize('size', [(5, 7), (1, 11), (13, 1), (1, 1)], ids=str)
-def test_attention_equals_the_one_written_out(size):
-    attn, convs = attention(), nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1, groups=6) for _ in range(2))
+def test_attention_equals_the_one_written_out(size, pool_type, monkeypatch):
+    attn, convs = (
+        attention(pool_type=pool_type),
+        nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1, groups=6) for _ in range(2)),
+    )
     x = torch.randn(2, size[0] * size[1], 6)
-    torch.testing.assert_close(attn(x, size, convs), plain_attention(attn, x, size, convs), atol=1e-5, rtol=1e-5)
+    out = attn(x, size, convs)
+    by_hand = {pool_type: partial(pooled_by_hand, pool_type=pool_type)}
+    monkeypatch.setattr(plain_p2t_module, 'POOLINGS', by_hand)
+    torch.testing.assert_close(out, plain_attention(attn, x, size, convs), atol=1e-5, rtol=1e-5)
 
 
 def test_attention_to_equal_tokens_returns_their_value():
@@ -138,6 +162,9 @@ def test_patches_without_overlap_refuse_an_image_that_holds_none():
         ({'arch': {**ROW.tiny['arch'], 'depths': (1, 1, 1)}}, 'depths, mlp_ratios must have one value for each stage'),
         ({'arch': {name: values[:3] for name, values in ROW.tiny['arch'].items()}}, 'depths must have 4 values'),
         ({'arch': {**ROW.tiny['arch'], 'num_heads': (1, 2, 3, 3)}}, 'num_heads must divide embed_dims'),
+        ({'arch': {**ROW.tiny['arch'], 'depths': (1, 0, 1, 1)}}, r'one block for each stage, got \(1, 0, 1, 1\)'),
+        ({'arch': {**ROW.tiny['arch'], 'embed_dims': 64}}, 'must have one value for each stage, got .*64'),
+        ({'attn_drop_rate': 1.5}, 'attn_drop_rate must be a probability from 0 to below 1, got 1.5'),
         ({'pool_ratios': ((1,), (2,), (3,))}, 'pool_ratios must be 4'),
         ({'pool_ratios': ((1,), (2,), (3,), ())}, 'pool_ratios must be 4'),
         ({'pool_type': 'mean'}, "pool_type must be one of .* got 'mean'"),

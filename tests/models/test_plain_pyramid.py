@@ -47,16 +47,22 @@ def test_a_single_width_makes_all_levels_of_the_last_map():
 
 
 def test_a_quadrupled_level_is_what_deconvolutions_by_hand_give():
-    """Kernels of ones over one channel: each pixel becomes 4 x 4 equal ones, normalised and activated in between."""
-    neck = PlainPyramid(1, scales=[4])
+    """Kernels of ones from each channel to itself: a pixel becomes 4 x 4 equal ones, normed and activated in between.
+
+    The norm makes 1 and -1 of two channels, in the order of their values: here 3 > -5, and -1 < 7.
+    """
+    neck = PlainPyramid(2, scales=[4])
     first, norm, act, second = neck.levels[0]
     for deconvolution in (first, second):
-        nn.init.ones_(deconvolution.weight)
         nn.init.zeros_(deconvolution.bias)
-    nn.init.constant_(norm.norm.bias, 2.0)  # of a single channel the norm leaves 0, then the bias
-    (level,) = neck([torch.tensor([[[[3.0, -1.0]]]])])
+        with torch.no_grad():
+            deconvolution.weight.copy_(torch.eye(2)[..., None, None].expand(-1, -1, 2, 2))
+    nn.init.constant_(norm.norm.bias, 2.0)
+    (level,) = neck([torch.tensor([[[[3.0, -1.0]], [[-5.0, 7.0]]]])])
     assert isinstance(act, nn.GELU)
-    torch.testing.assert_close(level, torch.full((1, 1, 4, 8), 2 * 0.97724986805), rtol=1e-3, atol=0)
+    more, less = 3 * 0.99865010197, 1 * 0.84134474607  # GELU of 2 + 1 and 2 - 1
+    expected = torch.tensor([[more, less], [less, more]]).repeat_interleave(4, 1)[None, :, None].expand(1, 2, 4, 8)
+    torch.testing.assert_close(level, expected, rtol=1e-5, atol=0)
 
 
 def test_every_parameter_gets_a_gradient():

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmvit_ext.models.generators import ConvDiscriminator, ConvGenerator
-from mmvit_ext.models.generators.sagan import PlaneAttention, UpBlock
+from mmvit_ext.models.generators.sagan import DownBlock, PlaneAttention, UpBlock
 
 
 def generator(**changes):
@@ -80,11 +80,25 @@ def test_attention_has_no_share_at_the_start():
     assert torch.equal(PlaneAttention(16)(x), x)
 
 
-def test_the_short_cut_of_an_up_block_may_be_computed_before_the_pixels_are_repeated():
-    block, x = UpBlock(8, 16).eval(), torch.randn(1, 8, 3, 5)
-    torch.testing.assert_close(
-        F.interpolate(block.skip(x), scale_factor=2.0), block.skip(F.interpolate(x, scale_factor=2.0))
-    )
+def test_an_up_block_is_two_normed_convolutions_behind_doubled_pixels_beside_a_short_cut():
+    block, x = UpBlock(8, 16), torch.randn(2, 8, 3, 5)
+    for norm in (block.norm1, block.norm2):
+        for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+            nn.init.normal_(values)
+    block.eval()
+    twice = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    hidden = block.conv1(block.norm1(twice).clamp(min=0))
+    expected = block.conv2(block.norm2(hidden).clamp(min=0)) + block.skip(twice)
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_a_down_block_is_two_convolutions_before_means_of_four_pixels_beside_a_short_cut(first):
+    block, x = DownBlock(8, 16, first=first).eval(), torch.randn(2, 8, 6, 10)
+    hidden = block.conv1(x if first else x.clamp(min=0)).clamp(min=0)
+    full = block.conv2(hidden) + block.skip(x)
+    expected = sum(full[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_discriminator_can_be_differentiated_twice():

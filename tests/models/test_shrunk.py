@@ -34,12 +34,19 @@ def test_before_the_shrinking_layer_it_is_the_plain_vit():
     torch.testing.assert_close(shrunk(img)[0], plain(img)[0])
 
 
+@pytest.mark.parametrize('mode', ['query', 'conv'])
 @pytest.mark.parametrize('grid', [(6, 9), (5, 7), (1, 4), (1, 1)], ids=str)
-def test_the_shrinking_layer_attends_from_every_second_token_to_all_of_them(grid):
-    layer = make().layers[1]
+def test_the_shrinking_layer_attends_from_every_second_token_to_all_of_them(grid, mode):
+    layer = make(qd_mode=mode).layers[1]
     x = torch.randn(2, grid[0] * grid[1], 24)
-    rows = [i * grid[1] + j for i in range(0, grid[0], 2) for j in range(0, grid[1], 2)]
-    picked = x[:, rows]
+    places = [(i, j) for i in range(0, grid[0], 2) for j in range(0, grid[1], 2)]
+    if mode == 'query':
+        picked = x[:, [i * grid[1] + j for i, j in places]]
+    else:  # of the 3x3 tokens around each, zeros outside
+        padded = torch.nn.functional.pad(x.unflatten(1, grid), (0, 0, 1, 1, 1, 1))
+        around = torch.stack([padded[:, i : i + 3, j : j + 3] for i, j in places], 1)
+        conv = layer.downsample
+        picked = torch.einsum('bnijc,dcij->bnd', around, conv.weight) + conv.bias
     attention = layer.attn.attn
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     q, _, _ = (layer.norm1(picked) @ weight.T + bias).chunk(3, -1)
@@ -50,7 +57,7 @@ def test_the_shrinking_layer_attends_from_every_second_token_to_all_of_them(grid
     ]
     expected = picked + attention.out_proj(torch.cat(heads, -1))
     expected = expected + layer.ffn(layer.norm2(expected))
-    torch.testing.assert_close(layer(x, grid), expected)
+    torch.testing.assert_close(layer(x, grid), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_thinning_out_keys_too_is_an_ordinary_layer_on_fewer_tokens():
@@ -69,6 +76,7 @@ def test_thinning_out_keys_too_is_an_ordinary_layer_on_fewer_tokens():
         ({'shrink_index': -1}, '3 layers, got -1'),
         ({'qd_mode': 'pool'}, "'query', 'qkv', 'conv'.*'pool'"),
         ({'with_cls_token': True}, 'no class token'),
+        ({'output_cls_token': True}, 'no class token: with_cls_token and output_cls_token must be False'),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -130,6 +138,12 @@ def test_both_starts_take_the_same_weights():
     tokens.load_state_dict(learned.state_dict(), strict=True)
     assert not torch.allclose(tokens.decode(maps)[-1].masks, learned.decode(maps)[-1].masks)
     learned.load_state_dict(make_head(query_start='tokens').state_dict(), strict=True)
+
+
+@pytest.mark.parametrize('option', [{'num_stages': 2}, {'fuse_inputs': True}], ids=str)
+def test_arguments_of_several_maps_are_refused(option):
+    with pytest.raises(ValueError, match=f'leave {next(iter(option))} out: ShrunkATMHead decodes one map'):
+        make_head(**option)
 
 
 def test_queries_that_begin_as_tokens_know_where_they_stand():

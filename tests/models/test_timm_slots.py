@@ -1,6 +1,7 @@
 """Every family of timm's networks in every slot of the libraries, at full width and four blocks, on the meta device."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 
+ROOT = Path(__file__).parents[2]
 FAMILIES = {
     'AugReg': 'vit_base_patch16_224',
     'DeiT III': 'deit3_base_patch16_224',
@@ -104,7 +106,8 @@ def test_every_decode_head(family):
 @pytest.mark.parametrize('file', ['retinanet_p2t', 'mask-rcnn_p2t', 'faster-rcnn'])
 def test_every_detector(family, file):
     width = 256 if family == 'SAM' else 768
-    model = Config.fromfile(f'configs/_base_/models/{"mask-rcnn_p2t" if file == "faster-rcnn" else file}.py').model
+    base = 'mask-rcnn_p2t' if file == 'faster-rcnn' else file
+    model = Config.fromfile(ROOT / f'configs/_base_/models/{base}.py').model
     if file == 'faster-rcnn':
         model.type = 'FasterRCNN'
         for name in ('mask_roi_extractor', 'mask_head'):

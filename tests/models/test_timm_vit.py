@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mmvit_ext.checkpoints.convert import read_dinov2_onnx
 from mmvit_ext.errors import UserError
@@ -25,18 +26,26 @@ def reference(backbone, **settings):
     """timm's own network with the weights of a backbone, strictly but for what classifies."""
     options = {**backbone.settings, **settings}
     network = timm.create_model(options.pop('model'), num_classes=0, **options).eval()
-    state = {name.removeprefix('net.'): tensor for name, tensor in backbone.state_dict().items()}
+    state = timms_names(backbone)
     if 'relative_position' in ' '.join(state):  # timm resizes these tables when it loads a file
         from timm.models.beit import checkpoint_filter_fn
 
         state = checkpoint_filter_fn(state, network)
     report = network.load_state_dict(state, strict=False)
     assert not report.unexpected_keys
-    assert not [name for name in report.missing_keys if not name.startswith(('fc_norm', 'attn_pool'))]
+    assert not [name for name in report.missing_keys if not name.startswith('attn_pool')]
     return network
 
 
+def timms_names(backbone):
+    """The weights of a backbone as timm names them, which calls a norm behind the mean of the patches ``fc_norm``."""
+    last = 'fc_norm.' if backbone.net.norms_the_mean else 'norm.'
+    return {re.sub('^norm[.]', last, name.removeprefix('net.')): x for name, x in backbone.state_dict().items()}
+
+
 def maps_of(network, img, norm=True):
+    if isinstance(getattr(network, 'norm', None), nn.Identity):
+        network.norm = network.fc_norm
     return network.forward_intermediates(img, [0, 2], norm=norm, intermediates_only=True)
 
 
@@ -79,11 +88,40 @@ def test_the_last_norm_can_be_kept_for_the_last_block():
     torch.testing.assert_close(token, row.make(out_type='cls_token').eval()(img)[1])
 
 
+GAP = {**TINY, 'model': 'vit_medium_patch16_reg4_gap_256', 'img_size': (48, 64)}
+
+
+@pytest.mark.parametrize('family', ['BEiT', 'BEiT v2', 'EVA-02', 'registers'])
+@torch.no_grad()
+def test_a_norm_behind_the_mean_is_applied_there_for_vectors_and_to_every_token_of_maps(family):
+    def make(**options):
+        if family in ROWS:
+            return BACKBONES[family].make(out_indices=-1, **options).eval()
+        torch.manual_seed(0)
+        model = TimmViT(**GAP, **options).eval()
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+        return model
+
+    img = torch.randn(2, 3, 48, 64)
+    vector = make(out_type='avg_featmap')
+    network = reference(vector)
+    torch.testing.assert_close(vector(img)[0], network(img), atol=1e-5, rtol=1e-4)
+    raw, normed = make(final_norm='none'), make()
+    (tokens,) = (x.permute(0, 2, 3, 1) for x in raw(img))
+    torch.testing.assert_close(normed(img)[0].permute(0, 2, 3, 1), network.fc_norm(tokens), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(make(out_type='avg_featmap', final_norm='none')(img)[0], tokens.mean((1, 2)))
+    assert not raw.net.norm.weight.requires_grad
+    assert normed.net.norm.weight.requires_grad
+
+
 @rows
 def test_timms_own_names_load_strictly(row):
     backbone = row.make()
-    plain = {name.removeprefix('net.'): tensor for name, tensor in backbone.state_dict().items()}
-    head = {'head.weight': torch.zeros(10, 24), 'head.bias': torch.zeros(10), 'fc_norm.weight': torch.ones(24)}
+    plain = timms_names(backbone)
+    head = {'head.weight': torch.zeros(10, 24), 'head.bias': torch.zeros(10)}
+    if not backbone.net.norms_the_mean:
+        head['fc_norm.weight'] = torch.ones(24)
     other = row.build(**row.tiny)
     other.load_state_dict({**plain, **head}, strict=True)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
@@ -122,8 +160,6 @@ def test_the_authors_names_load_strictly(family):
     stored = rename(backbone.state_dict(), *pairs)
     if family == 'DINOv2 with registers':  # the authors store the class token's position in front, as a zero would be
         stored['pos_embed'] = torch.cat([torch.zeros(1, 1, 24), stored['pos_embed']], dim=1)
-    if family == 'EVA-02':
-        more = {**more, 'norm.weight': torch.ones(24), 'norm.bias': torch.zeros(24)}
     other.load_state_dict({**stored, **more}, strict=True)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in backbone.state_dict().items())
 
@@ -186,6 +222,31 @@ def test_a_shrunk_network_attends_from_every_second_token_to_all(family):
     assert first.shape == last.shape == (2, 24, 3, 5)
 
 
+@pytest.mark.parametrize('family', STANDARD)
+@torch.no_grad()
+def test_the_attention_of_the_shrinking_block_is_called(family):
+    model, img, called = BACKBONES[family].make(shrink_index=1).eval(), torch.randn(1, 3, 41, 67), []
+    before = model(img)[1]
+    attn = model.net.blocks[1].attn
+    attn.register_forward_hook(lambda module, inputs, output: called.append(output.shape) or 2 * output)
+    assert not torch.allclose(model(img)[1], before)
+    assert called == [(1, model.num_prefix_tokens + 3 * 5, 24)]
+
+
+@pytest.mark.parametrize('family', ['BEiT', *STANDARD])
+def test_sizes_may_change_between_the_forward_passes_of_a_step_with_checkpointing(family):
+    """Grids of the same number of tokens, too."""
+    row = BACKBONES[family]
+    imgs = [torch.randn(1, 3, *size) for size in ((40, 64), (64, 40), (24, 32))]
+    more, gradients = {} if family == 'BEiT' else {'shrink_index': 1}, []
+    for with_cp in (False, True):
+        model = row.make(with_cp=with_cp, **more).train()
+        sum(out.square().mean() for img in imgs for out in model(img)).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
 @pytest.mark.parametrize('family', ['EVA-02', 'DINOv3'])
 @torch.no_grad()
 def test_blocks_behind_the_shrinking_one_know_where_their_tokens_stand(family):
@@ -223,6 +284,7 @@ def test_a_shrink_index_is_checked():
         ('resnet18', r'no plain vision transformer.*TIMMBackbone'),
         ('vit_small_r26_s32_224', 'no plain vision transformer'),
         ('vit_base_patch14_dinov7', 'no network of timm .* close names'),
+        ('vit_tiny_patch16_224.nosuch', r'no weights of this tag, but vit_tiny_patch16_224\.augreg_in21k'),
     ],
 )
 def test_other_networks_are_refused_with_what_serves(name, message):
@@ -237,6 +299,11 @@ def test_arguments_that_contradict_each_other_are_refused():
         TimmViT('vit_tiny_patch16_224', final_norm='some', **TINY)
     with pytest.raises(ValueError, match='needs a class token'):
         TimmViT('vit_base_patch16_siglip_256', out_type='cls_token', **TINY)
+    with pytest.raises(ValueError, match=r"needs a class token, .* take 'avg_featmap'"):  # it has registers
+        TimmViT(**GAP, out_type='cls_token')
+    for name in ('drop_path_rate', 'attn_drop_rate'):
+        with pytest.raises(ValueError, match=f'{name} must be a probability from 0 to below 1, got 1.5'):
+            TimmViT('vit_tiny_patch16_224', **{name: 1.5}, **TINY)
 
 
 @pytest.mark.parametrize('family', ['DINOv2', 'EVA-02'])
@@ -295,6 +362,14 @@ def test_checkpointing_of_activations_changes_no_gradient():
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
     assert not row.make(with_cp=True).eval().net.grad_checkpointing
+    assert row.make(with_cp=True).net.grad_checkpointing
+
+
+def test_dropout_of_a_frozen_embedding_is_off():
+    options = {'pos_drop_rate': 0.5, 'patch_drop_rate': 0.5}
+    for stages in (-1, 0):
+        net = BACKBONES['AugReg'].make(frozen_stages=stages, **options).train().net
+        assert {net.pos_drop.training, net.patch_drop.training} == {stages < 0}
 
 
 def test_timm_is_imported_only_when_a_network_is_built():

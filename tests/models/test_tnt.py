@@ -136,6 +136,15 @@ def test_weights_with_a_class_token_load_into_a_network_without():
     assert larger.patch_pos.shape == (1, 64, 24)
 
 
+@pytest.mark.parametrize('img_size', [48, (48, 64)], ids=str)
+def test_weights_without_a_class_token_are_refused_by_a_network_with_one(img_size):
+    stored = ROW.make(with_cls_token=False, img_size=img_size).state_dict()
+    with pytest.raises(
+        ValueError, match='patch_pos has no place for a class token: build TNT with with_cls_token=False'
+    ):
+        ROW.make().load_state_dict(stored)
+
+
 def test_a_resized_position_embedding_keeps_the_class_token_and_the_corners_order():
     model, source = ROW.build(**{**ROW.tiny, 'img_size': 64}), ROW.make(img_size=32)
     model.load_state_dict(source.state_dict(), strict=True)
@@ -180,8 +189,13 @@ def test_what_lies_behind_the_last_output_is_not_trained():
         ({'arch': {'embed_dims_outer': 24}}, 'arch: missing .*num_layers'),
         ({'arch': {**ROW.tiny['arch'], 'depth': 3}}, "unknown .*'depth'"),
         ({'arch': {**ROW.tiny['arch'], 'num_layers': 0}}, 'num_layers must be at least 1, got 0'),
-        ({'num_heads_inner': 5}, 'num_heads must divide embed_dims, got num_heads=5 and embed_dims=12'),
-        ({'arch': {**ROW.tiny['arch'], 'num_heads_outer': 5}}, 'num_heads=5 and embed_dims=24'),
+        ({'num_heads_inner': 5}, 'num_heads_inner must divide embed_dims_inner, got .*=5 and embed_dims_inner=12'),
+        ({'num_heads_inner': 0}, 'num_heads_inner must divide embed_dims_inner, got num_heads_inner=0'),
+        ({'embed_dims_inner': 0}, 'embed_dims_inner must be at least 1, got 0'),
+        ({'arch': {**ROW.tiny['arch'], 'num_heads_outer': 5}}, 'num_heads_outer=5 and embed_dims_outer=24'),
+        ({'patch_size': 0}, 'patch_size must be at least 1, got 0'),
+        ({'attn_drop_rate': 1.0}, 'attn_drop_rate must be a probability from 0 to below 1, got 1.0'),
+        ({'interpolate_mode': 'bicubc'}, "interpolate_mode must be one of .* got 'bicubc'"),
         ({'inner_stride': 3}, 'inner_stride must divide patch_size=8, got 3'),
         ({'img_size': (1, 2, 3)}, 'img_size must be an edge or'),
         ({'tnt_block_indices': (0, 3)}, r'tnt_block_indices must name distinct blocks of 3, got \(0, 3\)'),

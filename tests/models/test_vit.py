@@ -95,11 +95,30 @@ def test_a_converted_classifier_in_timm_names_loads_strictly_at_another_size():
         ({'img_size': 8}, 'of at least 16 pixels'),
         ({'with_cls_token': False, 'output_cls_token': True}, 'needs with_cls_token=True'),
         ({'num_fcs': 1}, 'num_fcs must be at least 2'),
+        ({'drop_path_rate': 1.5}, 'drop_path_rate must be a probability from 0 to below 1, got 1.5'),
+        ({'attn_drop_rate': -0.1}, 'attn_drop_rate must be a probability from 0 to below 1, got -0.1'),
+        ({'drop_rate': float('nan')}, 'drop_rate must be a probability'),
+        ({'patch_size': 0}, 'patch_size must be at least 1, got 0'),
+        ({'patch_pad': 'corners'}, "patch_pad must be one of .* or a padding in pixels, got 'corners'"),
+        ({'interpolate_mode': 'area'}, "interpolate_mode must be one of .* got 'area'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
     with torch.device('meta'), pytest.raises(ValueError, match=message):
         ViT(**arguments)
+
+
+@pytest.mark.parametrize('trained', ['pos_embed', ('pos_embed',), ['pos_embed', 'norm1']], ids=str)
+def test_what_is_not_frozen_may_be_one_name_or_several(trained):
+    model = ViT(**SMALL, frozen_exclude=trained)
+    free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parts = [trained] if isinstance(trained, str) else trained
+    assert free == {name for name, _ in model.named_parameters() if any(part in name for part in parts)}
+
+
+def test_a_padding_in_pixels_leaves_out_what_fills_no_patch():
+    maps = ViT(**SMALL, patch_pad=3)(torch.zeros(1, 3, 41, 67))
+    assert {tuple(x.shape[2:]) for x in maps} == {((41 + 6) // 16, (67 + 6) // 16)}
 
 
 def test_a_stored_position_embedding_of_unknown_grid_is_refused():

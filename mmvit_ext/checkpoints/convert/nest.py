@@ -44,7 +44,7 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The columns of the attentions' last projections have the heads innermost in these files and outermost in ours. They
     are moved here where the number of heads is known, which no shape states, for the published sizes; in other files
-    they stay, and the network moves them when it loads a file without ``layout_version``.
+    they stay, ``layout_version`` says so, and the network moves them when it loads the file.
     """
     arguments = nest_arguments(state_dict)
     converted = rules.apply_rules(state_dict, _RULES, METHOD)
@@ -55,14 +55,13 @@ def convert_nest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             plane = blocks.reshape(1, across, across, edge, edge, -1).transpose(2, 3)
             converted[f'backbone.{key}'] = plane.reshape(1, (across * edge) ** 2, -1)
     qkv_bias = any(key.endswith('attn.qkv.bias') for key in state_dict)
-    version = {'backbone.layout_version': torch.tensor(LAYOUT_VERSION)}
-    rules.require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, {**converted, **version}, METHOD)
     name = rules.published_arch(NesT, arguments['arch'])
-    if name is None:
-        return converted
-    for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
-        converted[key] = heads_outermost(converted[key], NesT.ARCHS[name]['num_heads'][int(key.split('.')[2])])
-    return converted | version
+    converted['backbone.layout_version'] = torch.tensor(1 if name is None else LAYOUT_VERSION)
+    rules.require_fit(NesT, {**arguments, 'qkv_bias': qkv_bias, 'out_indices': -1}, converted, METHOD)
+    if name is not None:
+        for key in [key for key in converted if key.endswith('.attn.proj.weight')]:
+            converted[key] = heads_outermost(converted[key], NesT.ARCHS[name]['num_heads'][int(key.split('.')[2])])
+    return converted
 
 
 def describe_nest(state_dict: Mapping[str, Tensor]) -> str:

@@ -9,13 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvit_ext.models.layers.attention import check_choices
 
-__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_table', 'channels_last', 'checkpointed', 'token_grid']
+__all__ = ['Backbone', 'MapInfo', 'Tokens', 'arch_table', 'channels_last', 'checkpointed', 'normalised_by_mean']
+__all__ += ['token_grid']
 
 
 def token_grid(img_size: int | Sequence[int], stride: int, *, cut: bool = False) -> tuple[int, int]:
@@ -48,7 +50,8 @@ def arch_settings(
     if missing or unknown:
         raise ValueError(f'arch: missing {sorted(missing)}, unknown {sorted(unknown)}')
     staged = [name for name, values in table.items() if isinstance(values, Sequence)]
-    if len({len(arch[name]) for name in staged}) > 1 or not all(len(arch[name]) for name in staged):
+    counts = {len(arch[name]) if isinstance(arch[name], Sequence) else 0 for name in staged}
+    if len(counts) > 1 or 0 in counts:
         raise ValueError(f'arch: {", ".join(staged)} must have one value for each stage, got {dict(arch)}')
     return {**defaults, **arch, **{name: value for name, value in replaced.items() if value is not None}}
 
@@ -64,16 +67,23 @@ def resolve_indices(
     return resolved
 
 
-def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool) -> Any:
+def checkpointed(module: nn.Module, *arguments: Any, with_cp: bool, **keywords: Any) -> Any:
     """Call a module, in training with activation checkpointing if that is wanted."""
     if with_cp and module.training:
-        return checkpoint(module, *arguments, use_reentrant=False)
-    return module(*arguments)
+        return checkpoint(module, *arguments, use_reentrant=False, **keywords)
+    return module(*arguments, **keywords)
 
 
 def channels_last(x: Tensor) -> Tensor:
     """The same ``(B, C, H, W)`` with the channels of a pixel next to each other in memory."""
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap knows no memory formats
+
+
+def normalised_by_mean(norm: Any, x: Tensor) -> Tensor:
+    """Tokens ``(B, N, C)`` whose mean is the layer norm of the tokens' mean: each with the deviation of that mean."""
+    offset = norm(torch.zeros_like(x[:, :1]))  # the norm's bias, since a constant has no deviation
+    own, common = (part.var(-1, unbiased=False, keepdim=True) for part in (x, x.mean(1, keepdim=True)))
+    return (norm(x) - offset) * ((own + norm.eps).sqrt() / (common + norm.eps).sqrt()) + offset
 
 
 def image_channels(model: nn.Module) -> int:
@@ -130,7 +140,11 @@ class Backbone(BaseModule):
         self, arch: str | Mapping[str, Any], *defaults: Mapping[str, Any], **replaced: Any
     ) -> dict[str, Any]:
         """Settings of one of ``ARCHS``; see :func:`arch_settings`."""
-        return arch_settings(arch, self.ARCHS, *defaults, **replaced)
+        settings = arch_settings(arch, self.ARCHS, *defaults, **replaced)
+        depths = settings.get('depths', (1,))
+        if not isinstance(depths, Sequence) or min(depths, default=0) < 1:
+            raise ValueError(f'depths must name at least one block for each stage, got {depths}')
+        return settings
 
     def declare(
         self,
@@ -211,7 +225,7 @@ class Backbone(BaseModule):
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
         param_name = param_name[len(prefix) :]
-        if param_name.startswith(tuple(f'{name}.' for name in self._last)):
+        if f'{param_name}.'.startswith(tuple(f'{name}.' for name in self._last)):
             return num_layers - 1, num_layers
         parts = param_name.split('.')
         for length in range(len(parts), 0, -1):
@@ -313,7 +327,7 @@ class Backbone(BaseModule):
             blocks: dict[Any, Any] = {place: self.block_names[place] for place in range(-count, count)}
             given = [indices] if isinstance(indices, int | str) else indices
             names = tuple(blocks.get(index, index) for index in given)
-            if not set(names) <= set(self.map_info):
+            if not names or not set(names) <= set(self.map_info):
                 raise ValueError(f'indices must be numbers of blocks or of {list(self.map_info)}, got {indices!r}')
         found = self.collect(img, names)
         return {name: self.to_map(found[name]) for name in names}

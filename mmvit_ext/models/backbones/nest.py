@@ -21,11 +21,12 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed, token_grid
+from mmvit_ext.models.layers.attention import check_choices, check_counts, check_rates
 from mmvit_ext.models.layers.blocks import BlockAttention, register_layout
 from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.open_sizes import PatchEmbed, is_open
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
+from mmvit_ext.models.layers.position_embedding import INTERPOLATIONS, resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['NesT']
@@ -198,8 +199,9 @@ class NesT(Backbone):
         replaced = dict(img_size=img_size, patch_size=patch_size, block_size=block_size, multi_query=multi_query)
         settings = self.arch_settings(arch, defaults, **replaced)
         self.patch_size, self.block_size = patch, block = settings['patch_size'], settings['block_size']
-        if min(patch, block) < 1:
-            raise ValueError(f'patch_size and block_size must be at least 1, got {patch} and {block}')
+        check_counts(patch_size=patch, block_size=block)
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        check_choices(interpolate_mode=(interpolate_mode, INTERPOLATIONS))
         if extra_dims is not None and extra_dims < 1:
             raise ValueError(f'extra_dims must be a width of at least 1 or None, got {extra_dims}')
         grid, depths = token_grid(settings['img_size'], self.patch_size), settings['depths']

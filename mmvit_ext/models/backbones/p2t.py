@@ -23,7 +23,7 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, arch_table, channels_last, checkpointed
-from mmvit_ext.models.layers.attention import check_choices, check_heads, multihead_attention
+from mmvit_ext.models.layers.attention import check_choices, check_heads, check_rates, multihead_attention
 from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP
 from mmvit_ext.models.layers.open_sizes import is_open, pool_windows
@@ -261,6 +261,7 @@ class P2T(Backbone):
         if len(pool_ratios) != num_stages or any(not ratios or min(ratios) < 1 for ratios in pool_ratios):
             raise ValueError(f'pool_ratios must be {num_stages} sequences of ratios of at least 1, got {pool_ratios!r}')
         check_choices(pool_type=(pool_type, POOLINGS), ffn_type=(ffn_type, FFNS))
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         self.embed_dims = tuple(settings['embed_dims'])
         self.overlapped = overlapped
         norm_cfg, act_cfg = dict(norm_cfg or {'type': 'LN', 'eps': 1e-6}), dict(act_cfg or {'type': 'HSwish'})

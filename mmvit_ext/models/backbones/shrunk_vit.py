@@ -55,7 +55,7 @@ class ShrunkViT(ViT):
 
     Args:
         arch: As in ``ViT``.
-        shrink_index: Layer that downsamples, counted from 0; the paper's is a third of the depth, 8 of 24 or 4 of 12.
+        shrink_index: Layer that downsamples, counted from 0; in the paper 8 of 24, and 6 of 12 by its operation counts.
         qd_mode: ``'query'`` (the paper's choice) thins out the queries to every second row and column, ``'qkv'`` keys
             and values too; ``'conv'`` takes the queries from a 3x3 convolution with stride 2.
         with_cls_token: Must be False.
@@ -79,8 +79,8 @@ class ShrunkViT(ViT):
         with_cls_token: bool = False,
         **kwargs: Any,
     ) -> None:
-        if with_cls_token:
-            raise ValueError('ShrunkViT has no class token: with_cls_token must be False')
+        if with_cls_token or kwargs.get('output_cls_token'):
+            raise ValueError('ShrunkViT has no class token: with_cls_token and output_cls_token must be False')
         check_choices(qd_mode=(qd_mode, QD_MODES))
         self.shrink_index, self.qd_mode = shrink_index, qd_mode
         super().__init__(arch, with_cls_token=False, **kwargs)

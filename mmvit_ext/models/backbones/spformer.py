@@ -24,12 +24,20 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
-from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, channels_last, checkpointed, token_grid
+from mmvit_ext.models.backbones.base import (
+    Backbone,
+    Tokens,
+    arch_table,
+    channels_last,
+    checkpointed,
+    normalised_by_mean,
+    token_grid,
+)
 from mmvit_ext.models.backbones.vit import ViTLayer
-from mmvit_ext.models.layers.attention import check_choices
+from mmvit_ext.models.layers.attention import check_choices, check_counts, check_heads, check_rates
 from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.models.layers.open_sizes import cover, cut_to, pad_to_multiple
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
+from mmvit_ext.models.layers.position_embedding import INTERPOLATIONS, resize_position_embedding, track_position
 from mmvit_ext.models.superpixels.attention import PIXEL_QKV, POSITIONS, SuperpixelCrossAttention
 from mmvit_ext.models.superpixels.grid import superpixel_to_pixel
 from mmvit_ext.registry import MODELS
@@ -162,16 +170,13 @@ class SPFormer(Backbone):
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         check_choices(stem=(stem, STEMS), pixel_qkv=(pixel_qkv, PIXEL_QKV), positions=(positions, POSITIONS))
-        check_choices(bridge_from=(bridge_from, BRIDGES))
-        numbers = (('pixel_stride', pixel_stride), ('cell_size', cell_size), ('sca_iterations', sca_iterations))
-        for name, number in numbers:
-            if number < 1:
-                raise ValueError(f'{name} must be at least 1, got {number}')
+        check_choices(bridge_from=(bridge_from, BRIDGES), interpolate_mode=(interpolate_mode, INTERPOLATIONS))
+        check_counts(pixel_stride=pixel_stride, cell_size=cell_size, sca_iterations=sca_iterations)
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         replaced: Any = {'embed_dims': embed_dims, 'depths': depths, 'num_heads': num_heads, 'sca_heads': sca_heads}
         settings = self.arch_settings(arch, **replaced)
         self.embed_dims, self.depths = int(settings['embed_dims']), tuple(settings['depths'])
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f'depths must name at least one block for each stage, got {self.depths}')
+        check_heads(self.embed_dims, int(settings['sca_heads']), names=('sca_heads', 'embed_dims'))
         self.pixel_stride, self.cell_size = pixel_stride, cell_size
         self.interpolate_mode, self.bridge_from, self.out_association = interpolate_mode, bridge_from, out_association
         self.grid = token_grid(img_size, pixel_stride * cell_size)
@@ -227,7 +232,7 @@ class SPFormer(Backbone):
         return [*self.layers[num_blocks:], *later, *self.sca[run - 1].iterations[-1].pixel_update_parts()]
 
     def init_parameters(self) -> None:
-        """First values as in a plain ViT; SCA keeps torch's own."""
+        """First values as in a plain ViT, also of SCA's linear layers; its convolutions keep torch's own."""
         for embedding in self.pos_embeds:
             trunc_normal_(embedding, std=0.02)
         init_linears(self)
@@ -284,10 +289,7 @@ class SPFormer(Backbone):
         """A map whose mean is the normalised mean: each place as the norm treats it with the variance of the mean."""
         if self.norm is None:
             return super().to_averaged_map(found)
-        offset = self.norm(torch.zeros_like(found.x[:, :1]))  # the norm's bias, since a constant has no deviation
-        own, common = (x.var(-1, unbiased=False, keepdim=True) for x in (found.x, found.x.mean(1, keepdim=True)))
-        scale = (own + self.norm.eps).sqrt() / (common + self.norm.eps).sqrt()  # (B, sh*sw, 1)
-        return Tokens((self.norm(found.x) - offset) * scale + offset, found.size).to_map()
+        return Tokens(normalised_by_mean(self.norm, found.x), found.size).to_map()
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Maps of the blocks named by ``out_indices``, then the similarity if wanted; see the class."""

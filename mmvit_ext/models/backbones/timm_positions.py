@@ -5,18 +5,18 @@ Shapes: (h, w) grid of tokens, N = 1 + h*w tokens with the class token, heads th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from timm.layers import resample_abs_pos_embed_nhwc, resize_rel_pos_bias_table
 from timm.models.beit import Attention, RelativePositionBias, gen_relative_position_index
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mmvit_ext.models.layers.position_embedding import track_position
 
-__all__ = ['call_every_layer', 'tell_grid', 'track_tables']
+__all__ = ['call_every_layer', 'prepare_blocks', 'tell_grid', 'track_tables']
 
 
 def resized_table(table: Tensor, old: tuple[int, int] | None, new: tuple[int, int]) -> Tensor:
@@ -51,6 +51,40 @@ class GridBias(RelativePositionBias):
         return super().forward() if self.grid in (None, tuple(self.window_size)) else bias_of(self, self.grid)
 
 
+class _Prepared(nn.Module):
+    """Blocks, a slice of which is what ``prepare`` makes of them for the image that is looked at.
+
+    Activation checkpointing calls what the slice gave once more, when other images may have come in between.
+    """
+
+    prepare: Callable[[nn.Module], Callable[..., Tensor]] | None = None
+
+    def __getitem__(self, index: Any) -> Any:
+        blocks = list(self._modules.values())[index]
+        return [self.prepare(block) for block in blocks] if self.prepare and isinstance(index, slice) else blocks
+
+
+class PreparedList(_Prepared, nn.ModuleList):
+    """A list of prepared blocks."""
+
+
+class PreparedSequential(_Prepared, nn.Sequential):
+    """A sequence of prepared blocks."""
+
+
+def prepare_blocks(network: Any) -> None:
+    """Have a network call what ``network.blocks.prepare`` makes of its blocks, which is to be set for every image."""
+    network.blocks.__class__ = PreparedSequential if isinstance(network.blocks, nn.Sequential) else PreparedList
+
+
+def run_on_grid(grid: tuple[int, int], block: nn.Module, *arguments: Any, **keywords: Any) -> Tensor:
+    """Call a block, whose attention is told the grid of this image."""
+    for module in block.modules():
+        if isinstance(module, GridAttention):
+            module.grid = grid
+    return block(*arguments, **keywords)
+
+
 def call_every_layer(network: Any) -> None:
     """Have every relative position bias follow the grid of the image, and every attention call its linear layers."""
     for module in network.modules():
@@ -60,14 +94,17 @@ def call_every_layer(network: Any) -> None:
             module.__class__ = GridBias
         if hasattr(module, 'qkv_bias_separate'):  # otherwise timm takes the weight and passes the layer by
             module.qkv_bias_separate = True
+    if any(isinstance(module, GridAttention) for module in network.modules()):
+        prepare_blocks(network)
 
 
 def tell_grid(network: Any, img: Tensor) -> None:
     """State the grid of an image ``(B, in_channels, H, W)`` to all relative position biases."""
     grid = network.patch_embed.dynamic_feat_size(tuple(img.shape[-2:]))
-    for module in network.modules():
-        if isinstance(module, GridAttention | GridBias):
-            module.grid = grid
+    if isinstance(network.rel_pos_bias, GridBias):
+        network.rel_pos_bias.grid = grid
+    else:
+        network.blocks.prepare = partial(partial, run_on_grid, grid)
 
 
 def track_tables(network: Any) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,8 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_from_local, load_s
 from torch import Tensor, nn
 
 from mmvit_ext.errors import UserError
-from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed
+from mmvit_ext.models.backbones.base import Backbone, MapInfo, Tokens, checkpointed, normalised_by_mean
+from mmvit_ext.models.layers.attention import check_rates
 from mmvit_ext.models.layers.open_sizes import cover, is_open
 from mmvit_ext.models.layers.position_embedding import track_position
 from mmvit_ext.registry import MODELS
@@ -74,7 +75,10 @@ def import_timm() -> Any:
 def published_weights(model: str) -> Any:
     """What timm states of the weights of a name (``mean``, ``std``, ``license``); without a tag, of its default ones.
 
-    None for a name that timm does not know.
+    None for a network that timm does not know.
+
+    Raises:
+        RuntimeError: The network has no weights with the tag of the name.
     """
     import_timm()
     from timm.models import get_pretrained_cfg
@@ -92,10 +96,11 @@ def create_network(model: str, **settings: Any) -> Any:
     """Build a network of timm without its classifier.
 
     Raises:
-        UserError: timm does not know the name, or the network is no plain vision transformer.
+        UserError: timm does not know the name or its tag, or the network is no plain vision transformer.
     """
     timm = import_timm()
     from timm.layers import PatchEmbed
+    from timm.models import get_arch_pretrained_cfgs
     from timm.models.beit import Beit
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
@@ -106,6 +111,9 @@ def create_network(model: str, **settings: Any) -> Any:
     if not timm.is_model(architecture):
         close = timm.list_models(f'*{architecture.rpartition("_")[0] or architecture}*')[:5]
         raise UserError(f'model={model!r} is no network of timm {timm.__version__}; close names: {close}')
+    tagged = get_arch_pretrained_cfgs(architecture)
+    if tagged and '.' in model and model not in tagged:
+        raise UserError(f'model={model!r}: timm {timm.__version__} has no weights of this tag, but {", ".join(tagged)}')
     module = timm.model_entrypoint(architecture).__module__
     if module.rpartition('.')[2] in ('vision_transformer', 'eva', 'deit'):
         settings['dynamic_img_size'] = True
@@ -116,6 +124,11 @@ def create_network(model: str, **settings: Any) -> Any:
     plain = isinstance(network, VisionTransformer | Eva | Beit | VisionTransformerSAM)
     if not plain or not isinstance(network.patch_embed, PatchEmbed):
         raise UserError(f"model={model!r} is no plain vision transformer but timm's {type(network).__name__}: {serves}")
+    # Where timm classifies by the mean of the patches, it holds the last norm for behind that mean.
+    last, behind_mean = getattr(network, 'norm', None), getattr(network, 'fc_norm', None)
+    network.norms_the_mean = isinstance(last, nn.Identity) and not isinstance(behind_mean, nn.Identity | None)
+    if network.norms_the_mean:
+        network.norm = behind_mean
     for name in HEADS:
         if isinstance(getattr(network, name, None), nn.Module):
             delattr(network, name)
@@ -136,6 +149,13 @@ def from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+class BeforeNorm(NamedTuple):
+    """A map ``(B, C, h, w)`` and the norm that its mean gets."""
+
+    map: Tensor
+    norm: Any
+
+
 @MODELS.register_module()
 class TimmViT(Backbone):
     """A plain vision transformer of timm that returns feature maps of chosen blocks at any image size.
@@ -151,12 +171,14 @@ class TimmViT(Backbone):
         checkpoint: ``'timm'`` downloads the weights of ``model`` from timm's hub when the model is initialised; a path
             names a file (.pth or .safetensors) in the names of timm or of the authors; None gives random weights.
         shrink_index: Block that halves the grid by downsampling its queries, counted from 0, see
-            :class:`mmvit_ext.ShrunkViT`; the paper's is a third of the depth. None keeps the grid.
+            :class:`mmvit_ext.ShrunkViT`, where the paper's are. None keeps the grid.
         img_size: Size in pixels, an edge or ``(H, W)``, for which the stored position embeddings are made; timm's own
             when not given. Images of other sizes are taken as well; BEiT is fastest at this one.
         in_channels: Image channels; timm folds the weights of its patches for other numbers than 3.
         final_norm: ``'all'`` (every output goes through timm's last norm, as DINOv2's authors do; SAM's neck is that
-            norm), ``'last'`` (the last block's output only) or ``'none'``.
+            norm), ``'last'`` (the last block's output only) or ``'none'``. Where timm classifies by the mean of the
+            patches (BEiT, EVA, EVA-02, ``*_gap``), that norm is timm's ``fc_norm``, which is applied behind the mean:
+            here, too, for ``out_type='avg_featmap'``.
         out_type: ``'featmap'`` for maps; ``'cls_token'`` for the class token ``(B, C)`` and ``'avg_featmap'`` for the
             mean ``(B, C)`` over the patches, which a linear classifier takes without a neck.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first, a probability.
@@ -206,6 +228,8 @@ class TimmViT(Backbone):
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         if final_norm not in ('all', 'last', 'none'):
             raise ValueError(f"final_norm must be 'all', 'last' or 'none', got {final_norm!r}")
+        more_rates = {name: value for name, value in kwargs.items() if name.endswith('drop_rate')}
+        check_rates(drop_path_rate=drop_path_rate, **more_rates)
         self.checkpoint, self.final_norm = checkpoint, final_norm
         self.settings = {'model': model, 'in_chans': in_channels, 'drop_path_rate': drop_path_rate, **kwargs}
         if img_size is not None:
@@ -220,7 +244,7 @@ class TimmViT(Backbone):
         self.std = tuple(255 * value for value in published['std'])
 
         self.num_prefix_tokens = getattr(self.net, 'num_prefix_tokens', 0)
-        if not self.num_prefix_tokens:
+        if getattr(self.net, 'cls_token', None) is None:
             self.OUT_TYPES = ('featmap', 'avg_featmap')
             if out_type == 'cls_token':
                 raise ValueError(f"out_type='cls_token' needs a class token, and {model} has none: take 'avg_featmap'")
@@ -250,6 +274,7 @@ class TimmViT(Backbone):
         elif hasattr(self.net, 'rel_pos_bias') or self.last_norm == 'neck':
             timm_positions.track_tables(self.net)
         self.freeze()
+        self.train(self.training)  # what timm is told of activation checkpointing, and the frozen parts' mode
 
     def _is_normed(self, index: int, depth: int) -> bool:
         return self.final_norm == 'all' or (self.final_norm == 'last' and index == depth - 1)
@@ -258,7 +283,8 @@ class TimmViT(Backbone):
         """What ``frozen_stages`` freezes: at 0 the embedding, at k the k-th block."""
         if stage > 0:
             return [self.net.blocks[stage - 1]]
-        names = ('patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'rope', 'rel_pos_bias', 'norm_pre')
+        names = ['patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'rope', 'rel_pos_bias']
+        names += ['pos_drop', 'patch_drop', 'norm_pre']
         return [part for name in names if (part := getattr(self.net, name, None)) is not None]
 
     def unused_parts(self) -> list[nn.Module | nn.Parameter]:
@@ -318,7 +344,10 @@ class TimmViT(Backbone):
             options = {}
             if module.__name__.endswith('.vision_transformer'):  # DeiT III's own files
                 options['adapt_layer_scale'] = any('.gamma_' in name for name in foreign)
-            for name, value in module.checkpoint_filter_fn(foreign, self.net, **options).items():
+            found = dict(module.checkpoint_filter_fn(foreign, self.net, **options))
+            if self.net.norms_the_mean:
+                found |= {name[len('fc_') :]: found[name] for name in found if name.startswith('fc_norm.')}
+            for name, value in found.items():
                 if name.partition('.')[0] not in HEADS:
                     state_dict[f'{prefix}net.{name}'] = value
         super()._fit_state_dict(state_dict, prefix)
@@ -349,7 +378,9 @@ class TimmViT(Backbone):
     def collect(self, img: Tensor, names: Collection[str]) -> dict[str, Any]:
         img, size = self._prepare(img)
         indices = sorted(self.block_names.index(name) for name in names)
-        options: dict[str, Any] = {'norm': self.final_norm == 'all', 'stop_early': True, 'intermediates_only': True}
+        mean_first = self.net.norms_the_mean and self.out_type == 'avg_featmap'
+        normed = self.final_norm == 'all' and not mean_first
+        options: dict[str, Any] = {'norm': normed, 'stop_early': True, 'intermediates_only': True}
         if self.last_norm == 'norm':  # SAM has maps only
             options |= {'output_fmt': 'NLC', 'return_prefix_tokens': self.out_type == 'cls_token'}
         found = {}
@@ -358,7 +389,9 @@ class TimmViT(Backbone):
             if tokens.ndim == 3:
                 tokens = Tokens(tokens, self._grid(size, index)).to_map()
             found[self.block_names[index]] = tokens if prefix is None else (tokens, prefix)
-        if self.final_norm == 'last' and self.block_names[-1] in found:
+            if mean_first and self._is_normed(index, len(self.block_names)):
+                found[self.block_names[index]] = BeforeNorm(tokens, self.net.norm)
+        if self.final_norm == 'last' and not mean_first and self.block_names[-1] in found:
             found[self.block_names[-1]] = self._normalise(found[self.block_names[-1]])
         return found
 
@@ -368,6 +401,9 @@ class TimmViT(Backbone):
 
         depth = len(self.net.blocks)
         plain = all(type(module) in (Block, EvaBlock) for module in self.net.blocks[block:])
+        if not self._is_normed(depth - 1, depth) or depth - 1 not in self.out_indices:
+            wanted = 'further tokens join a TimmViT that gives the normed output of its last block'
+            raise ValueError(f'{wanted}, got {self.final_norm=} and {self.out_indices=}')
         if not 0 < block < depth or not plain or getattr(self.net, 'rope_mixed', False):
             model = f'{self.settings["model"]} before block {block} of {depth}'
             raise ValueError(f"further tokens join timm's standard blocks, those of DINOv2 or DINOv3, got {model}")
@@ -378,14 +414,14 @@ class TimmViT(Backbone):
         return Tokens(torch.cat([prefix, patches], dim=1), self._grid(size, block - 1), prefix.shape[1])
 
     def run_block(self, block: int, tokens: Tokens, mask: Tensor | None = None) -> Tokens:
-        arguments = [tokens.x] if mask is None else [tokens.x, mask]
+        keywords: dict[str, Any] = {} if mask is None else {'attn_mask': mask}
         if (rope := getattr(self.net, 'rope', None)) is not None:
             angles = rope.get_embed(shape=tokens.size)
             # Tokens between the network's own and the patches have no place: an angle of 0, sine and cosine of it.
             placeless = angles.new_zeros(tokens.num_prefix_tokens - self.num_prefix_tokens, angles.shape[-1])
             placeless[:, angles.shape[-1] // 2 :] = 1
-            arguments.insert(1, torch.cat([placeless, angles]))
-        x = checkpointed(self.net.blocks[block], *arguments, with_cp=self.with_cp)
+            keywords['rope'] = torch.cat([placeless, angles])
+        x = checkpointed(self.net.blocks[block], tokens.x, with_cp=self.with_cp, **keywords)
         return tokens._replace(x=x)
 
     def normalise(self, tokens: Tokens) -> Tokens:
@@ -401,5 +437,13 @@ class TimmViT(Backbone):
     def to_map(self, found: Any) -> Tensor:
         return found[0] if isinstance(found, tuple) else found
 
+    def to_averaged_map(self, found: Any) -> Tensor:
+        if not isinstance(found, BeforeNorm):
+            return super().to_averaged_map(found)
+        x = normalised_by_mean(found.norm, found.map.flatten(2).transpose(1, 2))
+        return x.transpose(1, 2).unflatten(2, found.map.shape[2:])
+
     def to_output(self, found: Any) -> Tensor:
+        if isinstance(found, BeforeNorm):
+            return found.norm(found.map.mean((2, 3)))
         return found[1][:, 0] if self.out_type == 'cls_token' else super().to_output(found)

@@ -13,6 +13,7 @@ each, c width of the words, C width of the patches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,11 +26,11 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, resolve_indices, token_grid
 from mmvit_ext.models.kernels import are_plain, may_fuse
-from mmvit_ext.models.layers.attention import SelfAttention, check_choices
+from mmvit_ext.models.layers.attention import SelfAttention, check_choices, check_counts, check_heads, check_rates
 from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.mlp import MLP, init_linears
 from mmvit_ext.models.layers.open_sizes import is_traced, pad_to_multiple
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
+from mmvit_ext.models.layers.position_embedding import INTERPOLATIONS, resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['TNT']
@@ -263,15 +264,20 @@ class TNT(Backbone):
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
         check_choices(word_padding=(word_padding, WORD_PADDINGS), word_norm=(word_norm, WORD_NORMS))
+        check_choices(interpolate_mode=(interpolate_mode, INTERPOLATIONS))
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        check_counts(patch_size=patch_size)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         if inner_stride < 1 or patch_size % inner_stride:
             raise ValueError(f'inner_stride must divide patch_size={patch_size}, got {inner_stride}')
-        replaced: Any = {'embed_dims_inner': embed_dims_inner or None, 'num_heads_inner': num_heads_inner or None}
+        replaced: Any = {'embed_dims_inner': embed_dims_inner, 'num_heads_inner': num_heads_inner}
         settings = self.arch_settings(arch, **replaced)
         C, c, depth = (settings[name] for name in ('embed_dims_outer', 'embed_dims_inner', 'num_layers'))
-        if depth < 1:
-            raise ValueError(f'arch: num_layers must be at least 1, got {depth}')
+        check_counts(embed_dims_outer=C, embed_dims_inner=c, num_layers=depth)
+        for part, dims in (('outer', C), ('inner', c)):
+            heads = settings[f'num_heads_{part}']
+            check_heads(dims, heads, names=(f'num_heads_{part}', f'embed_dims_{part}'))
         self.embed_dims, self.word_dims, self.num_layers = C, c, depth
         self.patch_size, self.inner_stride, self.interpolate_mode = patch_size, inner_stride, interpolate_mode
         self.grid = token_grid(img_size, patch_size)
@@ -319,6 +325,10 @@ class TNT(Backbone):
     def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         """Leave out a class token that this network does not have, and resize what is left."""
         token, position = f'{prefix}cls_token', f'{prefix}patch_pos'
+        if self.cls_token is not None and token not in state_dict and position in state_dict:
+            count = state_dict[position].shape[1]
+            if count in (math.isqrt(count) ** 2, self.grid[0] * self.grid[1]):
+                raise ValueError(f'{position} has no place for a class token: build TNT with with_cls_token=False')
         if self.cls_token is None and state_dict.pop(token, None) is not None and position in state_dict:
             stored = state_dict[position]
             state_dict[position] = stored[:, 1:]

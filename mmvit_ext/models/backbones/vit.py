@@ -24,13 +24,15 @@ from mmengine.model.weight_init import kaiming_init, trunc_normal_
 from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import Backbone, Tokens, arch_table, checkpointed, token_grid
-from mmvit_ext.models.layers.attention import PackedAttention
+from mmvit_ext.models.layers.attention import PackedAttention, check_choices, check_counts, check_rates
 from mmvit_ext.models.layers.drop import DropPath
 from mmvit_ext.models.layers.open_sizes import PatchEmbed, cover
-from mmvit_ext.models.layers.position_embedding import resize_position_embedding, track_position
+from mmvit_ext.models.layers.position_embedding import INTERPOLATIONS, resize_position_embedding, track_position
 from mmvit_ext.registry import MODELS
 
 __all__ = ['ViT', 'ViTLayer']
+
+PATCH_PADS = ('corner', 'same')
 
 
 class ViTAttention(nn.Module):
@@ -140,11 +142,13 @@ class ViT(Backbone):
         num_fcs: Number of linear layers in an FFN.
         frozen_stages: -1 trains everything, 0 freezes the embedding, k the first k layers too.
         with_cp: Activation checkpointing of every layer.
-        frozen_exclude: Only parameters with one of these strings in their name stay trainable; all do with ``'all'``.
+        frozen_exclude: Only parameters with this or one of these strings in their name stay trainable; all do with
+            ``'all'``.
         init_cfg: Initialisation, mmengine style.
 
     Shape:
-        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each.
+        Input ``(B, in_channels, H, W)``, any H and W; outputs ``(B, C, ceil(H / patch), ceil(W / patch))`` each, with
+        ``patch_pad`` in pixels ``floor((H + 2 * patch_pad) / patch)`` rows and columns alike.
 
     Raises:
         ValueError: An argument is unknown, out of range, or contradicts another one.
@@ -191,11 +195,16 @@ class ViT(Backbone):
         interpolate_mode: str = 'bicubic',
         num_fcs: int = 2,
         frozen_stages: int = -1,
-        frozen_exclude: Sequence[str] = ('all',),
+        frozen_exclude: str | Sequence[str] = ('all',),
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_type=out_type, frozen_stages=frozen_stages, with_cp=with_cp, init_cfg=init_cfg)
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        check_counts(patch_size=patch_size)
+        check_choices(interpolate_mode=(interpolate_mode, INTERPOLATIONS))
+        if not (patch_pad in PATCH_PADS or (isinstance(patch_pad, int) and patch_pad >= 0)):
+            raise ValueError(f'patch_pad must be one of {PATCH_PADS} or a padding in pixels, got {patch_pad!r}')
         replaced = dict(embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio)
         settings = self.arch_settings(arch, {'mlp_ratio': 4}, **replaced)
         self.embed_dims, self.num_layers = int(settings['embed_dims']), int(settings['num_layers'])
@@ -238,9 +247,10 @@ class ViT(Backbone):
             self.out_names = ('patch_embed', *self.out_names)
         track_position(self, 'pos_embed', self.grid, num_prefix_tokens=1, mode=interpolate_mode)
         self.freeze()
-        if 'all' not in frozen_exclude:
+        trained = (frozen_exclude,) if isinstance(frozen_exclude, str) else tuple(frozen_exclude)
+        if 'all' not in trained:
             for name, parameter in self.named_parameters():
-                if not any(part in name for part in frozen_exclude):
+                if not any(part in name for part in trained):
                     parameter.requires_grad_(False)
 
     def _build_layer(self, index: int, **settings: Any) -> nn.Module:
@@ -299,11 +309,10 @@ class ViT(Backbone):
         return found
 
     def tokens_before(self, img: Tensor, block: int) -> Tokens:
-        if not 0 < block < self.num_layers or not self.norm_name:
-            given = f'block={block} of {self.num_layers} and final_norm={bool(self.norm_name)}'
-            raise ValueError(
-                f'further tokens join a ViT with final_norm=True before one of its later layers, got {given}'
-            )
+        if not 0 < block < self.num_layers or not self.norm_name or self.num_layers - 1 not in self.out_indices:
+            given = f'block={block} of {self.num_layers}, final_norm={bool(self.norm_name)} and {self.out_indices=}'
+            needed = 'final_norm=True and the last layer among out_indices before one of its later layers'
+            raise ValueError(f'further tokens join a ViT with {needed}, got {given}')
         if self.layer_stride(self.num_layers - 1) > self.layer_stride(block - 1):
             raise ValueError(f'further tokens join a ViT behind the layer that shrinks the grid, got {block=}')
         return self.collect(img, self.block_names[block - 1 : block])[self.block_names[block - 1]]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmvit_ext.models.decode_heads.pixel_losses import PixelLossHead
 from mmvit_ext.models.kernels import are_plain, may_fuse
 from mmvit_ext.models.kernels.keys_values import keys_values
-from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention
+from mmvit_ext.models.layers.attention import PackedAttention, SplitAttention, check_heads
 from mmvit_ext.models.layers.masks import fuse_masks
 from mmvit_ext.models.layers.open_sizes import is_traced
 from mmvit_ext.models.losses.atm_loss import ATMLoss, StageOutput
@@ -163,6 +163,7 @@ class ATMHead(PixelLossHead):
             raise ValueError(f'in_channels {in_channels} and in_index {in_index} must have the same length')
         if num_stages is not None and num_stages != len(in_index):
             raise ValueError(f'num_stages={num_stages}, but in_index names {len(in_index)} maps')
+        check_heads(channels, num_heads, names=('num_heads', 'channels'))
         if deep_supervision not in ('stage', 'layer'):
             raise ValueError(f"deep_supervision must be 'stage' or 'layer', got {deep_supervision!r}")
         if deep_supervision == 'layer' and len(in_index) != 1:

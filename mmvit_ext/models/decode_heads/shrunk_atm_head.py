@@ -99,6 +99,8 @@ class ShrunkATMHead(ATMHead):
         if len(in_channels) != len(in_index):
             raise ValueError(f'in_channels {in_channels} and in_index {in_index} must have the same length')
         check_choices(query_start=(query_start, QUERY_STARTS))
+        if useless := [name for name in ('num_stages', 'fuse_inputs') if kwargs.get(name)]:
+            raise ValueError(f'leave {" and ".join(useless)} out: ShrunkATMHead decodes one map, made of both inputs')
         super().__init__(
             channels,
             channels,

@@ -6,6 +6,7 @@ Hinge loss (arXiv 1705.02894), the gradient penalty R1 on real images (arXiv 180
 Shapes: B batch, Z noise, S edge of an image in pixels.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -99,6 +100,8 @@ class AdversarialModel(BaseModel):
         self.average = GeneratorAverage(self.generator, average_momentum).eval()
         self.r1_weight, self.r1_interval = r1_weight, r1_interval
         self.fakes_per_image, self.seed = fakes_per_image, seed
+        self._register_state_dict_hook(_without_wrappers)
+        self._register_load_state_dict_pre_hook(_without_wrappers, with_module=True)
 
     @property
     def noise_dims(self) -> int:
@@ -149,13 +152,15 @@ class AdversarialModel(BaseModel):
 
     def _train_generator(self, real: Tensor, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         discriminator = _bare(self.discriminator)
+        trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
         discriminator.requires_grad_(False)  # its weights need no gradient here
         try:
             with optim_wrapper.optim_context(self.generator):
                 loss = -discriminator(self.generator(self._noise(real))).mean()
             optim_wrapper.update_params(loss)
         finally:
-            discriminator.requires_grad_(True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
         return {'loss_generator': loss.detach()}
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -186,3 +191,12 @@ class AdversarialModel(BaseModel):
 
 def _bare(model: nn.Module) -> nn.Module:
     return cast('nn.Module', model.module) if is_model_wrapper(model) else model
+
+
+def _without_wrappers(module: nn.Module, state_dict: Any, prefix: str, *_: Any) -> None:
+    """Name the weights as on one process; with several, generator and discriminator are each wrapped in a module."""
+    wrapped = re.compile(rf'^({re.escape(prefix)}(?:generator|discriminator))\.module(?=\.|$)')
+    for names in (state_dict, getattr(state_dict, '_metadata', None) or {}):
+        renamed = {wrapped.sub(r'\1', name): value for name, value in names.items()}
+        names.clear()
+        names.update(renamed)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.backbones.base import arch_settings, arch_table, checkpointed
 from mmvit_ext.models.backbones.nest import NesTLayer
+from mmvit_ext.models.layers.attention import check_counts
 from mmvit_ext.models.layers.blocks import register_layout
 from mmvit_ext.models.layers.mlp import init_linears
 from mmvit_ext.registry import MODELS
@@ -119,9 +120,7 @@ class NesTGenerator(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         settings = arch_settings(arch, self.ARCHS)
-        for name, value in (('noise_dims', noise_dims), ('block_size', block_size), ('out_channels', out_channels)):
-            if value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
+        check_counts(noise_dims=noise_dims, block_size=block_size, out_channels=out_channels)
         dims = tuple(settings['embed_dims'])
         if any(width % 4 for width in dims[:-1]):
             raise ValueError(f'arch: PixelShuffle needs multiples of 4 as widths before the last one, got {dims}')

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ['PackedAttention', 'SelfAttention', 'SplitAttention', 'check_choices', 'check_heads', 'multihead_attention']
+__all__ = ['PackedAttention', 'SelfAttention', 'SplitAttention', 'check_choices', 'check_counts', 'check_heads']
+__all__ += ['check_rates', 'multihead_attention']
 
 MAX_SEQUENCES = 65_535
 """Of one call of attention on a GPU: the most that the second and third dimension of a kernel's grid can have."""
@@ -21,10 +22,25 @@ SHORT = 256
 times as long in 16."""
 
 
-def check_heads(embed_dims: int, num_heads: int) -> None:
-    """Raise ``ValueError`` unless ``num_heads`` is positive and divides ``embed_dims``."""
+def check_heads(embed_dims: int, num_heads: int, *, names: tuple[str, str] = ('num_heads', 'embed_dims')) -> None:
+    """Raise ``ValueError`` unless ``num_heads`` is positive and divides ``embed_dims``; ``names`` are the user's."""
     if num_heads < 1 or embed_dims % num_heads:
-        raise ValueError(f'num_heads must divide embed_dims, got num_heads={num_heads} and embed_dims={embed_dims}')
+        heads, dims = names
+        raise ValueError(f'{heads} must divide {dims}, got {heads}={num_heads} and {dims}={embed_dims}')
+
+
+def check_rates(**given: float) -> None:
+    """Raise ``ValueError`` unless each of the named arguments is a probability below 1."""
+    for name, value in given.items():
+        if not 0 <= value < 1:
+            raise ValueError(f'{name} must be a probability from 0 to below 1, got {value}')
+
+
+def check_counts(**given: int) -> None:
+    """Raise ``ValueError`` unless each of the named arguments is at least 1."""
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f'{name} must be at least 1, got {value}')
 
 
 def check_choices(**given: tuple[object, Collection[object]]) -> None:

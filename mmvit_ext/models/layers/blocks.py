@@ -109,20 +109,21 @@ def heads_outermost(weight: Tensor, num_heads: int) -> Tensor:
 def register_layout(network: nn.Module) -> None:
     """Let a network with :class:`BlockAttention` tell the layout of its files in a buffer, and load the first layout.
 
-    In that one, also of the released weights, the columns of ``attn.proj.weight`` have the heads innermost.
+    In that one, also of the released weights, the columns of ``attn.proj.weight`` have the heads innermost. Weights
+    without the buffer are of the second layout.
     """
     network.register_buffer('layout_version', torch.tensor(LAYOUT_VERSION))
     network._register_load_state_dict_pre_hook(_upgrade, with_module=True)
 
 
 def _upgrade(network: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Before any load: bring a file of the first layout to the second."""
+    """Before any load: bring a file that says it is of the first layout to the second."""
     version = state_dict.get(f'{prefix}layout_version')
-    if version is not None and version.numel() == 1 and not version.is_meta and version.item() > LAYOUT_VERSION:
+    if version is None or version.numel() != 1 or version.is_meta or version.item() == LAYOUT_VERSION:
+        return
+    if version.item() > LAYOUT_VERSION:
         known = f'(layout {version.item()} of {prefix or "the network"}, this one knows {LAYOUT_VERSION})'
         raise ValueError(f'the weights are of a newer version of mmvit_ext {known}: update mmvit_ext')
-    if version is not None or not any(key.startswith(prefix) for key in state_dict):
-        return
     for name, module in network.named_modules():
         if isinstance(module, BlockAttention) and (key := f'{prefix}{name}.proj.weight') in state_dict:
             state_dict[key] = heads_outermost(state_dict[key], module.num_heads)

@@ -43,7 +43,7 @@ def fuse_masks(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> T
     B, Q, h, w = masks.shape
     if torch.is_grad_enabled() or is_traced():  # strips would unroll
         full = F.interpolate(masks, size=size, mode='bilinear', align_corners=False).sigmoid()
-        return torch.matmul(probabilities.transpose(1, 2), full.flatten(2)).unflatten(2, size)
+        return torch.matmul(probabilities.transpose(1, 2).to(full.dtype), full.flatten(2)).unflatten(2, size)
     rows, columns = bilinear_matrix(h, H, masks), bilinear_matrix(w, W, masks)
     # Queries last in memory: upsampling rows and mixing queries are then plain matrix products on whole strips.
     wide = torch.matmul(columns, masks.permute(0, 2, 3, 1))  # (B, h, W, Q)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from mmvit_ext.models.layers.open_sizes import is_open
 
-__all__ = ['note_grids', 'resize_position_embedding', 'square_grid', 'told_grids', 'track_position']
+__all__ = ['INTERPOLATIONS', 'note_grids', 'resize_position_embedding', 'square_grid', 'told_grids', 'track_position']
+
+INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest')
 
 
 def resize_position_embedding(

@@ -19,7 +19,7 @@ from mmvit_ext.models.layers.masks import fused_accuracy, mask_losses
 from mmvit_ext.models.layers.open_sizes import is_traced
 from mmvit_ext.registry import MODELS
 
-__all__ = ['ATMLoss', 'StageOutput']
+__all__ = ['ATMLoss', 'StageOutput', 'refuse_labels']
 
 
 class StageOutput(NamedTuple):
@@ -122,8 +122,8 @@ class ATMLoss(nn.Module):
         """Weighted cross entropy of the queries, summed over those of each stage ``(S,)``."""
         B, N = present.shape
         target = torch.where(present, torch.arange(N, device=present.device), N)  # (B, N)
-        logits = torch.stack([stage.logits for stage in stages])  # (S, B, N, N + 1)
-        weight = torch.ones(N + 1, dtype=_at_least_float32(logits).dtype, device=logits.device)
+        logits = _at_least_float32(torch.stack([stage.logits for stage in stages]))  # (S, B, N, N + 1)
+        weight = torch.ones(N + 1, dtype=logits.dtype, device=logits.device)
         weight[-1] = self.no_object_weight
         # One row per query: with more dimensions CUDA has no deterministic form.
         rows, targets = logits.flatten(0, 2), target.expand(len(stages), B, N).flatten()
@@ -146,7 +146,7 @@ def _classes_present(label: Tensor, num_classes: int, ignore_index: int) -> list
     table = _class_table(label, num_classes, ignore_index).tolist()
     if any(row[-1] for row in table):
         known = (label >= 0) & (label < num_classes) | (label == ignore_index)
-        _refuse(label[~known].unique().tolist(), num_classes, f' and are not {ignore_index=}')
+        refuse_labels(label[~known].unique().tolist(), num_classes, f' and are not {ignore_index=}')
     return [[index for index, occurs in enumerate(row[:num_classes]) if occurs] for row in table]
 
 
@@ -154,14 +154,15 @@ def _matches(classes: Sequence[Sequence[int]], num_classes: int, device: torch.d
     """Image and class ``(2, M)`` of every mask that is supervised, without waiting for the device."""
     pairs = [(image, index) for image, found in enumerate(classes) for index in found]
     if wrong := sorted({index for _, index in pairs if not 0 <= index < num_classes}):
-        _refuse(wrong, num_classes)
+        refuse_labels(wrong, num_classes)
     table = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T.contiguous()
     if device.type == 'cuda':
         table = table.pin_memory()  # a copy from other memory waits for all that the device still has to do
     return table.to(device, non_blocking=True)
 
 
-def _refuse(values: Sequence[int], num_classes: int, also: str = '') -> NoReturn:
+def refuse_labels(values: Sequence[int], num_classes: int, also: str = '') -> NoReturn:
+    """Raise the ``ValueError`` that names label values which are no class."""
     text = f'label values {list(values)[:5]} are outside the {num_classes} classes{also}'
     raise ValueError(f'{text}; check num_classes and reduce_zero_label')
 
