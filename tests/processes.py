@@ -1,6 +1,7 @@
 """Programs in processes of their own, forked from one that has imported PyTorch, mmengine and mmcv alone."""
 
 import functools
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,3 +43,10 @@ def run_program(program: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(
             program, code, (folder / 'output').read_text(), (folder / 'errors').read_text()
         )
+
+
+def free_port() -> int:
+    """A port of this machine that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return int(probe.getsockname()[1])

@@ -20,6 +20,7 @@ from mmvit_ext.engine.hooks.nonfinite import MAX_OVERFLOWS, NonFiniteError, NonF
 from mmvit_ext.engine.optimizers import CPUAmpOptimWrapper
 from mmvit_ext.errors.user_error import UserError
 from tests.engine.toy_run import CONTEXT
+from tests.processes import free_port
 
 NAN, INF = float('nan'), float('inf')
 
@@ -349,13 +350,8 @@ def _rank(rank: int, folder: str, port: int, max_skips: int, results: Any) -> No
 
 @pytest.mark.parametrize('max_skips', [0, 1])
 def test_all_processes_decide_alike(max_skips: int, tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
     results = CONTEXT.Queue()
-    arguments = (str(tmp_path), port, max_skips, results)
+    arguments = (str(tmp_path), free_port(), max_skips, results)
     processes = [CONTEXT.Process(target=_rank, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -265,15 +265,15 @@ def test_a_slow_server_is_given_up(tmp_path, monkeypatch, answer):
     start = time.monotonic()
     with answering(lambda *_: answer()) as server, pytest.raises(UserError, match='MMVIT_EXT_LEAST_SPEED'):
         get(server, tmp_path)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert nothing_kept(tmp_path)
 
 
 def test_the_least_speed_can_be_lowered(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, 'TIMEOUT', 0.1)
+    monkeypatch.setattr(downloads, 'TIMEOUT', 0.4)
     monkeypatch.setenv('MMVIT_EXT_LEAST_SPEED', '1')
-    head, *blocks = reply(b'', 'Content-Length: 30', length=False), *[b'x'] * 30
-    with answering(lambda *_: itertools.islice(drip(head), 31)) as server:
+    head, *blocks = reply(b'', 'Content-Length: 60', length=False), *[b'x'] * 60
+    with answering(lambda *_: itertools.islice(drip(head), 61)) as server:
         assert get(server, tmp_path) == b''.join(blocks)
     monkeypatch.setenv('MMVIT_EXT_LEAST_SPEED', 'nan')
     with answering(lambda *_: reply(NEW)) as server, pytest.raises(UserError, match="MMVIT_EXT_LEAST_SPEED is 'nan'"):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 Config = Callable[..., str]
 
@@ -64,7 +66,7 @@ def test_two_processes_train_together_and_one_goes_on(
         "default_hooks['exact_resume'] = dict(type='mmvit_ext.ExactResumeHook')",
     )
     command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), config, '2', '--work-dir', 'runs', '--amp']
-    env = {**environment(), 'PORT': str(20000 + os.getpid() % 20000), 'CUDA_VISIBLE_DEVICES': ''}
+    env = {**environment(), 'PORT': str(free_port()), 'CUDA_VISIBLE_DEVICES': ''}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     output = done.stdout + done.stderr

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.processes import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 Config = Callable[..., str]
 HOOKS = (
@@ -32,7 +34,7 @@ def environment(**more: str) -> dict[str, str]:
         'PYTHONPATH': str(ROOT),
         'PYTHON': sys.executable,
         'CUDA_VISIBLE_DEVICES': '',
-        'PORT': str(20000 + (os.getpid() * 7 + 3) % 20000),
+        'PORT': str(free_port()),
         **more,
     }
 
