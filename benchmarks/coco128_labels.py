@@ -19,6 +19,8 @@ from pycocotools.coco import COCO
 from rich.console import Console
 from rich.progress import track
 
+from mmvit_ext.datasets.mini.masks import bounding_box
+
 SPLIT = 'train2017'
 
 
@@ -50,8 +52,8 @@ def label_arrays(coco: COCO, image: dict) -> tuple[np.ndarray, np.ndarray, list[
         kept = {key: annotation[key] for key in ('category_id', 'bbox', 'iscrowd')}
         segments.append({'id': number, 'area': int(mask.sum()), **kept})
     if (rest := ids == 0).any():
-        (top, left), (bottom, right) = (np.argwhere(rest).min(0), np.argwhere(rest).max(0) + 1)
-        box = [int(edge) for edge in (left, top, right - left, bottom - top)]
+        left, top, right, bottom = bounding_box(rest)
+        box = [left, top, right - left, bottom - top]
         ids[rest] = len(segments) + 1
         kept = {'category_id': background(coco)['id'], 'bbox': box, 'iscrowd': 0}
         segments.append({'id': len(segments) + 1, 'area': int(rest.sum()), **kept})

@@ -42,3 +42,4 @@ val_evaluator = [
     dict(type='CocoMetric', metric='segm', ann_file=f'{data_root}/annotations/instances_train2017.json'),
 ]
 test_evaluator = val_evaluator
+del annotations, load_image, load_labels  # of the config as a whole they are no parts

@@ -47,3 +47,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='mmvit_ext.ClassIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
+del dataset  # of the config as a whole it is no part
