@@ -1,8 +1,8 @@
 """Mask R-CNN, P2T-Tiny, from scratch, 100 images of COCO, on which it is also tested: to be learnt by heart.
 
 No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 2 images within 533x320 pixels, 80 epochs without
-flips, drop path and weight decay. With the learning rate of the heads the features of the backbone soon lie in a few
-directions (docs/real_photographs.md); it has a fifth of it. The neck and the heads are narrower than for COCO; all
+flips, drop path and weight decay. The backbone has a fifth of the learning rate of the heads: with 1e-3 for both its
+features soon lay in a few directions (docs/real_photographs.md). The neck and the heads are narrower than for COCO; all
 classes share the regression of boxes and the masks, as most have few objects; the box head begins with two convolutions;
 anchors begin at 16 pixels.
 Command: mmvit train configs/p2t/mask-rcnn_p2t-ti_fpn_1xb2-80e_coco128-320x320.py --amp --cfg-options data_root=PATH
