@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmvit_ext.errors.user_error import UserError
 
 from .ledger import CERTAINTIES, MAIN_METRICS, METRICS, TOLERANCE, Collection, Ledger, Row
-from .records import Records, newest, read_records
+from .records import Records, newest_of_seeds, read_records
 
 __all__ = ['render_pages', 'write_pages']
 
@@ -122,13 +122,16 @@ class _Page:
         }
 
     def _measured(self, *names: str, scale: str = 'single', titled: bool = False) -> Cell:
-        """A column of the newest measured values, linked to their record."""
+        """A column of the newest measured values, of each seed where there are several, linked to their records."""
 
         def cell(row: Row) -> str:
-            path, record = newest(self.records, row.name, scale) or ('', None)
-            values = [str(record.metrics[name]) for name in names if name in record.metrics] if record else []
+            found = newest_of_seeds(self.records, row.name, scale)
+            texts = []
+            for seed, (path, record) in found.items():
+                if values := [str(record.metrics[name]) for name in names if name in record.metrics]:
+                    texts.append(self.link(', '.join(values), path) + (f' (seed {seed})' if len(found) > 1 else ''))
             title = f'{" and ".join(names)} ' if titled else ''
-            return title + self.link(', '.join(values), path) if values else NOT_MEASURED
+            return title + ', '.join(texts) if texts else NOT_MEASURED
 
         return cell
 

@@ -1,6 +1,7 @@
 """Records: what was measured of a row, how, where and when, and whether it agrees with what was published.
 
-Filed ones are ``results/ROW/DATE_SCALE_CHECKPOINT.json``; the model zoo pages show the newest of a row and scale.
+Filed ones are ``results/ROW/DATE_SCALE_CHECKPOINT.json``; the model zoo pages show the newest of a row and scale, or of
+each of its seeds.
 """
 
 import json
@@ -14,7 +15,8 @@ from mmvit_ext.files import atomic_path, free_name, regular_file
 
 from .ledger import BESIDE, MAIN_METRICS, METRICS, Ledger, Row
 
-__all__ = ['Record', 'compare', 'expected_values', 'file_in_results', 'measured_values', 'newest', 'read_records']
+__all__ = ['Record', 'compare', 'expected_values', 'file_in_results', 'measured_values', 'newest']
+__all__ += ['newest_of_seeds', 'read_records']
 
 FOLDER = 'results'
 REPRODUCED, MISSED, BETTER, OPEN = 'reproduced', 'missed', 'better', 'nothing to compare with'
@@ -33,7 +35,7 @@ class Record:
     versions: Mapping[str, str]
     hardware: Mapping[str, str]
     dataset: Mapping[str, Any]  # name, split and number of images
-    checkpoint: Mapping[str, Any]  # file name, SHA-256, origin, and the converter that was used, if any
+    checkpoint: Mapping[str, Any]  # file name, SHA-256, origin, the converter if one was used, and the seed if known
     metrics: Mapping[str, float]  # measured values in per cent, by the names of the ledger
     expected: Mapping[str, float]  # the published values, or those of the row's reference
     difference: Mapping[str, float]  # measured minus expected, in points
@@ -48,6 +50,18 @@ def newest(records: Records, row: str, scale: str) -> tuple[str, Record] | None:
     """Path and content of the newest record of a row and scale, if there is one."""
     found = [entry for entry in records.items() if (entry[1].row, entry[1].scale) == (row, scale)]
     return max(found, key=lambda entry: entry[1].date, default=None)
+
+
+def newest_of_seeds(records: Records, row: str, scale: str) -> dict[int | None, tuple[str, Record]]:
+    """The newest record of each seed by seed; the newest of all under None if its seed is not known."""
+    latest = newest(records, row, scale)
+    if latest is None or latest[1].checkpoint.get('seed') is None:
+        return {None: latest} if latest else {}
+    groups: dict[int | None, dict[str, Record]] = {}
+    for path, record in records.items():
+        groups.setdefault(record.checkpoint.get('seed'), {})[path] = record
+    seeds = sorted(seed for seed in groups if seed is not None)
+    return {seed: found for seed in seeds if (found := newest(groups[seed], row, scale))}
 
 
 def read_records(ledger: Ledger) -> Records:

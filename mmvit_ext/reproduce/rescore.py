@@ -30,6 +30,8 @@ from .training import load_row_config, process_count, run_tool, work_folder
 
 __all__ = ['Checkpoint', 'evaluate_row', 'fetch_checkpoint', 'usable_checkpoint']
 
+TRAINED = 'trained here'
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -53,7 +55,7 @@ def fetch_checkpoint(row: Row, given: str | None, folder: Path, cache: Path, *, 
         except UserError as error:
             raise UserError(f'{folder} has no sound checkpoint ({error}): pass --checkpoint') from error
         if trained is not None:
-            return Checkpoint(Path(trained), sha256_of(trained), 'trained here')
+            return Checkpoint(Path(trained), sha256_of(trained), TRAINED)
     url = given or row.weights
     if url is None:
         known = f"the authors' checkpoint of {row.name} has no known address (they put theirs: {row.collection.where})"
@@ -95,6 +97,20 @@ def usable_checkpoint(
         torch.save({'state_dict': converted, 'meta': {'source': path.name, 'method': method}}, file)
     print(f'{path.name} was converted ({method}): {target}')
     return target, method
+
+
+def _description(checkpoint: Checkpoint, converter: str | None, trust: bool) -> dict[str, Any]:
+    """What a record says of a checkpoint, with the seed of its training if that was here."""
+    described = {
+        'name': checkpoint.path.name,
+        'sha256': checkpoint.sha256,
+        'origin': checkpoint.origin,
+        'converter': converter,
+    }
+    if checkpoint.origin == TRAINED:
+        meta = read_checkpoint(checkpoint.path, trust=trust).get('meta') or {}
+        described['seed'] = meta.get('seed')
+    return described
 
 
 def evaluate_row(
@@ -152,7 +168,7 @@ def evaluate_row(
         versions=library_versions(),
         hardware={**describe_hardware(resolve_device(None)), 'processes': str(processes)},
         dataset={'name': row.dataset, 'split': row.split, 'images': count.images},
-        checkpoint={'name': source.path.name, 'sha256': source.sha256, 'origin': source.origin, 'converter': converter},
+        checkpoint=_description(source, converter, trust),
         metrics=measured,
         expected=expected,
         difference=difference,

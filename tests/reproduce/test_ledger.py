@@ -82,11 +82,11 @@ def test_the_zoo_shows_no_figure_that_is_neither_published_nor_counted_nor_measu
             elif title.endswith('here') and 'measured' not in title:
                 assert not text or text in allowed
             elif 'measured here' in title and text != 'not measured':
-                target = re.search(r'\]\(\.\./(results/[^)]+)\)', text)[1]
-                record = json.loads((ROOT / target).read_text())
-                assert record['row'] == row.name
-                for figure in re.findall(r'\d+\.\d+', re.match(r'[^\]]*', text)[0]):
-                    assert float(figure) in record['metrics'].values()
+                for figures, target in re.findall(r'\[([^\]]+)\]\(\.\./(results/[^)]+)\)', text):
+                    record = json.loads((ROOT / target).read_text())
+                    assert record['row'] == row.name
+                    assert {float(figure) for figure in figures.split(', ')} <= set(record['metrics'].values())
+                assert '](' in text
             elif 'measured' in title:
                 assert text == 'not measured'
 
@@ -109,6 +109,25 @@ def test_a_filed_record_fills_its_cell_and_nothing_else():
     assert cells['mIoU (ms) measured here'] == 'not measured'
     changed = [line for line in filled.splitlines() if line not in plain.splitlines()]
     assert len(changed) == 1
+
+
+def test_a_cell_shows_the_newest_record_of_every_seed():
+    name = 'linear_vit-s14_1xb4-400_camvid-280x378'
+
+    def shown(*entries):
+        records = {
+            f'results/x/{number}.json': example_record(
+                row=name, date=f'2026-01-0{number}', metrics={'mIoU': miou}, checkpoint={'sha256': '0' * 64, **seed}
+            )
+            for number, (miou, seed) in enumerate(entries)
+        }
+        return table_rows(render_pages(LEDGER, records)['docs/model_zoo.md'])[name][0]['measured here']
+
+    first, again, second, unknown = (51.0, {'seed': 0}), (52.0, {'seed': 0}), (53.0, {'seed': 1}), (54.0, {})
+    assert shown(unknown, first) == 'mIoU [51.0](../results/x/1.json)'
+    assert shown(first, unknown) == 'mIoU [54.0](../results/x/1.json)'
+    both = 'mIoU [52.0](../results/x/1.json) (seed 0), [53.0](../results/x/2.json) (seed 1)'
+    assert shown(first, again, second) == both
 
 
 def example_record(**changes):

@@ -425,6 +425,7 @@ def test_three_commands_lead_from_the_list_to_a_record(run_tool, tmp_path, monke
     assert code in (0, 1)
     record = json.loads((tmp_path / 'work/record_single.json').read_text())
     assert record['checkpoint']['origin'] == 'trained here'
+    assert record['checkpoint']['seed'] == 0
     assert f'verdict: {record["verdict"]}' in text
     assert code == (record['verdict'] == 'missed')
 
