@@ -54,14 +54,12 @@ def newest(records: Records, row: str, scale: str) -> tuple[str, Record] | None:
 
 def newest_of_seeds(records: Records, row: str, scale: str) -> dict[int | None, tuple[str, Record]]:
     """The newest record of each seed by seed; the newest of all under None if its seed is not known."""
-    latest = newest(records, row, scale)
-    if latest is None or latest[1].checkpoint.get('seed') is None:
-        return {None: latest} if latest else {}
-    groups: dict[int | None, dict[str, Record]] = {}
-    for path, record in records.items():
-        groups.setdefault(record.checkpoint.get('seed'), {})[path] = record
-    seeds = sorted(seed for seed in groups if seed is not None)
-    return {seed: found for seed in seeds if (found := newest(groups[seed], row, scale))}
+    entries = [entry for entry in records.items() if (entry[1].row, entry[1].scale) == (row, scale)]
+    entries.sort(key=lambda entry: entry[1].date)
+    found = {entry[1].checkpoint.get('seed'): entry for entry in entries}
+    if entries and entries[-1] is found.get(None):
+        return {None: entries[-1]}
+    return {seed: found[seed] for seed in sorted(seed for seed in found if seed is not None)}
 
 
 def read_records(ledger: Ledger) -> Records:
