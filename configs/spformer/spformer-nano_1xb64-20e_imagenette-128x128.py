@@ -1,6 +1,7 @@
 """A small SPFormer, 0.21 GFLOPs, from scratch, on Imagenette at 128x128 pixels.
 
-No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 64 images, 20 epochs.
+No row of a paper. Data: see docs/real_photographs.md. Recipe: one process x 64 images, 20 epochs,
+learning rate 5e-4.
 Command: mmvit train configs/spformer/spformer-nano_1xb64-20e_imagenette-128x128.py --amp --cfg-options data_root=PATH
 """
 
@@ -19,3 +20,4 @@ model = dict(
     head=dict(in_channels=192, num_classes={{_base_.num_classes}}),
     train_cfg=None,
 )
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
