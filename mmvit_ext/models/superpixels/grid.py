@@ -44,7 +44,10 @@ def shift(x: Tensor, sign: int, fill: float) -> Tensor:
 
 def to_cells(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Sort a map ``(B, heads, d, h, w)``, quickest with d last in memory, into ``(B, sh, sw, heads, ph * pw, d)``."""
-    return _by_cell(x, grid).permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5)
+    B, heads, d, h, w = x.shape
+    (sh, sw), (ph, pw) = grid, cell_size((h, w), grid)
+    rows = x.permute(0, 3, 4, 1, 2).reshape(B, sh, ph, sw, pw, heads, d)  # so that gradients have d last in memory, too
+    return rows.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
 
 
 def neighbours(x: Tensor) -> Tensor:
