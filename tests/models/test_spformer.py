@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mmvit_ext.models.backbones import SPFormer, ViT
 from mmvit_ext.models.flops import count_flops
@@ -302,6 +303,23 @@ def test_checkpointing_gives_the_same_association_and_gradients():
         torch.testing.assert_close(ours, theirs)
     for ours, theirs in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@variants
+def test_gradients_of_pixel_maps_have_channels_last_as_the_maps_do(variant):
+    # Else whole maps are copied between the layouts, and batch norm takes its slow path on a CPU.
+    model, layouts = make(**variant), []
+
+    def follow(module, _, out):
+        if out.shape[-2:] > (8, 8):
+            assert out.is_contiguous(memory_format=torch.channels_last), module
+            out.register_hook(lambda grad: layouts.append(grad.is_contiguous(memory_format=torch.channels_last)))
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.register_forward_hook(follow)
+    sum(out.nan_to_num(neginf=0).square().sum() for out in model(image((24, 40)))).backward()
+    assert layouts and all(layouts)
 
 
 def test_data_parallel_training_needs_no_search_for_unused_parameters(tmp_path):
