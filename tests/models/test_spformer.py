@@ -319,7 +319,8 @@ def test_gradients_of_pixel_maps_have_channels_last_as_the_maps_do(variant):
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             module.register_forward_hook(follow)
     sum(out.nan_to_num(neginf=0).square().sum() for out in model(image((24, 40)))).backward()
-    assert layouts and all(layouts)
+    assert layouts
+    assert all(layouts)
 
 
 def test_data_parallel_training_needs_no_search_for_unused_parameters(tmp_path):
