@@ -3,7 +3,8 @@
 One lowest block of each test image is painted over with the mean colour, or everything else is: the block at the end
 of GradCAT's path for the true class, the one with the highest mean in the class activation map, one of the four in the
 middle, and one of all, at random. The less of the class is left without a block, and the more with nothing but it, the
-more the block was worth to the network.
+more the block was worth to the network. ``--out`` draws what is left as one block after the other is painted over, in
+the order of the class activation map, in the opposite one and at random.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.curves import Curve, draw_curves
 from benchmarks.harness import describe_machine
 from mmvit_ext.config.loading import load_config
 from mmvit_ext.datasets.placement import Box
@@ -39,22 +41,33 @@ def blocks_of(size: tuple[int, int], block: tuple[int, int]) -> list[Box]:
     ]
 
 
-def choices(predictor: Predictor, inputs: Tensor, label: int, rng: np.random.Generator) -> dict[str, Box]:
-    """The block that each way chooses, in pixels of the input."""
+def look(predictor: Predictor, inputs: Tensor, label: int) -> tuple[Box, list[Box], np.ndarray]:
+    """The block at the end of GradCAT's path, all blocks of its size, and the mean of the map in each of these."""
     (path,) = traverse(predictor.model, inputs, [label])
     left, top, right, bottom = path.box
-    size = (inputs.shape[2], inputs.shape[3])
-    blocks = blocks_of(size, (round(bottom - top), round(right - left)))
+    blocks = blocks_of((inputs.shape[2], inputs.shape[3]), (round(bottom - top), round(right - left)))
     (cam,) = class_activation_maps(predictor.model, inputs, [label])
     means = [cam.values[round(box[1]) : round(box[3]), round(box[0]) : round(box[2])].mean() for box in blocks]
-    distances = [abs(box[0] + box[2] - size[1]) + abs(box[1] + box[3] - size[0]) for box in blocks]
+    return path.box, blocks, np.array(means)
+
+
+def choices(path: Box, blocks: list[Box], means: np.ndarray, rng: np.random.Generator) -> dict[str, Box]:
+    """The block that each way chooses, in pixels of the input."""
+    width, height = blocks[-1][2:]
+    distances = [abs(box[0] + box[2] - width) + abs(box[1] + box[3] - height) for box in blocks]
     middle = np.flatnonzero(np.isclose(distances, min(distances)))
     return {
-        'GradCAT': path.box,
+        'GradCAT': path,
         'CAM': blocks[int(np.argmax(means))],
         'one in the middle': blocks[rng.choice(middle)],
         'any': blocks[rng.integers(len(blocks))],
     }
+
+
+def orders(means: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Orders in which blocks are painted over."""
+    first = np.argsort(-means, kind='stable')
+    return {'lowest of CAM first': first[::-1], 'at random': rng.permutation(len(means)), 'highest of CAM first': first}
 
 
 def painted(inputs: Tensor, box: Box) -> Tensor:
@@ -65,17 +78,51 @@ def painted(inputs: Tensor, box: Box) -> Tensor:
     return torch.cat([inputs, inputs.masked_fill(inside, 0), inputs.masked_fill(~inside, 0)])
 
 
+def painted_one_by_one(inputs: Tensor, blocks: list[Box]) -> Tensor:
+    """The input without the first 0, 1, ... n of n blocks ``(n + 1, C, H, W)``."""
+    steps = [inputs]
+    for box in blocks:
+        left, top, right, bottom = (round(edge) for edge in box)
+        steps.append(steps[-1].clone())
+        steps[-1][..., top:bottom, left:right] = 0
+    return torch.cat(steps)
+
+
 @torch.no_grad()
-def measure(predictor: Predictor, samples: list[tuple[str, int]], seed: int) -> dict[str, np.ndarray]:
-    """Probability and correctness of the true class, per cent ``(3, 2)``, by the way a block is chosen."""
-    rng, found = np.random.default_rng(seed), dict[str, list[np.ndarray]]()
+def measure(
+    predictor: Predictor, samples: list[tuple[str, int]], seed: int, *, curves: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Probability and correctness of the true class, in per cent.
+
+    By the way in which a block is chosen ``(3, 2)``, and, if ``curves`` are wanted, by the order ``(n + 1, 2)``.
+    """
+    rng, single, ordered = np.random.default_rng(seed), dict[str, list[np.ndarray]](), dict[str, list[np.ndarray]]()
+    shuffled = np.random.default_rng(seed)  # of its own, so that curves do not change the table
+
+    def score(inputs: Tensor, label: int) -> np.ndarray:
+        logits = predictor.model(inputs)
+        right = (logits.argmax(1) == label).double()
+        return torch.stack([logits.softmax(1)[:, label].double(), right], 1).numpy()
+
     for path, label in track(samples, 'Images', transient=True):
         inputs = OpenedImage(predictor, path).inputs
-        for name, box in choices(predictor, inputs, label, rng).items():
-            logits = predictor.model(painted(inputs, box))
-            right = (logits.argmax(1) == label).double()
-            found.setdefault(name, []).append(torch.stack([logits.softmax(1)[:, label].double(), right], 1).numpy())
-    return {name: 100 * np.mean(values, 0) for name, values in found.items()}
+        end, blocks, means = look(predictor, inputs, label)
+        for name, box in choices(end, blocks, means, rng).items():
+            single.setdefault(name, []).append(score(painted(inputs, box), label))
+        for name, order in orders(means, shuffled).items() if curves else ():
+            steps = painted_one_by_one(inputs, [blocks[at] for at in order])
+            ordered.setdefault(name, []).append(score(steps, label))
+    found = ({name: 100 * np.mean(values, 0) for name, values in part.items()} for part in (single, ordered))
+    return next(found), next(found)
+
+
+def draw(path: Path, curves: dict[str, np.ndarray]) -> None:
+    """Accuracy and mean probability over the number of blocks that are painted over."""
+    panels = []
+    for title, column in (('accuracy', 1), ('mean probability of the true class', 0)):
+        lines = [Curve(name, range(len(values)), values[:, [column]].tolist()) for name, values in curves.items()]
+        panels.append((title, f'blocks painted over, of {len(next(iter(curves.values()))) - 1}', 'per cent', lines))
+    draw_curves(path, panels)
 
 
 def main() -> int:
@@ -85,13 +132,14 @@ def main() -> int:
     parser.add_argument('--data-root', required=True, help='folder of the test images')
     parser.add_argument('--images', type=int, default=500, help='number of test images, evenly over all (500)')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--out', type=Path, metavar='FILE.png', help='draw curves of many blocks, too')
     args = parser.parse_args()
     cfg = load_config(args.config, {'data_root': args.data_root})
     predictor = Predictor(cfg, args.checkpoint, torch.device('cpu'))
     dataset = build_test_loader(cfg).dataset
     every = np.linspace(0, len(dataset) - 1, min(args.images, len(dataset))).round().astype(int)
     samples = [(info['img_path'], int(info['gt_label'])) for info in (dataset.get_data_info(int(at)) for at in every)]
-    measured = measure(predictor, samples, args.seed)
+    measured, curves = measure(predictor, samples, args.seed, curves=args.out is not None)
     console = Console(width=120)
     table = Table(title=f'Mean probability of the true class and accuracy in per cent, {len(samples)} images')
     for name in ('block', *(f'painted over: {what}' for what in PAINTED)):
@@ -99,6 +147,10 @@ def main() -> int:
     for name, values in measured.items():
         table.add_row(name, *(f'{probability:.1f}, {right:.1f}' for probability, right in values))
     console.print(table)
+    if args.out is not None:
+        draw(args.out, curves)
+        for name, values in curves.items():
+            console.print(f'accuracy, {name}: {", ".join(f"{right:.1f}" for right in values[:, 1])}')
     console.print(', '.join(f'{name}: {value}' for name, value in describe_machine(torch.device('cpu')).items()))
     return 0
 
