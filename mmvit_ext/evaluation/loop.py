@@ -46,7 +46,8 @@ def evaluate(
     ``on_batch`` is called with each batch and its outputs.
     """
     # mmseg's metric writes a table of all classes to the log each time.
-    MMLogger.get_instance('mmvit_ext_quiet', logger_name='mmvit_ext_quiet', log_level='ERROR')
+    if not MMLogger.check_instance_created('mmvit_ext_quiet'):
+        MMLogger.get_instance('mmvit_ext_quiet', logger_name='mmvit_ext_quiet', log_level='ERROR')
     model: Any = predictor.model
     evaluator = Evaluator(copy.deepcopy(metrics))
     evaluator.dataset_meta = loader.dataset.metainfo

@@ -238,7 +238,7 @@ def test_no_rotation_is_the_figure_of_the_test_command(
 
 
 def test_occluders_are_told_from_the_image_by_superpixels_and_patches(
-    segmentor: tuple[str, str], trained: Path, run_tool: Run
+    segmentor: tuple[str, str], trained: Path, run_tool: Run, recwarn: pytest.WarningsRecorder
 ) -> None:
     other = (f'ViT={trained / "config.py"}', str(trained / 'work_dir' / 'iter_2.pth'))
     code, output = run_tool(
@@ -246,6 +246,7 @@ def test_occluders_are_told_from_the_image_by_superpixels_and_patches(
         '--out', 'out', '--pictures', '0', '--images', '2'
     )  # fmt: skip
     assert code == 0, output
+    assert not [warning for warning in recwarn if 'logger' in str(warning.message).lower()]
     first, second = json.loads(Path('out/occlusion.json').read_text())
     assert (first['model'], second['model']) == ('SP', 'ViT')
     assert {path.name for path in Path('out').iterdir()} == {'occlusion.json', 'occlusion.png'}
