@@ -112,8 +112,8 @@ def measure(
         for name, order in orders(means, shuffled).items() if curves else ():
             steps = painted_one_by_one(inputs, [blocks[at] for at in order])
             ordered.setdefault(name, []).append(score(steps, label))
-    found = ({name: 100 * np.mean(values, 0) for name, values in part.items()} for part in (single, ordered))
-    return next(found), next(found)
+    table, curve = ({name: 100 * np.mean(values, 0) for name, values in part.items()} for part in (single, ordered))
+    return table, curve
 
 
 def draw(path: Path, curves: dict[str, np.ndarray]) -> None:
@@ -132,8 +132,12 @@ def main() -> int:
     parser.add_argument('--data-root', required=True, help='folder of the test images')
     parser.add_argument('--images', type=int, default=500, help='number of test images, evenly over all (500)')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--out', type=Path, metavar='FILE.png', help='draw curves of many blocks, too')
+    parser.add_argument('--out', type=Path, metavar='FILE.png', help='draw curves of many blocks, too; a new file')
     args = parser.parse_args()
+    if args.out is not None and (
+        args.out.exists() or args.out.suffix != '.png' or not args.out.absolute().parent.is_dir()
+    ):
+        parser.error(f'--out {args.out}: name a new file that ends in .png, in a folder that is there')
     cfg = load_config(args.config, {'data_root': args.data_root})
     predictor = Predictor(cfg, args.checkpoint, torch.device('cpu'))
     dataset = build_test_loader(cfg).dataset
