@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
-from benchmarks.deletion import blocks_of, orders, painted, painted_one_by_one
+from benchmarks.deletion import blocks_of, main, orders, painted, painted_one_by_one
 
 
 def test_blocks_are_painted_one_after_the_other_until_nothing_is_left():
@@ -21,3 +24,16 @@ def test_orders_begin_with_the_highest_or_the_lowest_block_and_name_each_once():
     assert found['highest of CAM first'].tolist() == [1, 3, 0, 2]
     assert found['lowest of CAM first'].tolist() == [2, 0, 3, 1]
     assert sorted(found['at random']) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize('out', ['taken.png', 'curves.txt', 'absent/curves.png'])
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('taken.png').write_text('mine')
+    monkeypatch.setattr('sys.argv', ['deletion', 'no.py', 'no.pth', '--data-root', 'no', '--out', out])
+    with pytest.raises(SystemExit):
+        main()
+    assert f'--out {out}: name a new file' in capsys.readouterr().err
+    assert Path('taken.png').read_text() == 'mine'
