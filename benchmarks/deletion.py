@@ -140,9 +140,9 @@ def main() -> int:
         parser.error(f'--out {args.out}: name a new file that ends in .png, in a folder that is there')
     cfg = load_config(args.config, {'data_root': args.data_root})
     predictor = Predictor(cfg, args.checkpoint, torch.device('cpu'))
-    dataset = build_test_loader(cfg).dataset
-    every = np.linspace(0, len(dataset) - 1, min(args.images, len(dataset))).round().astype(int)
-    samples = [(info['img_path'], int(info['gt_label'])) for info in (dataset.get_data_info(int(at)) for at in every)]
+    dataset = build_test_loader(cfg, images=args.images).dataset
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    samples = [(info['img_path'], int(info['gt_label'])) for info in infos]
     measured, curves = measure(predictor, samples, args.seed, curves=args.out is not None)
     console = Console(width=120)
     table = Table(title=f'Mean probability of the true class and accuracy in per cent, {len(samples)} images')

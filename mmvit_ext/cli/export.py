@@ -40,7 +40,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('--dynamic', action='store_true', help='for any number of images of any height and width')
     int8 = 'also write OUT_int8.onnx for a CPU and measure both; the config has to find its data'
     parser.add_argument('--int8', action='store_true', help=int8)
-    parser.add_argument('--limit', type=int, metavar='N', help='test images that --int8 measures (default: all)')
+    limit = 'test images, evenly spread, that --int8 measures (default: all)'
+    parser.add_argument('--limit', type=int, metavar='N', help=limit)
     add_shared(parser, '--cfg-options', '--allow-partial-weights', '--force', '--trust', '--traceback')
 
 

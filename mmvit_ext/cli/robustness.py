@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
         other: Any = dict(nargs=2, default=[], metavar=('CONFIG', 'CHECKPOINT'))
         sub.add_argument('--compare', action='append', help='another model for the same plot; may be repeated', **other)
         sub.add_argument('--metric', help='which metric is drawn (default: mIoU or accuracy/top1)')
-        sub.add_argument('--images', type=int, metavar='N', help='only the first N test images')
+        sub.add_argument('--images', type=int, metavar='N', help='only N test images, evenly spread')
         drawn = 'images whose superpixels are drawn (default: 4)'
         sub.add_argument('--pictures', type=int, default=4, metavar='N', help=drawn)
         add_shared(sub, '--force', *MODEL_ARGUMENTS)

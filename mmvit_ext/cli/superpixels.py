@@ -20,7 +20,7 @@ KEYS = ('regions', 'best mIoU', 'regions per image')
 
 def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config', 'checkpoint')
-    parser.add_argument('--images', type=int, metavar='N', help='only the first N test images')
+    parser.add_argument('--images', type=int, metavar='N', help='only N test images, evenly spread')
     parser.add_argument('--out', metavar='FILE.json', help='write the figures, too')
     add_shared(parser, '--force', *MODEL_ARGUMENTS)
 

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmvit_ext.config.adjust import WORKER_TIMEOUT
@@ -20,7 +21,10 @@ __all__ = ['build_test_loader', 'evaluate', 'markdown_table']
 
 
 def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapping[str, Any] | None = None) -> Any:
-    """The test data loader of a config, of the first ``images``, with a ``last_step`` before the one that packs."""
+    """The test data loader of a config, with a ``last_step`` before the one that packs.
+
+    Of ``images`` that are evenly spread over the dataset, since folders of classes are read one class after the other.
+    """
     loader = copy.deepcopy(cfg.get('test_dataloader'))
     if not loader or cfg.get('test_evaluator') is None:
         raise UserError('the config has no test_dataloader or no test_evaluator: add a dataset of _base_/datasets')
@@ -31,7 +35,8 @@ def build_test_loader(cfg: Config, *, images: int | None = None, last_step: Mapp
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if images is not None:
-        dataset.indices = images
+        number = len(DATASETS.build(dataset))
+        dataset.indices = np.linspace(0, number - 1, min(images, number)).round().astype(int).tolist()
     if last_step is not None:
         dataset.pipeline = [*dataset.pipeline[:-1], ConfigDict(last_step), dataset.pipeline[-1]]
     return Runner.build_dataloader(loader)

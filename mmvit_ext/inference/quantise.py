@@ -7,18 +7,16 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from mmvit_ext.errors.user_error import UserError
+from mmvit_ext.evaluation.loop import build_test_loader
 from mmvit_ext.files import atomic_path
 
 from .export import OnnxGraph
@@ -58,15 +56,18 @@ def compare(
         cfg: Config of a segmentor or classifier.
         model: Its model, whose preprocessing and whose way from scores to predictions are taken.
         graphs: Files.
-        limit: Number of images; all of them by default.
+        limit: Number of images, evenly spread; all of them by default.
 
     Returns:
         Metrics by file.
     """
-    loader = _loader(cfg)
+    cfg = copy.deepcopy(cfg)
+    one_by_one = dict(type='DefaultSampler', shuffle=False)
+    cfg.test_dataloader.update(batch_size=1, num_workers=0, sampler=one_by_one, batch_sampler=None)
+    loader = build_test_loader(cfg, images=limit)
     evaluators = {name: Evaluator(copy.deepcopy(cfg.test_evaluator)) for name in graphs}
     sessions = {name: _TimedGraph(name) for name in graphs}
-    for batch in islice(loader, limit):
+    for batch in loader:
         for name, session in sessions.items():
             session.seconds.append(0.0)
             _score_by(model, session)
@@ -104,10 +105,3 @@ def _score_by(model: Any, graph: Callable[[Tensor], Tensor]) -> None:
     else:
         model.extract_feat = graph
         model.head.forward = lambda scores: scores
-
-
-def _loader(cfg: Config) -> DataLoader:
-    """The images of the test one by one, in this process."""
-    loader = {name: cfg.test_dataloader[name] for name in ('dataset', 'collate_fn') if name in cfg.test_dataloader}
-    sampler = dict(type='DefaultSampler', shuffle=False)
-    return Runner.build_dataloader(copy.deepcopy({**loader, 'sampler': sampler, 'batch_size': 1, 'num_workers': 0}))

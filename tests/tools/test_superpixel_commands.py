@@ -256,7 +256,7 @@ def test_occluders_are_told_from_the_image_by_superpixels_and_patches(
     cfg = Config.fromfile(segmentor[0])
     predictor = Predictor(cfg, segmentor[1], torch.device('cpu'))
     both = either = 0
-    for index in range(2):
+    for index in (0, 2):  # of three
         path = f'image_{index}.png'
         covered = PasteOccluder(0.3).mask(path, (40, 48))
         # Patches of 8 pixels: each is taken whole where more than half of it is covered.
