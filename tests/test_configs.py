@@ -189,7 +189,7 @@ TRAINED = [
     'segvit-shrunk_vit-s14_1xb4-400_camvid-280x378',
     'eomt_vit-mini_1xb8-300_mini-ade20k-192x192',
     'eomt-instance_vit-mini_1xb8-20e_mini-coco',
-    'eomt-panoptic_vit-s14_1xb4-30e_coco128-322x518',
+    'eomt-panoptic_vit-s14_1xb4-16e_coco128-322x518',
     'eomt_vit-s14_1xb4-400_coco128-322x518',
     'eomt_vit-s14_1xb4-400_camvid-280x378',
     'eomt-fixed_vit-s14_1xb4-400_camvid-280x378',

@@ -1,9 +1,9 @@
 """EoMT for objects and background on a pretrained ViT-S/14, 100 images of COCO, which it is also tested on.
 
 No row of a paper: see docs/real_photographs.md for data and weights. Recipe: one process x 4 images in a frame of
-322x518 or 518x322 pixels, 30 epochs without flips; 100 queries join the last three blocks, the first six are frozen.
+322x518 or 518x322 pixels, 16 epochs without flips; 100 queries join the last three blocks, the first six are frozen.
 Tests score the objects one by one (mask AP) and as a map (PQ), for which panopticapi is needed.
-Command: mmvit train configs/eomt/eomt-panoptic_vit-s14_1xb4-30e_coco128-322x518.py --amp --cfg-options data_root=PATH
+Command: mmvit train configs/eomt/eomt-panoptic_vit-s14_1xb4-16e_coco128-322x518.py --amp --cfg-options data_root=PATH
 """
 
 _base_ = [
@@ -13,7 +13,7 @@ _base_ = [
     '../_base_/detection_runtime.py',
 ]
 
-max_epochs = 30
+max_epochs = 16
 
 model = dict(
     data_preprocessor=dict(pad_size_divisor=14),
@@ -29,7 +29,7 @@ model = dict(
     panoptic_fusion_head=dict(num_stuff_classes=1),
     test_cfg=dict(instance_on=True),
 )
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 3)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 2)
 optim_wrapper = dict(
     constructor='mmvit_ext.LayerDecayConstructor',
     paramwise_cfg=dict(decay_rate=0.8),
@@ -43,6 +43,6 @@ param_scheduler = [
 auto_scale_lr = dict(enable=False, base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=5),
-    checkpoint=dict(interval=max_epochs // 3, max_keep_ckpts=1, save_best='coco_panoptic/PQ', rule='greater'),
+    checkpoint=dict(interval=max_epochs // 2, max_keep_ckpts=1, save_best='coco_panoptic/PQ', rule='greater'),
 )
 custom_hooks = [dict(type='mmvit_ext.MaskAnnealingHook')]
