@@ -19,9 +19,10 @@ from mmvit_ext.cli.arguments import Namespace, Parser, add_shared
 from mmvit_ext.config.building import build_model, discard_pretrained
 from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.errors import UserError, say
+from mmvit_ext.evaluation.exported import compare
 from mmvit_ext.files import kept_files
 from mmvit_ext.inference.export import SUFFIXES, export_model, write_exported
-from mmvit_ext.inference.quantise import check_installed, compare, quantise
+from mmvit_ext.inference.quantise import check_installed, quantise
 from mmvit_ext.machine import progress_bar
 from mmvit_ext.models.backbones.base import image_channels
 

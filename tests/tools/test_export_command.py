@@ -51,7 +51,7 @@ def test_the_report_on_integers_of_8_bit_is_measured(files: tuple[str, str], run
     kinds = {node.op_type for node in onnx.load('model_int8.onnx').graph.node}
     assert {'DynamicQuantizeLinear', 'MatMulInteger'} <= kinds
 
-    from mmvit_ext.inference.quantise import compare
+    from mmvit_ext.evaluation.exported import compare
 
     cfg = load_config(files[0])
     prepare_scope(cfg)
@@ -67,8 +67,8 @@ def test_the_accuracy_of_a_classifiers_graph_is_that_of_the_classifier(tmp_path:
     pytest.importorskip('mmpretrain')
     from mmengine.runner import Runner
 
+    from mmvit_ext.evaluation.exported import compare
     from mmvit_ext.inference.export import export_model, write_exported
-    from mmvit_ext.inference.quantise import compare
 
     make_mini_dataset(tmp_path / 'data', images=4, size=(60, 80), seed=0)
     data = {'ImageNet': tmp_path / 'data' / DATA_ROOTS['imagenet']}
@@ -83,6 +83,11 @@ def test_the_accuracy_of_a_classifiers_graph_is_that_of_the_classifier(tmp_path:
     (found,) = compare(cfg, model, [str(tmp_path / 'model.onnx')]).values()
     assert found.pop('ms an image') > 0
     assert found == pytest.approx(expected, abs=1e-3)
+    seen, predict = [], model.test_step
+    model.test_step = lambda batch: seen.append(batch['data_samples'][0].img_path) or predict(batch)
+    compare(cfg, model, [str(tmp_path / 'model.onnx')], limit=2)
+    dataset = runner.test_dataloader.dataset
+    assert seen == [dataset.get_data_info(index)['img_path'] for index in (0, 3)]
 
 
 @pytest.mark.parametrize(
