@@ -12,6 +12,8 @@ both are measured on the config's test data.
 
 from pathlib import Path
 
+from mmengine import Config
+
 from mmvit_ext.checkpoints.reading import extract_state_dict, read_checkpoint
 from mmvit_ext.checkpoints.report import check_report, load_weights
 from mmvit_ext.checks.before_run import check_before_run, check_types
@@ -33,10 +35,24 @@ OUTPUTS = {
 }
 
 
+def trained_size(cfg: Config) -> tuple[int, int] | None:
+    """Height and width in pixels of the images that a config trains with, ``None`` where it does not say."""
+    model = cfg.model
+    crops = [step.get('crop_size') for key in ('test_pipeline', 'train_pipeline') for step in cfg.get(key, ())]
+    stated = (
+        cfg.get('crop_size'),
+        model.get('backbone', {}).get('img_size'),
+        (model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}).get('size'),
+        *(crops if cfg.get('default_scope') != 'mmdet' else ()),
+    )
+    size = next(filter(None, stated), None)
+    return (size, size) if isinstance(size, int) else size and tuple(size)
+
+
 def add_arguments(parser: Parser) -> None:
     add_shared(parser, 'config', 'checkpoint')
     parser.add_argument('out', help='file to write: .pt2 (torch.export) or .onnx')
-    size = "pixels (default: the config's crop or its img_size)"
+    size = "pixels (default: those of the config's training)"
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help=size)
     parser.add_argument('--dynamic', action='store_true', help='for any number of images of any height and width')
     int8 = 'also write OUT_int8.onnx for a CPU and measure both; the config has to find its data'
@@ -60,10 +76,11 @@ def run(args: Namespace) -> None:
         raise UserError('--int8 measures segmentors and classifiers only: leave it out for a detector')
     if args.int8:
         check_installed()
-    trained = cfg.get('crop_size') or cfg.model.get('backbone', {}).get('img_size') or 0
-    if scope == 'mmdet' and args.dynamic:
-        trained = 256  # any would do, and checks of a small one are quick
-    height, width = size = tuple(args.size or ((trained, trained) if isinstance(trained, int) else trained))
+    # For a detector any size would do, and checks of a small one are quick.
+    size = args.size or ((256, 256) if scope == 'mmdet' and args.dynamic else trained_size(cfg))
+    if size is None:
+        raise UserError(f'{args.config} states no size of images: give one, for example --size 512 512')
+    height, width = size
     if min(size) < 1:
         raise UserError('--size must name height and width in pixels, for example --size 512 512')
     if args.int8:

@@ -18,8 +18,9 @@ import torch
 from mmdet.structures import DetDataSample
 
 import mmvit_ext
+from mmvit_ext.cli.export import trained_size
 from mmvit_ext.config.building import build_model
-from mmvit_ext.config.loading import load_config
+from mmvit_ext.config.loading import load_config, prepare_scope
 from mmvit_ext.config.writing import Name, config_text
 from mmvit_ext.engine import own_data
 from tests.folder_layouts import BOXES, LAYOUTS, voc_xml
@@ -83,6 +84,24 @@ def test_a_folder_becomes_pictures_of_predictions(kind, run_tool, tmp_path):
     image = next((tmp_path / 'photos').rglob('*.png'))
     result = mmvit_ext.load(tmp_path / 'work_dirs/photos').predict(image)
     assert result.classes == (('square',) if KINDS[kind] in ('det', 'inst') else NAMES)
+
+
+MODEL_NAMES = {'masks': ('eomt_vit-s', 'segvit_vit-s', 'sem-fpn_p2t-mini'), 'classes': ('vit-s', 'p2t-mini')}
+
+
+@pytest.mark.parametrize('kind', MODEL_NAMES)
+def test_a_written_config_states_the_size_that_a_graph_is_exported_with(kind, run_tool, tmp_path):
+    draw(tmp_path / 'photos', kind)
+    for model in MODEL_NAMES[kind]:
+        options = ('--model', model, '--size', 64, '--batch-size', 2, '--checkpoint', 'none', '--work-dir', model)
+        assert run_tool('train', 'photos', *options, '--dry-run')[0] == 0
+        cfg = load_config(next((tmp_path / model / 'setup').glob('*.py')))
+        assert trained_size(cfg) == (cfg.edge, cfg.edge)
+    prepare_scope(cfg)
+    torch.save(build_model(cfg, device='cpu').state_dict(), 'model.pth')
+    code, output = run_tool('export', cfg.filename, 'model.pth', 'model.pt2')
+    assert code == 0
+    assert '(1, 3, 64, 64)' in output
 
 
 def test_a_dry_run_writes_a_config_that_trains_as_any_other(run_tool, tmp_path):
