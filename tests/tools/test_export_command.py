@@ -113,6 +113,14 @@ def test_a_detector_is_not_quantised(run_tool: Run) -> None:
     assert '--int8 measures segmentors and classifiers only' in output
 
 
+def test_a_config_without_a_size_asks_for_one(run_tool: Run) -> None:
+    pytest.importorskip('mmdet')
+    config = config_named('retinanet_r18_fpn_1xb4-19e_bccd-240x320')
+    code, output = run_tool('export', config, 'absent.pth', 'model.onnx')
+    assert code == 2
+    assert f'{config} states no size of images: give one, for example --size 512 512' in output
+
+
 def test_int8_without_its_package_is_refused_before_anything_is_exported(
     files: tuple[str, str], run_tool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
