@@ -6,6 +6,7 @@ PyTorch and rich are imported where they are used: the doctor reads the table of
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import subprocess
 import warnings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = ['DISTRIBUTIONS', 'commit_of', 'describe_hardware', 'importable', 'library_versions', 'memory_limit']
-__all__ += ['float32_products', 'open_files_limit', 'peak_bytes', 'progress_bar']
+__all__ += ['float32_products', 'open_files_limit', 'peak_bytes', 'progress_bar', 'warn_of_emulated_bfloat16']
 
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
@@ -98,6 +99,18 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def warn_of_emulated_bfloat16() -> None:
+    """Log a warning where the CPU has no bfloat16 instructions, and mixed precision is slower than float32."""
+    import torch
+    from mmengine.logging import print_log
+
+    if torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        slow = (
+            'this processor only emulates bfloat16, and convolutions take up to a hundred times as long as in float32'
+        )
+        print_log(f'{slow}: leave out --amp, or train with --no-amp', 'current', logging.WARNING)
 
 
 def open_files_limit() -> float:

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmvit_ext.engine.hooks.reports import bare_model
 from mmvit_ext.errors import UserError
+from mmvit_ext.machine import warn_of_emulated_bfloat16
 from mmvit_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 __all__ = ['CPUAmpOptimWrapper', 'LayerDecayConstructor', 'MergedGroupsConstructor', 'MultiOptimWrapperConstructor']
@@ -29,6 +30,10 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     bfloat16 needs no loss scaling. Weights, gradients and the optimizer stay in float32.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        warn_of_emulated_bfloat16()
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

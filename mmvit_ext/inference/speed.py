@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmvit_ext.config.adjust import reduced_precision
 from mmvit_ext.errors import UserError
+from mmvit_ext.machine import warn_of_emulated_bfloat16
 from mmvit_ext.models.compiled import compile_blocks, repeated_blocks
 
 __all__ = ['speed_up']
@@ -35,6 +36,8 @@ def speed_up(model: nn.Module, device: torch.device, *, amp: bool = False, compi
             raise UserError(f'--compile has no effect ({said}): leave it out, or install a newer PyTorch')
     elif compile:
         parts['backbone'].forward = torch.compile(parts['backbone'].forward)  # type: ignore[method-assign]
+    if amp and device.type == 'cpu':
+        warn_of_emulated_bfloat16()
     for part in parts.values() if amp else ():
         for name in METHODS:
             if hasattr(part, name):

@@ -1,5 +1,7 @@
 """Mixed precision and compilation reach what models call of a backbone, whichever method that is."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 
+from mmvit_ext.engine.optimizers import CPUAmpOptimWrapper
 from mmvit_ext.errors import UserError
 from mmvit_ext.inference.speed import speed_up
 from mmvit_ext.models.classifiers.cam_classifier import class_maps
@@ -65,3 +68,19 @@ def test_a_pytorch_that_is_too_old_to_compile_blocks_is_an_error(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.4.1')
     with pytest.raises(UserError, match=r'--compile has no effect .*from PyTorch 2\.5 on.*leave it out'):
         speed_up(segmentor(), torch.device('cpu'), compile=True)
+
+
+@pytest.mark.parametrize('emulated', [True, False])
+@pytest.mark.parametrize('route', ['training', 'inference', 'inference on a GPU'])
+def test_a_processor_without_bfloat16_is_warned_of(route, emulated, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: not emulated)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (8, 0))
+    model, said = segmentor(), []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda text, *where: said.append(text))
+    if route == 'training':
+        CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1))
+    else:
+        speed_up(model, torch.device('cuda' if 'GPU' in route else 'cpu'), amp=True)
+    warning = 'this processor only emulates bfloat16, .*: leave out --amp, or train with --no-amp'
+    assert [bool(re.fullmatch(warning, text)) for text in said] == [True] * (emulated and 'GPU' not in route)
