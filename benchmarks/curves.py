@@ -42,7 +42,8 @@ def draw_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False, layout='constrained')
     for axis, (title, horizontal, vertical, curves) in zip(axes[0], panels, strict=True):
-        for color, curve in zip(('tab:orange', 'tab:blue', 'tab:green', 'tab:red'), curves, strict=False):
+        for number, curve in enumerate(curves):
+            color = f'C{number}'
             means = [statistics.mean(values) for values in curve.values]
             axis.plot(curve.places, means, color=color, label=curve.name)
             for place, values in zip(curve.places, curve.values, strict=True):
