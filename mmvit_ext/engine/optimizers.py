@@ -136,9 +136,9 @@ def _refuse_ignored(options: Mapping[str, Any]) -> None:
             place = f'optim_wrapper.paramwise_cfg.{key}={value!r}'
             raise UserError(f'{place} has no effect with a decay by layers: remove it')
     for name, entry in options.get('custom_keys', {}).items():
-        if ignored := [key for key in entry if key != 'decay_mult']:
-            place = f'optim_wrapper.paramwise_cfg.custom_keys[{name!r}]'
-            raise UserError(f'{place}.{ignored[0]} has no effect with a decay by layers, decay_mult has: remove it')
+        if ignored := [key for key in entry if key not in ('lr_mult', 'decay_mult')]:
+            place = f'optim_wrapper.paramwise_cfg.custom_keys[{name!r}].{ignored[0]}'
+            raise UserError(f'{place} has no effect with a decay by layers, lr_mult and decay_mult have: remove it')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(name=['LayerDecayConstructor', 'LearningRateDecayOptimizerConstructor'])
@@ -147,13 +147,14 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     It takes the arguments of mmseg's and mmdet's ``LearningRateDecayOptimizerConstructor``, which knows ConvNeXt, BEiT
     and MAE only. A parameter of layer i of n gets ``decay_rate ** (n - 1 - i)`` of the learning rate. Parameters with
-    one dimension, tokens and positions have no weight decay. Each layer has a group with and one without.
+    one dimension, tokens and positions have no weight decay. Each layer has a group with and one without, and one for
+    each other setting.
 
     Args:
         optim_wrapper_cfg: The ``optim_wrapper`` of the config.
         paramwise_cfg: ``decay_rate``, or ``layer_decay_rate`` as mmpretrain calls it; ``num_layers``, which may be left
-            out, is compared with the backbone's number of blocks; ``custom_keys`` with a ``decay_mult`` for parameters
-            whose name holds the key.
+            out, is compared with the backbone's number of blocks; ``custom_keys`` with a ``decay_mult`` or ``lr_mult``
+            for parameters whose name holds the key, such as ``dict(decode_head=dict(lr_mult=10))``.
 
     Raises:
         UserError: There is no decay rate, a setting has no effect, or the backbone has another number of layers or does
@@ -179,7 +180,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             raise UserError(NO_RATE)
         wanted, custom = self.paramwise_cfg.get('num_layers'), self.paramwise_cfg.get('custom_keys', {})
         _refuse_ignored(self.paramwise_cfg)
-        groups: dict[tuple[int, float], dict[str, Any]] = {}
+        groups: dict[tuple[int, float, float], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -187,11 +188,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             if wanted is not None and wanted != num_layers - 2:
                 found = f'is {wanted}, but the backbone has {num_layers - 2} blocks'
                 raise UserError(f'optim_wrapper.paramwise_cfg.num_layers {found}: set that number or leave it out')
-            matching = max((key for key in custom if key in name), key=len, default=None)
-            decay = 0.0 if parameter.ndim == 1 or UNDECAYED.search(name) else self.base_wd or 0.0
-            if matching is not None and 'decay_mult' in custom[matching]:
-                decay = (self.base_wd or 0.0) * custom[matching]['decay_mult']
-            scale = rate ** (num_layers - 1 - layer)
-            options = {'params': [], 'lr': scale * self.base_lr, 'lr_scale': scale, 'weight_decay': decay}
-            groups.setdefault((layer, decay), options)['params'].append(parameter)
+            matching = custom.get(max((key for key in custom if key in name), key=len, default=None), {})
+            undecayed = parameter.ndim == 1 or UNDECAYED.search(name)
+            decay = (self.base_wd or 0.0) * matching.get('decay_mult', 0.0 if undecayed else 1.0)
+            scale, factor = rate ** (num_layers - 1 - layer), matching.get('lr_mult', 1.0)
+            options = {'params': [], 'lr': scale * factor * self.base_lr, 'lr_scale': scale, 'weight_decay': decay}
+            groups.setdefault((layer, decay, factor), options)['params'].append(parameter)
         params.extend(groups[key] for key in sorted(groups))

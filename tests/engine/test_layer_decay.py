@@ -124,6 +124,26 @@ def test_names_of_custom_keys_decide_on_the_weight_decay():
     assert group['weight_decay'] == 0
 
 
+def test_names_of_custom_keys_decide_on_the_rate():
+    model = Model(BACKBONES['ViT'].make())
+    plain = rates(model, build(model, decay_rate=RATE))
+    keys = {'decode_head': {'lr_mult': 10.0}, 'decode_head.bias': {'decay_mult': 1.0}, 'pos_embed': {'lr_mult': 0.5}}
+    optimizer = build(model, decay_rate=RATE, custom_keys=keys)
+    factors = {'decode_head.weight': 10.0, 'backbone.pos_embed': 0.5}
+    assert rates(model, optimizer) == {name: rate * factors.get(name, 1.0) for name, rate in plain.items()}
+    decays = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    assert (decays[id(model.decode_head.bias)], decays[id(model.backbone.pos_embed)]) == (0.1, 0.0)
+
+
+def test_a_slow_head_is_not_taken_for_a_backbone():
+    model = Model(BACKBONES['ViT'].make())
+    optimizer = build(model, decay_rate=RATE, custom_keys={'decode_head': {'lr_mult': 0.1}})
+    (head,) = (g for g in optimizer.param_groups if any(p is model.decode_head.weight for p in g['params']))
+    TwoStagePolyLR(optimizer, end=20, warmup=(4, 6))
+    assert head['lr'] > 0
+    assert {g['lr'] for g in optimizer.param_groups if g['lr_scale'] < 1} == {0.0}
+
+
 @pytest.mark.parametrize(
     ('model', 'paramwise', 'message'),
     [
@@ -143,7 +163,7 @@ def test_what_cannot_work_is_refused_with_a_remedy(model, paramwise, message):
     [
         ({'decay_type': 'stage_wise'}, r"decay_type='stage_wise' has no effect"),
         ({'norm_decay_mult': 1.0}, r'norm_decay_mult=1\.0 has no effect'),
-        ({'custom_keys': {'decode_head': {'lr_mult': 10}}}, r"custom_keys\['decode_head'\]\.lr_mult has no effect"),
+        ({'custom_keys': {'decode_head': {'lr': 10}}}, r"custom_keys\['decode_head'\]\.lr has no effect"),
     ],
 )
 def test_settings_without_effect_are_refused(options, sentence):
