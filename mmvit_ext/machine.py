@@ -107,9 +107,7 @@ def warn_of_emulated_bfloat16() -> None:
     from mmengine.logging import print_log
 
     if torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        slow = (
-            'this processor only emulates bfloat16, and convolutions take up to a hundred times as long as in float32'
-        )
+        slow = 'this processor only emulates bfloat16, and convolutions can take a hundred times as long as in float32'
         print_log(f'{slow}: leave out --amp, or train with --no-amp', 'current', logging.WARNING)
 
 
