@@ -159,7 +159,6 @@ TRAINED = [
     'nest-mini_1xb8-450_mini-imagenet-96x96',
     'nest-t_8xb128-300e_imagenet-224x224',
     'nest-nano_1xb64-20e_imagenette-128x128',
-    'nest-nano_1xb32-20e_imagenette-128x128',
     'vit-nano_1xb64-20e_imagenette-128x128',
     'retinanet_nest-t_fpn_1x_coco',
     'sem-fpn_nest-t_8xb2-80k_ade20k-512x512',
