@@ -191,6 +191,18 @@ def test_a_dataset_of_another_size_is_refused_before_a_download(make_ledger, run
     assert 'draw it' in message
 
 
+def test_a_record_out_of_place_is_named_before_a_download(make_ledger, run, released, capsys):
+    with serving(released.bytes) as server:
+        ledger = make_ledger(server.address, 50.0)
+        record = next((ROOT / 'results').glob('*/*.json'))
+        stray = ledger.root / 'results' / record.parent.name / record.name
+        stray.parent.mkdir(parents=True)
+        shutil.copy(record, stray)
+        assert run(ledger, '--record') == 2
+        assert not server.ranges
+    assert f'{stray} is a record of' in capsys.readouterr().err
+
+
 def test_offline_without_the_file_says_where_to_put_it(make_ledger, run, released, tmp_path, capsys):
     ledger = make_ledger('http://127.0.0.1:9', 50.0)
     assert run(ledger, '--offline') == 2
