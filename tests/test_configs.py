@@ -177,7 +177,7 @@ TRAINED = [
     'mask-rcnn_r18_fpn_1xb4-14e_nuclei-256x256',
     'mask-rcnn_p2t-ti_fpn_1xb2-80e_coco128-320x320',
     'retinanet_p2t-ti_fpn_1xb4-20e_bccd-240x320',
-    'retinanet_r18_fpn_1xb4-19e_bccd-240x320',
+    'retinanet_r18_fpn_1xb4-30e_bccd-240x320',
     'sem-fpn_p2t-ti_1xb4-3000_chase-db1-256x256',
     'sem-fpn_p2t-ti_1xb4-1000_drive-256x256',
     'sem-fpn_p2t-ti_1xb4-1800_camvid-288x384',

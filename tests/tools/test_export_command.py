@@ -115,7 +115,7 @@ def test_a_detector_is_not_quantised(run_tool: Run) -> None:
 
 def test_a_config_without_a_size_asks_for_one(run_tool: Run) -> None:
     pytest.importorskip('mmdet')
-    config = config_named('retinanet_r18_fpn_1xb4-19e_bccd-240x320')
+    config = config_named('retinanet_r18_fpn_1xb4-30e_bccd-240x320')
     code, output = run_tool('export', config, 'absent.pth', 'model.onnx')
     assert code == 2
     assert f'{config} states no size of images: give one, for example --size 512 512' in output
